@@ -1,0 +1,93 @@
+"""Checkpoints: one safetensors file, tensors beside plain data, written atomically and loaded without pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ltcore.errors import RunError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step: whoever reads it, or kills us, sees the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and JSON-able state into one file."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomically(path, to_bytes(plain, metadata={"state": json.dumps(state)}))
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save` wrote.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            state: dict[str, Any] = json.loads(file.metadata()["state"])
+            return {name: file.get_tensor(name) for name in file.keys()}, state
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: not a readable checkpoint ({error}). Delete it to begin the run anew") from error
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters and buffers, named ``model/...``."""
+    return {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def restore_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy the ``model/...`` tensors into the model.
+
+    Raises:
+        RunError: names or shapes differ, as when a plugin's version changed between the two runs.
+    """
+    found = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    try:
+        model.load_state_dict(found, strict=True)
+    except RuntimeError as error:
+        raise RunError(f"{path} does not fit this recipe's model: {error}. Were plugins updated meanwhile?") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """The optimiser's state: tensors named ``optimizer/<parameter>/<name>``, and the rest as plain data."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{name}"] = value
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    return tensors, plain
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, dict[str, Any]]
+) -> None:
+    """Give the optimiser back its state; hyper-parameters are the recipe's."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain.items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/", 2)
+            like = parameters[int(index)]
+            if value.shape == like.shape:
+                # The same memory layout as before, so that sums over it are taken in the same order.
+                value = torch.empty_like(like, dtype=value.dtype).copy_(value)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,113 @@
+"""Batches from images in memory: cropped, flipped and normalised a whole batch at a time, on the device.
+
+Images stay uint8, [N, H, W, C] in memory. Crop and flip together are one lookup of pixels, and nothing here waits for a
+GPU: no ``.item()``, no boolean masks, and indices travel through pinned memory.
+
+Three ways of cropping were measured (``benchmarks/loader.py --crops``; 128 x 3 x 32 x 32, two CPU cores): a lookup of
+flat pixel numbers takes 0.25 ms, an advanced index with rows and columns 0.9 ms, slicing image by image 0.9 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ltcore.data.splits import ArraySplit
+
+
+class InMemoryLoader:
+    """All images of a split, on the device.
+
+    Args:
+        split: images [N, C, H, W] uint8 and targets [N]. Memory laid out as [N, H, W, C] is not copied on the CPU.
+        mean: per channel, on the scale 0..1.
+        std: per channel, on the scale 0..1.
+        crop_padding: pixels of zero padding on each side for the random crop; 0 for no crop.
+        flip: whether training images are flipped left to right half of the time.
+        device: where images are kept and batches are made.
+    """
+
+    def __init__(
+        self,
+        split: ArraySplit,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_padding: int = 0,
+        flip: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.targets = split.targets.to(self.device)
+        self.crop_padding, self.flip = crop_padding, flip
+        self._images = split.images.permute(0, 2, 3, 1).contiguous().to(self.device)
+        width = self._images.shape[2]
+        center, spread = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
+        # Repeated along a row of pixels: loops over W * C values vectorise, loops over C = 3 do not (six times slower).
+        self._scale = (1 / (255 * spread)).float().repeat(width).to(self.device)
+        self._shift = (-center / spread).float().repeat(width).to(self.device)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.targets)
+
+    def train_batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Training images, augmented.
+
+        Args:
+            indices: [B] int64, on the CPU.
+            generator: on the loader's device; all the randomness there is.
+
+        Returns:
+            [B, C, H, W] float32, normalised, channels-last.
+        """
+        if self.device.type == "cuda":
+            indices = indices.pin_memory().to(self.device, non_blocking=True)
+        images = self._images.index_select(0, indices).permute(0, 3, 1, 2)
+        size, padding = len(indices), self.crop_padding
+        if padding or self.flip:
+            # Both are always drawn: switching the flip off leaves the crops as they were.
+            offsets = torch.randint(2 * padding + 1, (2, size), generator=generator, device=self.device)
+            coin = torch.randint(2, (size,), generator=generator, device=self.device) * self.flip
+            images = crop_flip(images, offsets[0], offsets[1], coin, padding)
+        return self._normalise(images)
+
+    def eval_batch(self, start: int, stop: int) -> Tensor:
+        """The images from `start` up to `stop`, as they are: [B, C, H, W] float32, normalised, channels-last."""
+        return self._normalise(self._images[start:stop].permute(0, 3, 1, 2))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] uint8, [B, H, W, C] in memory, to float32 with mean 0 and standard deviation 1 a channel."""
+        size, channels, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(size, height, width * channels)
+        rows = rows.float().mul_(self._scale).add_(self._shift)
+        return rows.view(size, height, width, channels).permute(0, 3, 1, 2)
+
+
+def crop_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, padding: int) -> Tensor:
+    """Pad with zeros, crop to the old size, and flip left to right: each image in its own way, all in one lookup.
+
+    Args:
+        images: [B, C, H, W], of any type.
+        dy: [B] integers, 0..2 * padding; the top row of the crop in the padded image. `padding` is the middle.
+        dx: [B] integers, 0..2 * padding; the left column of the crop in the padded image.
+        flip: [B], 1 or True for images to flip after the crop.
+        padding: pixels of zeros on each side.
+
+    Returns:
+        [B, C, H, W], [B, H, W, C] in memory (channels-last).
+    """
+    size, channels, height, width = images.shape
+    device = images.device
+    padded = pad(images.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
+    rows, columns = height + 2 * padding, width + 2 * padding
+    # int32: half the memory traffic of int64, enough for 2**31 pixels a batch.
+    first = torch.arange(0, size * rows * columns, rows * columns, dtype=torch.int32, device=device)
+    y = torch.arange(height, dtype=torch.int32, device=device) + dy.int()[:, None]
+    x = torch.arange(width, dtype=torch.int32, device=device)
+    x = torch.where(flip.bool()[:, None], width - 1 - x, x) + dx.int()[:, None]
+    pixels = (first[:, None] + y * columns)[:, :, None] + x[:, None, :]  # [B, H, W]
+    cropped = padded.reshape(-1, channels).index_select(0, pixels.view(-1))
+    return cropped.view(size, height, width, channels).permute(0, 3, 1, 2)

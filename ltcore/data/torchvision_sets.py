@@ -1,0 +1,202 @@
+"""Fashion-MNIST-LT, CIFAR-10-LT and CIFAR-100-LT, from the files that torchvision knows."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ltcore.data.idx import find_idx, read_idx
+from ltcore.data.imbalance import Imbalance
+from ltcore.data.splits import ArraySplit, DataSplits
+from ltcore.errors import DataError
+from ltcore.hookspecs import hookimpl
+from ltcore.method import Method, Options
+
+FASHION_STEMS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+class FolderOptions(Options):
+    """Options of a data set in a folder."""
+
+    root: str | None = None
+    """Folder of the data sets; by default the environment variable LTCORE_DATA."""
+    download: bool = False
+    """Fetch the files through torchvision where they are not there."""
+
+
+class _FolderSet(Method):
+    """What the three sets share: where they are looked for, and the message where they are not."""
+
+    Options: ClassVar[type[Options]] = FolderOptions
+    title: ClassVar[str]
+    source: ClassVar[str]
+    size: ClassVar[str]
+
+    def _root(self) -> Path:
+        named = self.options.root or os.environ.get("LTCORE_DATA")
+        if not named:
+            raise DataError(f"{self.title}: no folder is named. {self._advice()}")
+        return Path(named).expanduser()
+
+    def _advice(self) -> str:
+        return (
+            f"It comes from {self.source} ({self.size}). Name its folder with --set data.options.root=DIR or the "
+            "environment variable LTCORE_DATA, or fetch it with --set data.options.download=true"
+        )
+
+    def _missing(self, wanted: str, where: Path) -> DataError:
+        return DataError(f"{self.title}: {wanted} not found in {where.absolute()}. {self._advice()}")
+
+    def _download(self, torchvision_class: str, root: Path) -> None:
+        from torchvision import datasets
+
+        try:
+            getattr(datasets, torchvision_class)(str(root), download=True)
+        except (OSError, RuntimeError) as error:  # a URLError is an OSError
+            raise DataError(
+                f"{self.title}: the download to {root.absolute()} failed ({error}). Fetch it by hand from {self.source}"
+            ) from error
+
+
+class FashionMNISTLT(_FolderSet):
+    """28 x 28 grey images of ten kinds of clothing, 6000 to 60 training images a class by default."""
+
+    summary = "clothing, 10 classes, 28x28 grey, 6000..60 training images; Zalando Research, 30 MB, MIT licence"
+    title = "Fashion-MNIST"
+    source = (
+        "Zalando Research's fashion-mnist repository, or Debian's package dataset-fashion-mnist, which puts it in "
+        "/usr/share/datasets/fashion-mnist"
+    )
+    size = "30 MB"
+
+    @hookimpl
+    def build_data(self) -> DataSplits:
+        """The whole set; looked for in the folder itself and in torchvision's ``FashionMNIST/raw`` below it."""
+        root = self._root()
+        stems = [stem for pair in FASHION_STEMS.values() for stem in pair]
+        folders = (root, root / "FashionMNIST" / "raw")
+        if self.options.download and not any(all(find_idx(f, s) for s in stems) for f in folders):
+            self._download("FashionMNIST", root)
+        for folder in folders:
+            if not any(find_idx(folder, stem) for stem in stems):
+                continue
+            if absent := [stem for stem in stems if not find_idx(folder, stem)]:
+                raise self._missing(f"{', '.join(absent)} (.gz or plain)", folder)
+            return DataSplits(
+                train=self._split(folder, "train"),
+                test=self._split(folder, "test"),
+                class_names=FASHION_CLASSES,
+                mean=(0.2860,),
+                std=(0.3530,),
+                crop_padding=2,
+                flip=True,
+                imbalance=Imbalance(kind="exponential", factor=100),
+            )
+        raise self._missing(f"{stems[0]}.gz and its three companions, in the folder or its FashionMNIST/raw,", root)
+
+    def _split(self, folder: Path, split: str) -> ArraySplit:
+        paths = [find_idx(folder, stem) for stem in FASHION_STEMS[split]]
+        assert paths[0] is not None and paths[1] is not None  # build_data has looked
+        images, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
+        if len(images) != len(labels):
+            raise DataError(f"{paths[0]} has {len(images)} images, but {paths[1].name} has {len(labels)} labels")
+        return ArraySplit(torch.from_numpy(images)[:, None], torch.from_numpy(labels.astype(np.int64)))
+
+
+class _CIFAR(_FolderSet):
+    """What CIFAR-10 and CIFAR-100 share."""
+
+    folder: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
+    torchvision_class: ClassVar[str]
+
+    @hookimpl
+    def build_data(self) -> DataSplits:
+        """The whole set; torchvision compares the files' checksums before it reads them."""
+        root = self._root()
+        if root.name == self.folder:  # the folder itself was named
+            root = root.parent
+        absent = self._absent(root)
+        if absent and self.options.download:
+            self._download(self.torchvision_class, root)
+            absent = self._absent(root)
+        if absent:
+            raise self._missing(f"{self.folder}/{absent[0]}", root)
+        (train, names), (test, _) = self._split(root, True), self._split(root, False)
+        return DataSplits(
+            train=train,
+            test=test,
+            class_names=names,
+            # Those of CIFAR-10 for both sets: what the published tables were made with.
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2023, 0.1994, 0.2010),
+            crop_padding=4,
+            flip=True,
+            imbalance=Imbalance(kind="exponential", factor=100),
+        )
+
+    def _absent(self, root: Path) -> list[str]:
+        return [name for name in self.files if not (root / self.folder / name).is_file()]
+
+    def _split(self, root: Path, train: bool) -> tuple[ArraySplit, tuple[str, ...]]:
+        from torchvision import datasets
+
+        try:
+            data: Any = getattr(datasets, self.torchvision_class)(str(root), train=train, download=False)
+        except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            raise DataError(
+                f"{self.title}: the files in {(root / self.folder).absolute()} are not the published ones, or damaged "
+                f"({error}). Remove them and fetch them again from {self.source} ({self.size})"
+            ) from error
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # [N, H, W, C] to [N, C, H, W], without a copy
+        return ArraySplit(images, torch.tensor(data.targets, dtype=torch.int64)), tuple(data.classes)
+
+
+class CIFAR10LT(_CIFAR):
+    """32 x 32 colour images of ten classes, 5000 to 50 training images a class by default."""
+
+    summary = (
+        "objects, 10 classes, 32x32 colour, 5000..50 training images; University of Toronto, 163 MB, "
+        "no licence stated, for research"
+    )
+    title = "CIFAR-10"
+    source = "the CIFAR page of the University of Toronto"
+    size = "163 MB"
+    folder = "cifar-10-batches-py"
+    files = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+    torchvision_class = "CIFAR10"
+
+
+class CIFAR100LT(_CIFAR):
+    """32 x 32 colour images of a hundred classes, 500 to 5 training images a class by default."""
+
+    summary = (
+        "objects, 100 classes, 32x32 colour, 500..5 training images; University of Toronto, 161 MB, "
+        "no licence stated, for research"
+    )
+    title = "CIFAR-100"
+    source = "the CIFAR page of the University of Toronto"
+    size = "161 MB"
+    folder = "cifar-100-python"
+    files = ("train", "test", "meta")
+    torchvision_class = "CIFAR100"

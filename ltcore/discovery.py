@@ -1,0 +1,117 @@
+"""Finding methods without importing them, and importing the ones that a recipe names.
+
+Plugins are entry points of the group ``ltcore.plugins``, one for each method: ``name = "package:Class"``. Core's own
+data sets and its timm backbone are found in the same way, so that a recipe does not tell them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from ltcore import __version__
+from ltcore.errors import PluginError, listed, nearest
+
+if TYPE_CHECKING:
+    from ltcore.method import Method
+
+GROUP = "ltcore.plugins"
+
+_CORE = {
+    "timm": "ltcore.backbones:Timm",
+    "digits_lt": "ltcore.data.digits:DigitsLT",
+    "fashion_mnist_lt": "ltcore.data.torchvision_sets:FashionMNISTLT",
+    "cifar10_lt": "ltcore.data.torchvision_sets:CIFAR10LT",
+    "cifar100_lt": "ltcore.data.torchvision_sets:CIFAR100LT",
+    "npz": "ltcore.data.npz:Npz",
+    "synthetic": "ltcore.data.synthetic:Synthetic",
+}
+
+#: Methods of our own distributions, so that a recipe that names one which is not installed can be told what to do.
+_OURS = {
+    "balanced_softmax": "ltcore-logit-adjustment",
+    "cifar_resnet": "ltcore-cifar-resnet",
+    "focal": "ltcore-focal",
+    "logit_adjustment": "ltcore-logit-adjustment",
+    "ofa": "ltcore-ofa",
+    "tau_norm": "ltcore-tau-norm",
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A method that some installed distribution offers.
+
+    Attributes:
+        name: what a recipe writes after ``use:``.
+        value: ``package.module:Class``.
+        distribution: name of the distribution.
+        version: its version.
+    """
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"method '{self.name}' ({self.distribution} {self.version})"
+
+
+def offers() -> list[Offer]:
+    """Everything installed, core's first, then plugins by name; nothing is imported."""
+    core = [Offer(name, value, "ltcore", __version__) for name, value in _CORE.items()]
+    plugins = [
+        Offer(
+            point.name, point.value, point.dist.name if point.dist else "?", point.dist.version if point.dist else "?"
+        )
+        for point in entry_points(group=GROUP)
+    ]
+    return core + sorted(plugins, key=lambda offer: (offer.name, offer.distribution))
+
+
+def find(name: str) -> Offer:
+    """The one offer of a name.
+
+    Raises:
+        PluginError: nothing installed offers it, or two distributions do.
+    """
+    installed = offers()
+    found = [offer for offer in installed if offer.name == name]
+    if len(found) > 1:
+        both = " and ".join(f"{offer.distribution} {offer.version}" for offer in found)
+        raise PluginError(f"method '{name}' is offered by {both}; uninstall one of them")
+    if found:
+        return found[0]
+    if name in _OURS:
+        raise PluginError(f"method '{name}' is not installed. Try: pip install {_OURS[name]}")
+    known = [offer.name for offer in installed]
+    raise PluginError(
+        f"method '{name}' is not installed{nearest(name, known + list(_OURS))}. Installed: {listed(known)}"
+    )
+
+
+def load(offer: Offer) -> type[Method]:
+    """Import the class that an offer names.
+
+    Raises:
+        PluginError: the import fails for whatever reason, or what is found is not a `Method`.
+    """
+    from ltcore.method import Method
+
+    module, _, attribute = offer.value.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as error:
+        reason = str(error) or type(error).__name__
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise PluginError(
+            f"{offer} failed to import: {kind}{reason}. Reinstall or update {offer.distribution}, or remove it"
+        ) from error
+    if isinstance(found, type) and issubclass(found, Method):
+        return found
+    raise PluginError(f"{offer}: {offer.value} is not an ltcore.Method; tell its author")

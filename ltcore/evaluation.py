@@ -1,0 +1,43 @@
+"""Logits of a split, with the model in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ltcore.data.loader import InMemoryLoader
+    from ltcore.model import Model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def pooled_features(model: Model, loader: InMemoryLoader, batch_size: int, tap: str = "pooled") -> Tensor:
+    """Features of a split without augmentation, on its device: [N, D] at ``pooled``, [N, D, H, W] at ``maps``."""
+    parts = []
+    with evaluating(model):
+        for start in range(0, len(loader), batch_size):
+            maps = model.backbone.forward_maps(loader.eval_batch(start, min(start + batch_size, len(loader))))
+            parts.append(maps if tap == "maps" else model.backbone.pool(maps))
+    return torch.cat(parts)
+
+
+def logits_of(classifier: nn.Module, pooled: Tensor, batch_size: int) -> Tensor:
+    """Logits [N, C] float32 of pooled features [N, D]."""
+    with evaluating(classifier):
+        return torch.cat([classifier(part).float() for part in torch.split(pooled, batch_size)])

@@ -1,0 +1,119 @@
+"""Features of the frozen backbone, computed once: the stage's cache, and what methods ask of the context."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ltcore.errors import RunError, listed
+from ltcore.evaluation import evaluating, pooled_features
+from ltcore.model import Model
+from ltcore.seeding import generator_for
+
+if TYPE_CHECKING:
+    from ltcore.context import RunState
+    from ltcore.data.loader import InMemoryLoader
+
+
+class FeatureProvider:
+    """Answers `ltcore.Context`'s questions about features and earlier models.
+
+    Args:
+        loaders: the training images, and the validation images where there are any, by split name.
+        batch_size: images at a time.
+    """
+
+    def __init__(self, loaders: dict[str, InMemoryLoader], batch_size: int) -> None:
+        self._loaders, self._batch_size = loaders, batch_size
+        self._frozen: dict[str, Model] = {}
+        self._kept: dict[tuple[str, str], tuple[object, Tensor]] = {}
+        self.state: RunState
+
+    def freeze(self, stage: str) -> None:
+        """Keep the model as it is now, for later stages."""
+        model = self.state.model
+        frozen = Model(copy.deepcopy(model.backbone), copy.deepcopy(model.classifier), {})
+        self._frozen[stage] = frozen.eval().requires_grad_(False)
+
+    def frozen_model(self, stage: str | None) -> Model:
+        """See `ltcore.Context.frozen_model`."""
+        name = stage or next(reversed(self._frozen), None)
+        if name not in self._frozen:
+            raise RunError(f"there is no earlier stage '{name}' here; there is {listed(self._frozen)}")
+        return self._frozen[name]
+
+    def features(self, split: str, tap: str) -> Tensor:
+        """See `ltcore.Context.training_features`."""
+        if split not in self._loaders:
+            raise RunError("there are no validation images; set data.holdout in the recipe")
+        backbone = self.state.model.backbone
+        trains = any(parameter.requires_grad for parameter in backbone.parameters())
+        state = self.state
+        version = (state.stage, state.epoch, state.step) if trains else (state.stage,)
+        kept = self._kept.get((split, tap))
+        if kept is None or kept[0] != version:
+            kept = (version, pooled_features(state.model, self._loaders[split], self._batch_size, tap))
+            self._kept[split, tap] = kept
+        return kept[1]
+
+    def feature_shape(self, tap: str) -> tuple[int, ...]:
+        """See `ltcore.Context.feature_shape`."""
+        seen: list[Tensor] = []
+
+        def look(x: Tensor) -> Tensor:
+            seen.append(x)
+            return x
+
+        model = self.state.model
+        with evaluating(model):
+            model.backbone.run(self._loaders["train"].eval_batch(0, 1), at={tap: look})
+        return tuple(seen[0].shape[1:])
+
+
+class FeatureCache:
+    """Training features of a frozen backbone, at ``maps`` or ``pooled``.
+
+    With ``eval``, the images as they are; with ``views:V``, V augmented views of each, of which one is drawn at every
+    visit. It lives in memory for the length of a stage; a resumed stage computes it again, to the same bits.
+
+    Args:
+        model: the model; its backbone is frozen.
+        loader: the training images.
+        tap: ``maps`` or ``pooled``.
+        views: V; None for ``eval``.
+        batch_size: images at a time.
+        seed: parts of the seed that the views are drawn with.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loader: InMemoryLoader,
+        tap: str,
+        views: int | None,
+        batch_size: int,
+        seed: tuple[int | str, ...],
+    ) -> None:
+        self.tap, self._device = tap, loader.device
+        if views is None:
+            self._features = pooled_features(model, loader, batch_size, tap)[None]
+            return
+        rows = []
+        with evaluating(model):
+            for view in range(views):
+                generator = generator_for(loader.device, *seed, "view", view)
+                parts = [
+                    model.backbone.forward_maps(loader.train_batch(index, generator))
+                    for index in torch.split(torch.arange(len(loader)), batch_size)
+                ]
+                rows.append(torch.cat([part if tap == "maps" else model.backbone.pool(part) for part in parts]))
+        self._features = torch.stack(rows)
+
+    def train_batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Features of the images at `indices` [B], each in a view drawn at random, [B, ...]."""
+        indices = indices.to(self._device, non_blocking=True)
+        views = torch.randint(len(self._features), indices.shape, generator=generator, device=self._device)
+        return self._features[views, indices]

@@ -1,0 +1,252 @@
+"""From a method's marked functions to what a stage calls: pluggy checks them, then they are bound once.
+
+pluggy validates names and arguments. Its own call loop is not used in training: `Hooks` holds, for each hook, plain
+functions in the recipe's order, with the context already in them, and one typed method for each hook that applies the
+hook's rule of composition.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from ltcore import hookspecs
+from ltcore.discovery import Offer
+from ltcore.errors import LtcoreError, PluginError, RunError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ltcore.backbones import Backbone
+    from ltcore.context import Context
+    from ltcore.data.splits import DataSplits
+    from ltcore.method import Method
+    from ltcore.records import Batch, Features
+    from ltcore.samplers import Sampler
+
+#: Hook name -> names of its arguments, in order.
+ARGUMENTS = {name: tuple(inspect.signature(getattr(hookspecs, name)).parameters) for name in hookspecs.KINDS}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method that is active in a run: its name in the recipe, where it comes from, and the instance."""
+
+    key: str
+    offer: Offer
+    method: Method
+
+    @property
+    def whose(self) -> str:
+        """``'safa' (ltcore-safa 0.2.1)``."""
+        return f"'{self.key}' ({self.offer.distribution} {self.offer.version})"
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One method's answer to one hook."""
+
+    entry: Entry
+    hook: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+
+    def bind(self, context: Context | None) -> Callable[..., Any]:
+        """A function of the hook's arguments by position, without the context, which is filled in.
+
+        What the method raises comes out as one message that names it.
+        """
+        given = [name for name in ARGUMENTS[self.hook] if name != "context"]
+        wanted = [(given.index(name), name) for name in self.arguments if name != "context"]
+        fixed = {"context": context} if "context" in self.arguments else {}
+        function = self.function
+
+        def call(*values: Any) -> Any:
+            try:
+                return function(**{name: values[position] for position, name in wanted}, **fixed)
+            except LtcoreError as error:
+                raise type(error)(f"{self.entry.whose}: {error}") from error
+            except Exception as error:
+                raise RunError(
+                    f"{self.entry.whose} failed in {self.hook}: {type(error).__name__}: {error}. "
+                    "Run with --debug for the traceback"
+                ) from error
+
+        return call
+
+
+#: Hook name -> the implementations that act, in the recipe's order.
+Answers = dict[str, list[Implementation]]
+
+
+def implementations(entries: Iterable[Entry]) -> Answers:
+    """For each hook, what the entries implement, in their order.
+
+    Raises:
+        PluginError: a marked function is no hook, takes an argument that the hook does not have, or asks for an order
+            of its own.
+    """
+    found: Answers = {name: [] for name in hookspecs.KINDS}
+    for entry in entries:
+        manager = pluggy.PluginManager(hookspecs.PROJECT)
+        manager.add_hookspecs(hookspecs)
+        try:
+            manager.register(entry.method, name=entry.key)
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(_explain(entry, manager, error)) from error
+        for caller in manager.get_hookcallers(entry.method) or []:
+            (answer,) = caller.get_hookimpls()
+            if answer.tryfirst or answer.trylast or answer.hookwrapper or answer.wrapper:
+                raise PluginError(
+                    f"{entry.whose}: hook {caller.name} must not ask for tryfirst, trylast or a wrapper: "
+                    "methods act in the recipe's order; tell its author"
+                )
+            arguments = tuple(name for name in answer.argnames if name in ARGUMENTS[caller.name])
+            found[caller.name].append(Implementation(entry, caller.name, answer.function, arguments))
+    return found
+
+
+def _explain(entry: Entry, manager: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:
+    marked = [name for name in dir(type(entry.method)) if manager.parse_hookimpl_opts(entry.method, name) is not None]
+    for name in marked:
+        if name not in hookspecs.KINDS:
+            return f"{entry.whose}: there is no hook '{name}'{nearest(name, hookspecs.KINDS)}; tell its author"
+        taken = set(inspect.signature(getattr(entry.method, name)).parameters)
+        for argument in sorted(taken - set(ARGUMENTS[name])):
+            return (
+                f"{entry.whose}: hook {name} has no argument '{argument}'; it has {', '.join(ARGUMENTS[name])}; "
+                "tell its author"
+            )
+    return f"{entry.whose}: {error}"
+
+
+class Hooks:
+    """What one stage calls. For ``one`` hooks, None means that core's default applies.
+
+    Args:
+        answers: the stage's implementations, hook by hook.
+        contexts: a context for each method, by its name in the recipe.
+        auxiliary_weights: ``method/term`` -> weight of an auxiliary loss; 1 where it is not named.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        contexts: Mapping[str, Context],
+        auxiliary_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self._calls = {
+            name: [answer.bind(contexts.get(answer.entry.key)) for answer in found] for name, found in answers.items()
+        }
+        self._weights = dict(auxiliary_weights or {})
+        self._auxiliary = [
+            (answer.entry, call)
+            for answer, call in zip(answers["auxiliary_losses"], self._calls["auxiliary_losses"], strict=True)
+        ]
+        #: Tap -> the functions of augment_features that act there, in the recipe's order.
+        self.taps: dict[str, list[Callable[[Features], Features]]] = {}
+        for answer, call in zip(answers["augment_features"], self._calls["augment_features"], strict=True):
+            self.taps.setdefault(answer.entry.method.tap, []).append(call)
+
+    def has(self, hook: str) -> bool:
+        """Whether any method of the stage answers a hook."""
+        return bool(self._calls[hook])
+
+    def _one(self, hook: str, *values: Any) -> Any:
+        calls = self._calls[hook]
+        return calls[0](*values) if calls else None
+
+    def build_data(self) -> DataSplits:
+        """See `ltcore.hookspecs.build_data`."""
+        splits: DataSplits = self._one("build_data")
+        return splits
+
+    def build_backbone(self, in_channels: int, image_size: int) -> Backbone:
+        """See `ltcore.hookspecs.build_backbone`."""
+        backbone: Backbone = self._one("build_backbone", in_channels, image_size)
+        return backbone
+
+    def build_classifier(self, feature_dim: int, num_classes: int, previous: nn.Module | None) -> nn.Module | None:
+        """See `ltcore.hookspecs.build_classifier`."""
+        classifier: nn.Module | None = self._one("build_classifier", feature_dim, num_classes, previous)
+        return classifier
+
+    def class_distribution(self) -> Tensor | None:
+        """See `ltcore.hookspecs.class_distribution`."""
+        distribution: Tensor | None = self._one("class_distribution")
+        return distribution
+
+    def build_sampler(self, batch_size: int) -> Sampler | None:
+        """See `ltcore.hookspecs.build_sampler`."""
+        sampler: Sampler | None = self._one("build_sampler", batch_size)
+        return sampler
+
+    def mix_inputs(self, batch: Batch) -> Batch:
+        """Fold: see `ltcore.hookspecs.mix_inputs`."""
+        for call in self._calls["mix_inputs"]:
+            batch = call(batch)
+        return batch
+
+    def augment_features(self, tap: str, features: Features) -> Features:
+        """Fold over the methods of one tap: see `ltcore.hookspecs.augment_features`."""
+        for call in self.taps[tap]:
+            features = call(features)
+        return features
+
+    def adjust_logits(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Fold: see `ltcore.hookspecs.adjust_logits`."""
+        for call in self._calls["adjust_logits"]:
+            logits = call(logits, targets)
+        return logits
+
+    def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """One, cross-entropy by default: see `ltcore.hookspecs.compute_loss`."""
+        loss: Tensor | None = self._one("compute_loss", logits, targets)
+        if loss is None:
+            from torch.nn.functional import cross_entropy
+
+            return cross_entropy(logits, targets, reduction="none")
+        return loss
+
+    def class_weights(self) -> Tensor | None:
+        """Product, None where no method gives weights: see `ltcore.hookspecs.class_weights`."""
+        product: Tensor | None = None
+        for call in self._calls["class_weights"]:
+            weights = call()
+            product = weights if product is None else product * weights
+        return product
+
+    def auxiliary_losses(self, features: Features, logits: Tensor) -> dict[str, Tensor]:
+        """Weighted terms by namespaced name: see `ltcore.hookspecs.auxiliary_losses`.
+
+        Raises:
+            PluginError: a method returns a term that it does not declare, or leaves one out.
+        """
+        terms: dict[str, Tensor] = {}
+        for entry, call in self._auxiliary:
+            returned = call(features, logits)
+            if set(returned) != set(entry.method.auxiliary):
+                raise PluginError(
+                    f"{entry.whose} declares the auxiliary losses {sorted(entry.method.auxiliary)} "
+                    f"and returned {sorted(returned)}; tell its author"
+                )
+            for name, value in returned.items():
+                full = f"{entry.key}/{name}"
+                terms[full] = value * self._weights.get(full, 1.0)
+        return terms
+
+    def post_calibrate(self, classifier: nn.Module) -> nn.Module:
+        """Fold: see `ltcore.hookspecs.post_calibrate`."""
+        for call in self._calls["post_calibrate"]:
+            classifier = call(classifier)
+        return classifier
+
+    def event(self, name: str) -> None:
+        """Call every method's answer to a hook of kind ``all``, such as ``on_epoch_start``."""
+        for call in self._calls[name]:
+            call()

@@ -1,0 +1,141 @@
+"""Figures of an evaluation, computed once from all logits: accuracy by group, balance and calibration.
+
+Everything is computed in float64 on the CPU, so that the figures of a run do not depend on the device that it ran on.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltcore.errors import RunError
+
+GROUPS = ("many", "medium", "few")
+"""Names of the shot groups, most frequent first."""
+
+MANY_ABOVE = 100
+"""A class with more training images than this is in the group ``many``."""
+
+FEW_BELOW = 20
+"""A class with fewer training images than this is in the group ``few``."""
+
+ECE_BINS = 15
+"""Equal-width confidence bins of the expected calibration error."""
+
+# Logits are widened to float64 a chunk at a time: whole, iNaturalist's 24,426 x 8,142 would take 1.6 GB a copy.
+_CHUNK_ROWS = 4096
+
+
+def shot_groups(class_counts: Sequence[int] | Tensor) -> list[str]:
+    """The group of every class by its number of training images.
+
+    Args:
+        class_counts: training images a class, [C].
+
+    Returns:
+        C names: ``many`` (more than 100 images), ``medium`` (20 to 100, both inclusive) or ``few`` (fewer than 20).
+    """
+    counts = torch.as_tensor(class_counts).tolist()
+    return ["many" if n > MANY_ABOVE else "few" if n < FEW_BELOW else "medium" for n in counts]
+
+
+def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int] | Tensor) -> dict[str, Any]:
+    """Compute every figure that a run reports.
+
+    Classes with equal logits are ranked by label, the smaller first, so that top-1 and top-5 are deterministic.
+
+    Args:
+        logits: [N, C], N >= 1, floating point, on any device.
+        targets: labels in 0..C-1, [N] integers, on any device.
+        class_counts: training images a class, [C]; they decide the shot groups and nothing else.
+
+    Returns:
+        A dictionary for JSON, figures as fractions in 0..1:
+
+        - ``top1``, ``top5``: accuracy; ``top5`` is None for five classes or fewer, where it would always be 1.
+        - ``many``, ``medium``, ``few``: mean accuracy of the group's classes; None where no class of the group has a
+          test image.
+        - ``balanced_accuracy``: mean accuracy (recall) of the classes with test images.
+        - ``macro_f1``: mean F1 of the classes that occur among the targets or the predictions.
+        - ``per_class_accuracy``: C values; None where a class has no test image.
+        - ``ece``: expected calibration error of the largest softmax value, 15 bins (Guo et al. 2017, equation 3).
+
+    Raises:
+        ValueError: shapes do not agree, there is no sample, or a target is not in 0..C-1.
+        RunError: a logit is not finite.
+    """
+    counts = torch.as_tensor(class_counts)
+    targets = targets.detach().to("cpu", torch.int64)
+    _check(logits, targets, counts)
+    num_classes = logits.shape[1]
+
+    predictions, ranks, confidences = _rank(logits.detach(), targets)
+    hits = predictions == targets
+    support = torch.bincount(targets, minlength=num_classes).double()
+    predicted = torch.bincount(predictions, minlength=num_classes).double()
+    correct = torch.bincount(targets[hits], minlength=num_classes).double()
+
+    tested = support > 0
+    recall = correct / support  # nan where a class has no test image; masked by `tested` wherever it is read
+    occurs = support + predicted > 0
+    f1 = 2 * correct[occurs] / (support + predicted)[occurs]
+    groups = shot_groups(counts)
+    members = {name: torch.tensor([group == name for group in groups]) & tested for name in GROUPS}
+    return {
+        "top1": hits.double().mean().item(),
+        "top5": (ranks < 5).double().mean().item() if num_classes > 5 else None,
+        **{name: _mean(recall[mask]) for name, mask in members.items()},
+        "balanced_accuracy": recall[tested].mean().item(),
+        "macro_f1": f1.mean().item(),
+        "per_class_accuracy": [
+            value if known else None for value, known in zip(recall.tolist(), tested.tolist(), strict=True)
+        ],
+        "ece": _calibration_error(confidences, hits),
+    }
+
+
+def _check(logits: Tensor, targets: Tensor, counts: Tensor) -> None:
+    """Raise ValueError where the three do not describe the same samples and classes."""
+    if logits.ndim != 2 or targets.shape != logits.shape[:1] or counts.shape != logits.shape[1:]:
+        raise ValueError(
+            f"logits [N, C], targets [N] and class_counts [C] expected, "
+            f"got {list(logits.shape)}, {list(targets.shape)} and {list(counts.shape)}"
+        )
+    if logits.numel() == 0:
+        raise ValueError("there is nothing to evaluate: no sample or no class")
+    if targets.min() < 0 or targets.max() >= logits.shape[1]:
+        raise ValueError(f"targets go from {targets.min()} to {targets.max()}, but there are {logits.shape[1]} classes")
+
+
+def _rank(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted label, the target's rank (0 is the first) and the largest softmax value of every sample, each [N]."""
+    labels = torch.arange(logits.shape[1])
+    predictions, ranks, confidences = [], [], []
+    for rows, wanted in zip(torch.split(logits, _CHUNK_ROWS), torch.split(targets, _CHUNK_ROWS), strict=True):
+        z = rows.to("cpu", torch.float64)
+        if not z.isfinite().all():
+            bad = int((~z.isfinite()).any(dim=1).sum())
+            raise RunError(f"{bad} of {len(z)} samples have logits that are not finite; the model has diverged")
+        own = z.gather(1, wanted[:, None])
+        ahead = (z > own) | ((z == own) & (labels < wanted[:, None]))
+        ranks.append(ahead.sum(dim=1))
+        top = z.amax(dim=1, keepdim=True)
+        # `argmax` documents the first of several maxima, which is the tie rule of `ahead`.
+        predictions.append(z.argmax(dim=1))
+        # With the largest logit subtracted the sum lies in [1, C]: nothing overflows however large the logits are.
+        confidences.append(1 / (z - top).exp().sum(dim=1))
+    return torch.cat(predictions), torch.cat(ranks), torch.cat(confidences)
+
+
+def _calibration_error(confidences: Tensor, hits: Tensor) -> float:
+    """Sum over bins of |accuracy - confidence|, weighted by the bin's share of the samples; bins are (low, high]."""
+    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)
+    bins = torch.bucketize(confidences, edges[1:-1])
+    gaps = torch.bincount(bins, weights=hits.double() - confidences, minlength=ECE_BINS)
+    return (gaps.abs().sum() / len(hits)).item()
+
+
+def _mean(values: Tensor) -> float | None:
+    """Mean of [K] values, None for K = 0."""
+    return values.mean().item() if len(values) else None

@@ -1,0 +1,132 @@
+"""Optimisers by name: PyTorch's own, then timm's. timm is imported only where PyTorch does not know the name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltcore.errors import RecipeError, listed, nearest
+
+# LBFGS needs a closure, SparseAdam sparse gradients. PyTorch's Muon takes matrices only, so no convolution and no bias;
+# 'muon' is timm's, which flattens convolutions and uses AdamW for the rest.
+_EXCLUDED = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}
+
+TORCH_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    name.lower(): item
+    for name, item in sorted(vars(torch.optim).items(), key=lambda pair: pair[0].lower())
+    if isinstance(item, type) and issubclass(item, torch.optim.Optimizer) and name not in _EXCLUDED
+}
+"""PyTorch's optimisers that a recipe can name, by lower-case name."""
+
+# `params` and `lr` come from the trainer; `maximize` would climb the loss and `differentiable` keep every step's graph.
+_RESERVED = {"self", "params", "lr", "maximize", "differentiable"}
+
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+def check_optimizer(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse an optimiser that could not be built, before there is a model or data.
+
+    Args:
+        name: as in `build_optimizer`.
+        arguments: as in `build_optimizer`.
+
+    Raises:
+        RecipeError: the name is unknown, an option is unknown, or a value is not accepted. The message has no location;
+            the caller knows the line of the recipe.
+    """
+    # The optimisers check their values when they are built, so building one for a toy matrix checks all of them.
+    build_optimizer(name, [nn.Parameter(torch.zeros(2, 2))], 0.1, arguments, "cpu")
+
+
+def build_optimizer(
+    name: str, parameters: Parameters, lr: float, arguments: Mapping[str, Any], device_type: str
+) -> torch.optim.Optimizer:
+    """Build an optimiser; `arguments` apply to all parameters, weight decay on biases and norms included.
+
+    What `arguments` leaves out has the default of PyTorch's class (momentum 0 for ``sgd``), or of timm's factory
+    (momentum 0.9 where there is one, weight decay 0).
+
+    Args:
+        name: ``sgd``, ``adamw`` and the others of `TORCH_OPTIMIZERS`; any other name that timm registers.
+        parameters: tensors, or parameter groups as ``{"params": [...], ...}``.
+        lr: learning rate of the first step; see `set_learning_rate`.
+        arguments: options of the optimiser as the recipe has them; a list (``betas``) becomes a tuple.
+        device_type: ``cuda`` selects the fused implementation where PyTorch has one, unless `arguments` has ``fused``
+            or ``foreach``.
+
+    Raises:
+        RecipeError: as in `check_optimizer`, or the optimiser cannot be used with these parameters or on this machine.
+    """
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()
+    }
+    if name in TORCH_OPTIMIZERS:
+        known = _options(TORCH_OPTIMIZERS[name])
+        _check_options(name, known, options)
+        if device_type == "cuda" and "fused" in known and not {"fused", "foreach"} & options.keys():
+            options["fused"] = True
+    else:
+        _check_options(name, _timm_options(name), options)
+    try:
+        if name in TORCH_OPTIMIZERS:
+            return TORCH_OPTIMIZERS[name](parameters, lr=lr, **options)
+        built: torch.optim.Optimizer = _timm().create_optimizer_v2(parameters, name, lr=lr, **options)
+        return built
+    except (TypeError, ValueError, RuntimeError, AssertionError, ImportError) as error:
+        raise RecipeError(f"optimizer '{name}' cannot be built: {error}") from error
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the learning rate `lr` for the steps that follow."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _timm() -> Any:
+    """The module ``timm.optim``, imported when it is first needed: it takes more than a second."""
+    return importlib.import_module("timm.optim")
+
+
+def _options(optimizer: Any) -> dict[str, Any]:
+    """Options of an optimiser's class that a recipe may set, with their defaults."""
+    parameters = inspect.signature(optimizer).parameters.values()
+    return {item.name: item.default for item in parameters if item.name not in _RESERVED}
+
+
+def _timm_options(name: str) -> dict[str, Any]:
+    """Options of timm's optimiser `name`, with their defaults; RecipeError where timm has none that we can drive."""
+    timm = _timm()
+    registered = timm.list_optimizers()
+    if name not in registered:
+        hint = nearest(name.lower(), [*TORCH_OPTIMIZERS, *registered]) or "."
+        raise RecipeError(
+            f"there is no optimizer '{name}'{hint} "
+            f"PyTorch has {listed(TORCH_OPTIMIZERS)}; timm's are known by timm's names, such as 'lamb' and 'lion'"
+        )
+    info = timm.get_optimizer_info(name)
+    if info.second_order:
+        raise RecipeError(f"optimizer '{name}' needs second derivatives, which training does not compute")
+    try:
+        options = _options(timm.get_optimizer_class(name, bind_defaults=False))
+    except (AssertionError, ImportError) as error:  # apex and bitsandbytes, which timm only refers to
+        raise RecipeError(f"optimizer '{name}' cannot be used here: {error}") from error
+    # timm's factory drops these two without a word where its record says that the optimiser has none.
+    dropped = {"eps": not info.has_eps, "betas": not info.has_betas}
+    return {key: default for key, default in options.items() if not dropped.get(key, False)}
+
+
+def _check_options(name: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """RecipeError for an option that is not `known`, or that is text where its default is not."""
+    for key, value in options.items():
+        if key not in known:
+            hint = nearest(key, known) or f"; it has {listed(known)}"
+            raise RecipeError(f"optimizer '{name}' has no option '{key}'{hint}")
+        if isinstance(value, str) and isinstance(known[key], int | float | tuple):
+            # The usual cause: YAML 1.1 reads 1e-4 as text, because a float needs a dot there.
+            raise RecipeError(f"optimizer '{name}': {key} is the text '{value}'; write a number, such as 1.0e-4")

@@ -1,0 +1,148 @@
+"""The plan of a run: which method answers which hook in which stage, checked before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltcore import discovery
+from ltcore.checks import StageChecks
+from ltcore.errors import LtcoreError, PluginError
+from ltcore.hooks import Answers, Entry, implementations
+
+if TYPE_CHECKING:
+    from ltcore.backbones import Backbone
+    from ltcore.recipe.loading import LoadedRecipe
+    from ltcore.recipe.schema import Stage
+
+#: Hooks that are answered outside the stages.
+_OUTSIDE = ("build_data", "build_backbone", "post_calibrate")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage of the recipe with the methods that act in it, bound hook by hook."""
+
+    stage: Stage
+    entries: tuple[Entry, ...]
+    answers: Answers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that is known before its data.
+
+    Attributes:
+        loaded: the recipe and where each of its values came from.
+        data: the method that builds the data.
+        backbone: the method that builds the backbone.
+        entries: every other method, by its name in the recipe.
+        answers: what the data and backbone methods implement, by role.
+        skeleton: the backbone on the meta device: names and shapes, no values.
+        stages: the stages in order.
+        calibration: the implementations of post_calibrate, in the order of ``calibrate``.
+    """
+
+    loaded: LoadedRecipe
+    data: Entry
+    backbone: Entry
+    entries: dict[str, Entry]
+    answers: dict[str, Answers]
+    skeleton: Backbone
+    stages: tuple[StagePlan, ...]
+    calibration: Answers
+
+
+def make_plan(loaded: LoadedRecipe) -> Plan:
+    """Import what the recipe names, and check that it fits together.
+
+    Raises:
+        RecipeError: options, combinations, taps or names that do not fit; the message says where and what to do.
+        PluginError: a method is missing, fails to import or is wrongly written.
+    """
+    recipe = loaded.recipe
+    data, data_answers = provider(loaded, "data", recipe.data.use)
+    backbone, backbone_answers = provider(loaded, "backbone", recipe.backbone.use)
+    entries = {key: _entry(loaded, ("methods", key), key, method.use or key) for key, method in recipe.methods.items()}
+    skeleton = _skeleton(loaded, backbone_answers)
+    stages = []
+    for index, stage in enumerate(recipe.stages):
+        active = tuple(entries[key] for key in stage.methods)
+        answers = _answers(loaded, ("stages", index, "methods"), active)
+        answers |= {hook: [] for hook in _OUTSIDE}
+        StageChecks(loaded, index, stage, data, active, answers, skeleton).run()
+        stages.append(StagePlan(stage, active, answers))
+    calibration = _answers(loaded, ("calibrate",), [entries[key] for key in recipe.calibrate])
+    calibrating = {answer.entry.key for answer in calibration["post_calibrate"]}
+    for position, key in enumerate(recipe.calibrate):
+        if key not in calibrating:
+            raise loaded.fail(
+                ("calibrate", position),
+                f"{entries[key].whose} does not calibrate (hook post_calibrate); name it in a stage's methods",
+            )
+    return Plan(
+        loaded,
+        data,
+        backbone,
+        entries,
+        {"data": data_answers, "backbone": backbone_answers},
+        skeleton,
+        tuple(stages),
+        calibration,
+    )
+
+
+def provider(loaded: LoadedRecipe, role: str, name: str) -> tuple[Entry, Answers]:
+    """The entry that builds the data or the backbone (`role`), and what it implements.
+
+    Raises:
+        LtcoreError: as `make_plan`.
+    """
+    entry = _entry(loaded, (role,), role, name)
+    answers = _answers(loaded, (role, "use"), [entry])
+    if not answers[f"build_{role}"]:
+        raise loaded.fail(
+            (role, "use"),
+            f"method '{name}' ({entry.offer.distribution} {entry.offer.version}) does not build the {role} "
+            f"(hook build_{role}); 'ltcore plugins' lists what does",
+        )
+    return entry, answers
+
+
+def _entry(loaded: LoadedRecipe, path: tuple[str, ...], key: str, name: str) -> Entry:
+    where = loaded.where(*path, "use")
+    try:
+        offer = discovery.find(name)
+        kind = discovery.load(offer)
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from error
+    whose = f"method '{name}', {offer.distribution} {offer.version}"
+    options = loaded.validate_options(kind.Options, (*path, "options"), whose)
+    try:
+        return Entry(key, offer, kind(options))
+    except LtcoreError as error:
+        raise type(error)(f"{where}: {offer}: {error}") from error
+    except Exception as error:
+        raise PluginError(
+            f"{where}: {offer} could not be made: {type(error).__name__}: {error}; tell its author"
+        ) from error
+
+
+def _answers(loaded: LoadedRecipe, path: tuple[str | int, ...], entries: Iterable[Entry]) -> Answers:
+    try:
+        return implementations(entries)
+    except PluginError as error:
+        raise PluginError(f"{loaded.where(*path)}: {error}") from error
+
+
+def _skeleton(loaded: LoadedRecipe, answers: Answers) -> Backbone:
+    import torch
+
+    (answer,) = answers["build_backbone"]
+    try:
+        with torch.device("meta"):
+            backbone: Backbone = answer.bind(None)(3, 32)
+    except LtcoreError as error:
+        raise type(error)(f"{loaded.where('backbone')}: {error}") from error
+    return backbone

@@ -1,0 +1,145 @@
+"""A plan as data and as text: what ``ltcore plan`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ltcore.checks import backbone_names
+from ltcore.hookspecs import KINDS
+from ltcore.model import matches
+
+if TYPE_CHECKING:
+    from ltcore.hooks import Entry, Implementation
+    from ltcore.plan import Plan, StagePlan
+
+#: What core does where no method answers a hook of kind ``one``.
+_DEFAULTS = {
+    "build_classifier": "linear",
+    "class_distribution": "instance-balanced",
+    "build_sampler": "plain batches",
+    "compute_loss": "cross-entropy",
+}
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Everything that the plan says, as JSON-able data."""
+    recipe = plan.loaded.recipe
+    return {
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "data": {**_whose(plan.data), "use": recipe.data.use, "options": plan.data.method.options.model_dump()},
+        "backbone": {
+            **_whose(plan.backbone),
+            "use": recipe.backbone.use,
+            "options": plan.backbone.method.options.model_dump(),
+            "taps": list(plan.skeleton.taps),
+        },
+        "methods": {
+            key: {**_whose(entry), "use": entry.offer.name, "options": entry.method.options.model_dump()}
+            for key, entry in plan.entries.items()
+        },
+        "stages": [_describe_stage(plan, stage) for stage in plan.stages],
+        "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
+    }
+
+
+def _whose(entry: Entry) -> dict[str, str]:
+    return {"distribution": entry.offer.distribution, "version": entry.offer.version}
+
+
+def _answer(answer: Implementation) -> dict[str, Any]:
+    tap = {"tap": answer.entry.method.tap} if answer.hook == "augment_features" else {}
+    return {"method": answer.entry.key, **_whose(answer.entry), **tap}
+
+
+def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
+    stage = stage_plan.stage
+    sizes = dict(zip(backbone_names(plan.skeleton), (p.numel() for p in plan.skeleton.parameters()), strict=True))
+    hooks: dict[str, Any] = {}
+    for hook, kind in KINDS.items():
+        answers = [_answer(answer) for answer in stage_plan.answers[hook]]
+        if answers:
+            hooks[hook] = {"kind": kind, "methods": answers}
+        elif hook in _DEFAULTS and (hook != "compute_loss" or stage.classification):
+            default = stage.sampler if hook == "class_distribution" and stage.sampler else _DEFAULTS[hook]
+            hooks[hook] = {"kind": kind, "methods": [], "core": default}
+    builder = stage_plan.answers["build_classifier"]
+    if "build_classifier" in hooks and not builder and stage_plan is not plan.stages[0] and stage.classifier == "keep":
+        hooks["build_classifier"]["core"] = "kept from the stage before"
+    return {
+        "name": stage.name,
+        "epochs": stage.epochs,
+        "iterations": stage.iterations,
+        "batch_size": stage.batch_size,
+        "trainable": list(stage.trainable),
+        "trained_backbone_parameters": sum(
+            size for name, size in sizes.items() if any(matches(name, pattern) for pattern in stage.trainable)
+        ),
+        "backbone_parameters": sum(sizes.values()),
+        "sampler": stage.sampler
+        or (_names(stage_plan, "build_sampler") or _names(stage_plan, "class_distribution") or "instance"),
+        "optimizer": stage.optimizer.model_dump(),
+        "schedule": {"name": stage.schedule.name, **stage.schedule.model_dump()},
+        "precision": stage.precision,
+        "cache": stage.cache,
+        "hooks": hooks,
+    }
+
+
+def _names(stage_plan: StagePlan, hook: str) -> str:
+    return ", ".join(answer.entry.key for answer in stage_plan.answers[hook])
+
+
+def render(described: dict[str, Any]) -> str:
+    """The text of ``ltcore plan`` from what `describe` returns."""
+    data, backbone = described["data"], described["backbone"]
+    lines = [f"recipe    {described['recipe']}"]
+    if described["description"]:
+        lines.append(f"          {described['description']}")
+    lines += [
+        f"data      {data['use']}{_options(data)} ({data['distribution']} {data['version']})",
+        f"backbone  {backbone['use']}{_options(backbone)} ({backbone['distribution']} {backbone['version']})",
+        f"          taps {', '.join(backbone['taps'])}",
+    ]
+    for name, method in described["methods"].items():
+        lines.append(f"method    {name}{_options(method)} ({method['distribution']} {method['version']})")
+    for number, stage in enumerate(described["stages"], 1):
+        lines += ["", *_render_stage(stage, number, len(described["stages"]))]
+    lines += ["", "calibration"]
+    steps = [f"  post_calibrate      fold     {_person(answer)}" for answer in described["calibrate"]]
+    return "\n".join(lines + (steps or ["  none"]))
+
+
+def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
+    length = f"{stage['epochs']} epochs" if stage["epochs"] else f"{stage['iterations']} iterations"
+    trained, whole = stage["trained_backbone_parameters"], stage["backbone_parameters"]
+    share = f"{trained / 1e6:.2f} of the backbone's {whole / 1e6:.2f} million parameters"
+    lines = [
+        f"stage {number}/{count}  {stage['name']}: {length}, batch {stage['batch_size']}",
+        f"  trains      {', '.join(stage['trainable'])} ({share})",
+        f"  sampler     {stage['sampler']}",
+        f"  optimizer   {_pairs(stage['optimizer'])}",
+        f"  schedule    {_pairs(stage['schedule'])}",
+        f"  precision   {stage['precision']}, cache {stage['cache']}",
+    ]
+    for hook, answer in stage["hooks"].items():
+        people = [_person(method) for method in answer["methods"]] or [f"core: {answer['core']}"]
+        lines += [
+            f"  {hook if not i else '':19} {answer['kind'] if not i else '':8} {person}"
+            for i, person in enumerate(people)
+        ]
+    return lines
+
+
+def _person(answer: dict[str, Any]) -> str:
+    tap = f" at {answer['tap']}" if "tap" in answer else ""
+    return f"{answer['method']}{tap} ({answer['distribution']} {answer['version']})"
+
+
+def _options(described: dict[str, Any]) -> str:
+    shown = {name: value for name, value in described["options"].items() if value is not None}
+    return f" {_pairs(shown)}" if shown else ""
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return " ".join(f"{value}" if name == "name" else f"{name}={value}" for name, value in values.items())

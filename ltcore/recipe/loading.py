@@ -1,0 +1,93 @@
+"""From a recipe file to a checked `Recipe` that still knows where each of its values was written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from ltcore.errors import RecipeError
+from ltcore.recipe.located import Key, Located, Locator
+from ltcore.recipe.merging import apply_set, interpolate, load_chain
+from ltcore.recipe.schema import Recipe
+from ltcore.recipe.validation import validate
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A checked recipe and its sources.
+
+    Attributes:
+        recipe: the checked recipe.
+        source: the same as plain data, merged and interpolated but without defaults; `dump_yaml` of it is the
+            ``recipe.yaml`` in the run directory.
+        path: the recipe file, as the user gave it.
+        locator: where each value was written.
+    """
+
+    recipe: Recipe
+    source: dict[str, Any]
+    path: Path
+    locator: Locator
+
+    def where(self, *path: Key) -> str:
+        """``file:line`` or ``--set ...`` of the value at `path`, or of its nearest ancestor that was written down."""
+        return self.locator.where(*path)
+
+    def shown(self, path: tuple[Key, ...]) -> str:
+        """How a message names a path: ``stages.finetune.epochs`` for ``("stages", 1, "epochs")``."""
+        return self.locator.shown(path)
+
+    def fail(self, path: tuple[Key, ...], message: str) -> RecipeError:
+        """An error to raise about the value at `path`; the message follows the place."""
+        return RecipeError(f"{self.where(*path)}: {message}")
+
+    def validate_options(self, options_class: type[OptionsT], path: tuple[Key, ...], whose: str) -> OptionsT:
+        """The options at `path`, checked; where nothing stands there, the defaults.
+
+        Args:
+            options_class: what the method, backbone or data set accepts.
+            path: where the options stand, such as ``("methods", "ldam", "options")``.
+            whose: shown after each message, such as ``method 'ldam', ltcore-ldam 0.1.0``.
+
+        Raises:
+            RecipeError: one line for each problem.
+        """
+        node: Located | None = self.locator.root
+        for key in path:
+            node = node.get(key) if node is not None else None
+        return validate(options_class, {} if node is None else node.plain(), self.locator, path, whose)
+
+
+def load_recipe(path: Path | str, sets: Sequence[str] = (), seed: int | None = None) -> LoadedRecipe:
+    """Read, merge, interpolate and check a recipe.
+
+    Args:
+        path: the recipe file; messages show it as it is given.
+        sets: changes ``PATH=VALUE`` from the command line, applied in order.
+        seed: overrides the recipe's seed.
+
+    Raises:
+        RecipeError: the recipe or a change is wrong; the message begins with ``file:line:`` or ``--set ...:``.
+    """
+    path = Path(path)
+    merged = load_chain(path)
+    assert isinstance(merged.value, dict)
+    fields = Recipe.model_fields
+    merged.value.setdefault("name", Located(path.stem, merged.where))
+    for text in sets:
+        apply_set(merged, text, fields)
+    if seed is not None:
+        merged.value["seed"] = Located(seed, f"--seed {seed}")
+
+    # The recipe in the run directory reads in one order, whichever file a key came from.
+    entries = {key: merged.value[key] for key in (*fields, *merged.value) if key in merged.value}
+    merged = Located(entries, merged.where)
+    locator = Locator(interpolate(merged, Locator(merged, path)), path)
+    source = locator.root.plain()
+    return LoadedRecipe(validate(Recipe, source, locator), source, path, locator)

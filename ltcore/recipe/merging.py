@@ -1,0 +1,235 @@
+"""One recipe from several sources: `extends`, ``--set`` and ``${env:NAME}``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from ltcore.errors import RecipeError, listed, nearest
+from ltcore.recipe.located import Key, Located, Locator, shown_value
+from ltcore.recipe.yaml_source import parse, read_recipe_file
+
+_INTERPOLATION = re.compile(r"\$\{([^}]*)\}?")
+_ENV = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def load_chain(path: Path, chain: tuple[Path, ...] = ()) -> Located:
+    """Read a recipe and everything that it extends, merged.
+
+    A parent's ``name`` and ``description`` are its own, so they are not inherited.
+
+    Args:
+        path: the recipe file.
+        chain: the recipes that led here by ``extends``, the first one first.
+
+    Raises:
+        RecipeError: a file cannot be read, the recipes extend each other in a circle, or a patched stage is unknown.
+    """
+    root = read_recipe_file(path)
+    assert isinstance(root.value, dict)
+    entries = dict(root.value)
+    extends = entries.pop("extends", None)
+    stages = entries.get("stages")
+    if extends is None:
+        if stages is not None and isinstance(stages.value, dict):
+            raise RecipeError(f"{stages.where}: stages: should be a list; changes by stage name need 'extends'")
+        return Located(entries, root.where)
+
+    chain = (*chain, path)
+    parent_path = _parent_path(extends, path, chain)
+    parent = load_chain(parent_path, chain)
+    assert isinstance(parent.value, dict)
+    inherited = {key: child for key, child in parent.value.items() if key not in ("name", "description")}
+    if stages is not None and isinstance(stages.value, dict):
+        entries["stages"] = _patch_stages(inherited.get("stages"), stages, parent_path)
+        inherited.pop("stages")  # patched already
+    return merge(Located(inherited, parent.where), Located(entries, root.where))
+
+
+def merge(base: Located, change: Located) -> Located:
+    """`change` over `base`: mappings merge deeply, null removes what is there, everything else replaces.
+
+    A mapping that chooses something else than the one it changes (another ``use``, or another ``name`` of an optimiser
+    or schedule) replaces it whole, because the inherited options are not its own.
+    """
+    if not (isinstance(base.value, dict) and isinstance(change.value, dict)):
+        return change
+    if any(_chosen(base, key) and _chosen(change, key) not in (None, _chosen(base, key)) for key in ("use", "name")):
+        return change
+    entries = dict(base.value)
+    for key, child in change.value.items():
+        if key not in entries:
+            entries[key] = child  # a null that removes nothing stays null, so that a mistyped removal is noticed
+        elif child.value is None:
+            del entries[key]
+        else:
+            entries[key] = merge(entries[key], child)
+    return Located(entries, change.where)
+
+
+def _chosen(node: Located, key: str) -> object:
+    child = node.get(key)
+    return None if child is None else child.value
+
+
+def apply_set(root: Located, text: str, fields: Collection[str]) -> None:
+    """Apply one ``--set PATH=VALUE`` to the merged recipe; null removes the entry, if there is one.
+
+    Args:
+        root: the recipe, changed in place.
+        text: ``PATH=VALUE``, the value in YAML.
+        fields: the recipe's top-level keys.
+
+    Raises:
+        RecipeError: the text or its path is wrong; the message begins with ``--set PATH=VALUE``.
+    """
+    shown = text if len(text) <= 120 and "\n" not in text else f"{text[:100].splitlines()[0]}..."
+    where = f"--set {shown}"
+    path, equals, value_text = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals:
+        raise RecipeError(f"{where}: has no '='; write PATH=VALUE, for example --set seed=1")
+    if "" in keys:
+        raise RecipeError(f"{where}: a name in the path is empty; write PATH=VALUE, for example --set seed=1")
+    if keys[0] not in fields:
+        near = nearest(keys[0], fields) or f"; known: {listed(fields)}"
+        raise RecipeError(f"{where}: a recipe has no key '{keys[0]}'{near}")
+    value = parse(value_text, lambda line: where)
+
+    node = root
+    for depth in range(len(keys) - 1):
+        key = _entry(node, keys[: depth + 1], where)
+        child = node.get(key)
+        if child is None or child.value is None:
+            child = Located({}, where)
+            _put(node, key, child)
+        node = child
+    _put(node, _entry(node, keys, where), value)
+
+
+def interpolate(node: Located, locator: Locator, path: tuple[Key, ...] = ()) -> Located:
+    """Replace ``${env:NAME}`` in every string; what comes out is text.
+
+    Raises:
+        RecipeError: a variable is not set, or ``${...}`` holds something else.
+    """
+    if isinstance(node.value, dict):
+        return Located({k: interpolate(child, locator, (*path, k)) for k, child in node.value.items()}, node.where)
+    if isinstance(node.value, list):
+        return Located([interpolate(child, locator, (*path, i)) for i, child in enumerate(node.value)], node.where)
+    if not isinstance(node.value, str):
+        return node
+
+    def fail(message: str) -> RecipeError:
+        return RecipeError(f"{node.where}: {locator.shown(path)}: {message}")
+
+    def replacement(match: re.Match[str]) -> str:
+        env = _ENV.fullmatch(match[1])
+        if env is None or not match[0].endswith("}"):
+            raise fail(f"cannot interpolate {match[0]!r}; only ${{env:NAME}} is known")
+        value = os.environ.get(env[1])
+        if value is None:
+            instead = "" if path == ("extends",) else f", or pass --set {locator.shown(path)}=VALUE"
+            raise fail(f"the environment variable '{env[1]}' is not set; set it{instead}")
+        if "${" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            # The resolved recipe in the run directory would not read back to the same text.
+            raise fail(f"the environment variable '{env[1]}' holds '${{' or bytes that are not UTF-8: {value!r}")
+        return value
+
+    text = _INTERPOLATION.sub(replacement, node.value)
+    if "${" in text:  # pieces that form a new ${ together, as in $${env:X} where X begins with a brace
+        raise fail("the interpolated text contains '${'")
+    return Located(text, node.where)
+
+
+def _parent_path(extends: Located, path: Path, chain: tuple[Path, ...]) -> Path:
+    """The file that ``extends`` names, checked to be readable and new to the chain."""
+    where = extends.where
+    if not isinstance(extends.value, str) or not extends.value:
+        got = shown_value(extends.plain())
+        raise RecipeError(f"{where}: extends: should be the path of one recipe file, not {got}")
+    name = interpolate(extends, Locator(Located({"extends": extends}, where), path), ("extends",)).value
+    parent = path.parent / str(name)
+    shown = " -> ".join(str(step) for step in (*chain, parent))
+    if parent.resolve() in [step.resolve() for step in chain]:
+        raise RecipeError(f"{where}: extends: the recipes extend each other in a circle: {shown}")
+    if not parent.is_file():
+        problem = "is a directory" if parent.is_dir() else "no such file"
+        near = nearest(parent.name, (p.name for p in parent.parent.glob("*.y*ml")))
+        raise RecipeError(f"{where}: extends: {parent}: {problem}{near} ({shown})")
+    try:
+        parent.open("rb").close()
+    except OSError as error:
+        raise RecipeError(f"{where}: extends: {parent}: cannot be read: {error.strerror} ({shown})") from None
+    return parent
+
+
+def _patch_stages(base: Located | None, patches: Located, parent: Path) -> Located:
+    """The parent's stages with changes by stage name.
+
+    A stage whose change is null is removed. A name that the parent does not have is a new stage, which comes last; it
+    must be whole, so that a misspelled name is not taken for one.
+    """
+    assert isinstance(patches.value, dict)
+    if base is None or not isinstance(base.value, list):
+        raise RecipeError(f"{patches.where}: stages: {parent} has no list of stages that could be changed by name")
+    stages = list(base.value)
+    for name, patch in patches.value.items():
+        names = [stage.name for stage in stages]
+        if name not in names and {"epochs", "iterations"} & _keys(patch) and "optimizer" in _keys(patch):
+            stages.append(Located({"name": Located(name, patch.where), **patch.value}, patch.where))  # type: ignore[dict-item]
+            continue
+        if name not in names:
+            known = [known for known in names if known is not None]
+            near = f"{nearest(name, known)} (known: {listed(known)}; a new stage says how long it is and its optimizer)"
+            raise RecipeError(f"{patch.where}: stages.{name}: {parent} has no stage '{name}'{near}")
+        index = names.index(name)
+        if patch.value is None:
+            del stages[index]
+        elif isinstance(patch.value, dict):
+            stages[index] = merge(stages[index], patch)
+        else:
+            got = shown_value(patch.plain())
+            raise RecipeError(f"{patch.where}: stages.{name}: should be a mapping of changes, not {got}")
+    return Located(stages, base.where)
+
+
+def _keys(node: Located) -> set[str]:
+    return set(node.value) if isinstance(node.value, dict) else set()
+
+
+def _entry(node: Located, keys: list[str], where: str) -> Key:
+    """The key or index that the last of `keys` means in `node`, which the others lead to."""
+    key, parent = keys[-1], ".".join(keys[:-1])
+    if isinstance(node.value, list):
+        names = [child.name for child in node.value]
+        if key in names:
+            return names.index(key)
+        if key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(names):
+            return int(key)
+        known = [name for name in names if name is not None]
+        if parent != "stages":
+            detail = f"{nearest(key, known)} (known: {listed(known)})" if known else f"; it has {len(names)} entries"
+            raise RecipeError(f"{where}: '{parent}' has no entry '{key}'{detail}")
+    elif not isinstance(node.value, dict):
+        raise RecipeError(f"{where}: '{parent}' is {shown_value(node.value)}, not a mapping")
+    elif key in node.value or parent not in ("methods", "stages"):
+        return key
+    else:
+        known = list(node.value)
+    kind = parent.removesuffix("s")
+    raise RecipeError(f"{where}: the recipe has no {kind} '{key}'{nearest(key, known)} (known: {listed(known)})")
+
+
+def _put(node: Located, key: Key, value: Located) -> None:
+    """Set, or with null remove, an entry."""
+    container = node.value
+    if isinstance(container, dict) and isinstance(key, str):
+        if value.value is None and key in container:
+            del container[key]
+        else:
+            container[key] = value
+    elif isinstance(container, list) and isinstance(key, int):
+        container[key : key + 1] = [] if value.value is None else [value]

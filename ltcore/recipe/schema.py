@@ -1,0 +1,297 @@
+"""What a recipe may say. The attribute docstrings are the descriptions in the JSON Schema that editors read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel as PydanticModel
+
+from ltcore.data.imbalance import Imbalance
+from ltcore.errors import listed, nearest
+from ltcore.recipe.validation import Path, refuse
+
+_RESERVED = ("backbone", "classifier")
+
+
+def _check_name(name: str) -> str:
+    """A name that can stand in a path and in a parameter's name."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError("a name is made of a-z, 0-9 and _, and begins with a letter")
+    return name
+
+
+def _check_method_name(name: str) -> str:
+    """A name that can also stand in ``trainable``, where ``backbone`` and ``classifier`` mean the model's parts."""
+    if name in _RESERVED:
+        raise ValueError(f"the name '{name}' is taken by a part of the model; choose another and say 'use: {name}'")
+    return _check_name(name)
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+MethodName = Annotated[str, AfterValidator(_check_method_name)]
+
+
+class BaseModel(PydanticModel):
+    """Frozen, nothing unknown, and docstrings that reach the JSON Schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Use(BaseModel):
+    """Something that core or a plugin offers, with its options."""
+
+    use: str
+    """The name under which it is installed; `ltcore plugins list` shows the names."""
+    options: dict[str, Any] = {}
+    """Its options; `ltcore plugins show NAME` describes them."""
+
+
+class MethodEntry(BaseModel):
+    """A method of this recipe."""
+
+    use: str | None = None
+    """The name under which the method is installed; by default the entry's own key."""
+    options: dict[str, Any] = {}
+    """The method's options; `ltcore plugins show NAME` describes them."""
+
+
+class Transform(BaseModel):
+    """How training images are changed at random, where the data set's own way does not suit."""
+
+    crop_padding: int | None = Field(default=None, ge=0)
+    """Pixels of zero padding for the random crop; 0 for no crop. By default the data set's own."""
+    flip: bool | None = None
+    """Whether images are flipped left to right half of the time. By default the data set's own."""
+
+
+class Data(Use):
+    """The data set, and what is cut from it."""
+
+    imbalance: Imbalance | None = None
+    """The long tail to cut; by default the one that the data set has by definition, if it has one."""
+    holdout: int = Field(default=0, ge=0)
+    """Training images a class that are held out for validation."""
+    transform: Transform = Transform()
+    """Changes to the data set's own random crop and flip."""
+
+
+class Optimizer(BaseModel):
+    """The optimiser; any further key is passed on to it (`momentum`, `weight_decay`, ...)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "sgd"
+    """The optimiser's name."""
+    lr: float = Field(gt=0)
+    """The learning rate, reached after the warm-up."""
+
+
+class _Schedule(BaseModel):
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs in which the learning rate rises linearly to its full value."""
+
+
+class ConstantSchedule(_Schedule):
+    """The learning rate stays as it is."""
+
+    name: Literal["constant"] = "constant"
+    """Which schedule."""
+
+
+class StepSchedule(_Schedule):
+    """The learning rate is multiplied by `gamma` every so many epochs."""
+
+    name: Literal["step"]
+    """Which schedule."""
+    every: int = Field(gt=0)
+    """Epochs between two changes."""
+    gamma: float = Field(default=0.1, gt=0)
+    """The factor of each change."""
+
+
+class MultistepSchedule(_Schedule):
+    """The learning rate is multiplied by `gamma` at each milestone."""
+
+    name: Literal["multistep"]
+    """Which schedule."""
+    milestones: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
+    """Epochs at whose beginning the learning rate changes, in increasing order."""
+    gamma: float = Field(default=0.1, gt=0)
+    """The factor of each change."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _increasing(cls, milestones: list[int]) -> list[int]:
+        if milestones != sorted(set(milestones)):
+            raise ValueError(f"should increase from each milestone to the next, not {milestones}")
+        return milestones
+
+
+class CosineSchedule(_Schedule):
+    """The learning rate falls to `min_lr` along half a cosine, over the whole stage."""
+
+    name: Literal["cosine"]
+    """Which schedule."""
+    min_lr: float = Field(default=0.0, ge=0)
+    """The learning rate at the end of the stage."""
+
+
+Schedule = Annotated[ConstantSchedule | StepSchedule | MultistepSchedule | CosineSchedule, Field(discriminator="name")]
+
+
+class Stage(BaseModel):
+    """A stretch of training with its own methods, trainable parts, sampler, optimiser and schedule."""
+
+    name: Name
+    """The stage's name, unique in the recipe."""
+    epochs: int | None = Field(default=None, gt=0)
+    """How many epochs the stage lasts; a stage has either `epochs` or `iterations`."""
+    iterations: int | None = Field(default=None, gt=0)
+    """How many steps the stage lasts; a stage has either `epochs` or `iterations`."""
+    methods: list[str] = []
+    """Names of the recipe's methods that take part, in the order in which they act."""
+    trainable: list[str] = Field(default=["backbone", "classifier"], min_length=1)
+    """What trains: `backbone`, `classifier`, a method's name, or globs over parameters (`backbone.layer4.*`)."""
+    classifier: Literal["keep", "rebuild"] = "keep"
+    """`rebuild` starts the stage with a new classifier."""
+    classification: bool = True
+    """Whether the stage has a classification loss; without one it has auxiliary losses only."""
+    sampler: Literal["instance", "class_balanced", "square_root"] | None = None
+    """How often each class is drawn; by default as one of the stage's methods says, else every image once."""
+    batch_size: int = Field(default=128, gt=0)
+    """Images in a training batch."""
+    optimizer: Optimizer
+    """The optimiser."""
+    schedule: Schedule = ConstantSchedule()
+    """How the learning rate changes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """The arithmetic of the forward pass; `auto` is bf16 on GPUs that have it, else fp32."""
+    clip_grad_norm: float | None = Field(default=None, gt=0)
+    """The largest norm of the whole gradient; by default gradients are not clipped."""
+    cache: str = "off"
+    """Whether the frozen part runs once and its features are kept: `off`; `eval` for images without random changes;
+    `views:V` for V random views of every image."""
+    auxiliary_weights: dict[str, float] = {}
+    """Weights of the methods' auxiliary losses, by `method/term`; 1 where none is given."""
+
+    @property
+    def cache_views(self) -> int | None:
+        """Random views that are cached for each image: None for no cache, 0 for the image as in evaluation."""
+        if self.cache == "off":
+            return None
+        return 0 if self.cache == "eval" else int(self.cache.removeprefix("views:"))
+
+    @field_validator("cache")
+    @classmethod
+    def _check_cache(cls, cache: str) -> str:
+        if not re.fullmatch(r"off|eval|views:[1-9][0-9]{0,5}", cache):
+            raise ValueError(f"should be off, eval or views:V with V at least 1, not '{cache}'")
+        return cache
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        refuse(self, self._problems())
+        return self
+
+    def _problems(self) -> Iterator[tuple[Path, str]]:
+        if self.epochs is None and self.iterations is None:
+            yield (), "give the stage's length: either epochs or iterations"
+        if self.epochs is not None and self.iterations is not None:
+            yield (), "give either epochs or iterations, not both"
+        for key in ("methods", "trainable"):
+            yield from (((key, *path), message) for path, message in _repeated(getattr(self, key)))
+        for key in self.auxiliary_weights:
+            method, slash, term = key.partition("/")
+            if not (method and slash and term):
+                yield ("auxiliary_weights", key), "the key should be METHOD/TERM, such as safa/cycle"
+            elif method not in self.methods:
+                near = nearest(method, self.methods) or f"; known: {listed(self.methods)}"
+                yield ("auxiliary_weights", key), f"the stage has no method '{method}'{near}"
+
+
+class Recipe(BaseModel):
+    """A whole experiment: the data, the backbone, the methods and the stages."""
+
+    name: str
+    """The recipe's name, and the folder of its runs; by default the file's name without its suffix."""
+    description: str = ""
+    """What the recipe is for."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """The run's seed; `--seed` overrides it."""
+    device: str = "auto"
+    """Where to train: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    data: Data
+    """The data set."""
+    backbone: Use
+    """The network up to and including the global pool."""
+    methods: dict[MethodName, MethodEntry] = {}
+    """The methods that stages and `calibrate` name, each with its options."""
+    stages: list[Stage]
+    """The stages, in order."""
+    calibrate: list[str] = []
+    """Names of the methods that change the trained classifier after the last stage, in order."""
+    checkpoint_seconds: float = Field(default=30, ge=0)
+    """A checkpoint is written at least this often; 0 for after every step."""
+    eval_batch_size: int = Field(default=500, gt=0)
+    """Images in a batch of evaluation."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not name.strip() or name.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f]", name):
+            raise ValueError(f"the name is also a folder's: no / or \\, no dot at the start, not empty; got {name!r}")
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
+            raise ValueError(f"should be auto, cpu, cuda or cuda:N, not '{device}'")
+        return device
+
+    @field_validator("stages")
+    @classmethod
+    def _check_stages(cls, stages: list[Stage]) -> list[Stage]:
+        if not stages:
+            raise ValueError("the list of stages is empty; a recipe needs at least one")
+        return stages
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        refuse(self, self._problems())
+        return self
+
+    def _problems(self) -> Iterator[tuple[Path, str]]:
+        names = [stage.name for stage in self.stages]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield ("stages", index, "name"), f"another stage has the name '{name}' already"
+        users: list[tuple[Path, list[str]]] = [
+            *((("stages", index, "methods"), stage.methods) for index, stage in enumerate(self.stages)),
+            (("calibrate",), self.calibrate),
+        ]
+        yield from ((("calibrate", *path), message) for path, message in _repeated(self.calibrate))
+        for path, used in users:
+            for index, name in enumerate(used):
+                if name not in self.methods:
+                    near = nearest(name, self.methods) or f"; known: {listed(self.methods)}"
+                    yield (*path, index), f"'{name}' is not one of the recipe's methods{near}"
+        for name in self.methods:
+            if not any(name in used for _, used in users):
+                yield (
+                    ("methods", name),
+                    f"method '{name}' is declared but no stage or calibration uses it; "
+                    f"name it in a stage's methods, or remove it (with extends: `{name}: null`)",
+                )
+
+
+def _repeated(names: Iterable[str]) -> Iterator[tuple[Path, str]]:
+    """Entries of a list that stand in it already."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            yield (index,), f"'{name}' is named twice"
+        seen.add(name)

@@ -1,0 +1,88 @@
+"""The records that hooks pass along: a training batch, and feature rows at a tap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch, before the backbone.
+
+    Attributes:
+        images: [N, C, H, W], normalised.
+        targets: [N] int64.
+        source_index: [N] int64; which image of the training split each row is.
+        source_only: [N] bool; rows that a sampler brought as sources of features and that are not trained on.
+            None where there are none.
+        partner_targets: [N] int64; the second label of a mixed row. None where nothing is mixed.
+        target_weight: [N] float; the share of `targets`, the partner has the rest. None where nothing is mixed.
+    """
+
+    images: Tensor
+    targets: Tensor
+    source_index: Tensor
+    source_only: Tensor | None = None
+    partner_targets: Tensor | None = None
+    target_weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature rows at a tap; a method returns a changed copy and never writes into the tensors it was given.
+
+    Attributes:
+        features: [N, D, H, W] at a spatial tap, [N, D] at ``pooled``.
+        targets: [N] int64.
+        source_index: [N] int64; the image of the training split that a row comes from. For a synthetic row, the
+            image whose label it carries.
+        synthetic: [N] bool; rows made by a method. A later method leaves them alone unless it is asked not to.
+        source_only: [N] bool; rows that must be dropped or replaced before the classifier. None where there are none.
+        partner_targets: as in `Batch`.
+        target_weight: as in `Batch`.
+        images: [N0, C, H, W]; the images of the batch, in the sampler's order; None where features are cached.
+    """
+
+    features: Tensor
+    targets: Tensor
+    source_index: Tensor
+    synthetic: Tensor
+    source_only: Tensor | None = None
+    partner_targets: Tensor | None = None
+    target_weight: Tensor | None = None
+    images: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, features: Tensor, images: Tensor | None) -> Features:
+        """The record of a batch whose rows reached a tap as `features`."""
+        return cls(
+            features=features,
+            targets=batch.targets,
+            source_index=batch.source_index,
+            synthetic=torch.zeros(len(batch.targets), dtype=torch.bool, device=features.device),
+            source_only=batch.source_only,
+            partner_targets=batch.partner_targets,
+            target_weight=batch.target_weight,
+            images=images,
+        )
+
+    def append(self, features: Tensor, targets: Tensor, source_index: Tensor) -> Features:
+        """A copy with synthetic rows added at the end; a mixed batch gives them one label only."""
+        mixed = self.partner_targets is not None and self.target_weight is not None
+        return replace(
+            self,
+            features=torch.cat([self.features, features]),
+            targets=torch.cat([self.targets, targets]),
+            source_index=torch.cat([self.source_index, source_index]),
+            synthetic=torch.cat([self.synthetic, torch.ones_like(targets, dtype=torch.bool)]),
+            source_only=None
+            if self.source_only is None
+            else torch.cat([self.source_only, torch.zeros_like(targets, dtype=torch.bool)]),
+            partner_targets=torch.cat([self.partner_targets, targets]) if mixed else None,  # type: ignore[list-item]
+            target_weight=torch.cat([self.target_weight, torch.ones_like(targets, dtype=self.target_weight.dtype)])  # type: ignore[list-item,union-attr]
+            if mixed
+            else None,
+        )

@@ -1,0 +1,299 @@
+"""A run: one recipe with one seed, from data to ``result.json``."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ltcore import checkpoint, metrics
+from ltcore.context import Context, RunState
+from ltcore.data.loader import InMemoryLoader
+from ltcore.data.prepare import PreparedData, prepare
+from ltcore.errors import DataError, RecipeError
+from ltcore.evaluation import logits_of, pooled_features
+from ltcore.features import FeatureProvider
+from ltcore.hooks import Answers, Hooks, implementations
+from ltcore.model import Model
+from ltcore.plan import Plan, make_plan
+from ltcore.recipe.loading import LoadedRecipe
+from ltcore.recipe.yaml_source import dump_yaml
+from ltcore.rundir import RunDirectory, environment
+from ltcore.seeding import derive_seed
+from ltcore.stage import Position, StageTrainer
+
+if TYPE_CHECKING:
+    from ltcore.console import Reporter
+
+
+def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -> tuple[dict[str, Any], Path]:
+    """Run a recipe, or go on with its latest run.
+
+    Args:
+        loaded: the recipe.
+        out: where run directories are made.
+        resume: go on with the latest run of exactly this recipe.
+        reporter: tells the user how it goes.
+
+    Returns:
+        The content of ``result.json`` and the run directory.
+
+    Raises:
+        LtcoreError: anything that the user can put right, as one message.
+    """
+    recipe = loaded.recipe
+    plan = make_plan(loaded)
+    text = dump_yaml(loaded.source)
+    found = RunDirectory.find(out, recipe.name, text) if resume else None
+    if found and found.finished:
+        reporter.note(f"{found.path} has already ended; this is its result")
+        return found.read_json("result.json"), found.path
+    device = choose_device(loaded)
+    data = read_data(loaded, plan.answers["data"])
+    directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
+    directory.lock()
+    return Run(plan, data, directory, device, reporter).execute(), directory.path
+
+
+def choose_device(loaded: LoadedRecipe) -> torch.device:
+    """The device that the recipe asks for; ``auto`` is CUDA where there is one.
+
+    Raises:
+        RecipeError: it asks for CUDA and there is none.
+    """
+    name = loaded.recipe.device
+    available = torch.cuda.is_available()
+    if name.startswith("cuda") and not available:
+        raise loaded.fail(("device",), f"device '{name}': this machine has no CUDA device; use device: auto")
+    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
+
+
+def read_data(loaded: LoadedRecipe, answers: Answers) -> PreparedData:
+    """Build the recipe's data and cut its long tail.
+
+    Args:
+        loaded: the recipe.
+        answers: what its data method implements.
+
+    Raises:
+        DataError: the data is missing, damaged or does not suit the recipe.
+    """
+    asked = loaded.recipe.data
+    hooks = Hooks(answers, {})
+    try:
+        splits = hooks.build_data()
+        return prepare(splits, asked.imbalance, asked.holdout, asked.transform.crop_padding, asked.transform.flip)
+    except (DataError, RecipeError) as error:
+        raise type(error)(f"{loaded.where('data')}: {error}") from error
+
+
+class Run:
+    """The state of a run, and the order of its stages.
+
+    Args:
+        plan: the plan.
+        data: the data, long-tailed.
+        directory: the run's directory, new or of a run to go on with.
+        device: where to train.
+        reporter: tells the user how it goes.
+    """
+
+    def __init__(
+        self, plan: Plan, data: PreparedData, directory: RunDirectory, device: torch.device, reporter: Reporter
+    ) -> None:
+        self.plan, self.data, self.directory, self.device, self.reporter = plan, data, directory, device, reporter
+        self.recipe = recipe = plan.loaded.recipe
+        self.position = Position()
+        self._classifier_by: str | None = None
+        splits = {"train": data.train, "val": data.val, "test": data.test}
+        self.loaders = {
+            name: InMemoryLoader(split, data.mean, data.std, data.crop_padding, data.flip, device)
+            for name, split in splits.items()
+            if split is not None
+        }
+        # Test data reaches no method: the provider, which answers their questions, does not have it.
+        provider = FeatureProvider({k: v for k, v in self.loaders.items() if k != "test"}, recipe.eval_batch_size)
+        channels, size = data.train.images.shape[1], data.train.images.shape[-1]
+        torch.manual_seed(derive_seed(recipe.seed, "backbone"))
+        backbone = Hooks(plan.answers["backbone"], {}).build_backbone(channels, size)
+        self.model = Model(
+            backbone,
+            nn.Linear(backbone.feature_dim, len(data.class_names)),
+            {key: entry.method for key, entry in plan.entries.items()},
+        )
+        self._move()
+        self.state = RunState(
+            seed=recipe.seed,
+            device=device,
+            num_classes=len(data.class_names),
+            class_counts=data.class_counts.to(device),
+            training_targets=data.train.targets,
+            validation_targets=None if data.val is None else data.val.targets,
+            model=self.model,
+            provider=provider,
+            progress=torch.zeros((), device=device),
+        )
+        provider.state = self.state
+        self.provider = provider
+        self.contexts = {key: Context(self.state, key) for key in plan.entries}
+
+    def _move(self) -> None:
+        self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def execute(self) -> dict[str, Any]:
+        """Train the stages that are not done yet, calibrate, and write the result."""
+        used = {entry.offer.distribution for entry in [*self.plan.entries.values(), self.plan.data, self.plan.backbone]}
+        surroundings = environment(str(self.device), used)
+        self.directory.write_json("environment.json", surroundings)
+        with self.reporter:
+            self.reporter.run_started(self.recipe.name, self.directory.path, self._summary())
+            torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
+            Hooks(implementations(self.plan.entries.values()), self.contexts).event("on_run_start")
+            self._move()
+            tensors, plain = self._restore()
+            for index, stage_plan in enumerate(self.plan.stages):
+                name = stage_plan.stage.name
+                hooks = Hooks(stage_plan.answers, self.contexts, stage_plan.stage.auxiliary_weights)
+                if index < self.position.stage:
+                    # Done before the run was killed: only its shape, and its model for later stages, are needed.
+                    self._prepare_classifier(index, hooks)
+                    path = self.directory.stage_file(index, name)
+                    checkpoint.restore_model(self.model, checkpoint.load(path, self.device)[0], path)
+                    self.provider.freeze(name)
+                    continue
+                self._train_stage(index, hooks, tensors, plain)
+                tensors, plain = None, {}
+            result = self._finish(surroundings)
+            rows = [(entry["name"], entry["test"]) for entry in result["stages"]]
+            rows += [("after calibration", result["after_calibration"])] if self.recipe.calibrate else []
+            self.reporter.finished(rows, self.directory.path)
+        return result
+
+    def _summary(self) -> list[str]:
+        counts, data, backbone = self.data.class_counts, self.data, self.model.backbone
+        millions = sum(p.numel() for p in backbone.parameters()) / 1e6
+        held = f", {len(data.val)} held out" if data.val is not None else ""
+        return [
+            f"data      {self.recipe.data.use}: {len(counts)} classes of {int(counts.max())} to {int(counts.min())} "
+            f"images, {int(counts.sum())} to train on{held}, {len(data.test)} to test on",
+            f"backbone  {self.recipe.backbone.use}, {millions:.2f} million parameters, on {self.device}",
+        ]
+
+    def _restore(self) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+        if not self.directory.last.exists():
+            self.directory.cut_metrics(0)
+            return None, {}
+        tensors, state = checkpoint.load(self.directory.last, self.device)
+        self.position = Position(**state["position"])
+        self.directory.cut_metrics(self.position.metrics_size)
+        self.reporter.note(
+            f"going on from stage {self.position.stage + 1}, epoch {self.position.epoch + 1}, "
+            f"step {self.position.step + 1}"
+            if self.position.stage < len(self.plan.stages)
+            else "every stage had ended; only the results are missing"
+        )
+        return tensors, state["optimizer"]
+
+    def _prepare_classifier(self, index: int, hooks: Hooks) -> None:
+        """Build the stage's classifier, where the recipe or one of its methods asks for a new one."""
+        plan = self.plan.stages[index]
+        answers = plan.answers["build_classifier"]
+        builder = answers[0].entry.key if answers else None
+        if index and plan.stage.classifier == "keep" and builder in (None, self._classifier_by):
+            return
+        width, classes = self.model.backbone.feature_dim, self.state.num_classes
+        torch.manual_seed(derive_seed(self.recipe.seed, "classifier", plan.stage.name))
+        built = hooks.build_classifier(width, classes, self.model.classifier if index else None)
+        self.model.classifier = default_classifier(width, classes) if built is None else built
+        self._classifier_by = builder
+        self._move()
+
+    def _train_stage(self, index: int, hooks: Hooks, tensors: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
+        stage, state, position = self.plan.stages[index].stage, self.state, self.position
+        state.stage, state.stage_index, state.epoch, state.step = stage.name, index, -1, -1
+        self._prepare_classifier(index, hooks)
+        if tensors:
+            checkpoint.restore_model(self.model, tensors, self.directory.last)
+        trainer = StageTrainer(self, self.plan.stages[index], hooks)
+        trainer.train(tensors, plain)
+        figures = self._evaluate()
+        position.results.append(
+            {
+                "name": stage.name,
+                "seconds": round(position.seconds, 3),
+                "images_per_second": round(position.images / max(position.seconds, 1e-9), 1),
+                **figures,
+            }
+        )
+        self.reporter.stage_ended(stage.name, figures["test"], position.seconds)
+        checkpoint.save(self.directory.stage_file(index, stage.name), checkpoint.model_tensors(self.model), {})
+        self.provider.freeze(stage.name)
+        position.stage, position.epoch, position.step, position.begun = index + 1, 0, 0, False
+        position.seconds, position.images = 0.0, 0
+        # The next stage begins with the model in the stage's file and an optimiser of its own.
+        checkpoint.save(self.directory.last, {}, {"position": asdict(position), "optimizer": {}})
+
+    def _pooled(self, split: str) -> Tensor:
+        return pooled_features(self.model, self.loaders[split], self.recipe.eval_batch_size)
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Figures of the model as it is on the test images, and on the validation images where there are any."""
+        figures: dict[str, Any] = {}
+        for split, found in (("test", self.data.test), ("validation", self.data.val)):
+            if found is not None:
+                logits = logits_of(
+                    self.model.classifier,
+                    self._pooled("val" if split == "validation" else split),
+                    self.recipe.eval_batch_size,
+                )
+                figures[split] = metrics.evaluate_logits(logits, found.targets, self.data.class_counts)
+        return figures
+
+    def _finish(self, surroundings: dict[str, Any]) -> dict[str, Any]:
+        """Calibrate a copy of the classifier, evaluate, and write predictions.npz and result.json."""
+        import numpy as np
+
+        recipe, data, state = self.recipe, self.data, self.state
+        state.stage, state.epoch, state.step = "calibration", -1, -1
+        pooled = self._pooled("test")
+        before = logits_of(self.model.classifier, pooled, recipe.eval_batch_size)
+        with torch.no_grad():
+            calibrated = Hooks(self.plan.calibration, self.contexts).post_calibrate(
+                copy.deepcopy(self.model.classifier)
+            )
+        after = logits_of(calibrated, pooled, recipe.eval_batch_size)
+        targets = data.test.targets
+        temporary = self.directory.path / "predictions.tmp.npz"
+        np.savez_compressed(
+            temporary, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
+        )
+        temporary.replace(self.directory.path / "predictions.npz")
+        result = {
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "data": recipe.data.use,
+            "num_classes": state.num_classes,
+            "class_counts": data.class_counts.tolist(),
+            "class_names": list(data.class_names),
+            "reported_epoch": "last",
+            "calibration": list(recipe.calibrate),
+            "before_calibration": metrics.evaluate_logits(before, targets, data.class_counts),
+            "after_calibration": metrics.evaluate_logits(after, targets, data.class_counts),
+            "stages": self.position.results,
+            "device": surroundings["device"],
+            "versions": {"python": surroundings["python"], **surroundings["versions"]},
+        }
+        self.directory.write_json("result.json", result)
+        return result
+
+
+def default_classifier(feature_dim: int, num_classes: int) -> nn.Linear:
+    """Core's classifier: linear, with Kaiming-normal weights and no bias at the start."""
+    classifier = nn.Linear(feature_dim, num_classes)
+    nn.init.kaiming_normal_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    return classifier

@@ -1,0 +1,220 @@
+"""OFA as a method: what is learned from phase one, the sampler's layout, and the fold at the tap."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
+
+from ltcore import Context, DataError, Features, Method, Options, RecipeError, hookimpl
+from ltcore_ofa.functional import (
+    class_activation_maps,
+    fuse_pooled,
+    fuse_spatial,
+    generic_mask,
+    head_classes,
+    most_confusing,
+    specific_mask,
+)
+from ltcore_ofa.sampler import OFASampler, tail_rows
+
+if TYPE_CHECKING:
+    from ltcore.recipe.schema import Stage
+
+#: Scores that are held at once while the confusing classes are counted.
+_SCORES_AT_ONCE = 2**24
+
+
+class OFAOptions(Options):
+    """Options of OFA; the defaults are the paper's for CIFAR, and the usual thresholds where it gives none."""
+
+    tap: str = "maps"
+    """Where features are fused: `maps` (before the global pool, the paper's choice) or one of the backbone's inner
+    taps (`layer2`, ...), behind which everything should then train."""
+    head_ratio: float = Field(default=0.9, gt=0, lt=1)
+    """h_r: the head classes are the fewest of the largest that hold at least this share of the training images."""
+    specific_threshold: float = Field(default=0.8, gt=0, lt=1)
+    """tau_s: locations with at least this activation are class-specific."""
+    generic_threshold: float = Field(default=0.2, gt=0, lt=1)
+    """tau_g: locations with at most this activation are class-generic."""
+    confusing: int = Field(default=3, ge=1)
+    """N_f: how many confusing classes a tail class has."""
+    augmented: int = Field(default=3, ge=1)
+    """N_a: augmented samples for each tail image, the confusing classes taken in turn."""
+
+    @field_validator("tap")
+    @classmethod
+    def _spatial(cls, tap: str) -> str:
+        if tap == "pooled":
+            raise ValueError("OFA mixes locations, and 'pooled' has none; use 'maps' or one of the backbone's taps")
+        return tap
+
+    @model_validator(mode="after")
+    def _ordered(self) -> OFAOptions:
+        if self.generic_threshold > self.specific_threshold:
+            raise ValueError(
+                f"generic_threshold {self.generic_threshold} is above specific_threshold {self.specific_threshold}: "
+                "a location would be both"
+            )
+        return self
+
+
+class OFA(Method):
+    """Online feature augmentation: tail samples fused from tail images and images of their confusing classes.
+
+    For the stage after the one that trained the features. Buffers: `confusing_classes` [C, k] and `cam_weight` [C, D],
+    both learned from phase one when the stage starts.
+    """
+
+    Options = OFAOptions
+    requires = frozenset({"spatial_features", "hard_labels", "earlier_stage"})
+    confusing_classes: Tensor
+    cam_weight: Tensor
+
+    def __init__(self, options: Any = None) -> None:
+        """Keep the options."""
+        super().__init__(options)
+        self._tail_rows = 0  # N_t; known once the sampler is built
+
+    @property
+    def tap(self) -> str:  # type: ignore[override]
+        """Where `augment_features` acts."""
+        tap: str = self.options.tap
+        return tap
+
+    def check_stage(self, stage: Stage) -> None:
+        """Refuse a batch size that does not hold OFA's blocks."""
+        tail_rows(stage.batch_size, self.options.augmented)
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        """Make the buffers, and check that the options fit the class counts.
+
+        Raises:
+            DataError: there is no tail.
+            RecipeError: there are not enough other classes to be confused with.
+        """
+        classes, counts = context.num_classes, context.class_counts.cpu()
+        options: OFAOptions = self.options
+        tail = ~head_classes(counts, options.head_ratio) & (counts > 0)
+        if not bool(tail.any()):
+            raise DataError(
+                f"with head_ratio {options.head_ratio} all {classes} classes are head and nothing is left to augment; "
+                "lower head_ratio, or use data with a longer tail"
+            )
+        others = int((counts > 0).sum()) - 1
+        if options.confusing > others:
+            raise RecipeError(
+                f"option confusing is {options.confusing}, but a class has only {others} other classes with training "
+                f"images; use at most {others}"
+            )
+        (dim,) = context.feature_shape("pooled")
+        confusing = torch.zeros(classes, options.confusing, dtype=torch.int64, device=context.device)
+        self.register_buffer("confusing_classes", confusing)
+        self.register_buffer("cam_weight", torch.zeros(classes, dim, device=context.device))
+
+    @hookimpl
+    @torch.no_grad()
+    def on_stage_start(self, context: Context) -> None:
+        """Keep phase one's classifier weights, and find the confusing classes from its scores.
+
+        The classifier is that of the frozen model of the stage before: the current one may have been rebuilt.
+        """
+        classifier, classes = context.frozen_model().classifier, context.num_classes
+        weight = cast("Tensor", classifier.weight)
+        self.cam_weight.copy_(weight)
+        # Added up on the CPU in float64: the same on every device, and [N, C] is never held at once.
+        sums = torch.zeros(classes, classes, dtype=torch.float64)
+        rows = max(1, _SCORES_AT_ONCE // classes)
+        features, targets = context.training_features(), context.training_targets
+        for start in range(0, len(targets), rows):
+            scores = classifier(features[start : start + rows].to(weight.dtype)).float().softmax(1)
+            sums.index_add_(0, targets[start : start + rows], scores.cpu().double())
+        table = most_confusing(sums, context.class_counts.cpu(), self.options.confusing)
+        self.confusing_classes.copy_(table)
+
+    @hookimpl
+    def build_sampler(self, batch_size: int, context: Context) -> OFASampler:
+        """Blocks of tail, confusing and head images.
+
+        Raises:
+            RecipeError: the batch size does not hold them.
+        """
+        head = head_classes(context.class_counts.cpu(), self.options.head_ratio)
+        sampler = OFASampler(
+            training_targets=context.training_targets,
+            num_classes=context.num_classes,
+            head_mask=head,
+            confusing=self.confusing_classes.cpu(),
+            batch_size=batch_size,
+            augmented=self.options.augmented,
+        )
+        self._tail_rows = sampler.tail_rows
+        return sampler
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        """Replace the block of confusing images by augmented samples of the tail images.
+
+        Masks carry no gradient; the features that they choose keep theirs.
+
+        Raises:
+            RecipeError: the batch was not laid out by OFA's sampler, or the tap needs images that are cached away.
+        """
+        tails, copies = self._tail_rows, self.options.augmented
+        rows = tails * (1 + copies)
+        maps, targets = features.features, features.targets
+        if not tails or features.source_only is None or len(targets) < 2 * rows or maps.dim() != 4:
+            raise RecipeError(
+                f"the batch at '{self.tap}' ({len(targets)} rows, {maps.dim()} dimensions) has not the layout of OFA's "
+                "sampler: tail, confusing and head images, the confusing ones marked as sources; is another sampler or "
+                "another method that replaces rows before OFA in this stage?"
+            )
+        with torch.no_grad():
+            activation = self._activation(features, rows, context)
+            specific = specific_mask(activation[:tails], self.options.specific_threshold)
+        pairs, locations = tails * copies, activation[0].numel()
+        uniform = torch.rand(pairs, 1 + 2 * locations, generator=context.generator, device=maps.device)
+        ratio, u_specific, u_generic = uniform[:, 0], uniform[:, 1 : 1 + locations], uniform[:, 1 + locations :]
+
+        def for_each_copy(x: Tensor) -> Tensor:
+            return x[:tails].repeat_interleave(copies, 0)
+
+        tail, tail_mask, generic = for_each_copy(maps), for_each_copy(specific), maps[tails:rows]
+        if self.tap == "maps":
+            rest = generic_mask(activation[tails:], self.options.generic_threshold)
+            fused = fuse_pooled(tail, tail_mask, generic, rest, ratio, u_specific, u_generic)
+        else:
+            fused = fuse_spatial(tail, tail_mask, generic, activation[tails:], ratio, u_specific)
+        return replace(
+            features,
+            features=_with_block(maps, tails, fused),
+            targets=_with_block(targets, tails, for_each_copy(targets)),
+            source_index=_with_block(features.source_index, tails, for_each_copy(features.source_index)),
+            synthetic=_with_block(features.synthetic, tails, torch.ones(pairs, dtype=torch.bool, device=maps.device)),
+            source_only=None,
+        )
+
+    def _activation(self, features: Features, rows: int, context: Context) -> Tensor:
+        """Activation maps [rows, H, W] of the first rows, at the tap's resolution."""
+        targets = features.targets[:rows]
+        if self.tap == "maps":
+            return class_activation_maps(features.features[:rows], self.cam_weight, targets)
+        if features.images is None:
+            raise RecipeError(
+                f"tap '{self.tap}' lies inside the backbone, where the activation maps come from the batch's images, "
+                "and this stage caches features; set cache: off"
+            )
+        maps = context.frozen_model().backbone.forward_maps(features.images[:rows])
+        height, width = features.features.shape[2:]
+        return class_activation_maps(maps, self.cam_weight, targets, (height, width))
+
+
+def _with_block(x: Tensor, start: int, block: Tensor) -> Tensor:
+    """A copy of `x`, in its memory format, with rows from `start` on replaced."""
+    out = x.clone()
+    out[start : start + len(block)] = block
+    return out

@@ -1,0 +1,129 @@
+"""The layout of OFA's batches."""
+
+import pytest
+import torch
+from ltcore_ofa.sampler import OFASampler, tail_rows
+
+from ltcore import RecipeError
+
+COUNTS = torch.tensor([100, 3000, 6000, 300, 600])  # sums to 10,000; head at 0.9: classes 1 and 2
+HEAD = torch.tensor([False, True, True, False, False])
+CONFUSING = torch.tensor([[3, 2, 1], [0, 2, 3], [1, 3, 0], [4, 0, 1], [2, 3, 0]])
+
+
+def targets_of(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+
+
+def make(batch_size=40, augmented=4, counts=COUNTS, head=HEAD, confusing=CONFUSING):
+    targets = targets_of(counts)
+    return OFASampler(targets, len(counts), head, confusing, batch_size, augmented), targets
+
+
+def generator(seed=1):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_an_epoch_covers_as_many_rows_as_there_are_images():
+    assert make(batch_size=40)[0].steps_per_epoch() == 250
+    assert make(batch_size=30)[0].steps_per_epoch() == 334
+    assert make(counts=torch.tensor([1, 9, 9, 1, 1]))[0].steps_per_epoch() == 1
+
+
+def test_blocks_hold_their_classes_and_the_table_is_respected():
+    sampler, targets = make()
+    batches = sampler.draw(250, None, generator())
+    labels = targets[torch.stack(batches.indices)]
+    assert labels.shape == (250, 40)
+    tail, confusing, head = labels[:, :4], labels[:, 4:20], labels[:, 20:]
+    assert not HEAD[tail].any() and HEAD[head].all()
+    for t in range(4):
+        for a in range(4):  # four samples from three classes: the first again
+            assert torch.equal(confusing[:, t * 4 + a], CONFUSING[tail[:, t], a % 3])
+    assert batches.source_only is not None
+    assert batches.source_only.tolist() == [False] * 4 + [True] * 16 + [False] * 20
+
+
+def test_fewer_samples_than_confusing_classes_take_the_most_confusing():
+    sampler, targets = make(batch_size=16, augmented=1)
+    labels = targets[torch.stack(sampler.draw(10, None, generator()).indices)]
+    assert torch.equal(labels[:, 4:8], CONFUSING[labels[:, :4], 0])
+
+
+def shares(labels):
+    return torch.bincount(labels.flatten(), minlength=5).double() / labels.numel()
+
+
+def assert_shares(labels, expected):
+    expected = torch.tensor(expected, dtype=torch.float64)
+    sigma = (expected * (1 - expected) / labels.numel()).sqrt()
+    assert ((shares(labels) - expected).abs() <= 4 * sigma).all()
+
+
+def test_without_a_distribution_images_of_a_block_are_equally_likely():
+    sampler, targets = make()
+    indices = torch.stack(sampler.draw(250, None, generator()).indices)
+    assert_shares(targets[indices[:, :4]], [0.1, 0, 0, 0.3, 0.6])
+    assert_shares(targets[indices[:, 20:]], [0, 1 / 3, 2 / 3, 0, 0])
+    assert len(indices[:, 20:].unique()) > 3500  # 5,000 draws from 9,000 images: about 3,800 distinct ones
+
+
+def test_a_distribution_is_followed_within_each_block():
+    sampler, targets = make()
+    distribution = torch.tensor([0.2, 0.1, 0.3, 0.2, 0.2])
+    labels = targets[torch.stack(sampler.draw(250, distribution, generator()).indices)]
+    assert_shares(labels[:, :4], [1 / 3, 0, 0, 1 / 3, 1 / 3])
+    assert_shares(labels[:, 20:], [0, 0.25, 0.75, 0, 0])
+
+
+def test_the_generator_is_all_the_randomness():
+    sampler, _ = make()
+    first, again = (torch.stack(sampler.draw(250, None, generator()).indices) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, torch.stack(sampler.draw(250, None, generator(2)).indices))
+
+
+def test_a_cut_epoch_is_the_beginning_of_a_whole_one():
+    sampler, _ = make()
+    whole = sampler.draw(250, None, generator()).indices
+    cut = sampler.draw(7, None, generator()).indices
+    assert len(cut) == 7
+    assert all(torch.equal(a, b) for a, b in zip(cut, whole, strict=False))
+    assert sampler.draw(0, None, generator()).indices == []
+
+
+def test_one_tail_image_a_batch():
+    sampler, targets = make(batch_size=8, augmented=3)
+    batches = sampler.draw(5, None, generator())
+    labels = targets[torch.stack(batches.indices)]
+    assert sampler.tail_rows == 1 and labels.shape == (5, 8)
+    assert torch.equal(labels[:, 1:4], CONFUSING[labels[:, 0]])
+
+
+def test_classes_without_images_are_never_drawn():
+    counts = torch.tensor([0, 30, 60, 3, 6])
+    sampler, targets = make(counts=counts, confusing=CONFUSING[:, 1:])
+    table = CONFUSING[:, 1:].clone()
+    table[table == 0] = 1
+    sampler, targets = make(counts=counts, confusing=table)
+    indices = torch.stack(sampler.draw(3, torch.full((5,), 0.2), generator()).indices)
+    assert not (targets[indices] == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"), [(100, "use 96 or 104"), (4, "use 8"), (9, "use 8 or 16"), (127, "use 120 or 128")]
+)
+def test_a_batch_size_that_does_not_divide_is_refused(batch_size, advice):
+    with pytest.raises(RecipeError, match=rf"batch_size {batch_size} is not a multiple of 8 = .*; {advice}$"):
+        make(batch_size=batch_size, augmented=3)
+
+
+def test_the_papers_batch_holds_sixteen_tail_images():
+    assert tail_rows(128, 3) == 16
+
+
+@pytest.mark.parametrize(("distribution", "block"), [([0, 0.5, 0.5, 0, 0], "tail"), ([0.5, 0, 0, 0.5, 0], "head")])
+def test_a_distribution_that_leaves_a_block_empty_is_refused(distribution, block):
+    with pytest.raises(RecipeError, match=f"never draws a {block} class"):
+        make()[0].draw(1, torch.tensor(distribution), generator())

@@ -1,0 +1,40 @@
+"""The method `tau_norm`."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from ltcore import Method, Options, hookimpl
+from ltcore.classifier import CalibratedClassifier
+from ltcore_tau_norm.functional import tau_norm_scale
+
+
+class TauNormOptions(Options):
+    """Options of tau-normalisation."""
+
+    tau: float = Field(default=1.0, ge=0.0)
+    """Strength: 0 changes no weight, 1 makes all weight norms 1. The paper searches between the two."""
+    bias: Literal["keep", "drop"] = "keep"
+    """What becomes of the bias, which the formula does not speak of: kept as it was trained, or dropped as the paper
+    does."""
+
+
+class TauNorm(Method):
+    """Tau-normalisation of the trained classifier (Kang et al. 2020), see `tau_normalize`."""
+
+    Options = TauNormOptions
+
+    @hookimpl
+    def post_calibrate(self, classifier: nn.Module) -> nn.Module:
+        """The classifier with logits ``x @ w'.T + b``, w' normalised; ``b`` kept or dropped."""
+        weight = cast(Tensor, classifier.weight)
+        bias: Tensor | None = getattr(classifier, "bias", None)
+        scale = tau_norm_scale(weight.detach(), self.options.tau)
+        # The wrapper computes scale * (x @ w.T + b) + shift, so the shift takes back what the scale did to the bias.
+        if bias is None:
+            return CalibratedClassifier(classifier, scale=scale)
+        kept = 1.0 if self.options.bias == "keep" else 0.0
+        return CalibratedClassifier(classifier, scale=scale, shift=bias.detach() * (kept - scale))
