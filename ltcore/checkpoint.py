@@ -42,7 +42,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
             state: dict[str, Any] = json.loads(file.metadata()["state"])
             return {name: file.get_tensor(name) for name in file.keys()}, state
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path}: not a readable checkpoint ({error}). Delete it to begin the run anew") from error
+        raise RunError(f"{path}: not a readable checkpoint ({error}). Begin the run anew, without --resume") from error
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -67,6 +67,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     """The optimiser's state: tensors named ``optimizer/<parameter>/<name>``, and the rest as plain data."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
+    # What steps have changed in the groups, such as timm's step counters; the learning rate is set in every step.
+    for number, group in enumerate(optimizer.param_groups):
+        for name, value in group.items():
+            if name != "lr" and isinstance(value, int | float) and value != optimizer.defaults.get(name):
+                plain.setdefault(f"group {number}", {})[name] = value
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
@@ -80,7 +85,9 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, dict[str, Any]]
 ) -> None:
     """Give the optimiser back its state; hyper-parameters are the recipe's."""
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain.items()}
+    state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in plain.items() if key.isdecimal()}
+    for number, group in enumerate(optimizer.param_groups):
+        group.update(plain.get(f"group {number}", {}))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         if name.startswith("optimizer/"):

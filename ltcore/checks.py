@@ -124,7 +124,6 @@ class StageChecks:
             provided.add("validation")
         provided = provided.union(*(entry.method.provides for entry in self.active))
         for entry in self.active:
-            spatial = self.skeleton.spatial and entry.method.tap != "pooled"
             for need in sorted(entry.method.requires):
                 meaning = f"{need} ({NEEDS[need]})" if need in NEEDS else need
                 breaking = next((other for other in self.active if need in other.method.breaks), None)
@@ -132,7 +131,9 @@ class StageChecks:
                     raise self.refuse_method(
                         entry, f"needs {meaning}, which {breaking.whose} breaks; keep one, or use two stages"
                     )
-                if need not in provided and not (need == "spatial_features" and spatial):
+                if need == "spatial_features" and entry.method.tap != "pooled" and self.skeleton.spatial:
+                    continue
+                if need not in provided:
                     raise self.refuse_method(entry, f"needs {meaning}, and nothing provides it")
 
     def cache_is_possible(self) -> None:

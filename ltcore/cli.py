@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,8 +179,9 @@ def main() -> Any:
         app()
     except LtcoreError as error:
         if debug:
-            raise
-        print(error, file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("stopped; 'ltcore run RECIPE --resume' goes on from the last checkpoint", file=sys.stderr)

@@ -46,6 +46,12 @@ class RunState:
     step: int = -1
     progress: Tensor = field(default_factory=lambda: torch.zeros(()))
 
+    def enter(self, stage: str, index: int) -> None:
+        """Stand before the first epoch of a stage; nothing of the stage before shows, which a resumed run never saw."""
+        self.stage, self.stage_index = stage, index
+        self.epoch, self.epochs, self.step = -1, 0, -1
+        self.progress.zero_()
+
 
 class Context:
     """A method's view of the run. Test data is not in it.
@@ -115,14 +121,26 @@ class Context:
     def generator(self) -> torch.Generator:
         """Randomness of this method in this step, on the device.
 
-        It is seeded anew for each step from the run's seed, the method's name, stage, epoch and step, so that a
-        resumed run draws the same numbers.
+        It is seeded anew for each step from the run's seed, the method's name, stage, epoch and step, and for each
+        hook outside of a step from the hook's name too (see `begin`), so that a resumed run draws the same numbers.
         """
         now = (self._state.stage, self._state.epoch, self._state.step)
         if now != self._drawn_for:
             self._generator.manual_seed(derive_seed(self._state.seed, "method", self._owner, *now))
             self._drawn_for = now
         return self._generator
+
+    def begin(self, hook: str) -> None:
+        """Seed what the method draws in a hook outside of a step; core calls it before each.
+
+        A resumed run does not call all the hooks that came before, so the draws must not depend on them: neither
+        those from `generator` nor those from torch's global one, which modules are initialised with.
+        """
+        state = self._state
+        seed = derive_seed(state.seed, "method", self._owner, hook, state.stage, state.epoch)
+        torch.manual_seed(seed)
+        self._generator.manual_seed(seed)
+        self._drawn_for = (state.stage, state.epoch, state.step)
 
     @property
     def model(self) -> Model:

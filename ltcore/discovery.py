@@ -107,10 +107,10 @@ def load(offer: Offer) -> type[Method]:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as error:
-        reason = str(error) or type(error).__name__
-        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        from ltcore.sources import reason
+
         raise PluginError(
-            f"{offer} failed to import: {kind}{reason}. Reinstall or update {offer.distribution}, or remove it"
+            f"{offer} failed to import: {reason(error)}. Reinstall or update {offer.distribution}, or remove it"
         ) from error
     if isinstance(found, type) and issubclass(found, Method):
         return found

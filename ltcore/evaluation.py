@@ -28,12 +28,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def pooled_features(model: Model, loader: InMemoryLoader, batch_size: int, tap: str = "pooled") -> Tensor:
-    """Features of a split without augmentation, on its device: [N, D] at ``pooled``, [N, D, H, W] at ``maps``."""
+    """Features of a split at a tap, without augmentation, on its device: [N, D] at ``pooled``, else [N, D, H, W]."""
     parts = []
+
+    def keep(x: Tensor) -> Tensor:
+        parts.append(x)
+        return x
+
     with evaluating(model):
         for start in range(0, len(loader), batch_size):
-            maps = model.backbone.forward_maps(loader.eval_batch(start, min(start + batch_size, len(loader))))
-            parts.append(maps if tap == "maps" else model.backbone.pool(maps))
+            model.backbone.run(loader.eval_batch(start, min(start + batch_size, len(loader))), at={tap: keep})
     return torch.cat(parts)
 
 

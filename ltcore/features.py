@@ -52,7 +52,8 @@ class FeatureProvider:
         backbone = self.state.model.backbone
         trains = any(parameter.requires_grad for parameter in backbone.parameters())
         state = self.state
-        version = (state.stage, state.epoch, state.step) if trains else (state.stage,)
+        # By the stage's index: calibration comes after the last, and a recipe's stage may have its name.
+        version = (state.stage_index, state.epoch, state.step) if trains else (state.stage_index,)
         kept = self._kept.get((split, tap))
         if kept is None or kept[0] != version:
             kept = (version, pooled_features(state.model, self._loaders[split], self._batch_size, tap))

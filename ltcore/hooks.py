@@ -63,10 +63,13 @@ class Implementation:
         given = [name for name in ARGUMENTS[self.hook] if name != "context"]
         wanted = [(given.index(name), name) for name in self.arguments if name != "context"]
         fixed = {"context": context} if "context" in self.arguments else {}
-        function = self.function
+        function, hook = self.function, self.hook
+        outside = context if hook not in hookspecs.STEP_HOOKS else None
 
         def call(*values: Any) -> Any:
             try:
+                if outside is not None:
+                    outside.begin(hook)
                 return function(**{name: values[position] for position, name in wanted}, **fixed)
             except LtcoreError as error:
                 raise type(error)(f"{self.entry.whose}: {error}") from error

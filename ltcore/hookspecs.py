@@ -38,6 +38,9 @@ _hookspec = pluggy.HookspecMarker(PROJECT)
 #: Hook name -> kind, in the order in which a run meets the hooks.
 KINDS: dict[str, Kind] = {}
 
+#: The hooks that are called within a step, where a method's randomness is seeded a step and shared by its hooks.
+STEP_HOOKS = frozenset({"mix_inputs", "augment_features", "adjust_logits", "compute_loss", "auxiliary_losses"})
+
 
 def hook(kind: Kind) -> Callable[[F], F]:
     """Declare a hook and, beside it, its kind."""
@@ -76,7 +79,7 @@ def on_stage_start(context: Context) -> None:
 
 @hook("all")
 def on_epoch_start(context: Context) -> None:
-    """An epoch begins; called before its images are drawn."""
+    """An epoch begins, before its images are drawn; keep things in buffers, for a resumed epoch does not begin again."""
 
 
 @hook("one")
@@ -86,7 +89,7 @@ def class_distribution(context: Context) -> Tensor | None:
 
 @hook("one")
 def build_sampler(batch_size: int, context: Context) -> Sampler:
-    """How a batch is laid out, given how often each class is drawn; called once a stage."""
+    """How a batch is laid out, given how often each class is drawn; called once a stage, and again where one is resumed."""
 
 
 @hook("fold")

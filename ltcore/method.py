@@ -25,24 +25,36 @@ class Method(nn.Module):
     ``@ltcore.hookimpl``. Its own modules and buffers are saved, moved and restored with the model. They are created
     in ``__init__``, or in the hook ``on_run_start`` where their shape depends on the data.
 
-    Class attributes, each of which may also be a property that reads the options:
-
-    * ``Options``: the options class.
-    * ``requires``: what must be provided for the method to work, from the words of `ltcore.plan.NEEDS` or of other
-      plugins.
-    * ``provides``: words that other methods of the same stage may require.
-    * ``breaks``: words that no longer hold in a stage with this method (mixup breaks ``hard_labels``).
-    * ``auxiliary``: names of the terms that `auxiliary_losses` returns.
-    * ``tap``: where `augment_features` acts: ``maps`` (before the global pool), ``pooled`` (after it) or one of the
-      backbone's other taps.
+    A subclass sets ``Options`` to its options class, and any of `requires`, `provides`, `breaks`, `auxiliary` and
+    `tap`, as a class attribute or as a property that reads the options.
     """
 
     Options: ClassVar[type[Options]] = Options
-    requires: AbstractSet[str] = frozenset()
-    provides: AbstractSet[str] = frozenset()
-    breaks: AbstractSet[str] = frozenset()
-    auxiliary: tuple[str, ...] = ()
-    tap: str = "pooled"
+
+    @property
+    def requires(self) -> AbstractSet[str]:
+        """What must be provided for the method to work: words of `ltcore.checks.NEEDS`, or of other plugins."""
+        return frozenset()
+
+    @property
+    def provides(self) -> AbstractSet[str]:
+        """Words that other methods of the same stage may require."""
+        return frozenset()
+
+    @property
+    def breaks(self) -> AbstractSet[str]:
+        """Words that no longer hold in a stage with this method (mixup breaks ``hard_labels``)."""
+        return frozenset()
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """Names of the terms that `auxiliary_losses` returns."""
+        return ()
+
+    @property
+    def tap(self) -> str:
+        """Where `augment_features` acts: ``maps`` (before the global pool), ``pooled`` or an inner tap."""
+        return "pooled"
 
     def __init__(self, options: Any = None) -> None:
         """Keep the options; a subclass with its own ``__init__`` calls this first.

@@ -28,7 +28,7 @@ class Model(nn.Module):
 
 
 def public_name(name: str, backbone: Backbone) -> str:
-    """A parameter's name as a recipe writes it: ``backbone.layer4.0.weight``, ``classifier.bias``, ``safa.E.weight``."""
+    """A parameter's name as a recipe writes it: ``backbone.layer4.0.conv1.weight``, ``safa.E.0.weight``."""
     if backbone.net and name.startswith(f"backbone.{backbone.net}."):
         return "backbone." + name.removeprefix(f"backbone.{backbone.net}.")
     return name.removeprefix("methods.")

@@ -51,7 +51,9 @@ def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -
     found = RunDirectory.find(out, recipe.name, text) if resume else None
     if found and found.finished:
         reporter.note(f"{found.path} has already ended; this is its result")
-        return found.read_json("result.json"), found.path
+        result = found.read_json("result.json")
+        reporter.finished(result_rows(result), found.path)
+        return result, found.path
     device = choose_device(loaded)
     data = read_data(loaded, plan.answers["data"])
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
@@ -168,9 +170,7 @@ class Run:
                 self._train_stage(index, hooks, tensors, plain)
                 tensors, plain = None, {}
             result = self._finish(surroundings)
-            rows = [(entry["name"], entry["test"]) for entry in result["stages"]]
-            rows += [("after calibration", result["after_calibration"])] if self.recipe.calibrate else []
-            self.reporter.finished(rows, self.directory.path)
+            self.reporter.finished(result_rows(result), self.directory.path)
         return result
 
     def _summary(self) -> list[str]:
@@ -214,7 +214,7 @@ class Run:
 
     def _train_stage(self, index: int, hooks: Hooks, tensors: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
         stage, state, position = self.plan.stages[index].stage, self.state, self.position
-        state.stage, state.stage_index, state.epoch, state.step = stage.name, index, -1, -1
+        state.enter(stage.name, index)
         self._prepare_classifier(index, hooks)
         if tensors:
             checkpoint.restore_model(self.model, tensors, self.directory.last)
@@ -258,7 +258,7 @@ class Run:
         import numpy as np
 
         recipe, data, state = self.recipe, self.data, self.state
-        state.stage, state.epoch, state.step = "calibration", -1, -1
+        state.enter("calibration", len(self.plan.stages))
         pooled = self._pooled("test")
         before = logits_of(self.model.classifier, pooled, recipe.eval_batch_size)
         with torch.no_grad():
@@ -289,6 +289,12 @@ class Run:
         }
         self.directory.write_json("result.json", result)
         return result
+
+
+def result_rows(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of the table at a run's end, from ``result.json``: each stage, then calibration."""
+    rows = [(entry["name"], entry["test"]) for entry in result["stages"]]
+    return rows + ([("after calibration", result["after_calibration"])] if result["calibration"] else [])
 
 
 def default_classifier(feature_dim: int, num_classes: int) -> nn.Linear:

@@ -62,7 +62,8 @@ class RunDirectory:
         Raises:
             RecipeError: there is none.
         """
-        runs = [p for p in (out / name).glob("*") if (p / "recipe.yaml").is_file()] if (out / name).is_dir() else []
+        # A name with a dot is a directory whose process was killed before the directory was complete.
+        runs = [path for path in (out / name).glob("[!.]*") if (path / "recipe.yaml").is_file()]
         same = [path for path in runs if (path / "recipe.yaml").read_text() == recipe_text]
         if not same:
             other = f" ({len(runs)} there differ in a setting; see their recipe.yaml)" if runs else ""

@@ -112,8 +112,10 @@ class Source:
         return name in _ALWAYS or (name in self.hints and "__getattr__" in self.names)
 
     def guess(self, name: str) -> str:
-        """The nearest name that it defines, to end a message with."""
-        return nearest(name, [known for known in {**self.names, **self.hints} if not known.startswith("_")])
+        """What to say of a name that it does not define."""
+        if name in self.hints and "__getattr__" not in self.names:
+            return ", which has it for type checkers only"
+        return nearest(name, [known for known in {**self.names, **self.hints} if self.defines(known)])
 
 
 @lru_cache(maxsize=512)

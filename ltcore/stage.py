@@ -98,7 +98,14 @@ class StageTrainer:
         """
         stage, state, position = self.stage, self.state, self.position
         if not position.begun:
+            shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
             self.hooks.event("on_stage_start")
+            for name, tensor in self.model.state_dict().items():
+                if tensor.shape != shapes.get(name):
+                    raise PluginError(
+                        f"stage '{stage.name}': on_stage_start made or resized {public_name(name, self.model.backbone)}, "
+                        "which a resumed run could not restore; a method makes its buffers in __init__ or on_run_start"
+                    )
             position.begun = True
         self.optimizer = self._build_optimizer()
         if restored:
@@ -115,7 +122,7 @@ class StageTrainer:
         bf16 = stage.precision == "bf16" or (stage.precision == "auto" and self.run.device.type == "cuda")
         forward = StepForward(self.model, self.hooks, start, stage.classification, torch.bfloat16 if bf16 else None)
         self.run.reporter.stage_started(
-            stage.name, position.stage, len(self.run.plan.stages), state.epochs, per_epoch, position.epoch
+            stage.name, position.stage, len(self.run.plan.stages), state.epochs, min(per_epoch, total), position.epoch
         )
         for epoch in range(position.epoch, state.epochs):
             steps = min(per_epoch, total - epoch * per_epoch)
@@ -129,7 +136,9 @@ class StageTrainer:
                 steps, distribution, generator_for("cpu", state.seed, "sampler", stage.name, epoch)
             )
             self._epoch(drawn, forward, source, weights, total, per_epoch)
-            state.step = -1
+            # Also where a resumed epoch had no step left. Not -1: the features of on_epoch_start are out of date.
+            state.step = steps
+            state.progress.fill_((epoch * per_epoch + steps - 1) / total)
             self.hooks.event("on_epoch_end")
             position.epoch, position.step = epoch + 1, 0
 
@@ -179,7 +188,10 @@ class StageTrainer:
         counted = began
         if position.step == 0:
             self.loss_sum.zero_()
-        rate = 0.0
+
+        def rate_at(step: int) -> float:
+            return learning_rate(stage.schedule, stage.optimizer.lr, state.epoch, state.epochs, step, per_epoch)
+
         for step in range(position.step, len(drawn.indices)):
             state.step = step
             done = state.epoch * per_epoch + step
@@ -197,8 +209,7 @@ class StageTrainer:
             terms = forward(batch, class_weights)
             loss = torch.stack(list(terms.values())).sum()
             self._note_not_finite(terms, done)
-            rate = learning_rate(stage.schedule, stage.optimizer.lr, state.epoch, state.epochs, step, per_epoch)
-            set_learning_rate(self.optimizer, rate)
+            set_learning_rate(self.optimizer, rate_at(step))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if stage.clip_grad_norm is not None:
@@ -220,7 +231,8 @@ class StageTrainer:
         ended = time.perf_counter()
         seconds = ended - began
         position.seconds += ended - counted
-        mean, speed = self._mean_loss(), (position.images - began_images) / max(seconds, 1e-9)
+        mean, rate = self._mean_loss(), rate_at(len(drawn.indices) - 1)
+        speed = (position.images - began_images) / max(seconds, 1e-9)
         line = {"stage": stage.name, "epoch": state.epoch, "loss": mean, "lr": rate}
         line |= {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
         position.metrics_size = self.run.directory.append_metrics(line)

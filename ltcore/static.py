@@ -142,6 +142,7 @@ class _Reader:
     def __init__(self, top: str) -> None:
         self._top = top
         self._specs: dict[str, ModuleSpec | None] = {}
+        self._sources: dict[str, Source | str | None] = {}
         self._entered: set[str] = set()
 
     def spec(self, name: str) -> ModuleSpec | None:
@@ -156,7 +157,11 @@ class _Reader:
 
     def _submodule(self, name: str, parent: str) -> ModuleSpec | None:
         package = self.spec(parent)
-        locations = package.submodule_search_locations if package else None
+        if package is None:
+            return None
+        if package.has_location and not (package.origin or "").endswith(".py"):
+            return _OPAQUE  # a compiled module may bring submodules of its own
+        locations = package.submodule_search_locations
         if locations is None:
             return _OPAQUE if package is _OPAQUE else None
         portions: list[str] = []
@@ -182,18 +187,23 @@ class _Reader:
         Raises:
             Broken: it cannot be parsed.
         """
-        spec = self.spec(name) if _top(name) in (self._top, CORE) else None
+        if name not in self._sources:
+            self._sources[name] = self._read(name) if _top(name) in (self._top, CORE) else None
+        source = self._sources[name]
+        if isinstance(source, str):
+            raise Broken(source)
+        return source
+
+    def _read(self, name: str) -> Source | str | None:
+        spec = self.spec(name)
         if spec is None or not (spec.has_location and spec.origin and spec.origin.endswith(".py")):
             return None
         package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
         try:
-            stat = Path(spec.origin).stat()
-            source = parse(name, spec.origin, package, stat.st_mtime_ns, stat.st_size)
+            stat = os.stat(spec.origin)
+            return parse(name, spec.origin, package, stat.st_mtime_ns, stat.st_size)
         except (OSError, RecursionError, MemoryError):
             return None
-        if isinstance(source, str):
-            raise Broken(source)
-        return source
 
     def enter(self, name: str) -> None:
         """Go through a module and its parent packages, in the order in which importing would run them.
@@ -322,25 +332,24 @@ class _Reader:
                 if origin := self.source(module):
                     binding = origin.names.get(name) or origin.hints.get(name)
                     bindings = [binding] if binding else [Import(star, name) for star in origin.stars]
-                    found = next(filter(None, (self._resolve(origin, each, seen) for each in bindings)), None)
-                    if found:
-                        return found
+                    for each in bindings:
+                        if found := self._resolve(origin, each, seen):
+                            return found
                 return f"{module}.{name}" if self.spec(module) and self.spec(f"{module}.{name}") else None
             case ast.Name(id=name, ctx=ast.Load()):
                 return self._resolve(source, Import(source.name, name), seen)
             case ast.Subscript(value=value):
                 return self._resolve(source, value, seen)
             case ast.Attribute(value=value, attr=name):
-                owner = self._resolve(source, value, seen)
-                if isinstance(owner, str):
-                    return self._resolve(source, Import(owner, name), seen)
-                if owner and isinstance(owner[1], ast.ClassDef):
-                    inner = [child for child in owner[1].body if isinstance(child, ast.ClassDef) and child.name == name]
-                    return (owner[0], inner[-1]) if inner else None
+                outer = self._resolve(source, value, seen)
+                if isinstance(outer, str):
+                    return self._resolve(source, Import(outer, name), seen)
+                home, scope = outer or (source, node)
+                for child in scope.body if isinstance(scope, ast.ClassDef) else ():
+                    if isinstance(child, ast.ClassDef) and child.name == name:
+                        return home, child
                 return None
-            case ast.AST():
-                return source, node
-        return None
+        return (source, node) if isinstance(node, ast.AST) else None
 
 
 def _top(name: str) -> str:

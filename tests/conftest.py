@@ -1,10 +1,12 @@
 """Fixtures shared by core's tests. Nothing here discovers installed plugins unless a test names one."""
 
 import os
+import sys
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture
@@ -42,3 +44,49 @@ def write_recipe(tmp_path):
         return path
 
     return write
+
+
+class Result(NamedTuple):
+    """How a command line ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run a command line in this process: ``cli("plan", path).out``."""
+    from ltcore.cli import main
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["ltcore", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fake_plugin(tmp_path, monkeypatch):
+    """Install a distribution for the test: ``fake_plugin("lame", source)`` offers the class ``Lame`` as ``lame``."""
+
+    def install(name, source, distribution=None):
+        distribution = distribution or f"ltcore-{name}"
+        package = distribution.replace("-", "_")
+        site = tmp_path / f"site-{distribution}"
+        (site / package).mkdir(parents=True)
+        (site / package / "__init__.py").write_text(source)
+        info = site / f"{package}-0.2.1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 0.2.1\n")
+        (info / "entry_points.txt").write_text(f"[ltcore.plugins]\n{name} = {package}:{name.capitalize()}\n")
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.delitem(sys.modules, package, raising=False)
+
+    return install

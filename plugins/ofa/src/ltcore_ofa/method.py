@@ -80,7 +80,7 @@ class OFA(Method):
         self._tail_rows = 0  # N_t; known once the sampler is built
 
     @property
-    def tap(self) -> str:  # type: ignore[override]
+    def tap(self) -> str:
         """Where `augment_features` acts."""
         tap: str = self.options.tap
         return tap
