@@ -115,7 +115,7 @@ class TimmBackbone(Backbone):
         self.inner_taps = tuple(dict.fromkeys(info["module"] for info in getattr(model, "feature_info", []) or []))
 
     @cached_property
-    def spatial(self) -> bool:  # type: ignore[override]
+    def spatial(self) -> bool:
         """Read off the shape of the maps, and off what timm computes between them and the classifier."""
         size = (getattr(self.model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[1:]
         twin = TimmBackbone(copy.deepcopy(self.model).to("meta").eval())  # no values, so it takes no time
@@ -144,11 +144,11 @@ class TimmBackbone(Backbone):
 _PLAIN_MEAN = {"mean", "_adaptive_avg_pool2d", "view", "_unsafe_view", "squeeze", "clone"}
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the names of the tensor operations that are run under it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -178,7 +178,7 @@ class Timm(Method):
         arguments: dict[str, Any] = {}
         if self.options.drop_path_rate:
             arguments["drop_path_rate"] = self.options.drop_path_rate
-        if real and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        if real and getattr(timm.get_pretrained_cfg(name.split(".")[0]), "fixed_input_size", False):
             arguments["img_size"] = image_size  # transformers are made for one size of images
         try:
             model = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **arguments)

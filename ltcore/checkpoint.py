@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -60,7 +61,8 @@ def restore_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
     try:
         model.load_state_dict(found, strict=True)
     except RuntimeError as error:
-        raise RunError(f"{path} does not fit this recipe's model: {error}. Were plugins updated meanwhile?") from error
+        problem = shorten(str(error).split("\n", 1)[-1], 300)
+        raise RunError(f"{path} does not fit this recipe's model: {problem} Were plugins updated meanwhile?") from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
@@ -70,7 +72,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     # What steps have changed in the groups, such as timm's step counters; the learning rate is set in every step.
     for number, group in enumerate(optimizer.param_groups):
         for name, value in group.items():
-            if name != "lr" and isinstance(value, int | float) and value != optimizer.defaults.get(name):
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/group {number}/{name}"] = value
+            elif name != "lr" and isinstance(value, int | float) and value != optimizer.defaults.get(name):
                 plain.setdefault(f"group {number}", {})[name] = value
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
@@ -92,6 +96,9 @@ def restore_optimizer(
     for name, value in tensors.items():
         if name.startswith("optimizer/"):
             _, index, key = name.split("/", 2)
+            if index.startswith("group "):
+                optimizer.param_groups[int(index.removeprefix("group "))][key] = value
+                continue
             like = parameters[int(index)]
             if value.shape == like.shape:
                 # The same memory layout as before, so that sums over it are taken in the same order.

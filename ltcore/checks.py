@@ -31,6 +31,9 @@ _ACTS = {
     "compute_loss": "compute the loss",
 }
 
+#: What is not called in a stage without classification.
+_CLASSIFICATION = ("adjust_logits", "compute_loss", "class_weights")
+
 
 def backbone_names(skeleton: Backbone) -> list[str]:
     """Parameter names of the backbone as a recipe writes them, ``backbone.`` included."""
@@ -77,10 +80,14 @@ class StageChecks:
 
     def every_method_acts(self) -> None:
         """A method that answers no hook of a stage is a mistake."""
-        acting = {answer.entry.key for found in self.answers.values() for answer in found}
+        idle = {"on_run_start"} if self.stage.classification else {"on_run_start", *_CLASSIFICATION}
+        acting = {answer.entry.key for hook, found in self.answers.items() if hook not in idle for answer in found}
         for entry in self.active:
             if entry.key not in acting:
-                raise self.refuse_method(entry, "does nothing in a stage; if it calibrates, name it in 'calibrate'")
+                without = "" if self.stage.classification else " without classification"
+                raise self.refuse_method(
+                    entry, f"does nothing in a stage{without}; if it calibrates, name it in 'calibrate'"
+                )
 
     def one_answer_a_hook(self) -> None:
         """Hooks of kind ``one`` have at most one answer."""
@@ -112,7 +119,7 @@ class StageChecks:
                 raise self.refuse_method(
                     answer.entry,
                     f"acts at tap '{tap}', which backbone '{self.loaded.recipe.backbone.use}' does not have"
-                    f"{nearest(tap, taps)}; it has {listed(taps)}",
+                    f"{nearest(tap, taps) or ';'} it has {listed(taps)}",
                 )
 
     def needs_are_met(self) -> None:
@@ -172,7 +179,7 @@ class StageChecks:
         for position, pattern in enumerate(self.stage.trainable):
             if pattern not in matched and pattern.split(".")[0] not in methods:
                 raise self.refuse(
-                    f"trainable '{pattern}' matches nothing{nearest(pattern, known)}; there is {listed(known)}",
+                    f"trainable '{pattern}' matches nothing{nearest(pattern, known) or ';'} there is {listed(known)}",
                     "trainable",
                     position,
                 )
@@ -189,7 +196,7 @@ class StageChecks:
         for name in self.stage.auxiliary_weights:
             if name not in known:
                 raise self.refuse(
-                    f"there is no auxiliary loss '{name}'{nearest(name, known)}; there is {listed(known)}",
+                    f"there is no auxiliary loss '{name}'{nearest(name, known) or ';'} there is {listed(known)}",
                     "auxiliary_weights",
                     name,
                 )

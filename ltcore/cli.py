@@ -1,65 +1,25 @@
-"""The command line. What a command needs is imported inside it: ``ltcore --help`` and ``ltcore plugins`` stay light."""
+"""The command line. What a command needs is imported inside it: ``ltcore --help`` and ``ltcore plugins`` stay light.
+
+It is argparse because that starts in 10 ms. typer and cyclopts would read the type hints for us, but what they import
+(pydantic, rich) takes longer than all of ``ltcore plugins``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any, NoReturn
 
 from ltcore import __version__
 from ltcore.errors import LtcoreError
 
-app = typer.Typer(
-    name="ltcore",
-    help="Train image classifiers on long-tailed data.\n\nExample: ltcore run recipes/digits_lt_ofa_focal.yaml",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-)
-plugins_app = typer.Typer(
-    help="List the installed methods, or show one.\n\nExample: ltcore plugins show ofa", rich_markup_mode=None
-)
-data_app = typer.Typer(
-    help="List the data sets, or describe one.\n\nExample: ltcore data describe digits_lt",
-    rich_markup_mode=None,
-    no_args_is_help=True,
-)
-app.add_typer(plugins_app, name="plugins", invoke_without_command=True)
-app.add_typer(data_app, name="data")
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (YAML).", show_default=False)]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a value, e.g. stages.finetune.epochs=4. May be repeated."),
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="The run's seed, in place of the recipe's.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-@app.callback()
-def _root(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.command()
 def run(
-    recipe: RecipeArgument,
-    sets: SetOption = None,
-    seed: SeedOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Where run directories are made.")] = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the latest run of this very recipe.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    recipe: Path, sets: Sequence[str] = (), seed: int | None = None, out: Path = Path("runs"), resume: bool = False
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes.
 
@@ -67,7 +27,7 @@ def run(
     """
     from ltcore.recipe.loading import load_recipe
 
-    loaded = load_recipe(recipe, sets or (), seed)
+    loaded = load_recipe(recipe, sets, seed)
 
     from ltcore.console import Reporter
     from ltcore.run import execute
@@ -75,29 +35,21 @@ def run(
     execute(loaded, out, resume, Reporter())
 
 
-@app.command()
-def plan(
-    recipe: RecipeArgument,
-    sets: SetOption = None,
-    as_json: JsonOption = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
+def plan(recipe: Path, sets: Sequence[str] = (), as_json: bool = False) -> None:
     """Show which method answers which hook in each stage, what trains, sampler and schedule. Reads no data.
 
     Example: ltcore plan recipes/digits_lt_ofa_focal.yaml
     """
     from ltcore.recipe.loading import load_recipe
 
-    loaded = load_recipe(recipe, sets or ())
+    loaded = load_recipe(recipe, sets)
 
     from ltcore.plan import make_plan
     from ltcore.plan_text import describe, render
 
-    described = describe(make_plan(loaded))
-    print(json.dumps(described, indent=2) if as_json else render(described))
+    _show(describe(make_plan(loaded)), render, as_json)
 
 
-@app.command()
 def schema() -> None:
     """Print the JSON Schema of a recipe with the installed plugins, for editors.
 
@@ -111,56 +63,37 @@ def schema() -> None:
     print(json.dumps(content, indent=2))
 
 
-@plugins_app.callback()
-def plugins(
-    context: typer.Context,
-    as_json: JsonOption = False,
-    really_import: Annotated[
-        bool, typer.Option("--import", help="Import each one in another process, instead of reading its source.")
-    ] = False,
-) -> None:
+def plugins(as_json: bool = False, really_import: bool = False) -> None:
     """List the installed methods with their hooks, and those that cannot be imported. Nothing is imported.
 
     Example: ltcore plugins
     """
-    if context.invoked_subcommand is not None:
-        return
     from ltcore.plugin_list import plugin_rows, render_plugins
 
-    rows = plugin_rows(really_import)
-    print(json.dumps(rows, indent=2) if as_json else render_plugins(rows))
+    _show(plugin_rows(really_import), render_plugins, as_json)
 
 
-@plugins_app.command("show")
-def show_plugin(name: str, as_json: JsonOption = False) -> None:
+def show_plugin(name: str, as_json: bool = False, really_import: bool = False) -> None:
     """Show a method's options, hooks and needs.
 
     Example: ltcore plugins show ofa
     """
-    from ltcore.plugin_list import plugin_card, render_card
+    from ltcore.plugin_list import plugin_card, render_card  # which imports the plugin, whether asked to or not
 
-    card = plugin_card(name)
-    print(json.dumps(card, indent=2) if as_json else render_card(card))
+    _show(plugin_card(name), render_card, as_json)
 
 
-@data_app.command("list")
-def list_data(as_json: JsonOption = False) -> None:
+def list_data(as_json: bool = False) -> None:
     """List the data sets that are installed.
 
     Example: ltcore data list
     """
     from ltcore.plugin_list import data_rows, render_data
 
-    rows = data_rows()
-    print(json.dumps(rows, indent=2) if as_json else render_data(rows))
+    _show(data_rows(), render_data, as_json)
 
 
-@data_app.command("describe")
-def describe_data(
-    what: Annotated[str, typer.Argument(metavar="DATA", help="A data set's name, or a recipe file.")],
-    sets: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+def describe_data(what: str, sets: Sequence[str] = (), as_json: bool = False) -> None:
     """Show class counts, imbalance, shot groups and a histogram of a data set as a run would train on it.
 
     Example: ltcore data describe digits_lt --set data.imbalance.factor=10 --set data.imbalance.kind=exponential
@@ -168,15 +101,103 @@ def describe_data(
     from ltcore.data.describe import describe, render
     from ltcore.plugin_list import load_data
 
-    description = describe(load_data(what, sets or ()), what)
-    print(json.dumps(description, indent=2) if as_json else render(description))
+    _show(describe(load_data(what, sets), what), render, as_json)
 
 
-def main() -> Any:
+def _show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
+    print(json.dumps(content, indent=2) if as_json else render(content))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one message. What is not given takes the default of the function that is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+            **settings,
+        )
+        self.flag("--debug", "show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+    def flag(self, name: str, text: str, into: str | None = None) -> None:
+        """An option without a value."""
+        self.add_argument(name, action="store_true", help=text, dest=into or name.strip("-"))
+
+    def recipe(self) -> None:
+        """The argument RECIPE and the option ``--set``."""
+        self.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file (YAML)")
+        self.sets()
+
+    def sets(self) -> None:
+        """The option ``--set``."""
+        text = "change a value, e.g. stages.finetune.epochs=4; may be repeated"
+        self.add_argument("--set", action="append", dest="sets", metavar="PATH=VALUE", help=text)
+
+    def json(self) -> None:
+        """The option ``--json``."""
+        self.flag("--json", "print JSON", "as_json")
+
+
+def _command(commands: Any, name: str, function: Callable[..., None]) -> _Parser:
+    """A command's parser; what ``--help`` says is the function's docstring."""
+    first, *rest = (function.__doc__ or "").strip().splitlines()
+    parser: _Parser = commands.add_parser(
+        name, help=first, description="\n".join([first, *(line.strip() for line in rest)])
+    )
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _parser() -> _Parser:
+    text = "Train image classifiers on long-tailed data.\n\nExample: ltcore run recipes/digits_lt_ofa_focal.yaml"
+    parser = _Parser(prog="ltcore", description=text)
+    parser.add_argument("--version", action="version", version=__version__, help="print the version and stop")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = _command(commands, "run", run)
+    command.recipe()
+    command.add_argument("--seed", type=int, help="the run's seed, in place of the recipe's")
+    command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
+    command.flag("--resume", "go on with the latest run of this very recipe")
+    command = _command(commands, "plan", plan)
+    command.recipe()
+    command.json()
+    _command(commands, "schema", schema)
+
+    command = _command(commands, "plugins", plugins)
+    command.json()
+    command.flag("--import", "import each one in another process, instead of reading its source", "really_import")
+    nested = command.add_subparsers(title="commands", metavar="COMMAND")
+    command = _command(nested, "show", show_plugin)
+    command.add_argument("name", metavar="NAME", help="a method's name")
+    command.json()
+
+    text = "List the data sets, or describe one."
+    group = commands.add_parser("data", help=text, description=f"{text}\n\nExample: ltcore data describe digits_lt")
+    nested = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _command(nested, "list", list_data).json()
+    command = _command(nested, "describe", describe_data)
+    command.add_argument("what", metavar="DATA", help="a data set's name, or a recipe file")
+    command.sets()
+    command.json()
+    return parser
+
+
+def main() -> None:
     """Run the command line: messages instead of tracebacks, and exit codes that say whose mistake it was."""
-    debug = "--debug" in sys.argv
+    parser = _parser()
+    if len(sys.argv) == 1:
+        parser.print_help()
+        return
+    arguments = vars(parser.parse_args())
+    debug, function = arguments.pop("debug", False), arguments.pop("function")
     try:
-        app()
+        function(**arguments)
     except LtcoreError as error:
         if debug:
             traceback.print_exc()

@@ -89,7 +89,7 @@ def find(name: str) -> Offer:
         raise PluginError(f"method '{name}' is not installed. Try: pip install {_OURS[name]}")
     known = [offer.name for offer in installed]
     raise PluginError(
-        f"method '{name}' is not installed{nearest(name, known + list(_OURS))}. Installed: {listed(known)}"
+        f"method '{name}' is not installed{nearest(name, known + list(_OURS)) or '.'} Installed: {listed(known)}"
     )
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ltcore.errors import RunError, listed
+from ltcore.errors import RunError, listed, nearest
 from ltcore.evaluation import evaluating, pooled_features
 from ltcore.model import Model
 from ltcore.seeding import generator_for
 
 if TYPE_CHECKING:
+    from ltcore.backbones import Backbone
     from ltcore.context import RunState
     from ltcore.data.loader import InMemoryLoader
 
@@ -42,16 +43,16 @@ class FeatureProvider:
         """See `ltcore.Context.frozen_model`."""
         name = stage or next(reversed(self._frozen), None)
         if name not in self._frozen:
-            raise RunError(f"there is no earlier stage '{name}' here; there is {listed(self._frozen)}")
+            named = f" '{name}'" if name else ""
+            raise RunError(f"there is no earlier stage{named} here; there is {listed(self._frozen)}")
         return self._frozen[name]
 
     def features(self, split: str, tap: str) -> Tensor:
         """See `ltcore.Context.training_features`."""
         if split not in self._loaders:
             raise RunError("there are no validation images; set data.holdout in the recipe")
-        backbone = self.state.model.backbone
+        backbone, state = self._backbone(tap), self.state
         trains = any(parameter.requires_grad for parameter in backbone.parameters())
-        state = self.state
         # By the stage's index: calibration comes after the last, and a recipe's stage may have its name.
         version = (state.stage_index, state.epoch, state.step) if trains else (state.stage_index,)
         kept = self._kept.get((split, tap))
@@ -68,10 +69,18 @@ class FeatureProvider:
             seen.append(x)
             return x
 
-        model = self.state.model
-        with evaluating(model):
-            model.backbone.run(self._loaders["train"].eval_batch(0, 1), at={tap: look})
+        backbone = self._backbone(tap)
+        with evaluating(backbone):
+            backbone.run(self._loaders["train"].eval_batch(0, 1), at={tap: look})
         return tuple(seen[0].shape[1:])
+
+    def _backbone(self, tap: str) -> Backbone:
+        backbone = self.state.model.backbone
+        if tap not in backbone.taps:
+            raise RunError(
+                f"the backbone has no tap '{tap}'{nearest(tap, backbone.taps) or ';'} it has {listed(backbone.taps)}"
+            )
+        return backbone
 
 
 class FeatureCache:

@@ -65,12 +65,13 @@ class Implementation:
         fixed = {"context": context} if "context" in self.arguments else {}
         function, hook = self.function, self.hook
         outside = context if hook not in hookspecs.STEP_HOOKS else None
+        may_return_none = hookspecs.KINDS[hook] == "all" or hook == "class_distribution"
 
         def call(*values: Any) -> Any:
             try:
                 if outside is not None:
                     outside.begin(hook)
-                return function(**{name: values[position] for position, name in wanted}, **fixed)
+                returned = function(**{name: values[position] for position, name in wanted}, **fixed)
             except LtcoreError as error:
                 raise type(error)(f"{self.entry.whose}: {error}") from error
             except Exception as error:
@@ -78,6 +79,9 @@ class Implementation:
                     f"{self.entry.whose} failed in {self.hook}: {type(error).__name__}: {error}. "
                     "Run with --debug for the traceback"
                 ) from error
+            if returned is None and not may_return_none:
+                raise PluginError(f"{self.entry.whose}: {hook} returned nothing; tell its author")
+            return returned
 
         return call
 
@@ -103,23 +107,26 @@ def implementations(entries: Iterable[Entry]) -> Answers:
         except pluggy.PluginValidationError as error:
             raise PluginError(_explain(entry, manager, error)) from error
         for caller in manager.get_hookcallers(entry.method) or []:
-            (answer,) = caller.get_hookimpls()
-            if answer.tryfirst or answer.trylast or answer.hookwrapper or answer.wrapper:
-                raise PluginError(
-                    f"{entry.whose}: hook {caller.name} must not ask for tryfirst, trylast or a wrapper: "
-                    "methods act in the recipe's order; tell its author"
-                )
-            arguments = tuple(name for name in answer.argnames if name in ARGUMENTS[caller.name])
-            found[caller.name].append(Implementation(entry, caller.name, answer.function, arguments))
+            for answer in caller.get_hookimpls() if caller.name in found else []:  # the rest are marked as optional
+                if answer.tryfirst or answer.trylast or answer.hookwrapper or answer.wrapper:
+                    raise PluginError(
+                        f"{entry.whose}: hook {caller.name} must not ask for tryfirst, trylast or a wrapper: "
+                        "methods act in the recipe's order; tell its author"
+                    )
+                arguments = tuple(name for name in answer.argnames if name in ARGUMENTS[caller.name])
+                found[caller.name].append(Implementation(entry, caller.name, answer.function, arguments))
     return found
 
 
 def _explain(entry: Entry, manager: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:
-    marked = [name for name in dir(type(entry.method)) if manager.parse_hookimpl_opts(entry.method, name) is not None]
-    for name in marked:
+    for attribute in dir(type(entry.method)):
+        options = manager.parse_hookimpl_opts(entry.method, attribute)
+        if options is None or options["optionalhook"]:
+            continue
+        name = options["specname"] or attribute
         if name not in hookspecs.KINDS:
-            return f"{entry.whose}: there is no hook '{name}'{nearest(name, hookspecs.KINDS)}; tell its author"
-        taken = set(inspect.signature(getattr(entry.method, name)).parameters)
+            return f"{entry.whose}: there is no hook '{name}'{nearest(name, hookspecs.KINDS) or ';'} tell its author"
+        taken = set(inspect.signature(getattr(entry.method, attribute)).parameters)
         for argument in sorted(taken - set(ARGUMENTS[name])):
             return (
                 f"{entry.whose}: hook {name} has no argument '{argument}'; it has {', '.join(ARGUMENTS[name])}; "
@@ -154,7 +161,8 @@ class Hooks:
         #: Tap -> the functions of augment_features that act there, in the recipe's order.
         self.taps: dict[str, list[Callable[[Features], Features]]] = {}
         for answer, call in zip(answers["augment_features"], self._calls["augment_features"], strict=True):
-            self.taps.setdefault(answer.entry.method.tap, []).append(call)
+            self.taps.setdefault(answer.entry.method.tap, []).append(_with_equal_rows(answer.entry, call))
+        self._losses = [answer.entry for answer in answers["compute_loss"]]
 
     def has(self, hook: str) -> bool:
         """Whether any method of the stage answers a hook."""
@@ -208,12 +216,22 @@ class Hooks:
         return logits
 
     def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """One, cross-entropy by default: see `ltcore.hookspecs.compute_loss`."""
+        """One, cross-entropy by default: see `ltcore.hookspecs.compute_loss`.
+
+        Raises:
+            PluginError: a method returns anything but one value a sample.
+        """
         loss: Tensor | None = self._one("compute_loss", logits, targets)
         if loss is None:
             from torch.nn.functional import cross_entropy
 
             return cross_entropy(logits, targets, reduction="none")
+        shape = getattr(loss, "shape", ())
+        if shape != targets.shape:
+            raise PluginError(
+                f"{self._losses[0].whose}: compute_loss returned shape {list(shape)} for {len(targets)} samples; "
+                "it returns one value a sample; tell its author"
+            )
         return loss
 
     def class_weights(self) -> Tensor | None:
@@ -228,7 +246,7 @@ class Hooks:
         """Weighted terms by namespaced name: see `ltcore.hookspecs.auxiliary_losses`.
 
         Raises:
-            PluginError: a method returns a term that it does not declare, or leaves one out.
+            PluginError: a method returns a term that it does not declare, leaves one out, or returns no scalar.
         """
         terms: dict[str, Tensor] = {}
         for entry, call in self._auxiliary:
@@ -240,6 +258,11 @@ class Hooks:
                 )
             for name, value in returned.items():
                 full = f"{entry.key}/{name}"
+                if getattr(value, "ndim", None) != 0:
+                    raise PluginError(
+                        f"{entry.whose}: the auxiliary loss '{name}' is not a 0-d tensor: core weighs and adds what "
+                        "the method has reduced; tell its author"
+                    )
                 terms[full] = value * self._weights.get(full, 1.0)
         return terms
 
@@ -253,3 +276,19 @@ class Hooks:
         """Call every method's answer to a hook of kind ``all``, such as ``on_epoch_start``."""
         for call in self._calls[name]:
             call()
+
+
+def _with_equal_rows(entry: Entry, call: Callable[[Features], Features]) -> Callable[[Features], Features]:
+    """An augment_features that may not lose count: every row has its features, target, source and mark."""
+
+    def checked(features: Features) -> Features:
+        changed = call(features)
+        counts = [len(x) for x in (changed.features, changed.targets, changed.source_index, changed.synthetic)]
+        if len(set(counts)) > 1:
+            raise PluginError(
+                f"{entry.whose}: augment_features returned {counts[0]} rows of features, {counts[1]} targets, "
+                f"{counts[2]} source indices and {counts[3]} marks in 'synthetic'; tell its author"
+            )
+        return changed
+
+    return checked

@@ -77,19 +77,24 @@ def on_stage_start(context: Context) -> None:
     """A stage begins; what is learned here is kept in buffers, because a resumed stage does not begin again."""
 
 
+@hook("one")
+def build_sampler(batch_size: int, context: Context) -> Sampler:
+    """How a batch is laid out, given how often each class is drawn; called once a stage, again in a resumed one."""
+
+
 @hook("all")
 def on_epoch_start(context: Context) -> None:
-    """An epoch begins, before its images are drawn; keep things in buffers, for a resumed epoch does not begin again."""
+    """An epoch begins, before its images are drawn; what is learned here is kept in buffers, as in a stage."""
+
+
+@hook("product")
+def class_weights(context: Context) -> Tensor:
+    """A weight for each class's loss values, [C]; core takes the weighted mean over the batch."""
 
 
 @hook("one")
 def class_distribution(context: Context) -> Tensor | None:
     """How often each class is drawn in this epoch, [C], summing to 1; None: every image once (instance-balanced)."""
-
-
-@hook("one")
-def build_sampler(batch_size: int, context: Context) -> Sampler:
-    """How a batch is laid out, given how often each class is drawn; called once a stage, and again where one is resumed."""
 
 
 @hook("fold")
@@ -110,11 +115,6 @@ def adjust_logits(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
 @hook("one")
 def compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
     """One loss value a sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces."""
-
-
-@hook("product")
-def class_weights(context: Context) -> Tensor:
-    """A weight for each class's loss values, [C]; core takes the weighted mean over the batch."""
 
 
 @hook("sum")

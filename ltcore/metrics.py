@@ -9,16 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltcore.data.describe import shot_group
 from ltcore.errors import RunError
 
 GROUPS = ("many", "medium", "few")
 """Names of the shot groups, most frequent first."""
-
-MANY_ABOVE = 100
-"""A class with more training images than this is in the group ``many``."""
-
-FEW_BELOW = 20
-"""A class with fewer training images than this is in the group ``few``."""
 
 ECE_BINS = 15
 """Equal-width confidence bins of the expected calibration error."""
@@ -36,8 +31,7 @@ def shot_groups(class_counts: Sequence[int] | Tensor) -> list[str]:
     Returns:
         C names: ``many`` (more than 100 images), ``medium`` (20 to 100, both inclusive) or ``few`` (fewer than 20).
     """
-    counts = torch.as_tensor(class_counts).tolist()
-    return ["many" if n > MANY_ABOVE else "few" if n < FEW_BELOW else "medium" for n in counts]
+    return [shot_group(count) for count in torch.as_tensor(class_counts).tolist()]
 
 
 def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int] | Tensor) -> dict[str, Any]:

@@ -112,6 +112,8 @@ def _timm_options(name: str) -> dict[str, Any]:
     info = timm.get_optimizer_info(name)
     if info.second_order:
         raise RecipeError(f"optimizer '{name}' needs second derivatives, which training does not compute")
+    if name.startswith("kron"):
+        raise RecipeError(f"optimizer '{name}' keeps lists of matrices and a random state, which no checkpoint holds")
     try:
         options = _options(timm.get_optimizer_class(name, bind_defaults=False))
     except (AssertionError, ImportError) as error:  # apex and bitsandbytes, which timm only refers to

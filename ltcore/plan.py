@@ -99,7 +99,7 @@ def provider(loaded: LoadedRecipe, role: str, name: str) -> tuple[Entry, Answers
     Raises:
         LtcoreError: as `make_plan`.
     """
-    entry = _entry(loaded, (role,), role, name)
+    entry = _entry(loaded, (role,), name, name)
     answers = _answers(loaded, (role, "use"), [entry])
     if not answers[f"build_{role}"]:
         raise loaded.fail(
@@ -119,6 +119,11 @@ def _entry(loaded: LoadedRecipe, path: tuple[str, ...], key: str, name: str) -> 
         raise PluginError(f"{where}: {error}") from error
     whose = f"method '{name}', {offer.distribution} {offer.version}"
     options = loaded.validate_options(kind.Options, (*path, "options"), whose)
+    import torch
+
+    from ltcore.seeding import derive_seed
+
+    torch.manual_seed(derive_seed(loaded.recipe.seed, "method", key))  # for modules that are made in __init__
     try:
         return Entry(key, offer, kind(options))
     except LtcoreError as error:

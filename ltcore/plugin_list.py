@@ -97,7 +97,7 @@ def plugin_card(name: str) -> dict[str, Any]:
             option: {
                 "type": _type_of(content),
                 "default": "required" if option in required else content.get("default"),
-                "description": content.get("description", ""),
+                "description": " ".join(content.get("description", "").split()),
             }
             for option, content in schema.get("properties", {}).items()
         },

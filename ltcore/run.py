@@ -14,7 +14,7 @@ from ltcore import checkpoint, metrics
 from ltcore.context import Context, RunState
 from ltcore.data.loader import InMemoryLoader
 from ltcore.data.prepare import PreparedData, prepare
-from ltcore.errors import DataError, RecipeError
+from ltcore.errors import DataError, RecipeError, RunError
 from ltcore.evaluation import logits_of, pooled_features
 from ltcore.features import FeatureProvider
 from ltcore.hooks import Answers, Hooks, implementations
@@ -162,6 +162,7 @@ class Run:
                 hooks = Hooks(stage_plan.answers, self.contexts, stage_plan.stage.auxiliary_weights)
                 if index < self.position.stage:
                     # Done before the run was killed: only its shape, and its model for later stages, are needed.
+                    self.state.enter(name, index)
                     self._prepare_classifier(index, hooks)
                     path = self.directory.stage_file(index, name)
                     checkpoint.restore_model(self.model, checkpoint.load(path, self.device)[0], path)
@@ -188,7 +189,13 @@ class Run:
             self.directory.cut_metrics(0)
             return None, {}
         tensors, state = checkpoint.load(self.directory.last, self.device)
-        self.position = Position(**state["position"])
+        try:
+            self.position, optimizer = Position(**state["position"]), state["optimizer"]
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.directory.last} is no checkpoint of this version of ltcore ({error}). "
+                "Begin the run anew, without --resume"
+            ) from error
         self.directory.cut_metrics(self.position.metrics_size)
         self.reporter.note(
             f"going on from stage {self.position.stage + 1}, epoch {self.position.epoch + 1}, "
@@ -196,7 +203,7 @@ class Run:
             if self.position.stage < len(self.plan.stages)
             else "every stage had ended; only the results are missing"
         )
-        return tensors, state["optimizer"]
+        return tensors, optimizer
 
     def _prepare_classifier(self, index: int, hooks: Hooks) -> None:
         """Build the stage's classifier, where the recipe or one of its methods asks for a new one."""

@@ -56,7 +56,7 @@ def recipe_schema() -> tuple[Schema, list[str]]:
     partial["properties"]["stages"] = {
         "anyOf": [
             whole["properties"]["stages"],
-            {"type": "object", "additionalProperties": {"$ref": "#/$defs/PartialStage"}},
+            {"type": "object", "additionalProperties": _or_null({"$ref": "#/$defs/PartialStage"})},
         ]
     }
     schema = {
@@ -92,6 +92,10 @@ def _with_options(reference: Schema) -> Schema:
     return {"properties": {"options": reference}}
 
 
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
 def _partial(schema: Any) -> Any:
     """A copy in which nothing is required, and any key may be null."""
     if isinstance(schema, list):
@@ -103,7 +107,11 @@ def _partial(schema: Any) -> Any:
         if key == "$ref":
             copied[key] = value.replace("#/$defs/", "#/$defs/Partial")
         elif key == "properties":
-            copied[key] = {name: {"anyOf": [_partial(part), {"type": "null"}]} for name, part in value.items()}
+            copied[key] = {name: _or_null(_partial(part)) for name, part in value.items()}
+        elif key == "additionalProperties" and isinstance(value, dict):
+            copied[key] = _or_null(_partial(value))
+        elif key == "oneOf":  # with less said, more than one may fit: {gamma: 0.5} suits two schedules
+            copied["anyOf"] = _partial(value)
         elif key in ("if", "discriminator"):
             copied[key] = value
         elif key != "required" and key != "default":

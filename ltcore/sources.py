@@ -45,7 +45,8 @@ class Source:
         name: its dotted name.
         package: its dotted package, which relative imports start from.
         body: its statements.
-        names: what its module level may bind at run time, whatever the conditions.
+        names: what its module level may bind at run time, whatever the conditions. What it imports from itself
+            (``from . import x``) is a submodule or bound elsewhere.
         hints: what it binds for type checkers only; a module with ``__getattr__`` announces its names there.
         stars: modules whose names it imports with ``*``.
         dynamic: whether it may define further names, or packages further submodules.
@@ -84,7 +85,8 @@ class Source:
                 with suppress(Broken):
                     origin = self.origin(node)
                     self.stars += [origin for alias in node.names if alias.name == "*"]
-                    names |= {alias.asname or alias.name: Import(origin, alias.name) for alias in node.names}
+                    bound = {alias.asname or alias.name: Import(origin, alias.name) for alias in node.names}
+                    names |= {name: found for name, found in bound.items() if found != Import(self.name, name)}
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
                 names[node.name] = node
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -106,10 +108,8 @@ class Source:
         return self.dynamic or bool(self.stars) or "__getattr__" in self.names
 
     def defines(self, name: str) -> bool:
-        """Whether it is seen to define a name; ``from . import x`` alone does not define ``x``."""
-        if self.names.get(name) not in (None, Import(self.name, name)):
-            return True
-        return name in _ALWAYS or (name in self.hints and "__getattr__" in self.names)
+        """Whether it is seen to define a name."""
+        return name in self.names or name in _ALWAYS or (name in self.hints and "__getattr__" in self.names)
 
     def guess(self, name: str) -> str:
         """What to say of a name that it does not define."""

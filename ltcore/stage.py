@@ -102,9 +102,10 @@ class StageTrainer:
             self.hooks.event("on_stage_start")
             for name, tensor in self.model.state_dict().items():
                 if tensor.shape != shapes.get(name):
+                    public = public_name(name, self.model.backbone)
                     raise PluginError(
-                        f"stage '{stage.name}': on_stage_start made or resized {public_name(name, self.model.backbone)}, "
-                        "which a resumed run could not restore; a method makes its buffers in __init__ or on_run_start"
+                        f"stage '{stage.name}': on_stage_start made or resized {public}, which a resumed run "
+                        "could not restore; a method makes its buffers in __init__ or on_run_start"
                     )
             position.begun = True
         self.optimizer = self._build_optimizer()
@@ -117,7 +118,9 @@ class StageTrainer:
         per_epoch = self.sampler.steps_per_epoch()
         total = stage.iterations or (stage.epochs or 0) * per_epoch
         state.epochs = math.ceil(total / per_epoch)
+        began = time.perf_counter()
         source = self._source()
+        position.seconds += time.perf_counter() - began
         start = source.tap if isinstance(source, FeatureCache) else "images"
         bf16 = stage.precision == "bf16" or (stage.precision == "auto" and self.run.device.type == "cuda")
         forward = StepForward(self.model, self.hooks, start, stage.classification, torch.bfloat16 if bf16 else None)
@@ -130,6 +133,7 @@ class StageTrainer:
             state.progress.fill_(epoch * per_epoch / total)
             if position.step == 0:
                 self.hooks.event("on_epoch_start")
+                self._refuse_strays()
             weights = self.hooks.class_weights()
             distribution = self._distribution()
             drawn = self.sampler.draw(
@@ -143,18 +147,23 @@ class StageTrainer:
             position.epoch, position.step = epoch + 1, 0
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
-        stage = self.stage
-        wanted = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        strays = [public_name(name, self.model.backbone) for name, _ in wanted if name not in self.names]
-        if strays:
-            raise PluginError(
-                f"stage '{stage.name}': parameter '{strays[0]}' would be trained by no optimiser; a method makes its "
-                "parameters in __init__ or on_run_start, and the recipe names them in 'trainable'"
-            )
-        arguments = stage.optimizer.model_extra or {}
-        return build_optimizer(
-            stage.optimizer.name, [p for _, p in wanted], stage.optimizer.lr, arguments, self.run.device.type
-        )
+        self._refuse_strays()
+        optimizer, wanted = self.stage.optimizer, [p for p in self.model.parameters() if p.requires_grad]
+        return build_optimizer(optimizer.name, wanted, optimizer.lr, optimizer.model_extra or {}, self.run.device.type)
+
+    def _refuse_strays(self) -> None:
+        """What requires a gradient is what the recipe names, whatever a hook has done.
+
+        Raises:
+            PluginError: a parameter does, and is not.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and name not in self.names:
+                raise PluginError(
+                    f"stage '{self.stage.name}': parameter '{public_name(name, self.model.backbone)}' would be trained "
+                    "by no optimiser; a method makes its parameters in __init__ or on_run_start, and the recipe names "
+                    "them in 'trainable'"
+                )
 
     def _distribution(self) -> Tensor | None:
         named = DISTRIBUTIONS[self.stage.sampler] if self.stage.sampler else None
@@ -208,7 +217,7 @@ class StageTrainer:
             )
             terms = forward(batch, class_weights)
             loss = torch.stack(list(terms.values())).sum()
-            self._note_not_finite(terms, done)
+            self._note_not_finite(terms, step)
             set_learning_rate(self.optimizer, rate_at(step))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -228,6 +237,7 @@ class StageTrainer:
                 self.save()
                 self.saved_at = time.perf_counter()
         self._look()
+        self._refuse_broken_weights()
         ended = time.perf_counter()
         seconds = ended - began
         position.seconds += ended - counted
@@ -243,7 +253,12 @@ class StageTrainer:
         return float(self.loss_sum) / max(self.position.step, 1)
 
     def save(self) -> None:
-        """Write ``checkpoints/last.safetensors``: everything that the rest of the run depends on."""
+        """Write ``checkpoints/last.safetensors``: everything that the rest of the run depends on.
+
+        Raises:
+            RunError: the weights are not finite; the checkpoint before stays.
+        """
+        self._refuse_broken_weights()
         tensors, plain = checkpoint.optimizer_tensors(self.optimizer)
         tensors |= checkpoint.model_tensors(self.model)
         tensors["trainer/loss_sum"] = self.loss_sum
@@ -269,15 +284,28 @@ class StageTrainer:
             return
         steps = self.not_finite.tolist()
         step, term = min((step, term) for step, term in zip(steps, self.terms, strict=True) if step >= 0)
-        raise RunError(self._diagnosis(step, term))
+        raise RunError(self._diagnosis(step, f"the {term} loss is", term))
 
-    def _diagnosis(self, step: int, term: str) -> str:
+    def _refuse_broken_weights(self) -> None:
+        """End the run if the last step broke the model, which the next loss would show.
+
+        A method's buffers may hold infinities on purpose, so only what trains and the backbone's statistics count.
+
+        Raises:
+            RunError: naming the step and the likely cause.
+        """
+        trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
+        looked_at = [t for t in (*trained, *self.model.backbone.buffers()) if t.is_floating_point()]
+        if not bool(torch.stack([t.isfinite().all() for t in looked_at]).all()):
+            raise RunError(self._diagnosis(self.position.step - 1, "the trained weights or batch statistics are"))
+
+    def _diagnosis(self, step: int, what: str, term: str = "") -> str:
         stage, loaded = self.stage, self.run.plan.loaded
         index = self.position.stage
-        largest = max(float(p.detach().abs().max()) for p in self.model.parameters() if p.numel())
-        message = (
-            f"stage '{stage.name}', epoch {self.state.epoch + 1}, step {step + 1}: the {term} loss is not finite. "
+        largest = float(
+            torch.stack([p.detach().abs().max().float() for p in self.model.parameters() if p.numel()]).max()
         )
+        message = f"stage '{stage.name}', epoch {self.state.epoch + 1}, step {step + 1}: {what} not finite. "
         lr = f"the learning rate {stage.optimizer.lr:g} ({loaded.where('stages', index, 'optimizer', 'lr')})"
         acting = [
             answer.entry.whose
@@ -286,8 +314,8 @@ class StageTrainer:
         ]
         if not largest < 1e4:
             message += (
-                f"Likely cause: {lr} is too high, for weights have grown to {largest:.0e}; lower it, warm up, or set "
-                "clip_grad_norm."
+                f"Likely cause: {lr} is too high, for weights have grown to {largest:.0e} or beyond; lower it, warm "
+                "up, or set clip_grad_norm."
             )
         elif "/" in term:
             owner = self.run.plan.entries[term.split("/")[0]]

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,10 +44,12 @@ class Inspection:
     Attributes:
         hooks: the hooks that it implements, in the order of `ltcore.hookspecs.KINDS`.
         problem: why it cannot be imported or used; None where nothing speaks against it.
+        summary: what the class says of itself: its attribute ``summary``, else the first line of its docstring.
     """
 
     hooks: tuple[str, ...]
     problem: str | None
+    summary: str = field(default="", compare=False)
 
 
 def inspect(offer: Offer) -> Inspection:
@@ -65,7 +67,8 @@ def inspect(offer: Offer) -> Inspection:
     except Broken as broken:
         problems.append(str(broken))
     problems += [f"no hook '{name}'{nearest(name, KINDS)}" for name in hooks if name not in KINDS and not hooks[name]]
-    return Inspection(tuple(name for name in KINDS if name in hooks), problems[0] if problems else None)
+    acting = tuple(name for name in KINDS if name in hooks)
+    return Inspection(acting, problems[0] if problems else None, reader.summary)
 
 
 def import_report(offers: Sequence[Offer], timeout: float = 120) -> dict[str, str | None]:
@@ -107,12 +110,10 @@ def _import_in_child(offers: Sequence[Offer], timeout: float) -> list[str | None
                     if late := size == before:
                         child.kill()
         outcomes: list[str | None] = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()]
-    if late:
-        outcomes.append(f"importing it takes more than {timeout:g} s")
-    elif len(outcomes) < len(offers):
+    if len(outcomes) < len(offers):
         code = child.returncode
         how = f"crashed Python ({signal.strsignal(-code)})" if code < 0 else f"ended Python with exit code {code}"
-        outcomes.append(f"importing it {how}")
+        outcomes.append(f"importing it {f'takes more than {timeout:g} s' if late else how}")
     return outcomes
 
 
@@ -144,6 +145,8 @@ class _Reader:
         self._specs: dict[str, ModuleSpec | None] = {}
         self._sources: dict[str, Source | str | None] = {}
         self._entered: set[str] = set()
+        #: What the class says of itself, once `hooks` has found it.
+        self.summary = ""
 
     def spec(self, name: str) -> ModuleSpec | None:
         """Where a module is, as importing would find it, but without importing its parents; None where it is not."""
@@ -281,6 +284,7 @@ class _Reader:
         known = [each for each in lineage if each]
         if lineage == known and not any((owner.name, node.name) == _METHOD for owner, node in known):
             raise Broken(f"{module}:{attribute} is not an ltcore.Method")
+        self.summary = next(filter(None, (_summary(node) for owner, node in known if owner.name != _METHOD[0])), "")
         members: dict[str, tuple[str, bool] | None] = {}
         for owner, node in known:  # a function without the mark hides a marked one that it overrides, as for pluggy
             members = self._members(owner, node) | members
@@ -355,6 +359,15 @@ class _Reader:
 def _top(name: str) -> str:
     """The top-level package of a dotted name."""
     return name.partition(".")[0]
+
+
+def _summary(node: ast.ClassDef) -> str:
+    """A class's attribute ``summary``, else the first line of its docstring."""
+    for child in node.body:
+        match child:
+            case ast.Assign(targets=[ast.Name(id="summary")], value=ast.Constant(value=str(text))):
+                return text
+    return (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 def _marked(mark: ast.expr, name: str) -> tuple[str, bool]:

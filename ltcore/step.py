@@ -42,15 +42,16 @@ class StepForward:
             class_weights: [C], or None for equal weights.
         """
         batch = self.hooks.mix_inputs(batch)
-        with torch.autocast(batch.images.device.type, self.autocast, enabled=self.autocast is not None):
+        low_precision = torch.autocast(batch.images.device.type, self.autocast, enabled=self.autocast is not None)
+        with low_precision:
             record = self._features(batch)
-            logits: Tensor = self.model.classifier(record.features)
-        logits = logits.float()
+            logits = self.model.classifier(record.features).float()
         terms: dict[str, Tensor] = {}
         if self.classification:
             terms["classification"] = classification_loss(self.hooks, logits, record, class_weights)
-        terms.update(self.hooks.auxiliary_losses(record, logits))
-        return terms
+        with low_precision:
+            terms.update(self.hooks.auxiliary_losses(record, logits))
+        return {name: value.float() for name, value in terms.items()}
 
     def _features(self, batch: Batch) -> Features:
         """Run the backbone; at each tap the fold sees the rows as they are there."""
@@ -90,13 +91,7 @@ def classification_loss(hooks: Hooks, logits: Tensor, record: Features, class_we
     """
 
     def values(targets: Tensor) -> Tensor:
-        loss = hooks.compute_loss(hooks.adjust_logits(logits, targets), targets)
-        if loss.shape != targets.shape:
-            raise PluginError(
-                f"compute_loss returned shape {list(loss.shape)} for {len(targets)} samples; "
-                "it returns one value a sample"
-            )
-        return loss
+        return hooks.compute_loss(hooks.adjust_logits(logits, targets), targets)
 
     loss = values(record.targets)
     weights = None if class_weights is None else class_weights[record.targets]

@@ -1,10 +1,13 @@
 """Fixtures shared by core's tests. Nothing here discovers installed plugins unless a test names one."""
 
+import io
+import json
 import os
 import sys
 from typing import NamedTuple
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Tiny networks gain nothing from a second thread, and lose much where the machine is shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -30,7 +33,7 @@ def offer_methods(monkeypatch):
 
 @pytest.fixture
 def write_recipe(tmp_path):
-    """Write a small recipe on synthetic data; keyword arguments replace top-level parts, as YAML text."""
+    """Write a small recipe on synthetic data; keyword arguments replace top-level parts, as YAML text or plain data."""
 
     def write(name="r", **parts):
         text = {
@@ -40,10 +43,32 @@ def write_recipe(tmp_path):
             **parts,
         }
         path = tmp_path / f"{name}.yaml"
-        path.write_text("".join(f"{key}: {value}\n" for key, value in text.items()))
+        lines = [f"{key}: {part if isinstance(part, str) else json.dumps(part)}\n" for key, part in text.items()]
+        path.write_text("".join(lines))
         return path
 
     return write
+
+
+@pytest.fixture
+def make_run(write_recipe, tmp_path):
+    """A run of a small recipe, silent, on the CPU and ready to ``execute()``; arguments as for `write_recipe`."""
+    import torch
+
+    from ltcore.console import Reporter
+    from ltcore.plan import make_plan
+    from ltcore.recipe.loading import load_recipe
+    from ltcore.run import Run, read_data
+    from ltcore.rundir import RunDirectory
+
+    def make(name="r", **parts):
+        loaded = load_recipe(write_recipe(name, **parts))
+        plan = make_plan(loaded)
+        data = read_data(loaded, plan.answers["data"])
+        directory = RunDirectory.create(tmp_path / "runs", loaded.recipe.name, loaded.recipe.seed, "")
+        return Run(plan, data, directory, torch.device("cpu"), Reporter(io.StringIO()))
+
+    return make
 
 
 class Result(NamedTuple):
@@ -52,6 +77,15 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+    def is_one_message(self, code, *parts):
+        """Assert the exit code, and one line on standard error with all the parts, in their order."""
+        assert self.code == code, self
+        assert len(self.err.splitlines()) == 1 and "Traceback" not in self.err, self.err
+        rest = self.err
+        for part in parts:
+            assert part in rest, f"{part!r} is not in its place in {self.err!r}"
+            rest = rest.partition(part)[2]
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class Use(BaseModel):
     """Something that core or a plugin offers, with its options."""
 
     use: str
-    """The name under which it is installed; `ltcore plugins list` shows the names."""
+    """The name under which it is installed; `ltcore plugins` shows the names."""
     options: dict[str, Any] = {}
     """Its options; `ltcore plugins show NAME` describes them."""
 
@@ -168,7 +168,7 @@ class Stage(BaseModel):
     schedule: Schedule = ConstantSchedule()
     """How the learning rate changes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """The arithmetic of the forward pass; `auto` is bf16 on GPUs that have it, else fp32."""
+    """The arithmetic of the forward pass; `auto` is bf16 on a GPU, else fp32."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """The largest norm of the whole gradient; by default gradients are not clipped."""
     cache: str = "off"

@@ -1,0 +1,244 @@
+"""What the plan refuses, and that nothing was read by then."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ltcore import Batch, Context, Features, Method, RecipeError, hookimpl
+from ltcore.hooks import Hooks
+from ltcore.plan import make_plan
+from ltcore.recipe.loading import load_recipe
+
+
+class Loss(Method):
+    @hookimpl
+    def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return logits.logsumexp(1)
+
+
+class Balanced(Method):
+    @hookimpl
+    def class_distribution(self, context: Context) -> Tensor:
+        return torch.ones(context.num_classes)
+
+
+class Mix(Method):
+    breaks = frozenset({"hard_labels"})
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch) -> Batch:
+        return batch
+
+
+class Augment(Method):
+    tap = "maps"
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        return features
+
+
+class Deep(Augment):
+    tap = "layer2"
+
+
+class Wrong(Augment):
+    tap = "layer9"
+
+
+class Needy(Augment):
+    requires = frozenset({"spatial_features", "hard_labels"})
+
+
+class NeedyPooled(Needy):
+    tap = "pooled"
+
+
+class Later(Augment):
+    requires = frozenset({"earlier_stage"})
+
+
+class Validated(Augment):
+    requires = frozenset({"validation"})
+
+
+class Paired(Augment):
+    requires = frozenset({"paired_batches"})
+
+
+class Pairs(Augment):
+    provides = frozenset({"paired_batches"})
+
+
+class Aux(Method):
+    auxiliary = ("term",)
+
+    @hookimpl
+    def auxiliary_losses(self, logits: Tensor) -> dict[str, Tensor]:
+        return {"term": logits.mean()}
+
+
+class Picky(Loss):
+    def check_stage(self, stage) -> None:
+        if stage.batch_size % 3:
+            raise RecipeError(f"batch_size {stage.batch_size} is not a multiple of 3; use 9")
+
+
+class Calibrate(Method):
+    @hookimpl
+    def on_run_start(self) -> None:
+        """Acts in every run, and in no stage."""
+
+    @hookimpl
+    def post_calibrate(self, classifier):
+        return classifier
+
+
+class Unspatial(Method):
+    @hookimpl
+    def build_backbone(self, in_channels: int):
+        from ltcore_cifar_resnet.network import ResNet
+
+        return type("Tokens", (ResNet,), {"spatial": False})(8, 4, in_channels)
+
+
+METHODS = {
+    kind.__name__.lower(): kind
+    for kind in [
+        *[Loss, Balanced, Mix, Augment, Deep, Wrong, Needy, NeedyPooled, Later, Validated, Paired, Pairs, Aux, Picky],
+        *[Calibrate, Unspatial],
+    ]
+}
+
+
+@pytest.fixture
+def plan(offer_methods, write_recipe, monkeypatch):
+    """Plan a recipe of one stage, or of `stages`."""
+    offer_methods(METHODS)
+    monkeypatch.setattr(Hooks, "build_data", lambda self: pytest.fail("data was read"))
+
+    def make(methods=(), calibrate=(), backbone=None, data=None, stages=None, **stage):
+        stage = {"name": "s", "epochs": 1, "batch_size": 8, "optimizer": {"lr": 0.1}, "methods": [*methods], **stage}
+        listed = [*methods, *calibrate, *(name for each in stages or [] for name in each.get("methods", []))]
+        used = {name: {} for name in listed}
+        parts = {"methods": used, "stages": [*(stage | each for each in stages)] if stages else [stage]}
+        parts |= {"backbone": backbone} if backbone else {}
+        parts |= {"data": data} if data else {}
+        return make_plan(load_recipe(write_recipe(**parts, calibrate=[*calibrate])))
+
+    return make
+
+
+# A recipe's parts, and what the message says; @ stands for distribution and version.
+REFUSED = [
+    (
+        {"methods": ["loss", "picky"]},
+        "stage 's': 'loss' and 'picky' both compute the loss (hook compute_loss); keep one",
+    ),
+    (
+        {"methods": ["balanced"], "sampler": "class_balanced"},
+        "sampler 'class_balanced' and 'balanced' both set how often each class is drawn (hook class_distribution)",
+    ),
+    (
+        {"methods": ["calibrate"]},
+        "'calibrate' @ does nothing in a stage; if it calibrates, name it in",
+    ),
+    (
+        {"methods": ["aux", "loss"], "classification": False},
+        "'loss' @ does nothing in a stage without classification",
+    ),
+    ({"classification": False}, "without classification it needs a method with auxiliary losses, and has none"),
+    ({"calibrate": ["loss"]}, "'loss' @ does not calibrate (hook post_calibrate); name it in a stage"),
+    (
+        {"methods": ["wrong"]},
+        "'wrong' @ acts at tap 'layer9', which backbone 'cifar_resnet' does not have; did you mean "
+        "'layer3'? it has 'layer1', 'layer2', 'layer3', 'maps', 'pooled'",
+    ),
+    ({"methods": ["later"]}, "'later' @ needs earlier_stage (a stage before this one), and nothing"),
+    ({"methods": ["validated"]}, "needs validation (held-out images: set data.holdout), and nothing provides it"),
+    ({"methods": ["paired"]}, "'paired' @ needs paired_batches, and nothing provides it"),
+    ({"methods": ["needypooled"]}, "'needypooled' @ needs spatial_features (a tap with feature maps"),
+    (
+        {"methods": ["needy"], "backbone": "{use: unspatial}"},
+        "'needy' @ needs spatial_features (a tap",
+    ),
+    (
+        {"methods": ["needy", "mix"]},
+        "'needy' @ needs hard_labels (one label an image), which 'mix' @ breaks; keep one, or use two stages",
+    ),
+    ({"cache": "eval"}, "cache 'eval' needs a frozen backbone; 'backbone' trains it"),
+    (
+        {"cache": "views:2", "trainable": ["backbone.layer3.*"]},
+        "needs a frozen backbone; 'backbone.layer3.*' trains it",
+    ),
+    (
+        {"methods": ["deep"], "cache": "eval", "trainable": ["classifier"]},
+        "'deep' @ acts at 'layer2', inside the backbone, and cache 'eval' holds what comes out of it",
+    ),
+    (
+        {"methods": ["mix"], "cache": "eval", "trainable": ["classifier"]},
+        "'mix' @ changes the images, which cache 'eval' skips; use cache: off",
+    ),
+    (
+        {"trainable": ["backbon"]},
+        "trainable 'backbon' matches nothing; did you mean 'backbone'? there is 'backb",
+    ),
+    ({"trainable": ["classifier", "backbone.layer4.*"]}, "trainable 'backbone.layer4.*' matches nothing; did you mean"),
+    ({"trainable": ["aux"]}, "trainable 'aux' matches nothing"),  # a method of no stage, let alone this one
+    (
+        {"methods": ["aux"], "auxiliary_weights": {"aux/trem": 2.0}},
+        "there is no auxiliary loss 'aux/trem'; did you mean 'aux/term'? there is 'aux/term'",
+    ),
+    ({"optimizer": {"name": "sdg", "lr": 0.1}}, "there is no optimizer 'sdg'; did you mean 'sgd'?"),
+    ({"optimizer": {"lr": 0.1, "momentun": 0.9}}, "optimizer 'sgd' has no option 'momentun'; did you mean 'momentum'?"),
+    (
+        {"methods": ["picky"]},
+        "'picky' @ refuses the stage: batch_size 8 is not a multiple of 3; use 9",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
+def test_refused_with_the_place_the_names_and_a_way_out(plan, parts, message):
+    with pytest.raises(RecipeError) as error:
+        plan(**parts)
+    assert message.replace("@", "(ltcore-tests 0.0)") in str(error.value)
+    place, _, rest = str(error.value).partition(": ")
+    assert place.rpartition("r.yaml:")[2].isdigit(), place
+    assert rest.startswith("stage 's': ") or "calibrate" in parts
+    assert "\n" not in rest
+
+
+ACCEPTED = [
+    {"methods": ["needy", "augment", "deep", "loss", "balanced"]},
+    {"methods": ["balanced"]},
+    {"methods": ["aux"], "classification": False, "auxiliary_weights": {"aux/term": 0.5}},
+    {"methods": ["paired", "pairs"]},
+    {"methods": ["validated"], "data": "{use: synthetic, holdout: 1}"},
+    {"methods": ["picky"], "batch_size": 9},
+    {"methods": ["mix", "loss"]},
+    {"methods": ["augment"], "cache": "views:3", "trainable": ["classifier"]},
+    {"methods": ["deep"], "trainable": ["backbone.layer3.*", "classifier.bias"]},
+    {"methods": ["loss"], "calibrate": ["calibrate"]},
+    {"methods": ["aux"], "trainable": ["aux.whatever.*"]},  # known when the method has made its modules
+    {"stages": [{"name": "a", "methods": ["mix"]}, {"name": "b", "methods": ["needy", "later"]}]},
+    {"stages": [{"name": "a", "methods": ["loss"]}, {"name": "b", "methods": ["picky"], "batch_size": 3}]},
+]
+
+
+@pytest.mark.parametrize("parts", ACCEPTED, ids=str)
+def test_accepted(plan, parts):
+    made = plan(**parts)
+    assert next(made.skeleton.parameters()).is_meta
+    assert [stage.stage.name for stage in made.stages] == [
+        stage["name"] for stage in parts.get("stages", [{"name": "s"}])
+    ]
+
+
+def test_a_trainable_name_that_no_parameter_of_the_method_has(offer_methods, make_run):
+    offer_methods(METHODS)
+    stage = {"name": "s", "epochs": 1, "methods": ["aux"], "trainable": ["aux.layer"], "optimizer": {"lr": 0.1}}
+    with pytest.raises(
+        RecipeError, match=r"r\.yaml:\d+: stage 's': trainable 'aux\.layer' matches nothing; the method has"
+    ):
+        make_run(methods={"aux": {}}, stages=[stage]).execute()

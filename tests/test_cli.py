@@ -1,0 +1,200 @@
+"""The commands: their help and examples, what they print, and what they leave alone."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ltcore
+from ltcore import Method, hookimpl
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("run", "plan", "schema", "plugins", "plugins show", "data", "data list", "data describe")
+CHEAP = {
+    "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
+}
+
+_LIGHT = """
+import contextlib, io, sys
+from ltcore.cli import main
+for words in {lines!r}:
+    sys.argv = ["ltcore", *words.split()]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    assert len(out.getvalue()) > 4, words
+    heavy = {{"torch", "torchvision", "timm", "numpy", "pydantic", "yaml", "rich"}} & set(sys.modules)
+    assert not heavy, (words, heavy)
+"""
+
+
+def test_help_and_plugins_import_nothing_heavy():
+    lines = ["--help", *(f"{command} --help" for command in COMMANDS), "--version", "plugins", "plugins --json"]
+    subprocess.run([sys.executable, "-c", _LIGHT.format(lines=lines)], check=True, cwd=ROOT)
+
+
+def examples(cli, command=""):
+    """The example lines in a command's help."""
+    return re.findall(r"^Example: ltcore (.+)$", cli(*command.split(), "--help").out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, command):
+    (example,) = examples(cli, command)
+    assert example.startswith(command)
+    words = shlex.split(example.split(" > ")[0])
+    words += shlex.split(CHEAP.get(words[0], "").format(out=tmp_path))
+    monkeypatch.chdir(ROOT)
+    result = cli(*words)
+    assert (result.code, result.err) == (0, "") and result.out
+
+
+def test_commands_are_all_tested(cli):
+    listed = re.findall(r"^    (\w+)  ", cli("--help").out, re.MULTILINE)
+    assert listed == [command for command in COMMANDS if " " not in command]
+
+
+def test_version_and_no_command(cli):
+    assert cli("--version").out == f"{ltcore.__version__}\n"
+    assert cli().out == cli("--help").out
+
+
+TWO_STAGES = {
+    "methods": "{focal: {options: {gamma: 1}}, ofa: {}, tau_norm: {}, logit_adjustment: {}}",
+    "calibrate": "[tau_norm, logit_adjustment]",
+    "stages": """
+  - {name: one, epochs: 3, methods: [focal, logit_adjustment], sampler: class_balanced, optimizer: {lr: 0.1},
+     schedule: {name: multistep, milestones: [1, 2]}}
+  - {name: two, iterations: 5, methods: [ofa, focal], batch_size: 16, trainable: [classifier, 'backbone.layer3.*'],
+     optimizer: {name: adamw, lr: 0.01, weight_decay: 0.1}}""",
+}
+
+
+def answers(stage):
+    """Hook -> who answers it, in the order of the plan."""
+    return {hook: [m["method"] for m in h["methods"]] or h["core"] for hook, h in stage["hooks"].items()}
+
+
+class Unread(Method):
+    @hookimpl
+    def build_data(self):
+        raise AssertionError("the data was read")
+
+
+def test_plan_says_everything_in_text_and_json(cli, write_recipe, offer_methods):
+    offer_methods(unread=Unread)
+    path = write_recipe(data="{use: unread}", **TWO_STAGES)
+    text, described = cli("plan", path), json.loads(cli("plan", path, "--json").out)
+    assert text.code == 0
+    first, second = described["stages"]
+    assert answers(first) == {
+        "on_run_start": ["logit_adjustment"],
+        "build_classifier": "linear",
+        "class_distribution": "class_balanced",
+        "build_sampler": "plain batches",
+        "adjust_logits": ["logit_adjustment"],
+        "compute_loss": ["focal"],
+    }
+    assert answers(second) == {
+        "on_run_start": ["ofa"],
+        "build_classifier": "kept from the stage before",
+        "on_stage_start": ["ofa"],
+        "class_distribution": "instance-balanced",
+        "build_sampler": ["ofa"],
+        "augment_features": ["ofa"],
+        "compute_loss": ["focal"],
+    }
+    assert second["hooks"]["augment_features"]["methods"] == [
+        {"method": "ofa", "distribution": "ltcore-ofa", "version": "0.1.0", "tap": "maps"}
+    ]
+    assert second["trainable"] == ["classifier", "backbone.layer3.*"]
+    assert 0 < second["trained_backbone_parameters"] < second["backbone_parameters"]
+    assert (first["sampler"], second["sampler"]) == ("class_balanced", "ofa")
+    assert first["schedule"] == {"name": "multistep", "milestones": [1, 2], "gamma": 0.1, "warmup_epochs": 0}
+    assert second["optimizer"] == {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}
+    assert [(a["method"], a["distribution"]) for a in described["calibrate"]] == [
+        ("tau_norm", "ltcore-tau-norm"),
+        ("logit_adjustment", "ltcore-logit-adjustment"),
+    ]
+
+
+def test_the_text_of_a_plan_holds_what_its_json_holds(cli, write_recipe):
+    path = write_recipe(**TWO_STAGES)
+    described = json.loads(cli("plan", path, "--json").out)
+    blocks = cli("plan", path).out.split("\nstage ")
+    for block, stage in zip(blocks[1:], described["stages"], strict=True):
+        assert stage["name"] in block
+        place = 0
+        for hook, found in stage["hooks"].items():
+            place = block.index(f"  {hook} ", place)  # in the order of the JSON
+            for answer in found["methods"]:
+                shown = f"{answer['method']}{' at maps' if 'tap' in answer else ''}"
+                place = block.index(f" {shown} ({answer['distribution']} {answer['version']})", place)
+            if not found["methods"]:
+                place = block.index(f" core: {found['core']}", place)
+        for key in ("sampler", "optimizer", "schedule"):
+            (line,) = re.findall(rf"^  {key} .*$", block, re.MULTILINE)
+            values = stage[key].items() if isinstance(stage[key], dict) else [("name", stage[key])]
+            assert all(f" {value}" in line if name == "name" else f" {name}={value}" in line for name, value in values)
+        assert f"  trains      {', '.join(stage['trainable'])} (" in block
+    assert "post_calibrate      fold     tau_norm (ltcore-tau-norm 0.1.0)\n" in blocks[-1]
+
+
+def test_plugins(cli):
+    rows = {row["name"]: row for row in json.loads(cli("plugins", "--json").out)}
+    assert rows["ofa"] == {
+        "name": "ofa",
+        "distribution": "ltcore-ofa",
+        "version": "0.1.0",
+        "hooks": ["on_run_start", "on_stage_start", "build_sampler", "augment_features"],
+        "broken": None,
+    }
+    text = cli("plugins").out
+    for row in rows.values():
+        pattern = [row["name"], row["distribution"], row["version"], ", ".join(row["hooks"])]
+        assert re.search(r"^" + r" +".join(map(re.escape, pattern)) + r"$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import einops_of_the_future\n", "No module named 'einops_of_the_future'"),
+        ("def f(:\n", "invalid syntax"),
+        ("", "no 'Lame'"),
+    ],
+)
+def test_a_broken_plugin_is_listed_and_harms_no_one(cli, fake_plugin, write_recipe, tmp_path, source, reason):
+    fake_plugin("lame", source)
+    (row,) = [row for row in json.loads(cli("plugins", "--json").out) if row["name"] == "lame"]
+    assert (row["distribution"], row["version"]) == ("ltcore-lame", "0.2.1") and reason in row["broken"]
+    assert re.search(rf"^lame +ltcore-lame +0\.2\.1 +BROKEN: .*{re.escape(reason)}", cli("plugins").out, re.MULTILINE)
+    assert cli("data", "list").code == 0
+    stages = "[{name: joint, iterations: 1, batch_size: 8, methods: [focal], optimizer: {lr: 0.05}}]"
+    path = write_recipe(methods="{focal: {}}", stages=stages)
+    assert cli("run", path, "--out", tmp_path / "runs").code == 0
+
+
+def test_show_a_plugin(cli):
+    text = cli("plugins", "show", "ofa").out
+    assert text.startswith("ofa (ltcore-ofa 0.1.0)\n")
+    assert re.search(r"^    head_ratio +0\.9 +number +h_r: ", text, re.MULTILINE)
+    card = json.loads(cli("plugins", "show", "npz", "--json").out)
+    assert card["hooks"] == ["build_data"] and card["options"]["path"]["default"] == "required"
+    refused = cli("plugins", "show", "ofaa")
+    assert refused.code == 2 and "did you mean 'ofa'?" in refused.err
+
+
+def test_data(cli, write_recipe):
+    rows = {row["name"]: row for row in json.loads(cli("data", "list", "--json").out)}
+    text = cli("data", "list").out
+    assert set(rows) >= {"digits_lt", "cifar10_lt", "cifar100_lt", "fashion_mnist_lt", "npz", "synthetic"}
+    assert all(row["summary"] and row["summary"] in text for row in rows.values())
+    described = json.loads(cli("data", "describe", write_recipe(), "--json").out)
+    assert described["class_counts"] == [24, 16, 8, 4]
+    digits = cli("data", "describe", "digits_lt", "--set", "data.holdout=2")
+    assert digits.code == 0 and "10 classes" in digits.out
+    refused = cli("data", "describe", "digit_lt")
+    assert refused.code == 2 and "did you mean 'digits_lt'?" in refused.err

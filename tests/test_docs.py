@@ -1,0 +1,503 @@
+"""The documentation against the code: whatever a page states that can be checked, is."""
+
+import ast
+import inspect
+import io
+import json
+import re
+import shutil
+import sys
+import textwrap
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import ltcore
+from ltcore import Context, Method, discovery, hookspecs
+from ltcore.console import Reporter
+from ltcore.hooks import Entry, Implementation, implementations
+from ltcore.hookspecs import KINDS, hookimpl
+from ltcore.plan import make_plan
+from ltcore.recipe import schema
+from ltcore.recipe.loading import load_recipe
+from ltcore.recipe.yaml_source import parse
+from ltcore.run import execute
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")])
+ARCHITECTURE, HOOKS, RECIPES, DATA, PLUGIN = (
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("architecture", "hooks", "recipes", "data", "write_a_plugin")
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text, language):
+    """The code blocks of a page in one language."""
+    return [content for name, content in FENCE.findall(text) if name == language]
+
+
+def sections(text):
+    """Title and content of each section, of any level; code is no heading."""
+    hidden = FENCE.sub(lambda match: re.sub(r"^#", " #", match[0], flags=re.MULTILINE), text)
+    parts = re.split(r"^#+ +(.*)$", hidden, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def table(text, column=0):
+    """The rows of the first table: the name in backticks at the row's beginning, and another column."""
+    rows = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+    return {cell[0].strip("`"): cell[column] for cell in cells}
+
+
+def run(path, tmp_path, sets=()):
+    return execute(load_recipe(path, sets), tmp_path / "runs", False, Reporter(io.StringIO()))
+
+
+# -- architecture.md ---------------------------------------------------------------------------------------------------
+
+
+class Probe(Method):
+    """Answers every hook of a stage, and calibrates."""
+
+    auxiliary = ("zero",)
+
+    @hookimpl
+    def on_run_start(self):
+        pass
+
+    @hookimpl
+    def build_classifier(self, feature_dim, num_classes):
+        return torch.nn.Linear(feature_dim, num_classes)
+
+    @hookimpl
+    def on_stage_start(self):
+        pass
+
+    @hookimpl
+    def on_epoch_start(self):
+        pass
+
+    @hookimpl
+    def class_distribution(self):
+        return None
+
+    @hookimpl
+    def build_sampler(self, batch_size, context):
+        from ltcore.samplers import PlainSampler
+
+        return PlainSampler(context.training_targets, context.num_classes, batch_size)
+
+    @hookimpl
+    def mix_inputs(self, batch):
+        return batch
+
+    @hookimpl
+    def augment_features(self, features):
+        return features
+
+    @hookimpl
+    def adjust_logits(self, logits):
+        return logits
+
+    @hookimpl
+    def compute_loss(self, logits, targets):
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    @hookimpl
+    def class_weights(self, context):
+        return torch.ones(context.num_classes)
+
+    @hookimpl
+    def auxiliary_losses(self, logits):
+        return {"zero": 0 * logits.sum()}
+
+    @hookimpl
+    def on_epoch_end(self):
+        pass
+
+    @hookimpl
+    def post_calibrate(self, classifier):
+        return classifier
+
+
+def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, monkeypatch):
+    called = []
+    bind, read_data = Implementation.bind, ltcore.run.read_data
+
+    def recording(self, context):
+        function = bind(self, context)
+        return lambda *values: (called.append(self.hook), function(*values))[1]
+
+    def after_planning(*args):
+        called.clear()  # planning builds the backbone on the meta device
+        return read_data(*args)
+
+    monkeypatch.setattr(Implementation, "bind", recording)
+    monkeypatch.setattr(ltcore.run, "read_data", after_planning)
+    offer_methods(probe=Probe)
+    stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
+    stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]
+    run(write_recipe(methods={"probe": {}}, stages=stages, calibrate=["probe"]), tmp_path)
+
+    loop = ARCHITECTURE.split("```text\n")[1].split("```")[0]
+    assert len(loop.splitlines()) < 40
+    documented, repeats, inside = [], {}, []
+    times = {"stage": 2, "epoch": 2 * 3, "batch": 2 * 3 * 2}
+    for line in loop.splitlines():
+        indent = len(line) - len(line.lstrip())
+        inside = [(depth, what) for depth, what in inside if depth < indent]
+        if opened := re.match(r"\s*for (\w+) in", line):
+            inside.append((indent, opened[1]))
+        for name in re.findall(r"(\w+)\(", line):
+            if name in KINDS:
+                assert name not in documented, f"{name} stands twice"
+                assert line.rstrip().partition("#")[2].split(";")[0].strip() == KINDS[name], line
+                documented.append(name)
+                repeats[name] = times[inside[-1][1]] if inside else 1
+    assert set(documented) == set(KINDS)
+    assert documented == list(dict.fromkeys(called)), "the order of the calls"
+    repeats["build_classifier"] = 1  # "only where a new one is asked for"
+    assert repeats == {name: called.count(name) for name in KINDS}
+
+
+def test_kinds_are_explained():
+    assert set(table(sections(ARCHITECTURE)["Kinds"])) == set(KINDS.values())
+
+
+def test_every_property_of_the_context_is_documented():
+    public = {name for name in vars(Context) if not name.startswith("_")}
+    assert {name.partition("(")[0] for name in table(sections(ARCHITECTURE)["Context"])} == public
+
+
+def test_records_are_documented():
+    from dataclasses import fields
+
+    text = sections(ARCHITECTURE)["Records"]
+    batch, features = text.split("`Features`, at a tap")
+    assert list(table(batch)) == [field.name for field in fields(ltcore.Batch)]
+    assert list(table(features)) == [field.name for field in fields(ltcore.Features)]
+
+
+def test_needs_are_documented():
+    from ltcore.checks import NEEDS
+
+    text = sections(ARCHITECTURE)["Plan and checks"]
+    assert all(f"`{word}`" in text for word in NEEDS)
+
+
+def test_module_map():
+    found = {str(path.relative_to(ROOT)) for path in (ROOT / "ltcore").rglob("*.py")}
+    assert set(table(sections(ARCHITECTURE)["Modules"])) == found
+
+
+def test_run_directory_and_result(write_recipe, tmp_path):
+    recipe = write_recipe(
+        data="{use: synthetic, options: {class_counts: [24, 16, 8, 4], image_size: 8, test_per_class: 4}, holdout: 1}",
+        methods={"tau_norm": {}},
+        calibrate=["tau_norm"],
+    )
+    result, directory = run(recipe, tmp_path)
+    titles = sections(ARCHITECTURE)
+    assert {name.rstrip("/") for name in table(titles["A run's directory"])} == {p.name for p in directory.iterdir()}
+    line = json.loads((directory / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(re.findall(r"`(\w+)`", table(titles["A run's directory"], 1)["metrics.jsonl"])) == set(line)
+    with np.load(directory / "predictions.npz") as predictions:
+        named = re.findall(r"`(\w+)`", table(titles["A run's directory"], 1)["predictions.npz"])
+        assert named == list(predictions)
+    whole, stage, figures = titles["result.json"].split("\n\n| field")[1:]
+    assert list(table("| field" + whole)) == list(result)
+    assert list(table("| field" + stage)) == list(result["stages"][0])
+    for found in (result["before_calibration"], result["after_calibration"], result["stages"][0]["validation"]):
+        assert list(table("| field" + figures)) == list(found)
+
+
+# -- hooks.md ----------------------------------------------------------------------------------------------------------
+
+
+def signature(name):
+    """``compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor``."""
+    return name + str(inspect.signature(getattr(hookspecs, name))).replace("'", "")
+
+
+HOOK_SECTIONS = {title.strip("`"): text for title, text in sections(HOOKS).items() if title.startswith("`")}
+
+
+def test_every_hook_has_a_section_in_order():
+    assert list(HOOK_SECTIONS) == list(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_signature_and_kind(name):
+    assert HOOK_SECTIONS[name].strip().splitlines()[0] == f"**{KINDS[name]}** · `{signature(name)}`"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_example_runs(name, offer_methods, write_recipe, tmp_path):
+    (source,) = blocks(HOOK_SECTIONS[name], "python")
+    ast.parse(source)
+    space = {"__name__": "example"}
+    exec(blocks(HOOKS, "python")[0], space)
+    before = set(space)
+    exec(source, space)
+    made = [space[key] for key in space.keys() - before if isinstance(space[key], type)]
+    (method,) = [kind for kind in made if issubclass(kind, Method)]
+    entry = Entry("example", discovery.Offer("example", "example:Example", "ltcore-example", "0.1.0"), method())
+    assert [answer.entry for answer in implementations([entry])[name]] == [entry]
+
+    offer_methods(example=method)
+    data = {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}
+    stage = {"name": "joint", "epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.01}}
+    parts = {"data": {"use": "synthetic", "options": data, "holdout": 1}, "stages": [stage]}
+    if name == "build_data":
+        parts["data"] = {"use": "example"}
+    elif name == "build_backbone":
+        parts["backbone"] = {"use": "example"}
+    else:
+        parts["methods"] = {"example": {}}
+        if name == "post_calibrate":
+            parts["calibrate"] = ["example"]
+        else:
+            stage["methods"] = ["example"]
+    run(write_recipe(**parts), tmp_path)
+
+
+# -- recipes.md --------------------------------------------------------------------------------------------------------
+
+SCHEDULES = (schema.ConstantSchedule, schema.StepSchedule, schema.MultistepSchedule, schema.CosineSchedule)
+KEYS = {
+    "The recipe": (schema.Recipe,),
+    "Data": (schema.Data,),
+    "Imbalance": (schema.Imbalance,),
+    "Transform": (schema.Transform,),
+    "Backbone": (schema.Use,),
+    "Methods": (schema.MethodEntry,),
+    "Stages": (schema.Stage,),
+    "optimizer": (schema.Optimizer,),
+    "schedule": SCHEDULES,
+}
+
+
+@pytest.mark.parametrize("title", KEYS)
+def test_every_key_with_its_default(title):
+    text = sections(RECIPES)[title]
+    text = text[text.index("| key |") :]
+    documented = table(text, 1)
+    fields = [item for model in KEYS[title] for item in model.model_fields.items()]
+    if title == "The recipe":
+        assert documented.pop("extends") == "`null`" and documented.pop("name") == "the file's name"
+        fields = [(name, field) for name, field in fields if name != "name"]
+    assert set(documented) == {name for name, _ in fields}
+    for name, shown in documented.items():
+        allowed = []
+        for model_field in (field for key, field in fields if key == name):
+            if model_field.is_required():
+                allowed.append("*required*")
+            else:
+                default = model_field.default
+                value = parse(shown.strip("`"), str).plain() if shown.startswith("`") else None
+                if isinstance(default, schema.BaseModel):
+                    default, value = default.model_dump(), type(default)(**value).model_dump()
+                allowed.append(shown if value == default and shown.startswith("`") else repr(default))
+        assert shown in allowed, f"{name}: {shown}, and the schema has {allowed}"
+
+
+def test_schedule_names_and_their_keys():
+    rows = table(sections(RECIPES)["schedule"], 1)
+    assert list(rows) == [kind.model_fields["name"].annotation.__args__[0] for kind in SCHEDULES]
+    for keys, kind in zip(rows.values(), SCHEDULES, strict=True):
+        assert set(re.findall(r"`(\w+)`", keys)) == set(kind.model_fields) - {"name", "warmup_epochs"}
+
+
+# -- the YAML of all pages ---------------------------------------------------------------------------------------------
+
+SNIPPETS = [
+    pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    if page.name != "write_a_plugin.md"  # has a test of its own
+    for number, text in enumerate(blocks(page.read_text(), "yaml"))
+]
+
+
+@pytest.mark.parametrize("text", SNIPPETS)
+def test_yaml_snippet(text, tmp_path, monkeypatch):
+    found = parse(text, lambda line: f"snippet:{line}").plain()
+    if not isinstance(found, dict) or set(found) - {*schema.Recipe.model_fields, "extends"}:
+        return  # some other YAML; it parses
+    for key, entry in (found.get("methods") or {}).items():
+        entry = entry or {}
+        kind = discovery.load(discovery.find(entry.get("use") or key))
+        kind.Options.model_validate(entry.get("options") or {})
+    monkeypatch.setenv("LTCORE_DATA", str(tmp_path))
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    if "extends" in found:
+        folder = tmp_path if (tmp_path / found["extends"]).exists() else tmp_path / "recipes"
+    else:
+        folder, missing = (
+            tmp_path,
+            {"data": "{use: synthetic}", "backbone": "{use: timm, options: {model: test_resnet}}"},
+        )
+        if found.get("methods") and "stages" not in found:
+            return  # a methods table alone: its options are right
+        missing["stages"] = "[{name: joint, epochs: 1, optimizer: {lr: 0.1}}]"
+        text += "".join(f"\n{key}: {value}\n" for key, value in missing.items() if key not in found)
+    (folder / "snippet.yaml").write_text(text)
+    make_plan(load_recipe(folder / "snippet.yaml"))
+
+
+# -- data.md -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_data_set_of_core_is_documented():
+    core = [offer for offer in discovery.offers() if offer.distribution == "ltcore"]
+    kinds = {offer.name: discovery.load(offer) for offer in core}
+    sets = {name: kind for name, kind in kinds.items() if hasattr(kind, "build_data")}
+    assert set(table(DATA)) == set(sets)
+    for kind in sets.values():
+        assert all(
+            f"`{option}`" in DATA or f"{option}:" in DATA or f".{option}=" in DATA
+            for option in kind.Options.model_fields
+        )
+    for name, kind in sets.items():
+        if hasattr(kind, "size"):
+            assert table(DATA, 5)[name] == kind.size
+
+
+def test_totals_of_the_long_tail():
+
+    from ltcore.data.imbalance import Imbalance, long_tailed_counts
+
+    text = sections(DATA)["The long tail"]
+    for column, classes in ((1, 10), (2, 100)):
+        for factor, total in table(text, column).items():
+            rule = Imbalance(kind="exponential", factor=float(factor))
+            assert long_tailed_counts(rule, np.full(classes, 50000 // classes)).sum() == int(total)
+
+
+def test_a_folder_of_images_becomes_an_npz(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from ltcore.run import read_data
+
+    for split, label, count in [("train", "cat", 3), ("train", "dog", 4), ("test", "cat", 2), ("test", "dog", 2)]:
+        folder = tmp_path / "images" / split / label
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (70, 50), (number, 0, 0)).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    text = sections(DATA)["Your own images"]
+    exec(blocks(text, "python")[0], {})
+    Path("own.yaml").write_text(blocks(text, "yaml")[0])
+    loaded = load_recipe("own.yaml")
+    data = read_data(loaded, make_plan(loaded).answers["data"])
+    assert data.class_counts.tolist() == [1, 2] and data.train.images.shape[1:] == (3, 64, 64)
+    assert data.val is not None and len(data.test) == 4
+    from ltcore.data.npz import _read
+
+    keys = re.findall(r"`(\w+_(?:images|labels))`", text)
+    assert list(dict.fromkeys(keys)) and set(_read(Path("images.npz"))) <= set(keys)
+
+
+# -- write_a_plugin.md -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def example_plugin(tmp_path, monkeypatch):
+    """The page's files in a folder, offered as an installed distribution would be."""
+    files = dict(
+        re.findall(r"^\*\*([\w./]+)\*\*[^\n]*\n(?:[^\n]+\n)*\n```\w+\n(.*?)^```$", PLUGIN, re.MULTILINE | re.DOTALL)
+    )
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    project = tomllib.loads(files["pyproject.toml"])["project"]
+    info = tmp_path / "src" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in p.items()) for group, p in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(points))
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    yield tmp_path, files
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ltcore_jitter"]:
+        del sys.modules[name]
+
+
+def test_the_example_plugin(example_plugin):
+    from ltcore import static
+    from ltcore.plugin_list import plugin_card
+
+    folder, files = example_plugin
+    listing = blocks(PLUGIN, "text")[0]
+    assert all(Path(name).name in listing for name in files) and len(files) == 6
+    offer = discovery.find("jitter")
+    assert static.inspect(offer).problem is None
+    card = plugin_card("jitter")
+    assert card["hooks"] == ["on_run_start", "augment_features"] and card["requires"] == ["hard_labels"]
+    assert card["options"]["scale"]["description"]
+    result, directory = run(folder / "recipe.yaml", folder, ["stages.joint.epochs=null", "stages.joint.iterations=3"])
+    assert result["versions"]["ltcore-jitter"] == "0.1.0" and (directory / "result.json").is_file()
+    space = {}
+    exec(files["tests/test_jitter.py"], space)
+    for name, function in list(space.items()):
+        if name.startswith("test_"):
+            function()
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def slug(title):
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        other = page.parent / name if name else page
+        assert other.exists(), target
+        if anchor:
+            assert anchor in {slug(title) for title in sections(other.read_text())}, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_of_pages_parses(page):
+    for source in blocks(page.read_text(), "python"):
+        ast.parse(textwrap.dedent(source))
+
+
+def test_changelog_names_the_hooks():
+    assert set(KINDS) <= set(re.findall(r"`(\w+)`", sections((ROOT / "CHANGELOG.md").read_text())["Hooks"]))
+
+
+def test_contributing_installs_every_plugin():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert all(f"-e plugins/{path.parent.name}" in text for path in ROOT.glob("plugins/*/pyproject.toml"))
+
+
+def test_citation():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and citation["title"] == "ltcore" and citation["message"]
+    assert citation["authors"] and citation["version"] == ltcore.__version__ and citation["license"] == "Apache-2.0"
+    assert len(citation["references"]) == 5
+    for reference in citation["references"]:
+        assert {"type", "title", "authors"} <= set(reference)
+        assert all(
+            "name" in author or {"family-names", "given-names"} <= set(author) for author in reference["authors"]
+        )
+
+
+def test_licence():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
+    assert all(f"\n   {number}. " in text for number in range(1, 10))
