@@ -36,26 +36,25 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True)
     arguments = parser.parse_args()
 
-    lines = ["| recipe | " + " | ".join(COLUMNS) + " | seconds |", "| --- |" + " --- |" * (len(COLUMNS) + 1)]
+    lines = ["| recipe | " + " | ".join(COLUMNS) + " |", "| --- |" + " --- |" * len(COLUMNS)]
     for path in sorted(arguments.recipes):
         results = []
         for seed in arguments.seeds:
             loaded = load_recipe(path, arguments.sets, seed)
             try:
-                result, directory = execute(loaded, arguments.out, True, Reporter())
+                result, _ = execute(loaded, arguments.out, True, Reporter())
             except RecipeError:  # no run of it yet
-                result, directory = execute(loaded, arguments.out, False, Reporter())
+                result, _ = execute(loaded, arguments.out, False, Reporter())
             results.append(result)
         cells = [spread([r["after_calibration"][key] for r in results]) for key in COLUMNS.values()]
-        seconds = statistics.median(sum(stage["seconds"] for stage in r["stages"]) for r in results)
-        lines.append(f"| `{path.stem}` | " + " | ".join(cells) + f" | {seconds:.0f} |")
+        lines.append(f"| `{path.stem}` | " + " | ".join(cells) + " |")
     versions = results[-1]["versions"]
     shown = " ".join(str(path) for path in sorted(arguments.recipes))
     extra = "".join(f" --set {change}" for change in arguments.sets)
     arguments.table.write_text(
         f"# {arguments.table.stem}\n\n"
         f"Mean ± standard deviation over seeds {', '.join(map(str, arguments.seeds))}, in percent, last epoch, after "
-        "calibration; seconds of training a run (median).\n\n"
+        "calibration.\n\n"
         + "\n".join(lines)
         + f"\n\nMeasured {date.today()} on {results[-1]['device']}, python {versions['python']}, "
         f"torch {versions['torch']}, ltcore {versions['ltcore']}, with\n\n"

@@ -43,7 +43,18 @@ def backbone_names(skeleton: Backbone) -> list[str]:
 
 @dataclass(frozen=True)
 class StageChecks:
-    """The checks of one stage; `run` goes through them all."""
+    """The checks of one stage; `run` goes through them all.
+
+    Attributes:
+        loaded: the recipe.
+        index: the stage's place in it.
+        stage: the stage.
+        data: the method that builds the data.
+        active: the stage's methods.
+        answers: what they implement.
+        skeleton: the backbone on the meta device.
+        values: whether the values of the optimiser's options are checked, too (`ltcore.optim.check_optimizer`).
+    """
 
     loaded: LoadedRecipe
     index: int
@@ -52,6 +63,7 @@ class StageChecks:
     active: tuple[Entry, ...]
     answers: Answers
     skeleton: Backbone
+    values: bool
 
     def run(self) -> None:
         """Go through all checks.
@@ -202,11 +214,11 @@ class StageChecks:
                 )
 
     def optimizer_exists(self) -> None:
-        """The optimiser is one of torch's or timm's, and takes the arguments given."""
+        """The optimiser is one of torch's or timm's, and has the options given."""
         from ltcore.optim import check_optimizer
 
         try:
-            check_optimizer(self.stage.optimizer.name, self.stage.optimizer.model_extra or {})
+            check_optimizer(self.stage.optimizer.name, self.stage.optimizer.model_extra or {}, self.values)
         except RecipeError as error:
             raise self.refuse(str(error), "optimizer") from error
 

@@ -47,7 +47,7 @@ def plan(recipe: Path, sets: Sequence[str] = (), as_json: bool = False) -> None:
     from ltcore.plan import make_plan
     from ltcore.plan_text import describe, render
 
-    _show(describe(make_plan(loaded)), render, as_json)
+    _show(describe(make_plan(loaded, to_run=False)), render, as_json)
 
 
 def schema() -> None:

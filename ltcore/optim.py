@@ -29,19 +29,24 @@ _RESERVED = {"self", "params", "lr", "maximize", "differentiable"}
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
-def check_optimizer(name: str, arguments: Mapping[str, Any]) -> None:
+def check_optimizer(name: str, arguments: Mapping[str, Any], values: bool = True) -> None:
     """Refuse an optimiser that could not be built, before there is a model or data.
 
     Args:
         name: as in `build_optimizer`.
         arguments: as in `build_optimizer`.
+        values: whether to check the options' values beside their names. That builds one, which makes PyTorch import
+            its compiler: several seconds that a plan can do without.
 
     Raises:
         RecipeError: the name is unknown, an option is unknown, or a value is not accepted. The message has no location;
             the caller knows the line of the recipe.
     """
-    # The optimisers check their values when they are built, so building one for a toy matrix checks all of them.
-    build_optimizer(name, [nn.Parameter(torch.zeros(2, 2))], 0.1, arguments, "cpu")
+    if values:
+        # The optimisers check their values when they are built, so building one for a toy matrix checks all of them.
+        build_optimizer(name, [nn.Parameter(torch.zeros(2, 2))], 0.1, arguments, "cpu")
+    else:
+        _known_options(name, arguments)
 
 
 def build_optimizer(
@@ -66,13 +71,9 @@ def build_optimizer(
     options: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()
     }
-    if name in TORCH_OPTIMIZERS:
-        known = _options(TORCH_OPTIMIZERS[name])
-        _check_options(name, known, options)
-        if device_type == "cuda" and "fused" in known and not {"fused", "foreach"} & options.keys():
-            options["fused"] = True
-    else:
-        _check_options(name, _timm_options(name), options)
+    known = _known_options(name, options)
+    if device_type == "cuda" and name in TORCH_OPTIMIZERS and "fused" in known:
+        options.setdefault("fused", None if "foreach" in options else True)
     try:
         if name in TORCH_OPTIMIZERS:
             return TORCH_OPTIMIZERS[name](parameters, lr=lr, **options)
@@ -123,8 +124,9 @@ def _timm_options(name: str) -> dict[str, Any]:
     return {key: default for key, default in options.items() if not dropped.get(key, False)}
 
 
-def _check_options(name: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """RecipeError for an option that is not `known`, or that is text where its default is not."""
+def _known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an optimiser with their defaults; RecipeError where it has none of a name, or text for a number."""
+    known = _options(TORCH_OPTIMIZERS[name]) if name in TORCH_OPTIMIZERS else _timm_options(name)
     for key, value in options.items():
         if key not in known:
             hint = nearest(key, known) or f"; it has {listed(known)}"
@@ -132,3 +134,4 @@ def _check_options(name: str, known: Mapping[str, Any], options: Mapping[str, An
         if isinstance(value, str) and isinstance(known[key], int | float | tuple):
             # The usual cause: YAML 1.1 reads 1e-4 as text, because a float needs a dot there.
             raise RecipeError(f"optimizer '{name}': {key} is the text '{value}'; write a number, such as 1.0e-4")
+    return known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ltcore import discovery
 from ltcore.checks import StageChecks
@@ -54,8 +54,12 @@ class Plan:
     calibration: Answers
 
 
-def make_plan(loaded: LoadedRecipe) -> Plan:
+def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
     """Import what the recipe names, and check that it fits together.
+
+    Args:
+        loaded: the recipe.
+        to_run: check the values of the optimisers' options as well, which takes seconds.
 
     Raises:
         RecipeError: options, combinations, taps or names that do not fit; the message says where and what to do.
@@ -71,7 +75,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
         active = tuple(entries[key] for key in stage.methods)
         answers = _answers(loaded, ("stages", index, "methods"), active)
         answers |= {hook: [] for hook in _OUTSIDE}
-        StageChecks(loaded, index, stage, data, active, answers, skeleton).run()
+        StageChecks(loaded, index, stage, data, active, answers, skeleton, to_run).run()
         stages.append(StagePlan(stage, active, answers))
     calibration = _answers(loaded, ("calibrate",), [entries[key] for key in recipe.calibrate])
     calibrating = {answer.entry.key for answer in calibration["post_calibrate"]}
@@ -143,10 +147,19 @@ def _answers(loaded: LoadedRecipe, path: tuple[str | int, ...], entries: Iterabl
 
 def _skeleton(loaded: LoadedRecipe, answers: Answers) -> Backbone:
     import torch
+    from torch.overrides import TorchFunctionMode
+
+    class NoInitialValues(TorchFunctionMode):
+        """On the meta device random values are nothing, but drawing them makes PyTorch import its compiler."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(function, "__name__", "") in ("normal_", "uniform_") and args:
+                return args[0]
+            return function(*args, **(kwargs or {}))
 
     (answer,) = answers["build_backbone"]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), NoInitialValues():
             backbone: Backbone = answer.bind(None)(3, 32)
     except LtcoreError as error:
         raise type(error)(f"{loaded.where('backbone')}: {error}") from error

@@ -68,7 +68,7 @@ class RunDirectory:
         if not same:
             other = f" ({len(runs)} there differ in a setting; see their recipe.yaml)" if runs else ""
             raise RecipeError(f"--resume: no run of this recipe in {out / name}{other}; start it without --resume")
-        return cls(max(same, key=lambda path: path.stat().st_mtime_ns))
+        return cls(max(same, key=lambda path: (path / "recipe.yaml").stat().st_mtime_ns))  # written when it began
 
     def lock(self) -> None:
         """Keep other processes out while this one trains here; the lock ends with the process.
@@ -124,6 +124,7 @@ def environment(device: str, distributions: Iterable[str]) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed as a distribution"
+    versions["torch"] = str(torch.__version__)  # with the build, which the distribution's version leaves out
     named = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
     return {
         "python": sys.version.split()[0],

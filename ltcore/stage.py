@@ -167,8 +167,18 @@ class StageTrainer:
 
     def _distribution(self) -> Tensor | None:
         named = DISTRIBUTIONS[self.stage.sampler] if self.stage.sampler else None
-        drawn = named(self.state.class_counts.cpu()) if named else self.hooks.class_distribution()
-        return None if drawn is None else drawn.detach().cpu()
+        if named:
+            return named(self.state.class_counts.cpu())
+        drawn = self.hooks.class_distribution()
+        if drawn is None:
+            return None
+        drawn = drawn.detach().cpu().double()
+        if drawn.shape != (self.state.num_classes,) or not (drawn >= 0).all() or not 0 < drawn.sum() < math.inf:
+            raise PluginError(
+                f"stage '{self.stage.name}': {self.plan.answers['class_distribution'][0].entry.whose} gave no "
+                f"distribution over the {self.state.num_classes} classes (hook class_distribution); tell its author"
+            )
+        return drawn
 
     def _source(self) -> Any:
         """Where batches come from: the training images, or a cache of their features."""

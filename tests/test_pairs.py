@@ -158,6 +158,11 @@ def recipe_of(first: str, second: str | None = None) -> dict:
     }
 
 
+def instance(name: str) -> Method:
+    kind = MADE.get(name) or discovery.load(discovery.find(name))
+    return kind(kind.Options(**OPTIONS.get(name, {})))
+
+
 @pytest.fixture
 def train(offer_methods, write_recipe, tmp_path, monkeypatch):
     """Run a recipe; returns whether data was read, and the result or the refusal."""
@@ -198,6 +203,8 @@ def test_a_pair_trains_or_is_refused_by_name(train, first, second):
     if isinstance(outcome, dict):
         both = {hook for hook in HOOKS[first] & HOOKS[second] if hookspecs.KINDS[hook] == "one"}
         assert not both, f"both answer {both}, and the run went through"
+        one, other = instance(first), instance(second)
+        assert not one.requires & other.breaks and not other.requires & one.breaks
         return
     message = str(outcome)
     assert not read, f"refused only after the data was read: {message}"

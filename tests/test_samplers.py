@@ -76,6 +76,12 @@ def test_a_class_of_probability_0_is_never_drawn(weights):
     assert seen.sum() == 500
 
 
+def test_a_draw_that_rounds_up_to_the_total_is_of_the_last_class_with_weight(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **kwargs: torch.ones(shape, dtype=torch.float64))
+    assert draw_classes(torch.tensor([0.1, 0.2, 0.3, 0.0]), (2,), generator()).tolist() == [2, 2]
+    assert int(ClassPools(TARGETS, 4).draw_images(torch.tensor(2), generator())) in torch.nonzero(TARGETS == 2)
+
+
 @given(
     targets=st.lists(st.integers(0, 5), min_size=1, max_size=40).map(torch.tensor),
     shape=st.sampled_from([(7,), (3, 4), (0,), (2, 0)]),

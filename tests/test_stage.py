@@ -107,6 +107,15 @@ def test_the_schedule_is_applied(execute):
     assert [line["lr"] for line in metrics] == pytest.approx([0.05, 0.005, 0.0005, 0.05, 0.05])
 
 
+def test_the_rate_of_the_schedule_is_the_optimisers(execute):
+    weights = []
+    for epochs in (1, 2):
+        stop = {"name": "step", "every": 1, "gamma": 1e-9}
+        run, _, _ = execute({"epochs": epochs, "schedule": stop, "trainable": ["classifier"]})
+        weights.append(run.model.classifier.weight)
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
+
+
 def test_the_logged_loss_is_the_mean_over_the_epochs_steps(execute):
     """At a rate of almost 0 the model stands still, but for the norms, which train mode does not use."""
     run, _, (line,) = execute({"epochs": 1, "optimizer": {"lr": 1e-12}})

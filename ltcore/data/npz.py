@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -48,6 +49,15 @@ class Npz(Method):
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)  # unlike other data sets this one has no defaults: `path` is required
+
+    @property
+    def provides(self) -> AbstractSet[str]:
+        """Validation images, where the file lists them; its content is not read."""
+        try:
+            with np.load(Path(self.options.path).expanduser(), allow_pickle=False) as archive:
+                return {"validation"} if "val_images" in archive.files else frozenset()
+        except (OSError, ValueError, AttributeError, zipfile.BadZipFile):
+            return frozenset()  # build_data says what is wrong with it
 
     @hookimpl
     def build_data(self) -> DataSplits:
