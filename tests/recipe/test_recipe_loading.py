@@ -372,3 +372,8 @@ def test_a_whole_stage_of_a_new_name_comes_last():
     recipe = load_recipe("more.yaml").recipe
     assert [stage.name for stage in recipe.stages] == ["joint", "finetune", "third"]
     assert recipe.stages[2].iterations == 5
+
+
+def test_a_line_break_in_a_value_stays_in_its_message():
+    message = refused("base.yaml", ['calibrate=["a\\nb"]'])
+    assert message.endswith("calibrate.0: 'a\\nb' is not one of the recipe's methods; known: 'focal', 'drs'")
