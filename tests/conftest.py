@@ -2,12 +2,8 @@
 
 import io
 import json
-import os
 import sys
 from typing import NamedTuple
-
-# Tiny networks gain nothing from a second thread, and lose much where the machine is shared.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
