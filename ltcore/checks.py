@@ -159,6 +159,12 @@ class StageChecks:
         """A cache holds what a frozen backbone gives for images that no method changes."""
         if self.stage.cache == "off":
             return
+        if self.stage.batch_norm == "adapt":
+            raise self.refuse(
+                f"cache '{self.stage.cache}' needs a backbone that stays as it is, and batch_norm: adapt changes it; "
+                "use cache: off",
+                "batch_norm",
+            )
         trained = self._matching(backbone_names(self.skeleton))
         if trained:
             raise self.refuse(

@@ -32,10 +32,21 @@ _CORE = {
 #: Methods of our own distributions, so that a recipe that names one which is not installed can be told what to do.
 _OURS = {
     "balanced_softmax": "ltcore-logit-adjustment",
+    "cdt": "ltcore-cdt",
     "cifar_resnet": "ltcore-cifar-resnet",
+    "class_balanced": "ltcore-class-balanced",
+    "count_norm": "ltcore-cdt",
+    "drs": "ltcore-deferred",
+    "drw": "ltcore-deferred",
     "focal": "ltcore-focal",
+    "inverse_frequency": "ltcore-class-balanced",
+    "ldam": "ltcore-ldam",
     "logit_adjustment": "ltcore-logit-adjustment",
+    "lws": "ltcore-decoupling",
+    "mixup": "ltcore-mixup",
+    "ncm": "ltcore-decoupling",
     "ofa": "ltcore-ofa",
+    "remix": "ltcore-mixup",
     "tau_norm": "ltcore-tau-norm",
 }
 

@@ -44,7 +44,7 @@ def matches(name: str, pattern: str) -> bool:
     )
 
 
-def set_trainable(model: Model, names: set[str]) -> None:
+def set_trainable(model: Model, names: set[str], adapt_batch_norm: bool = False) -> None:
     """Freeze everything but the named parameters, honestly.
 
     A frozen parameter requires no gradient. A module is in train mode only where something under it trains, so that
@@ -53,6 +53,8 @@ def set_trainable(model: Model, names: set[str]) -> None:
     Args:
         model: the model.
         names: names of the parameters to train, as in ``model.named_parameters()``.
+        adapt_batch_norm: let frozen batch norm go on with the statistics of its batches (MiSLAS's shifted batch norm);
+            its parameters stay frozen.
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
@@ -66,3 +68,7 @@ def set_trainable(model: Model, names: set[str]) -> None:
             visit(child, module.training)
 
     visit(model, True)
+    if adapt_batch_norm:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.training = True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore import checkpoint, metrics
+from ltcore import checkpoint, diagnostics, metrics
 from ltcore.context import Context, RunState
 from ltcore.data.loader import InMemoryLoader
 from ltcore.data.prepare import PreparedData, prepare
@@ -23,7 +23,7 @@ from ltcore.plan import Plan, make_plan
 from ltcore.recipe.loading import LoadedRecipe
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.rundir import RunDirectory, environment
-from ltcore.seeding import derive_seed
+from ltcore.seeding import derive_seed, generator_for
 from ltcore.stage import Position, StageTrainer
 
 if TYPE_CHECKING:
@@ -244,21 +244,29 @@ class Run:
         # The next stage begins with the model in the stage's file and an optimiser of its own.
         checkpoint.save(self.directory.last, {}, {"position": asdict(position), "optimizer": {}})
 
-    def _pooled(self, split: str) -> Tensor:
-        return pooled_features(self.model, self.loaders[split], self.recipe.eval_batch_size)
+    def _outputs(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled features, logits and targets of a split's images as they are, for the model as it is."""
+        found = {"train": self.data.train, "val": self.data.val, "test": self.data.test}[split]
+        assert found is not None
+        pooled = pooled_features(self.model, self.loaders[split], self.recipe.eval_batch_size)
+        return pooled, logits_of(self.model.classifier, pooled, self.recipe.eval_batch_size), found.targets
 
     def _evaluate(self) -> dict[str, Any]:
         """Figures of the model as it is on the test images, and on the validation images where there are any."""
-        figures: dict[str, Any] = {}
-        for split, found in (("test", self.data.test), ("validation", self.data.val)):
-            if found is not None:
-                logits = logits_of(
-                    self.model.classifier,
-                    self._pooled("val" if split == "validation" else split),
-                    self.recipe.eval_batch_size,
-                )
-                figures[split] = metrics.evaluate_logits(logits, found.targets, self.data.class_counts)
+        test = self._outputs("test")
+        figures: dict[str, Any] = {"test": metrics.evaluate_logits(*test[1:], self.data.class_counts)}
+        if self.data.val is not None:
+            figures["validation"] = metrics.evaluate_logits(*self._outputs("val")[1:], self.data.class_counts)
+        if self.recipe.diagnostics != "off":
+            figures["diagnostics"] = self.diagnose(test)
         return figures
+
+    def diagnose(self, test: tuple[Tensor, Tensor, Tensor] | None = None) -> dict[str, Any]:
+        """See `ltcore.diagnostics.diagnose`; `test` saves computing what `_outputs` gave already."""
+        state = self.state
+        generator = generator_for("cpu", state.seed, "diagnostics", state.stage, state.epoch)
+        test = test or self._outputs("test")
+        return diagnostics.diagnose(self.model.classifier, self._outputs("train"), test, state.num_classes, generator)
 
     def _finish(self, surroundings: dict[str, Any]) -> dict[str, Any]:
         """Calibrate a copy of the classifier, evaluate, and write predictions.npz and result.json."""
@@ -266,14 +274,12 @@ class Run:
 
         recipe, data, state = self.recipe, self.data, self.state
         state.enter("calibration", len(self.plan.stages))
-        pooled = self._pooled("test")
-        before = logits_of(self.model.classifier, pooled, recipe.eval_batch_size)
+        pooled, before, targets = self._outputs("test")
         with torch.no_grad():
             calibrated = Hooks(self.plan.calibration, self.contexts).post_calibrate(
                 copy.deepcopy(self.model.classifier)
             )
         after = logits_of(calibrated, pooled, recipe.eval_batch_size)
-        targets = data.test.targets
         temporary = self.directory.path / "predictions.tmp.npz"
         np.savez_compressed(
             temporary, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()

@@ -69,7 +69,7 @@ class StageTrainer:
         self.run, self.plan, self.hooks, self.stage = run, plan, hooks, plan.stage
         self.state, self.model, self.position = run.state, run.model, run.position
         self.names = self._trainable_names()
-        set_trainable(self.model, self.names)
+        set_trainable(self.model, self.names, self.stage.batch_norm == "adapt")
         self.sampler: Sampler
         self.optimizer: torch.optim.Optimizer
         self.terms: list[str] = []
@@ -253,8 +253,10 @@ class StageTrainer:
         position.seconds += ended - counted
         mean, rate = self._mean_loss(), rate_at(len(drawn.indices) - 1)
         speed = (position.images - began_images) / max(seconds, 1e-9)
-        line = {"stage": stage.name, "epoch": state.epoch, "loss": mean, "lr": rate}
+        line: dict[str, Any] = {"stage": stage.name, "epoch": state.epoch, "loss": mean, "lr": rate}
         line |= {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
+        if self.run.recipe.diagnostics == "epoch":
+            line["diagnostics"] = self.run.diagnose()
         position.metrics_size = self.run.directory.append_metrics(line)
         self.run.reporter.epoch_ended(state.epoch, state.epochs, mean, rate, seconds, speed)
 

@@ -180,6 +180,10 @@ REFUSED = [
         "'mix' @ changes the images, which cache 'eval' skips; use cache: off",
     ),
     (
+        {"cache": "eval", "batch_norm": "adapt"},
+        "cache 'eval' needs a backbone that stays as it is, and batch_norm: adapt changes it; use cache: off",
+    ),
+    (
         {"trainable": ["backbon"]},
         "trainable 'backbon' matches nothing; did you mean 'backbone'? there is 'backb",
     ),

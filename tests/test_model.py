@@ -87,6 +87,16 @@ def test_freezing_is_honest_over_a_training(make_run, trainable):
         assert parameter.requires_grad == trained == (parameter.grad is not None)
 
 
+def test_frozen_batch_norm_can_go_on_with_its_batches(make_run):
+    stage = {"name": "s", "epochs": 1, "batch_size": 8, "trainable": ["classifier"], "optimizer": {"lr": 0.05}}
+    run = make_run(stages=[{**stage, "batch_norm": "adapt"}])
+    before = {name: value.clone() for name, value in run.model.backbone.state_dict().items()}
+    run.execute()
+    for name, value in run.model.backbone.state_dict().items():
+        moved = "running" in name or name.endswith("num_batches_tracked")
+        assert torch.equal(value, before[name]) != moved, name
+
+
 class Dropping(Backbone):
     feature_dim = 4
 

@@ -171,6 +171,8 @@ class Stage(BaseModel):
     """The arithmetic of the forward pass; `auto` is bf16 on a GPU, else fp32."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """The largest norm of the whole gradient; by default gradients are not clipped."""
+    batch_norm: Literal["frozen", "adapt"] = "frozen"
+    """Whether frozen batch norm stays as it is, or goes on with the statistics of its batches (MiSLAS)."""
     cache: str = "off"
     """Whether the frozen part runs once and its features are kept: `off`; `eval` for images without random changes;
     `views:V` for V random views of every image."""
@@ -233,6 +235,8 @@ class Recipe(BaseModel):
     """The stages, in order."""
     calibrate: list[str] = []
     """Names of the methods that change the trained classifier after the last stage, in order."""
+    diagnostics: Literal["off", "stage", "epoch"] = "stage"
+    """When each class's train and test accuracy, classifier norm and feature deviation are written (CDT, figure 3)."""
     checkpoint_seconds: float = Field(default=30, ge=0)
     """A checkpoint is written at least this often; 0 for after every step."""
     eval_batch_size: int = Field(default=500, gt=0)
