@@ -186,16 +186,17 @@ class StageChecks:
     def trainable_matches(self) -> None:
         """Every entry of ``trainable`` names something.
 
-        A method may make its modules when the data is known, so an entry that begins with a method of the stage is
+        A method may make its modules, or the classifier, when the data is known, so an entry that begins with it is
         checked later, by the trainer.
         """
         names = [*backbone_names(self.skeleton), "classifier.weight", "classifier.bias"]
         methods = [entry.key for entry in self.active]
         blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in backbone_names(self.skeleton)))
         known = ["backbone", "classifier", *methods, *blocks]
+        later = {*methods, "classifier"} if self.answers["build_classifier"] else set(methods)
         matched = self._matching(names)
         for position, pattern in enumerate(self.stage.trainable):
-            if pattern not in matched and pattern.split(".")[0] not in methods:
+            if pattern not in matched and pattern.split(".")[0] not in later:
                 raise self.refuse(
                     f"trainable '{pattern}' matches nothing{nearest(pattern, known) or ';'} there is {listed(known)}",
                     "trainable",

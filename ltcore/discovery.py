@@ -40,6 +40,7 @@ _OURS = {
     "drw": "ltcore-deferred",
     "focal": "ltcore-focal",
     "inverse_frequency": "ltcore-class-balanced",
+    "label_aware_smoothing": "ltcore-mislas",
     "ldam": "ltcore-ldam",
     "logit_adjustment": "ltcore-logit-adjustment",
     "lws": "ltcore-decoupling",

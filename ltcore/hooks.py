@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 #: Hook name -> names of its arguments, in order.
 ARGUMENTS = {name: tuple(inspect.signature(getattr(hookspecs, name)).parameters) for name in hookspecs.KINDS}
 
+#: The hooks in which None is an answer, and not a forgotten return.
+_MAY_RETURN_NONE = frozenset({"class_weights", "class_distribution"})
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -65,7 +68,7 @@ class Implementation:
         fixed = {"context": context} if "context" in self.arguments else {}
         function, hook = self.function, self.hook
         outside = context if hook not in hookspecs.STEP_HOOKS else None
-        may_return_none = hookspecs.KINDS[hook] == "all" or hook == "class_distribution"
+        may_return_none = hookspecs.KINDS[hook] == "all" or hook in _MAY_RETURN_NONE
 
         def call(*values: Any) -> Any:
             try:
@@ -238,8 +241,9 @@ class Hooks:
         """Product, None where no method gives weights: see `ltcore.hookspecs.class_weights`."""
         product: Tensor | None = None
         for call in self._calls["class_weights"]:
-            weights = call()
-            product = weights if product is None else product * weights
+            weights: Tensor | None = call()
+            if weights is not None:
+                product = weights if product is None else product * weights
         return product
 
     def auxiliary_losses(self, features: Features, logits: Tensor) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ The kind stands beside each hook:
 
 * ``one``: exactly one method answers; where none does, core's default applies; two are an error that names both.
 * ``fold``: a record is passed through the methods in the recipe's order.
-* ``product``: the answers are multiplied.
+* ``product``: the answers are multiplied, those that are None left out.
 * ``sum``: the answers are named terms, namespaced with the method's name, weighted and added.
 * ``all``: every method is called in the recipe's order; nothing is returned.
 
@@ -88,8 +88,8 @@ def on_epoch_start(context: Context) -> None:
 
 
 @hook("product")
-def class_weights(context: Context) -> Tensor:
-    """A weight for each class's loss values, [C]; core takes the weighted mean over the batch."""
+def class_weights(context: Context) -> Tensor | None:
+    """A weight for each class's loss values, [C]; core takes the weighted mean over the batch; None: no weights."""
 
 
 @hook("one")

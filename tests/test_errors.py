@@ -70,7 +70,7 @@ def reads(offer_methods):
 
     offer_methods(
         watched=Watched,
-        mixup=Mixup,
+        blend=Mixup,
         deferred=Deferred,
         picky=Picky,
         stubborn=Stubborn,
@@ -162,9 +162,9 @@ REFUSED = {
         "stage 'first': 'picky' (ltcore-tests 0.0) needs paired_batches, and nothing provides it",
     ),
     "hard labels beside mixup": (
-        {**two(methods="[mixup, ofa]"), "methods": "{mixup: {}, ofa: {}}"},
+        {**two(methods="[blend, ofa]"), "methods": "{blend: {}, ofa: {}}"},
         3,
-        "stage 'second': 'ofa' (ltcore-ofa 0.1.0) needs hard_labels (one label an image), which 'mixup' (ltcore-tests "
+        "stage 'second': 'ofa' (ltcore-ofa 0.1.0) needs hard_labels (one label an image), which 'blend' (ltcore-tests "
         "0.0) breaks; keep one, or use two stages",
     ),
     "no stages": ({"stages": "[]"}, 3, "stages: the list of stages is empty; a recipe needs at least one"),
@@ -201,9 +201,9 @@ REFUSED = {
         "stage 'first': cache 'eval' needs a frozen backbone; 'backbone' trains it",
     ),
     "cache beside mixup": (
-        {**one(cache="eval", trainable="[classifier]", methods="[mixup]"), "methods": "{mixup: {}}"},
+        {**one(cache="eval", trainable="[classifier]", methods="[blend]"), "methods": "{blend: {}}"},
         3,
-        "stage 'first': 'mixup' (ltcore-tests 0.0) changes the images, which cache 'eval' skips; use cache: off",
+        "stage 'first': 'blend' (ltcore-tests 0.0) changes the images, which cache 'eval' skips; use cache: off",
     ),
     "no classification, no loss": (
         one(classification="false"),

@@ -98,6 +98,13 @@ def test_a_product_multiplies():
     assert hooks.class_weights().tolist() == [3, 1]
 
 
+def test_a_product_leaves_out_what_is_none():
+    none, some = method(class_weights=lambda self: None), torch.tensor([1.0, 2.0])
+    assert hooks_of(none, none).class_weights() is None
+    for methods in [(none, method(class_weights=lambda self: some)), (method(class_weights=lambda self: some), none)]:
+        assert hooks_of(*methods).class_weights() is some
+
+
 def test_a_sum_is_namespaced_and_weighted():
     def terms(**values):
         tensors = {name: torch.tensor(value) for name, value in values.items()}

@@ -54,7 +54,8 @@ def test_what_is_broken_is_left_out_and_told(cli, fake_plugin):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_our_recipes(accepts, path):
     # A base may leave things to the recipes that extend it; as a part it has to be right.
-    assert accepts(path.read_text() + ("extends: whole.yaml\n" if path.parent.name == "base" else ""))
+    part = path.parent.name == "base" and "\nextends:" not in path.read_text()
+    assert accepts(path.read_text() + ("extends: whole.yaml\n" if part else ""))
 
 
 def test_a_good_recipe(accepts):

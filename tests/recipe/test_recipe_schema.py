@@ -72,7 +72,7 @@ KNOWN = "'name', 'description', 'seed', 'device', 'data', 'backbone', 'methods',
         (
             "calibrate:",
             "zzz:",
-            f"r.yaml:18: zzz: unknown key; known: {KNOWN}, 'checkpoint_seconds', 'eval_batch_size'",
+            f"r.yaml:18: zzz: unknown key; known: {KNOWN}, 'diagnostics', 'checkpoint_seconds', 'eval_batch_size'",
         ),
         ("{options: {gamma: 2}}", "{gamma: 2}", "r.yaml:6: methods.focal.gamma: unknown key; known: 'use', 'options'"),
         ("use: digits_lt, ", "", "r.yaml:1: data.use: missing; it is required"),

@@ -1,0 +1,151 @@
+import io
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from ltcore_class_balanced import (
+    ClassBalanced,
+    ClassBalancedOptions,
+    InverseFrequency,
+    InverseFrequencyOptions,
+    effective_number_weights,
+    inverse_frequency_weights,
+)
+from pydantic import ValidationError
+
+from ltcore import DataError
+from ltcore.checkpoint import load
+from ltcore.console import Reporter
+from ltcore.hooks import Hooks
+from ltcore.recipe.loading import load_recipe
+from ltcore.run import execute
+from ltcore.stage import StageTrainer
+
+CONTEXT = SimpleNamespace(class_counts=torch.tensor([24, 16, 8, 4]), num_classes=4)
+OFF = {"class_balanced": {"beta": 0}, "inverse_frequency": {"gamma": 0}}
+
+
+def test_defaults_and_bounds():
+    assert ClassBalanced().options.model_dump() == {"beta": 0.9999}
+    assert InverseFrequency().options.model_dump() == {"gamma": 1.0}
+    for kind, wrong in [
+        (ClassBalancedOptions, {"beta": 1.0}),
+        (ClassBalancedOptions, {"beta": -0.1}),
+        (ClassBalancedOptions, {"gamma": 1.0}),
+        (InverseFrequencyOptions, {"gamma": -1}),
+        (InverseFrequencyOptions, {"gamma": math.inf}),
+    ]:
+        with pytest.raises(ValidationError):
+            kind(**wrong)
+        assert all(field.description for field in kind.model_fields.values())
+
+
+def test_hooks_are_the_functions_with_their_options():
+    counts = CONTEXT.class_counts
+    weights = ClassBalanced(ClassBalancedOptions(beta=0.9)).class_weights(context=CONTEXT)
+    assert torch.equal(weights, effective_number_weights(counts, 0.9))
+    weights = InverseFrequency(InverseFrequencyOptions(gamma=0.5)).class_weights(context=CONTEXT)
+    assert torch.equal(weights, inverse_frequency_weights(counts, 0.5))
+    assert not ClassBalanced().state_dict() and not InverseFrequency().state_dict()
+
+
+@pytest.mark.parametrize(("method", "name"), [(ClassBalanced, "class_balanced"), (InverseFrequency, "inverse_freq")])
+def test_a_class_without_images_is_an_error_with_names(method, name):
+    with pytest.raises(DataError, match=f"method '{name}.*: no training images of class 1"):
+        method().class_weights(context=SimpleNamespace(class_counts=torch.tensor([3, 0])))
+
+
+# -- in a run ----------------------------------------------------------------------------------------------------------
+
+# Batches of 13, so that dividing by the number of rows is not exact.
+COMMON = {
+    "data": {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}},
+    "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+    "checkpoint_seconds": 0,
+    "device": "cpu",
+}
+
+
+def recipe(tmp_path, name, methods, **more):
+    """One stage with the methods, a table of their options."""
+    stage = {"name": "joint", "epochs": 2, "batch_size": 13, "methods": list(methods), "optimizer": {"lr": 0.05}}
+    table = {key: {"options": options} for key, options in methods.items()}
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(json.dumps(COMMON | {"methods": table, "stages": [stage | more]}))
+    return load_recipe(path)
+
+
+def run(loaded, out, resume=False):
+    return execute(loaded, out / "runs", resume, Reporter(io.StringIO()))[1]
+
+
+def tensors(path):
+    return load(path / "checkpoints" / "stage-0-joint.safetensors")[0]
+
+
+def losses(path):
+    return [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("beside", [{}, {"mixup": {}}, {"focal": {}}], ids=["alone", "mixup", "focal"])
+@pytest.mark.parametrize("use", OFF)
+def test_zero_is_the_baseline_bit_for_bit(tmp_path, use, beside):
+    plain = run(recipe(tmp_path, "plain", beside), tmp_path)
+    off = run(recipe(tmp_path, "off", {use: OFF[use], **beside}), tmp_path)
+    on = run(recipe(tmp_path, "on", {use: {}, **beside}), tmp_path)
+    assert losses(plain) == losses(off) != losses(on)
+    expected, found = tensors(plain), tensors(off)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("use", OFF)
+def test_the_loss_of_a_step_is_torchs_weighted_cross_entropy(tmp_path, monkeypatch, use):
+    seen, real = [], Hooks.compute_loss
+
+    def record(self, logits, targets):
+        seen.append((logits.detach(), targets))
+        return real(self, logits, targets)
+
+    monkeypatch.setattr(Hooks, "compute_loss", record)
+    path = run(recipe(tmp_path, "r", {use: {}}, epochs=1), tmp_path)
+    function = {"class_balanced": effective_number_weights, "inverse_frequency": inverse_frequency_weights}[use]
+    weight = function(CONTEXT.class_counts)
+    expected = [F.cross_entropy(logits, targets, weight=weight).item() for logits, targets in seen]
+    assert losses(path) == [pytest.approx(sum(expected) / len(expected), rel=1e-5)]
+
+
+def test_two_weightings_multiply(tmp_path):
+    half = {"inverse_frequency": {"gamma": 0.5}}
+    loaded = recipe(tmp_path, "one", {"inverse_frequency": {"gamma": 1.0}})
+    one = run(loaded, tmp_path)
+    stage = {"name": "joint", "epochs": 2, "batch_size": 13, "methods": ["a", "b"], "optimizer": {"lr": 0.05}}
+    table = {key: {"use": "inverse_frequency", "options": half["inverse_frequency"]} for key in "ab"}
+    (tmp_path / "two.yaml").write_text(json.dumps(COMMON | {"methods": table, "stages": [stage]}))
+    two = run(load_recipe(tmp_path / "two.yaml"), tmp_path)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+
+
+@pytest.mark.parametrize("use", OFF)
+def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch, use):
+    loaded = recipe(tmp_path, "r", {use: {}})
+    saved, save = [], StageTrainer.save
+
+    def saving(self):
+        save(self)
+        saved.append(self)
+        if len(saved) == 6:  # in the second epoch
+            shutil.copytree(self.run.directory.path.parents[1], tmp_path / "killed" / "runs")
+
+    monkeypatch.setattr(StageTrainer, "save", saving)
+    whole = run(loaded, tmp_path)
+    monkeypatch.setattr(StageTrainer, "save", save)
+    resumed = run(loaded, tmp_path / "killed", resume=True)
+    assert resumed != whole
+    with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
+        assert np.array_equal(a["logits"], b["logits"])

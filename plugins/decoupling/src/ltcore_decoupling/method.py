@@ -1,0 +1,58 @@
+"""The methods `lws` and `ncm`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import nn
+
+from ltcore import Context, DataError, Method, Options, RecipeError, hookimpl
+from ltcore_decoupling.classifiers import CosineClassifier, ScaledClassifier
+from ltcore_decoupling.functional import class_mean_directions
+
+
+class LWS(Method):
+    """Learnable weight scaling (Kang et al. 2020): the classifier of the stage before, with one scale a class.
+
+    See `scaled_logits`. The classifier inside is frozen, so ``trainable: [classifier]`` trains the scales only.
+    """
+
+    requires = frozenset({"earlier_stage"})
+
+    @hookimpl
+    def build_classifier(self, previous: nn.Module | None) -> nn.Module:
+        """The previous classifier, frozen, with scales of 1: before the first step nothing has changed.
+
+        Raises:
+            RecipeError: there is no previous classifier.
+        """
+        if previous is None:
+            raise RecipeError("method 'lws' scales a trained classifier; give it a stage after the one that trains it")
+        return ScaledClassifier(previous)
+
+
+class NCMOptions(Options):
+    """Options of the nearest class mean."""
+
+    scale: float = Field(default=1.0, gt=0.0)
+    """What the cosines are multiplied with to be logits. It changes confidences and ECE, and no prediction."""
+
+
+class NCM(Method):
+    """Nearest class mean on L2-normalised features (Kang et al. 2020), see `class_mean_directions`."""
+
+    Options = NCMOptions
+
+    @hookimpl
+    def post_calibrate(self, context: Context) -> nn.Module:
+        """A classifier made of the training features; the trained one has no part in it.
+
+        Raises:
+            DataError: a class has no training images.
+        """
+        features = context.training_features().float()
+        targets = context.training_targets.to(features.device)
+        try:
+            directions = class_mean_directions(features, targets, context.num_classes)
+        except ValueError as error:
+            raise DataError(f"method 'ncm': {error}") from error
+        return CosineClassifier(directions, self.options.scale)

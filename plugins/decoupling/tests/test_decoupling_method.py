@@ -1,0 +1,272 @@
+import copy
+import io
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from ltcore_decoupling import LWS, NCM, CosineClassifier, NCMOptions, ScaledClassifier, freeze_parameters
+from pydantic import ValidationError
+from torch import nn
+
+from ltcore import DataError, RecipeError
+from ltcore.checkpoint import load
+from ltcore.classifier import CalibratedClassifier
+from ltcore.console import Reporter
+from ltcore.recipe.loading import load_recipe
+from ltcore.run import execute
+from ltcore.stage import StageTrainer
+
+
+class Normalised(nn.Module):
+    """Like LDAM's: unit weights as a property, no bias, a parameter in a submodule."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 3, bias=False)
+        self.register_buffer("size", torch.tensor(30.0))
+        self.bias = None
+
+    @property
+    def weight(self):
+        return self.size * F.normalize(self.inner.weight)
+
+    def forward(self, x):
+        return F.normalize(x) @ self.weight.T
+
+
+PREVIOUS = {
+    "linear": lambda: nn.Linear(4, 3),
+    "no_bias": lambda: nn.Linear(4, 3, bias=False),
+    "normalised": Normalised,
+    "parametrized": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)),
+    "calibrated": lambda: CalibratedClassifier(nn.Linear(4, 3), torch.tensor([1.0, 2.0, 3.0]), 0.5),
+    "scaled": lambda: ScaledClassifier(nn.Linear(4, 3)),
+}
+
+
+@pytest.fixture(params=PREVIOUS)
+def previous(request):
+    torch.manual_seed(0)
+    return PREVIOUS[request.param]()
+
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+
+
+# -- lws ---------------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_become_buffers(previous):
+    before = copy.deepcopy(previous.state_dict())
+    frozen = freeze_parameters(previous)
+    assert not list(frozen.parameters()) and list(previous.parameters())
+    assert set(frozen.state_dict()) == set(before)
+    assert torch.equal(frozen(X), previous(X)) and not frozen(X).requires_grad
+    with torch.no_grad():
+        for tensor in frozen.buffers():
+            tensor.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in previous.state_dict().items())
+
+
+def test_lws_begins_as_the_classifier_that_it_wraps(previous):
+    scaled = LWS().build_classifier(previous=previous)
+    assert torch.equal(scaled(X), previous(X))
+    assert torch.equal(scaled.weight, previous.weight)
+    assert (scaled.bias is None) == (previous.bias is None)
+    assert [name for name, _ in scaled.named_parameters()] == ["scale"]
+    assert scaled.scale.tolist() == [1, 1, 1]
+
+
+def test_lws_scales_the_weights_as_applied_and_not_the_bias(previous):
+    scaled = LWS().build_classifier(previous=previous)
+    scale = torch.tensor([0.5, 1.0, 3.0])
+    with torch.no_grad():
+        scaled.scale.copy_(scale)
+    torch.testing.assert_close(scaled.weight, scale[:, None] * previous.weight)
+    if previous.bias is not None:
+        assert torch.equal(scaled.bias, previous.bias)
+    x = F.normalize(X) if isinstance(previous, Normalised) else X
+    torch.testing.assert_close(scaled(X), F.linear(x, scaled.weight, scaled.bias))
+    scaled(X).sum().backward()
+    assert scaled.scale.grad is not None and all(p.grad is None for p in previous.parameters())
+
+
+def test_lws_is_rebuilt_and_restored(previous):
+    first = LWS().build_classifier(previous=previous)
+    with torch.no_grad():
+        first.scale.copy_(torch.tensor([0.5, 1.0, 3.0]))
+    with torch.no_grad():
+        for parameter in previous.parameters():
+            parameter.zero_()
+    again = LWS().build_classifier(previous=previous)
+    again.load_state_dict(first.state_dict())
+    assert torch.equal(again(X), first(X))
+    assert torch.equal(copy.deepcopy(first)(X), first(X))
+
+
+def test_lws_has_no_options_and_needs_a_classifier():
+    assert not LWS().options.model_dump() and LWS().requires == {"earlier_stage"}
+    with pytest.raises(RecipeError, match="'lws' scales a trained classifier"):
+        LWS().build_classifier(previous=None)
+
+
+# -- ncm ---------------------------------------------------------------------------------------------------------------
+
+
+def ncm_context(features, targets, num_classes):
+    return SimpleNamespace(training_features=lambda: features, training_targets=targets, num_classes=num_classes)
+
+
+def test_ncm_makes_a_classifier_of_the_means():
+    features, targets = torch.randn(30, 4, generator=torch.Generator().manual_seed(2)), torch.arange(30) % 3
+    method = NCM(NCMOptions(scale=8))
+    classifier = method.post_calibrate(context=ncm_context(features, targets, 3))
+    unit = F.normalize(features)
+    means = F.normalize(torch.stack([unit[targets == c].mean(0) for c in range(3)]))
+    torch.testing.assert_close(classifier.weight, 8 * means)
+    assert classifier.bias is None and not list(classifier.parameters())
+    torch.testing.assert_close(classifier(X), 8 * F.cosine_similarity(X[:, None], means[None], dim=2))
+    default = NCM().post_calibrate(context=ncm_context(features, targets, 3))
+    torch.testing.assert_close(default(X) * 8, classifier(X))
+    # What comes after it in `calibrate` can wrap it.
+    torch.testing.assert_close(CalibratedClassifier(classifier, 2.0)(X), 2 * classifier(X))
+    assert classifier(X.bfloat16()).dtype == torch.float32
+
+
+def test_ncm_options_and_errors():
+    assert NCM().options.scale == 1.0
+    for wrong in [{"scale": 0.0}, {"scale": -1.0}, {"Scale": 1.0}]:
+        with pytest.raises(ValidationError):
+            NCMOptions(**wrong)
+    assert all(field.description for field in NCMOptions.model_fields.values())
+    with pytest.raises(DataError, match="method 'ncm': no training images of class 1"):
+        NCM().post_calibrate(context=ncm_context(torch.ones(2, 4), torch.tensor([0, 2]), 3))
+
+
+# -- in a run ----------------------------------------------------------------------------------------------------------
+
+STAGE = {"epochs": 2, "batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
+SECOND = {**STAGE, "name": "classifier", "trainable": ["classifier"], "sampler": "class_balanced", "cache": "eval"}
+
+
+def recipe(tmp_path, name, second, methods=(), **parts):
+    whole = {
+        "data": {
+            "use": "synthetic",
+            "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4},
+        },
+        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        "methods": {use: {} for use in methods},
+        "stages": [{**STAGE, "name": "representation"}, *second],
+        "checkpoint_seconds": 0,
+        "device": "cpu",
+    }
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(json.dumps(whole | parts))
+    return load_recipe(path)
+
+
+def run(loaded, out, resume=False):
+    return execute(loaded, out / "runs", resume, Reporter(io.StringIO()))
+
+
+def tensors_of(path, index, name):
+    return load(path / "checkpoints" / f"stage-{index}-{name}.safetensors")[0]
+
+
+def test_crt_is_a_recipe(tmp_path):
+    crt = {**SECOND, "classifier": "rebuild"}
+    _, path = run(recipe(tmp_path, "crt", [crt]), tmp_path)
+    first, second = tensors_of(path, 0, "representation"), tensors_of(path, 1, "classifier")
+    assert set(first) == set(second)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]) == name.startswith("model/backbone"), name
+    # Where it began, seen by hardly training it: neither at the first stage's classifier nor where it ends.
+    fresh = {**crt, "iterations": 1, "optimizer": {"lr": 1e-30}}
+    del fresh["epochs"]
+    built = tensors_of(run(recipe(tmp_path, "fresh", [fresh]), tmp_path)[1], 1, "classifier")
+    assert not torch.equal(built["model/classifier.weight"], first["model/classifier.weight"])
+    assert not torch.equal(built["model/classifier.weight"], second["model/classifier.weight"])
+
+
+def test_crt_draws_every_class_alike(tmp_path, monkeypatch):
+    drawn = []
+    epoch = StageTrainer._epoch
+
+    def recording(self, batches, *rest):
+        if self.stage.name == "classifier":
+            drawn.append(self.state.training_targets[torch.cat(list(batches.indices))])
+        return epoch(self, batches, *rest)
+
+    monkeypatch.setattr(StageTrainer, "_epoch", recording)
+    run(recipe(tmp_path, "crt", [{**SECOND, "classifier": "rebuild", "epochs": 20}]), tmp_path)
+    shares = torch.bincount(torch.cat(drawn), minlength=4) / len(torch.cat(drawn))
+    assert (shares - 0.25).abs().max() < 0.06  # 24, 16, 8 and 4 images
+
+
+def test_lws_trains_the_scales_only_and_starts_where_the_stage_before_ended(tmp_path):
+    lws = {**SECOND, "methods": ["lws"]}
+    still = {**lws, "iterations": 1, "optimizer": {"lr": 1e-30}}
+    del still["epochs"]
+    result, _ = run(recipe(tmp_path, "still", [still], ["lws"]), tmp_path)
+    assert result["stages"][0]["test"] == result["stages"][1]["test"]
+
+    result, path = run(recipe(tmp_path, "lws", [lws], ["lws"]), tmp_path)
+    first, second = tensors_of(path, 0, "representation"), tensors_of(path, 1, "classifier")
+    for name in ("weight", "bias"):
+        assert torch.equal(second.pop(f"model/classifier.frozen.{name}"), first.pop(f"model/classifier.{name}"))
+    scale = second.pop("model/classifier.scale")
+    assert scale.shape == (4,) and (scale != 1).all()
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items()) and set(first) == set(second)
+
+
+def test_lws_after_lws_and_under_a_calibration(tmp_path):
+    stages = [{**SECOND, "methods": ["lws"]}, {**SECOND, "name": "more", "methods": ["lws"], "classifier": "rebuild"}]
+    result, path = run(recipe(tmp_path, "twice", stages, ["lws", "tau_norm"], calibrate=["tau_norm"]), tmp_path)
+    assert "model/classifier.frozen.frozen.weight" in tensors_of(path, 2, "more")
+    assert 0 <= result["after_calibration"]["top1"] <= 1
+
+
+def test_a_killed_run_with_lws_goes_on(tmp_path, monkeypatch):
+    loaded = recipe(tmp_path, "r", [{**SECOND, "methods": ["lws"]}], ["lws", "ncm"], calibrate=["ncm"])
+    saved, save = [], StageTrainer.save
+
+    def saving(self):
+        save(self)
+        if self.stage.name == "classifier":
+            saved.append(self)
+            if len(saved) == 5:  # in the second epoch; what a kill would leave now
+                shutil.copytree(self.run.directory.path.parent, tmp_path / "killed" / "runs" / "r")
+
+    monkeypatch.setattr(StageTrainer, "save", saving)
+    _, whole = run(loaded, tmp_path)
+    monkeypatch.setattr(StageTrainer, "save", save)
+    _, resumed = run(loaded, tmp_path / "killed", resume=True)
+    assert resumed != whole and resumed.name == whole.name
+    with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
+        assert all(np.array_equal(a[name], b[name]) for name in ("logits", "calibrated_logits"))
+
+
+def test_ncm_calibrates_a_run(tmp_path):
+    result, path = run(recipe(tmp_path, "ncm", [], ["ncm"], calibrate=["ncm"]), tmp_path)
+    assert result["calibration"] == ["ncm"] and 0 <= result["after_calibration"]["ece"] <= 1
+    with np.load(path / "predictions.npz") as found:
+        assert np.abs(found["calibrated_logits"]).max() <= 1 + 1e-6
+        assert not np.array_equal(found["logits"], found["calibrated_logits"])
+
+
+def test_lws_in_the_first_stage_is_refused(tmp_path):
+    first = {**STAGE, "name": "only", "methods": ["lws"]}
+    with pytest.raises(RecipeError, match=r"'lws' .* needs earlier_stage"):
+        run(recipe(tmp_path, "first", [], ["lws"], stages=[first]), tmp_path)
+
+
+def test_the_cosine_classifier_is_saved():
+    first = CosineClassifier(torch.eye(3, 4))
+    again = CosineClassifier(torch.zeros(3, 4))
+    again.load_state_dict(first.state_dict())
+    assert torch.equal(again(X), first(X))

@@ -1,0 +1,77 @@
+"""The methods `drw` and `drs`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from torch import Tensor
+
+from ltcore import Context, DataError, Method, Options, RecipeError, hookimpl
+from ltcore.samplers import class_balanced
+from ltcore_deferred.functional import effective_number_weights
+
+if TYPE_CHECKING:
+    from ltcore.recipe.schema import Stage
+
+
+class DRSOptions(Options):
+    """Options of deferred re-sampling."""
+
+    start_epoch: int = Field(default=160, ge=0)
+    """First epoch of the stage, counted from 0, that is re-balanced: that of the first drop of the learning rate."""
+
+
+class DRWOptions(DRSOptions):
+    """Options of deferred re-weighting."""
+
+    beta: float = Field(default=0.9999, ge=0.0, lt=1.0)
+    """How many samples of a class still bring something new: about ``1 / (1 - beta)``. 0 weighs all classes alike."""
+
+
+class _Deferred(Method):
+    """What begins at an epoch of its stage."""
+
+    def check_stage(self, stage: Stage) -> None:
+        """Refuse a stage that ends before its start, where it would never act.
+
+        Raises:
+            RecipeError: the stage has a number of epochs, and `start_epoch` is not below it.
+        """
+        start = self.options.start_epoch
+        if stage.epochs is not None and start >= stage.epochs:
+            raise RecipeError(
+                f"start_epoch {start} never comes in {stage.epochs} epochs, counted from 0; "
+                "set it to the epoch of the first drop of the learning rate"
+            )
+
+
+class DRW(_Deferred):
+    """Deferred re-weighting (Cao et al. 2019): no weights, then those of `effective_number_weights`."""
+
+    Options = DRWOptions
+
+    @hookimpl
+    def class_weights(self, context: Context) -> Tensor | None:
+        """None before `start_epoch`, effective-number weights [C] from it on.
+
+        Raises:
+            DataError: a class has no training images.
+        """
+        if context.epoch < self.options.start_epoch or self.options.beta == 0:
+            return None
+        try:
+            return effective_number_weights(context.class_counts, self.options.beta)
+        except ValueError as error:
+            raise DataError(f"method 'drw': {error}") from error
+
+
+class DRS(_Deferred):
+    """Deferred re-sampling (Cao et al. 2019): every image once, then every class equally often."""
+
+    Options = DRSOptions
+
+    @hookimpl
+    def class_distribution(self, context: Context) -> Tensor | None:
+        """None before `start_epoch`, ``1 / C`` for each class [C] from it on."""
+        return None if context.epoch < self.options.start_epoch else class_balanced(context.class_counts)
