@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcore import discovery, static
+from ltcore.errors import LtcoreError
 
 if TYPE_CHECKING:
     from ltcore.data.prepare import PreparedData
@@ -174,5 +175,9 @@ def load_data(what: str, sets: Sequence[str]) -> PreparedData:
             discovery.find(what)
             recipe = Path(folder) / f"{what}.yaml"
             recipe.write_text(_DATA_ONLY.format(what))
-        loaded = load_recipe(recipe, sets)
-        return read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
+        try:
+            loaded = load_recipe(recipe, sets)
+            return read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
+        except LtcoreError as error:
+            # The user has not written this recipe, and cannot look at it.
+            raise type(error)(str(error).replace(f"{Path(folder) / what}.yaml:1: ", "")) from error

@@ -325,9 +325,9 @@ class StageTrainer:
             for answer in self.plan.answers[hook]
         ]
         if not largest < 1e4:
+            grown = f"have grown to {largest:.0e}" if math.isfinite(largest) else "are not finite any more"
             message += (
-                f"Likely cause: {lr} is too high, for weights have grown to {largest:.0e} or beyond; lower it, warm "
-                "up, or set clip_grad_norm."
+                f"Likely cause: {lr} is too high, for weights {grown}; lower it, warm up, or set clip_grad_norm."
             )
         elif "/" in term:
             owner = self.run.plan.entries[term.split("/")[0]]
