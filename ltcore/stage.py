@@ -326,9 +326,7 @@ class StageTrainer:
         ]
         if not largest < 1e4:
             grown = f"have grown to {largest:.0e}" if math.isfinite(largest) else "are not finite any more"
-            message += (
-                f"Likely cause: {lr} is too high, for weights {grown}; lower it, warm up, or set clip_grad_norm."
-            )
+            message += f"Likely cause: {lr} is too high, for weights {grown}; lower it, warm up, or set clip_grad_norm."
         elif "/" in term:
             owner = self.run.plan.entries[term.split("/")[0]]
             message += f"Likely cause: the auxiliary loss of {owner.whose}, for the weights are still small."
