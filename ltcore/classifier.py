@@ -46,3 +46,18 @@ class CalibratedClassifier(nn.Module):
         """[C], as applied."""
         bias = self.classifier.bias
         return self.shift if bias is None else torch.as_tensor(bias) * self.scale + self.shift
+
+
+def scale_weights(classifier: nn.Module, scale: Tensor, keep_bias: bool) -> CalibratedClassifier:
+    """A trained classifier with logits ``x @ (scale * w).T + b``: its weights scaled class by class, and not its bias.
+
+    Args:
+        classifier: the classifier to wrap.
+        scale: [C].
+        keep_bias: whether the bias stays as it was trained, or is dropped.
+    """
+    bias = getattr(classifier, "bias", None)
+    if bias is None:
+        return CalibratedClassifier(classifier, scale=scale)
+    # The wrapper scales the bias, too, so the shift takes that back.
+    return CalibratedClassifier(classifier, scale=scale, shift=bias.detach() * (float(keep_bias) - scale))

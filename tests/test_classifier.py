@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ltcore.classifier import CalibratedClassifier
+from ltcore.classifier import CalibratedClassifier, scale_weights
 
 POOLED = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
 SCALE, SHIFT = torch.tensor([0.5, 2.0, 3.0]), torch.tensor([1.0, -1.0, 0.25])
@@ -43,3 +43,14 @@ def test_a_scale_is_a_copy():
     outer = CalibratedClassifier(nn.Linear(4, 3), scale)
     scale.zero_()
     assert torch.equal(outer.scale, SCALE)
+
+
+@pytest.mark.parametrize("keep_bias", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_are_scaled_and_the_bias_is_not(bias, keep_bias):
+    linear, x = nn.Linear(4, 3, bias=bias).double(), torch.randn(5, 4).double()
+    scale = torch.tensor([0.5, 1.0, 2.0]).double()
+    expected = x @ (scale[:, None] * linear.weight).T + (linear.bias if bias and keep_bias else 0)
+    found = scale_weights(linear, scale, keep_bias)
+    torch.testing.assert_close(found(x), expected)
+    torch.testing.assert_close(x @ found.weight.T + found.bias, expected)

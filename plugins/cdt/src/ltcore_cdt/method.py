@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ltcore import Context, DataError, Method, Options, RecipeError, hookimpl
-from ltcore.classifier import CalibratedClassifier
+from ltcore.classifier import scale_weights
 from ltcore_cdt.functional import count_scale, temperatures, tempered_logits
 
 if TYPE_CHECKING:
@@ -83,15 +83,11 @@ class CountNorm(Method):
         Raises:
             DataError: a class has no training images.
         """
-        bias: Tensor | None = getattr(classifier, "bias", None)
-        keep = bias is None or self.options.bias == "keep"
-        if self.options.tau == 0 and keep:
+        keep = self.options.bias == "keep"
+        if self.options.tau == 0 and (keep or getattr(classifier, "bias", None) is None):
             return classifier
         try:
             scale = count_scale(context.class_counts, self.options.tau)
         except ValueError as error:
             raise DataError(f"method 'count_norm': {error}") from error
-        if bias is None:
-            return CalibratedClassifier(classifier, scale=scale)
-        # The wrapper computes scale * (x @ w.T + b) + shift, so the shift takes back what the scale did to the bias.
-        return CalibratedClassifier(classifier, scale=scale, shift=bias.detach() * (float(keep) - scale))
+        return scale_weights(classifier, scale, keep)

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ltcore import Method, Options, hookimpl
-from ltcore.classifier import CalibratedClassifier
+from ltcore.classifier import scale_weights
 from ltcore_tau_norm.functional import tau_norm_scale
 
 
@@ -31,10 +31,4 @@ class TauNorm(Method):
     def post_calibrate(self, classifier: nn.Module) -> nn.Module:
         """The classifier with logits ``x @ w'.T + b``, w' normalised; ``b`` kept or dropped."""
         weight = cast(Tensor, classifier.weight)
-        bias: Tensor | None = getattr(classifier, "bias", None)
-        scale = tau_norm_scale(weight.detach(), self.options.tau)
-        # The wrapper computes scale * (x @ w.T + b) + shift, so the shift takes back what the scale did to the bias.
-        if bias is None:
-            return CalibratedClassifier(classifier, scale=scale)
-        kept = 1.0 if self.options.bias == "keep" else 0.0
-        return CalibratedClassifier(classifier, scale=scale, shift=bias.detach() * (kept - scale))
+        return scale_weights(classifier, tau_norm_scale(weight.detach(), self.options.tau), self.options.bias == "keep")
