@@ -31,14 +31,19 @@ _CORE = {
 
 #: Methods of our own distributions, so that a recipe that names one which is not installed can be told what to do.
 _OURS = {
+    "afg": "ltcore-glag",
     "balanced_softmax": "ltcore-logit-adjustment",
     "cdt": "ltcore-cdt",
     "cifar_resnet": "ltcore-cifar-resnet",
     "class_balanced": "ltcore-class-balanced",
     "count_norm": "ltcore-cdt",
+    "distillation": "ltcore-glag",
     "drs": "ltcore-deferred",
     "drw": "ltcore-deferred",
+    "feature_dropout": "ltcore-feature-noise",
+    "feature_noise": "ltcore-feature-noise",
     "focal": "ltcore-focal",
+    "gra_loss": "ltcore-glag",
     "inverse_frequency": "ltcore-class-balanced",
     "label_aware_smoothing": "ltcore-mislas",
     "ldam": "ltcore-ldam",
@@ -48,6 +53,8 @@ _OURS = {
     "ncm": "ltcore-decoupling",
     "ofa": "ltcore-ofa",
     "remix": "ltcore-mixup",
+    "safa": "ltcore-safa",
+    "stg": "ltcore-stg",
     "tau_norm": "ltcore-tau-norm",
 }
 

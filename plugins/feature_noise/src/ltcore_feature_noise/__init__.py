@@ -1,0 +1,1 @@
+"""Dropout and Gaussian noise on tail features, for ltcore."""

@@ -1,0 +1,1 @@
+"""GLAG for ltcore: gradual balanced loss and adaptive feature generation."""

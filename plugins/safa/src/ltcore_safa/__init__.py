@@ -1,0 +1,1 @@
+"""SAFA: sample-adaptive feature augmentation for ltcore."""

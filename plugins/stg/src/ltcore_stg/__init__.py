@@ -1,0 +1,1 @@
+"""STG: a statistics generator for tail features, for ltcore."""
