@@ -39,6 +39,7 @@ def describe(plan: Plan) -> dict[str, Any]:
             for key, entry in plan.entries.items()
         },
         "stages": [_describe_stage(plan, stage) for stage in plan.stages],
+        "select": None if recipe.select is None else recipe.select.model_dump(),
         "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
     }
 
@@ -107,7 +108,16 @@ def render(described: dict[str, Any]) -> str:
         lines += ["", *_render_stage(stage, number, len(described["stages"]))]
     lines += ["", "calibration"]
     steps = [f"  post_calibrate      fold     {_person(answer)}" for answer in described["calibrate"]]
-    return "\n".join(lines + (steps or ["  none"]))
+    return "\n".join(lines + (steps or ["  none"]) + _render_select(described["select"]))
+
+
+def _render_select(select: dict[str, Any] | None) -> list[str]:
+    if select is None:
+        return []
+    held = f"{select['holdout']} held-out images a class" if select["holdout"] else "the validation split"
+    after = "then trained on all images" if select["retrain"] else "whose network is the result"
+    lines = [f"  {path}: {', '.join(map(str, values))}" for path, values in select["options"].items()]
+    return ["", f"selection on {held}, {after}", *lines]
 
 
 def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:

@@ -24,6 +24,7 @@ from ltcore.recipe.loading import LoadedRecipe
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.rundir import RunDirectory, environment
 from ltcore.seeding import derive_seed, generator_for
+from ltcore.selection import Selection
 from ltcore.stage import Position, StageTrainer
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -
     """
     recipe = loaded.recipe
     plan = make_plan(loaded)
+    selection = Selection(loaded) if recipe.select else None
     text = dump_yaml(loaded.source)
     found = RunDirectory.find(out, recipe.name, text) if resume else None
     if found and found.finished:
@@ -58,7 +60,14 @@ def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -
     data = read_data(loaded, plan.answers["data"])
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
     directory.lock()
-    return Run(plan, data, directory, device, reporter).execute(), directory.path
+    if selection is None:
+        return Run(plan, data, directory, device, reporter).execute(), directory.path
+    held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
+    selected = selection.run(held, directory, device, reporter)
+    if not selection.asked.retrain:
+        selected.adopt(directory)
+        data = held
+    return Run(make_plan(selected.loaded), data, directory, device, reporter).execute(selected.record), directory.path
 
 
 def choose_device(loaded: LoadedRecipe) -> torch.device:
@@ -146,33 +155,43 @@ class Run:
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def execute(self) -> dict[str, Any]:
-        """Train the stages that are not done yet, calibrate, and write the result."""
+    def execute(self, selection: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Train the stages that are not done yet, calibrate, and write the result.
+
+        Args:
+            selection: for the result, how the recipe's values were chosen.
+        """
         used = {entry.offer.distribution for entry in [*self.plan.entries.values(), self.plan.data, self.plan.backbone]}
         surroundings = environment(str(self.device), used)
         self.directory.write_json("environment.json", surroundings)
         with self.reporter:
             self.reporter.run_started(self.recipe.name, self.directory.path, self._summary())
-            torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
-            Hooks(implementations(self.plan.entries.values()), self.contexts).event("on_run_start")
-            self._move()
-            tensors, plain = self._restore()
-            for index, stage_plan in enumerate(self.plan.stages):
-                name = stage_plan.stage.name
-                hooks = Hooks(stage_plan.answers, self.contexts, stage_plan.stage.auxiliary_weights)
-                if index < self.position.stage:
-                    # Done before the run was killed: only its shape, and its model for later stages, are needed.
-                    self.state.enter(name, index)
-                    self._prepare_classifier(index, hooks)
-                    path = self.directory.stage_file(index, name)
-                    checkpoint.restore_model(self.model, checkpoint.load(path, self.device)[0], path)
-                    self.provider.freeze(name)
-                    continue
-                self._train_stage(index, hooks, tensors, plain)
-                tensors, plain = None, {}
-            result = self._finish(surroundings)
+            self.train()
+            result = self._finish(surroundings, selection)
             self.reporter.finished(result_rows(result), self.directory.path)
         return result
+
+    def train(self) -> None:
+        """Train the stages that are not done yet; the others are read from their files."""
+        torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
+        Hooks(implementations(self.plan.entries.values()), self.contexts).event("on_run_start")
+        self._move()
+        tensors, plain = self._restore()
+        for index, stage_plan in enumerate(self.plan.stages):
+            name = stage_plan.stage.name
+            hooks = Hooks(stage_plan.answers, self.contexts, stage_plan.stage.auxiliary_weights)
+            if index < self.position.stage:
+                # Done before the run was killed: only its shape, and its model for later stages, are needed.
+                self.state.enter(name, index)
+                self._prepare_classifier(index, hooks)
+                path = self.directory.stage_file(index, name)
+                checkpoint.restore_model(self.model, checkpoint.load(path, self.device)[0], path)
+                self.provider.freeze(name)
+                if self.data.test is not None and "test" not in self.position.results[index]:
+                    self.position.results[index] |= self._evaluate()  # trained by a selection, which has no test data
+                continue
+            self._train_stage(index, hooks, tensors, plain)
+            tensors, plain = None, {}
 
     def _summary(self) -> list[str]:
         counts, data, backbone = self.data.class_counts, self.data, self.model.backbone
@@ -180,7 +199,7 @@ class Run:
         held = f", {len(data.val)} held out" if data.val is not None else ""
         return [
             f"data      {self.recipe.data.use}: {len(counts)} classes of {int(counts.max())} to {int(counts.min())} "
-            f"images, {int(counts.sum())} to train on{held}, {len(data.test)} to test on",
+            f"images, {int(counts.sum())} to train on{held}, {len(data.test or ())} to test on",
             f"backbone  {self.recipe.backbone.use}, {millions:.2f} million parameters, on {self.device}",
         ]
 
@@ -236,7 +255,7 @@ class Run:
                 **figures,
             }
         )
-        self.reporter.stage_ended(stage.name, figures["test"], position.seconds)
+        self.reporter.stage_ended(stage.name, figures.get("test", figures.get("validation", {})), position.seconds)
         checkpoint.save(self.directory.stage_file(index, stage.name), checkpoint.model_tensors(self.model), {})
         self.provider.freeze(stage.name)
         position.stage, position.epoch, position.step, position.begun = index + 1, 0, 0, False
@@ -253,8 +272,10 @@ class Run:
 
     def _evaluate(self) -> dict[str, Any]:
         """Figures of the model as it is on the test images, and on the validation images where there are any."""
-        test = self._outputs("test")
-        figures: dict[str, Any] = {"test": metrics.evaluate_logits(*test[1:], self.data.class_counts)}
+        figures: dict[str, Any] = {}
+        test = None if self.data.test is None else self._outputs("test")
+        if test is not None:
+            figures["test"] = metrics.evaluate_logits(*test[1:], self.data.class_counts)
         if self.data.val is not None:
             figures["validation"] = metrics.evaluate_logits(*self._outputs("val")[1:], self.data.class_counts)
         if self.recipe.diagnostics != "off":
@@ -264,21 +285,31 @@ class Run:
     def diagnose(self, test: tuple[Tensor, Tensor, Tensor] | None = None) -> dict[str, Any]:
         """See `ltcore.diagnostics.diagnose`; `test` saves computing what `_outputs` gave already."""
         state = self.state
-        generator = generator_for("cpu", state.seed, "diagnostics", state.stage, state.epoch)
+        generator = generator_for("cpu", state.seed, "diagnostics", state.stage)
         test = test or self._outputs("test")
         return diagnostics.diagnose(self.model.classifier, self._outputs("train"), test, state.num_classes, generator)
 
-    def _finish(self, surroundings: dict[str, Any]) -> dict[str, Any]:
+    def _calibrated(self) -> nn.Module:
+        """A copy of the classifier after `calibrate`."""
+        self.state.enter("calibration", len(self.plan.stages))
+        with torch.no_grad():
+            return Hooks(self.plan.calibration, self.contexts).post_calibrate(copy.deepcopy(self.model.classifier))
+
+    def validate(self) -> float:
+        """Balanced accuracy of the trained and calibrated model on the validation images."""
+        classifier = self._calibrated()
+        pooled, _, targets = self._outputs("val")
+        logits = logits_of(classifier, pooled, self.recipe.eval_batch_size)
+        score: float = metrics.evaluate_logits(logits, targets, self.data.class_counts)["balanced_accuracy"]
+        return score
+
+    def _finish(self, surroundings: dict[str, Any], selection: dict[str, Any] | None) -> dict[str, Any]:
         """Calibrate a copy of the classifier, evaluate, and write predictions.npz and result.json."""
         import numpy as np
 
         recipe, data, state = self.recipe, self.data, self.state
-        state.enter("calibration", len(self.plan.stages))
+        calibrated = self._calibrated()
         pooled, before, targets = self._outputs("test")
-        with torch.no_grad():
-            calibrated = Hooks(self.plan.calibration, self.contexts).post_calibrate(
-                copy.deepcopy(self.model.classifier)
-            )
         after = logits_of(calibrated, pooled, recipe.eval_batch_size)
         temporary = self.directory.path / "predictions.tmp.npz"
         np.savez_compressed(
@@ -293,6 +324,7 @@ class Run:
             "class_counts": data.class_counts.tolist(),
             "class_names": list(data.class_names),
             "reported_epoch": "last",
+            **({} if selection is None else {"selection": selection}),
             "calibration": list(recipe.calibrate),
             "before_calibration": metrics.evaluate_logits(before, targets, data.class_counts),
             "after_calibration": metrics.evaluate_logits(after, targets, data.class_counts),

@@ -70,6 +70,12 @@ class RunDirectory:
             raise RecipeError(f"--resume: no run of this recipe in {out / name}{other}; start it without --resume")
         return cls(max(same, key=lambda path: (path / "recipe.yaml").stat().st_mtime_ns))  # written when it began
 
+    def inner(self, name: str) -> RunDirectory:
+        """The directory of a run that is part of this one, made where it is missing."""
+        path = self.path / name
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return RunDirectory(path)
+
     def lock(self) -> None:
         """Keep other processes out while this one trains here; the lock ends with the process.
 

@@ -21,7 +21,7 @@ class PreparedData:
     Attributes:
         train: the images that are trained on.
         val: the held-out training images, or the data set's own validation split; None where there is neither.
-        test: the test split.
+        test: the test split; None while values are selected.
         class_names: C names, in label order.
         class_counts: [C] int64, training images of each class, without the held-out ones.
         kept: [N] int64, where each training image stands in the data set's original training split.
@@ -33,7 +33,7 @@ class PreparedData:
 
     train: ArraySplit
     val: ArraySplit | None
-    test: ArraySplit
+    test: ArraySplit | None
     class_names: tuple[str, ...]
     class_counts: Tensor
     kept: Tensor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from ltcore.errors import RecipeError
-from ltcore.recipe.located import Key, Located, Locator
-from ltcore.recipe.merging import apply_set, interpolate, load_chain
+from ltcore.recipe.located import Key, Located, Locator, located
+from ltcore.recipe.merging import apply_set, interpolate, load_chain, put
 from ltcore.recipe.schema import Recipe
 from ltcore.recipe.validation import validate
 
@@ -46,6 +47,23 @@ class LoadedRecipe:
     def fail(self, path: tuple[Key, ...], message: str) -> RecipeError:
         """An error to raise about the value at `path`; the message follows the place."""
         return RecipeError(f"{self.where(*path)}: {message}")
+
+    def changed(self, changes: Mapping[str, Any], where: str) -> LoadedRecipe:
+        """This recipe with other values at some paths (``methods.cdt.options.gamma``); None removes what is there.
+
+        Args:
+            changes: values by path.
+            where: what messages say about the place of these values.
+
+        Raises:
+            RecipeError: a path does not exist, or the recipe with the values is wrong.
+        """
+        root = copy.deepcopy(self.locator.root)
+        for path, value in changes.items():
+            put(root, path.split("."), located(value, where), Recipe.model_fields)
+        locator = Locator(root, self.path)
+        source = root.plain()
+        return LoadedRecipe(validate(Recipe, source, locator), source, self.path, locator)
 
     def validate_options(self, options_class: type[OptionsT], path: tuple[Key, ...], whose: str) -> OptionsT:
         """The options at `path`, checked; where nothing stands there, the defaults.

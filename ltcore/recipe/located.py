@@ -46,6 +46,15 @@ class Located:
         return child.value if child is not None and isinstance(child.value, str) else None
 
 
+def located(value: Any, where: str) -> Located:
+    """Plain data as a tree in which every value has the same place."""
+    if isinstance(value, dict):
+        return Located({key: located(child, where) for key, child in value.items()}, where)
+    if isinstance(value, list):
+        return Located([located(child, where) for child in value], where)
+    return Located(value, where)
+
+
 @dataclass(frozen=True)
 class Locator:
     """Answers where a path's value was written, and how a message names the path."""

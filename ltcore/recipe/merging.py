@@ -93,11 +93,25 @@ def apply_set(root: Located, text: str, fields: Collection[str]) -> None:
         raise RecipeError(f"{where}: has no '='; write PATH=VALUE, for example --set seed=1")
     if "" in keys:
         raise RecipeError(f"{where}: a name in the path is empty; write PATH=VALUE, for example --set seed=1")
+    put(root, keys, parse(value_text, lambda line: where), fields)
+
+
+def put(root: Located, keys: list[str], value: Located, fields: Collection[str]) -> None:
+    """Put `value` at a path of the merged recipe; null removes the entry, if there is one.
+
+    Args:
+        root: the recipe, changed in place.
+        keys: the path; stages by name or number.
+        value: the value; messages show its place.
+        fields: the recipe's top-level keys.
+
+    Raises:
+        RecipeError: the path does not exist; the message begins with the value's place.
+    """
+    where = value.where
     if keys[0] not in fields:
         near = nearest(keys[0], fields) or f"; known: {listed(fields)}"
         raise RecipeError(f"{where}: a recipe has no key '{keys[0]}'{near}")
-    value = parse(value_text, lambda line: where)
-
     node = root
     for depth in range(len(keys) - 1):
         key = _entry(node, keys[: depth + 1], where)

@@ -214,6 +214,28 @@ class Stage(BaseModel):
                 yield ("auxiliary_weights", key), f"the stage has no method '{method}'{near}"
 
 
+class Select(BaseModel):
+    """Values to choose on held-out training images before the run proper (CDT, appendix B.6)."""
+
+    options: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
+    """Candidates by path, as in `--set` (`methods.cdt.options.gamma: [0.1, 0.2]`); every combination is tried."""
+    holdout: int = Field(default=3, ge=0)
+    """Training images a class that are held out to choose on; 0 where the data set has a validation split."""
+    retrain: bool = True
+    """Whether the chosen values are trained with once more on all images; else the run ends with the network that was
+    trained without the held-out ones."""
+
+    @field_validator("options")
+    @classmethod
+    def _check_paths(cls, options: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for path in options:
+            if path.split(".")[0] not in ("methods", "stages", "backbone"):
+                raise ValueError(
+                    f"'{path}' should lead into methods, stages or backbone, such as methods.cdt.options.gamma"
+                )
+        return options
+
+
 class Recipe(BaseModel):
     """A whole experiment: the data, the backbone, the methods and the stages."""
 
@@ -235,6 +257,8 @@ class Recipe(BaseModel):
     """The stages, in order."""
     calibrate: list[str] = []
     """Names of the methods that change the trained classifier after the last stage, in order."""
+    select: Select | None = None
+    """Values to choose on held-out training images before the run proper."""
     diagnostics: Literal["off", "stage", "epoch"] = "stage"
     """When each class's train and test accuracy, classifier norm and feature deviation are written (CDT, figure 3)."""
     checkpoint_seconds: float = Field(default=30, ge=0)
