@@ -54,6 +54,10 @@ class NeedyPooled(Needy):
     tap = "pooled"
 
 
+class Convolving(Augment):
+    requires = frozenset({"feature_maps"})
+
+
 class Later(Augment):
     requires = frozenset({"earlier_stage"})
 
@@ -161,6 +165,10 @@ REFUSED = [
     (
         {"methods": ["needy"], "backbone": "{use: unspatial}"},
         "'needy' @ needs spatial_features (a tap",
+    ),
+    (
+        {"methods": ["convolving"], "backbone": "{use: timm, options: {model: test_vit}}"},
+        "'convolving' @ needs feature_maps (a tap with feature maps [N, D, H, W]), and nothing provides it",
     ),
     (
         {"methods": ["needy", "mix"]},
