@@ -51,7 +51,7 @@ def plan(
 
     made = make_plan(loaded, to_run=False)
     described = describe(made)
-    if taps:
+    if taps or image_size:
         described["backbone"] |= describe_taps(made, image_size)
     _show(described, render, as_json)
 
@@ -179,7 +179,7 @@ def _parser() -> _Parser:
     command = _command(commands, "plan", plan)
     command.recipe()
     command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")
-    text = "pixels of an image's side for --taps; by default the data's option image_size, or 32"
+    text = "pixels of a side, for --taps; by default the data's option image_size, or 32"
     command.add_argument("--image-size", type=_pixels, metavar="PIXELS", help=text)
     command.json()
     _command(commands, "schema", schema)

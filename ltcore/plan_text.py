@@ -58,7 +58,8 @@ def describe_taps(plan: Plan, image_size: int | None = None) -> dict[str, Any]:
     """
     from ltcore.tap_probe import tap_shapes
 
-    size = image_size or getattr(plan.data.method.options, "image_size", None) or 32
+    of_data = getattr(plan.data.method.options, "image_size", None)
+    size = image_size or (of_data if isinstance(of_data, int) else 32)
     backbone = build_skeleton(plan.loaded, plan.answers["backbone"], size)
     try:
         shapes = tap_shapes(backbone, (3, size, size))

@@ -48,7 +48,7 @@ class StreamedSplit(Protocol):
     def targets(self) -> Tensor:  # noqa: D102
         ...
 
-    def __len__(self) -> int:
+    def __len__(self) -> int:  # noqa: D105
         ...
 
     def subset(self, index: Tensor) -> Self:
