@@ -107,8 +107,10 @@ def _adapt(found: dict[str, Tensor], wanted: Mapping[str, Tensor], key: str, on_
 
 
 def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Path, name: str) -> None:
-    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in found if key not in wanted]
+    missing, unexpected = (
+        [key for key in names if key not in others and not key.endswith("num_batches_tracked")]  # which nothing reads
+        for names, others in ((wanted, found), (found, wanted))
+    )
     shapes = [
         f"{key} {list(found[key].shape)} for {list(wanted[key].shape)}"
         for key in wanted

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -225,3 +228,13 @@ def test_a_network_that_shapes_do_not_carry_through_has_no_inner_taps():
 def test_images_that_a_network_does_not_take_are_refused():
     with pytest.raises(RecipeError, match=r"does not take images of 3 x 8 x 8 .*; name another size"):
         tap_shapes(on_meta("test_vit"), (3, 8, 8))
+
+
+def test_the_options_are_documented_with_their_defaults():
+    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
+    rows = [row.split(" | ") for row in text.split("| option | default |")[1].split("\n\n")[0].splitlines()[2:]]
+    documented = {row[0].strip("|` "): row[1].strip("`") for row in rows}
+    fields = TimmOptions.model_fields
+    assert documented == {
+        name: "*required*" if field.is_required() else json.dumps(field.default) for name, field in fields.items()
+    }

@@ -95,25 +95,23 @@ def test_grey_images_take_the_sum_of_the_first_convolutions_channels(saved):
 def test_a_file_for_grey_images_fits_grey_images_only(saved):
     model, path = saved(in_chans=1)
     same(build(channels=1, weights=str(path)), model)
-    with pytest.raises(RecipeError, match=r"1 of another shape \(conv1\.0\.weight \[16, 1, 3, 3\] for \[16, 3, 3, 3\]\)"):
+    with pytest.raises(RecipeError, match=r"1 of another shape \(conv1\.0\.weight \[16, 1, 3, 3\] for \[16, 3, 3, 3\]"):
         build(channels=3, weights=str(path))
     with torch.device("meta"):
         build(weights=str(path))  # a plan does not know the images
 
 
-@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224"])
-def test_a_transformer_is_fitted_to_the_images(name, saved):
-    if name == "vit_tiny_patch16_224":
-        with torch.device("meta"):
-            assert build(name, size=64).model.pos_embed.shape == (1, 17, 192)
-        return
-    model, path = saved(name)
+def test_a_transformer_is_fitted_to_the_images(saved):
+    model, path = saved("test_vit")
     native = model.pretrained_cfg["input_size"][1]
-    same(build(name, size=native, weights=str(path)), model)
-    smaller = build(name, size=native // 2, weights=str(path))
-    torch.testing.assert_close(smaller.model.blocks[0].attn.qkv.weight, model.blocks[0].attn.qkv.weight)
+    same(build("test_vit", size=native, weights=str(path)), model)
+    smaller = build("test_vit", size=native // 2, weights=str(path))
+    assert torch.equal(smaller.model.blocks[0].attn.qkv.weight, model.blocks[0].attn.qkv.weight)
     assert smaller(torch.randn(2, 3, native // 2, native // 2)).shape == (2, smaller.feature_dim)
     assert smaller.model.pos_embed.shape[1] < model.pos_embed.shape[1]
+    with torch.device("meta"):
+        planned = build("test_vit", size=native // 2, weights=str(path))
+    assert planned.model.pos_embed.shape == smaller.model.pos_embed.shape
 
 
 def test_on_the_meta_device_a_file_is_compared_and_nothing_is_loaded(saved):
@@ -133,10 +131,13 @@ def test_another_networks_file_is_refused_with_the_first_names_and_counts(saved)
     with pytest.raises(RecipeError) as refused:
         build("resnet18", weights=str(path))
     message = str(refused.value)
-    print(message)
     assert message.startswith(f"backbone.options.weights: {path} does not fit 'resnet18': of its 120 tensors")
-    for what in (r"missing (layer1.1.conv1.weight, ", "of another shape (conv1.weight [32, 3, 3, 3] for [64, 3, 7, 7]"):
+    for what in (
+        "missing (conv1.weight, layer1.1.conv1.weight, layer1.1.bn1.weight, ...); ",
+        "unexpected (conv1.0.weight",
+    ):
         assert what in message
+    assert "of another shape (bn1.weight [32] for [64], " in message and "num_batches" not in message
     assert "\n" not in message and len(message) < 700
 
 
@@ -160,6 +161,7 @@ class Code:
         return os.mkdir, ("made-by-a-pickle",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
