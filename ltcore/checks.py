@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: The words that core understands in a method's ``requires``, and what each means.
 NEEDS = {
     "earlier_stage": "a stage before this one",
+    "feature_maps": "a tap with feature maps [N, D, H, W]",
     "hard_labels": "one label an image",
     "spatial_features": "a tap with feature maps whose plain mean the classifier reads",
     "validation": "held-out images: set data.holdout",
@@ -150,7 +151,8 @@ class StageChecks:
                     raise self.refuse_method(
                         entry, f"needs {meaning}, which {breaking.whose} breaks; keep one, or use two stages"
                     )
-                if need == "spatial_features" and entry.method.tap != "pooled" and self.skeleton.spatial:
+                maps = need in ("feature_maps", "spatial_features") and self.skeleton.has_maps(entry.method.tap)
+                if maps and (need == "feature_maps" or self.skeleton.spatial):
                     continue
                 if need not in provided:
                     raise self.refuse_method(entry, f"needs {meaning}, and nothing provides it")

@@ -35,19 +35,25 @@ def run(
     execute(loaded, out, resume, Reporter())
 
 
-def plan(recipe: Path, sets: Sequence[str] = (), as_json: bool = False) -> None:
+def plan(
+    recipe: Path, sets: Sequence[str] = (), as_json: bool = False, taps: bool = False, image_size: int | None = None
+) -> None:
     """Show which method answers which hook in each stage, what trains, sampler and schedule. Reads no data.
 
-    Example: ltcore plan recipes/digits_lt_ofa_focal.yaml
+    Example: ltcore plan recipes/digits_lt_ofa_focal.yaml --taps --image-size 8
     """
     from ltcore.recipe.loading import load_recipe
 
     loaded = load_recipe(recipe, sets)
 
     from ltcore.plan import make_plan
-    from ltcore.plan_text import describe, render
+    from ltcore.plan_text import describe, describe_taps, render
 
-    _show(describe(make_plan(loaded, to_run=False)), render, as_json)
+    made = make_plan(loaded, to_run=False)
+    described = describe(made)
+    if taps or image_size:
+        described["backbone"] |= describe_taps(made, image_size)
+    _show(described, render, as_json)
 
 
 def schema() -> None:
@@ -143,6 +149,12 @@ class _Parser(argparse.ArgumentParser):
         self.flag("--json", "print JSON", "as_json")
 
 
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of pixels")
+    return int(text)
+
+
 def _command(commands: Any, name: str, function: Callable[..., None]) -> _Parser:
     """A command's parser; what ``--help`` says is the function's docstring."""
     first, *rest = (function.__doc__ or "").strip().splitlines()
@@ -166,6 +178,9 @@ def _parser() -> _Parser:
     command.flag("--resume", "go on with the latest run of this very recipe")
     command = _command(commands, "plan", plan)
     command.recipe()
+    command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")
+    text = "pixels of a side, for --taps; by default the data's option image_size, or 32"
+    command.add_argument("--image-size", type=_pixels, metavar="PIXELS", help=text)
     command.json()
     _command(commands, "schema", schema)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 GROUP = "ltcore.plugins"
 
 _CORE = {
-    "timm": "ltcore.backbones:Timm",
+    "timm": "ltcore.timm_backbone:Timm",
     "digits_lt": "ltcore.data.digits:DigitsLT",
     "fashion_mnist_lt": "ltcore.data.torchvision_sets:FashionMNISTLT",
     "cifar10_lt": "ltcore.data.torchvision_sets:CIFAR10LT",
@@ -34,7 +34,9 @@ _OURS = {
     "afg": "ltcore-glag",
     "balanced_softmax": "ltcore-logit-adjustment",
     "cdt": "ltcore-cdt",
+    "cifar_densenet": "ltcore-cifar-resnet",
     "cifar_resnet": "ltcore-cifar-resnet",
+    "cifar_resnext": "ltcore-cifar-resnet",
     "class_balanced": "ltcore-class-balanced",
     "count_norm": "ltcore-cdt",
     "distillation": "ltcore-glag",

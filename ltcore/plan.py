@@ -69,7 +69,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
     data, data_answers = provider(loaded, "data", recipe.data.use)
     backbone, backbone_answers = provider(loaded, "backbone", recipe.backbone.use)
     entries = {key: _entry(loaded, ("methods", key), key, method.use or key) for key, method in recipe.methods.items()}
-    skeleton = _skeleton(loaded, backbone_answers)
+    skeleton = build_skeleton(loaded, backbone_answers)
     stages = []
     for index, stage in enumerate(recipe.stages):
         active = tuple(entries[key] for key in stage.methods)
@@ -145,7 +145,12 @@ def _answers(loaded: LoadedRecipe, path: tuple[str | int, ...], entries: Iterabl
         raise PluginError(f"{loaded.where(*path)}: {error}") from error
 
 
-def _skeleton(loaded: LoadedRecipe, answers: Answers) -> Backbone:
+def build_skeleton(loaded: LoadedRecipe, answers: Answers, image_size: int = 32) -> Backbone:
+    """The backbone on the meta device, for images of 3 channels: names and shapes, no values.
+
+    Raises:
+        LtcoreError: as `make_plan`.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -160,7 +165,7 @@ def _skeleton(loaded: LoadedRecipe, answers: Answers) -> Backbone:
     (answer,) = answers["build_backbone"]
     try:
         with torch.device("meta"), NoInitialValues():
-            backbone: Backbone = answer.bind(None)(3, 32)
+            backbone: Backbone = answer.bind(None)(3, image_size)
     except LtcoreError as error:
         raise type(error)(f"{loaded.where('backbone')}: {error}") from error
     return backbone

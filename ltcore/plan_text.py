@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ltcore.checks import backbone_names
+from ltcore.errors import RecipeError
 from ltcore.hookspecs import KINDS
 from ltcore.model import matches
+from ltcore.plan import build_skeleton
 
 if TYPE_CHECKING:
     from ltcore.hooks import Entry, Implementation
@@ -42,6 +44,41 @@ def describe(plan: Plan) -> dict[str, Any]:
         "select": None if recipe.select is None else recipe.select.model_dump(),
         "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
     }
+
+
+def describe_taps(plan: Plan, image_size: int | None = None) -> dict[str, Any]:
+    """Every tap of the backbone with the shape of a row, as JSON-able data.
+
+    Args:
+        plan: the plan.
+        image_size: pixels of a side; None for the data's option ``image_size``, or 32 where it has none: no data is
+            read.
+
+    Raises:
+        RecipeError: the backbone does not take images of that size.
+    """
+    from ltcore.tap_probe import tap_shapes
+
+    of_data = getattr(plan.data.method.options, "image_size", None)
+    size = image_size or (of_data if isinstance(of_data, int) else 32)
+    backbone = build_skeleton(plan.loaded, plan.answers["backbone"], size)
+    try:
+        shapes = tap_shapes(backbone, (3, size, size))
+    except RecipeError as error:
+        raise RecipeError(f"{plan.loaded.where('backbone')}: {error}") from error
+    return {
+        "tap_shapes": [
+            {"tap": tap, "shape": list(shape), "kind": _kind(backbone.has_maps(tap), shape)}
+            for tap, shape in shapes.items()
+        ],
+        "image_size": size,
+    }
+
+
+def _kind(is_map: bool, shape: tuple[int, ...]) -> str:
+    if is_map:
+        return "map"
+    return {1: "pooled", 2: "tokens"}.get(len(shape), "channels last")
 
 
 def _whose(entry: Entry) -> dict[str, str]:
@@ -100,7 +137,7 @@ def render(described: dict[str, Any]) -> str:
     lines += [
         f"data      {data['use']}{_options(data)} ({data['distribution']} {data['version']})",
         f"backbone  {backbone['use']}{_options(backbone)} ({backbone['distribution']} {backbone['version']})",
-        f"          taps {', '.join(backbone['taps'])}",
+        *_render_taps(backbone),
     ]
     for name, method in described["methods"].items():
         lines.append(f"method    {name}{_options(method)} ({method['distribution']} {method['version']})")
@@ -118,6 +155,16 @@ def _render_select(select: dict[str, Any] | None) -> list[str]:
     after = "then trained on all images" if select["retrain"] else "whose network is the result"
     lines = [f"  {path}: {', '.join(map(str, values))}" for path, values in select["options"].items()]
     return ["", f"selection on {held}, {after}", *lines]
+
+
+def _render_taps(backbone: dict[str, Any]) -> list[str]:
+    if "tap_shapes" not in backbone:
+        return [f"          taps {', '.join(backbone['taps'])}"]
+    size, width = backbone["image_size"], max(len(tap) for tap in backbone["taps"])
+    return [f"          taps, for images of 3 x {size} x {size}:"] + [
+        f"            {row['tap']:{width}}  {' x '.join(map(str, row['shape'])):16}  {row['kind']}"
+        for row in backbone["tap_shapes"]
+    ]
 
 
 def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:

@@ -54,6 +54,10 @@ class NeedyPooled(Needy):
     tap = "pooled"
 
 
+class Convolving(Augment):
+    requires = frozenset({"feature_maps"})
+
+
 class Later(Augment):
     requires = frozenset({"earlier_stage"})
 
@@ -105,7 +109,23 @@ class Unspatial(Method):
 METHODS = {
     kind.__name__.lower(): kind
     for kind in [
-        *[Loss, Balanced, Mix, Augment, Deep, Wrong, Needy, NeedyPooled, Later, Validated, Paired, Pairs, Aux, Picky],
+        *[
+            Loss,
+            Balanced,
+            Mix,
+            Augment,
+            Deep,
+            Wrong,
+            Needy,
+            NeedyPooled,
+            Convolving,
+            Later,
+            Validated,
+            Paired,
+            Pairs,
+            Aux,
+            Picky,
+        ],
         *[Calibrate, Unspatial],
     ]
 }
@@ -163,6 +183,10 @@ REFUSED = [
         "'needy' @ needs spatial_features (a tap",
     ),
     (
+        {"methods": ["convolving"], "backbone": "{use: timm, options: {model: test_vit}}"},
+        "'convolving' @ needs feature_maps (a tap with feature maps [N, D, H, W]), and nothing provides it",
+    ),
+    (
         {"methods": ["needy", "mix"]},
         "'needy' @ needs hard_labels (one label an image), which 'mix' @ breaks; keep one, or use two stages",
     ),
@@ -216,6 +240,7 @@ def test_refused_with_the_place_the_names_and_a_way_out(plan, parts, message):
 ACCEPTED = [
     {"methods": ["needy", "augment", "deep", "loss", "balanced"]},
     {"methods": ["balanced"]},
+    {"methods": ["convolving"], "backbone": "{use: timm, options: {model: test_convnext}}"},
     {"methods": ["aux"], "classification": False, "auxiliary_weights": {"aux/term": 0.5}},
     {"methods": ["paired", "pairs"]},
     {"methods": ["validated"], "data": "{use: synthetic, holdout: 1}"},

@@ -121,6 +121,41 @@ def test_plan_says_everything_in_text_and_json(cli, write_recipe, offer_methods)
     ]
 
 
+def test_plan_lists_the_taps_with_their_shapes(cli, write_recipe, offer_methods):
+    offer_methods(unread=Unread)
+    path = write_recipe(data="{use: unread}", backbone="{use: cifar_resnet, options: {depth: 8}}")
+    assert "taps layer1, layer2, layer3, maps, pooled\n" in cli("plan", path).out
+    assert "tap_shapes" not in json.loads(cli("plan", path, "--json").out)["backbone"]
+    shown = json.loads(cli("plan", path, "--taps", "--json").out)["backbone"]
+    assert shown["image_size"] == 32  # nothing says how large the images are
+    assert shown["tap_shapes"] == [
+        {"tap": "layer1", "shape": [16, 32, 32], "kind": "map"},
+        {"tap": "layer2", "shape": [32, 16, 16], "kind": "map"},
+        {"tap": "layer3", "shape": [64, 8, 8], "kind": "map"},
+        {"tap": "maps", "shape": [64, 8, 8], "kind": "map"},
+        {"tap": "pooled", "shape": [64], "kind": "pooled"},
+    ]
+    text = cli("plan", path, "--image-size", 7).out
+    assert "taps, for images of 3 x 7 x 7:\n            layer1  16 x 7 x 7        map\n" in text
+
+    options = "{class_counts: [2, 2], image_size: 48}"
+    path = write_recipe(
+        data=f"{{use: synthetic, options: {options}}}", backbone="{use: timm, options: {model: test_vit}}"
+    )
+    shown = json.loads(cli("plan", path, "--taps", "--json").out)["backbone"]
+    assert shown["image_size"] == 48 and {row["kind"] for row in shown["tap_shapes"]} == {"tokens", "pooled"}
+    assert shown["tap_shapes"][0] == {"tap": "blocks.0", "shape": [10, 64], "kind": "tokens"}  # 3 x 3 and the class's
+
+
+def test_sizes_that_are_none_or_do_not_suit_the_backbone_are_refused(cli, write_recipe):
+    path = write_recipe(backbone="{use: timm, options: {model: inception_v3}}")
+    failed = cli("plan", path, "--image-size", 20)
+    assert failed.code == 2 and "the backbone does not take images of 3 x 20 x 20" in failed.err
+    for wrong in ("0", "-3", "3.5", "big"):
+        failed = cli("plan", path, "--image-size", wrong)
+        assert failed.code == 2 and f"'{wrong}' is no number of pixels" in failed.err
+
+
 def test_the_text_of_a_plan_holds_what_its_json_holds(cli, write_recipe):
     path = write_recipe(**TWO_STAGES)
     described = json.loads(cli("plan", path, "--json").out)

@@ -132,7 +132,7 @@ def test_re_exports_and_bases_in_other_files(fake):
             """,
             "deep/base.py": """
                 from ltcore import hookimpl as mark
-                from ltcore.backbones import Timm
+                from ltcore.timm_backbone import Timm
 
                 class Base(Timm):
                     @mark

@@ -14,6 +14,13 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
 
+def kaiming_normal(network: nn.Module) -> None:
+    """Draw the weights of all convolutions, normal with variance 2 / fan-in (He et al. 2015); fan-in of a group."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
 class BasicBlock(nn.Module):
     """``relu(shortcut(x) + bn(conv(relu(bn(conv(x))))))``, the first convolution with a stride."""
 
@@ -63,9 +70,7 @@ class ResNet(Backbone):
         self.layer1 = self._stage(blocks, width, width, stride=1)
         self.layer2 = self._stage(blocks, width, 2 * width, stride=2)
         self.layer3 = self._stage(blocks, 2 * width, 4 * width, stride=2)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # by fan-in, as the published tables
+        kaiming_normal(self)  # by fan-in, as the published tables
 
     @staticmethod
     def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
