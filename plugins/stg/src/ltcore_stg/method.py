@@ -178,13 +178,13 @@ class STG(Method):
             mean, std, counted = self._targets(rows, targets, features.source_index, wanted)
             # The batch norm shall see head rows only, and as many in every step: the first of them fill up the others.
             index = cycled(wanted)
-            generated = self.generator(rows[index], self.token[targets[index]])
-            first = torch.arange(len(wanted), device=rows.device) < wanted.sum()
-            return {"statistics": statistics_loss(*generated, mean[index], std[index], counted[index] & first)}
+            guess, variance = self.generator(rows[index], self.token[targets[index]])
+            counted = counted[index] & (torch.arange(len(wanted), device=rows.device) < wanted.sum())
+            return {"statistics": statistics_loss(guess, variance, mean[index], std[index], counted)}
 
     @torch.no_grad()
     def _targets(self, rows: Tensor, targets: Tensor, sources: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Smoothed mean and standard deviation [B, D] of float32 rows, and which rows have them; updates the buffers."""
+        """Smoothed mean and deviation [B, D] of float32 rows, and which rows have them [B]; updates the buffers."""
         labels = torch.where(wanted, targets, -1)
         mean, variance, number = transformation_statistics(
             rows,
