@@ -269,7 +269,7 @@ def test_unseen_samples_are_predicted_and_better_than_by_their_class():
     """
     x, targets, centre, spread = gaussian_classes(0)
     run = Run(x, targets, memory=300, hidden=64, head_fraction=0.6).stage("generator", train=True)
-    run.learn(500, size=128, rate=3e-3)
+    run.learn(300, size=128, rate=5e-3)
     unseen, labels, *_ = gaussian_classes(1)
     unseen, labels = unseen[labels < 2], labels[labels < 2]
     run.method.generator.eval()
@@ -286,7 +286,7 @@ def test_samples_of_two_clusters_of_a_class_are_told_apart():
     x, targets, *_ = gaussian_classes(0)
     x[:150] += torch.tensor([6.0, 0, 0, 0])
     run = Run(x, targets, memory=300, hidden=64, head_fraction=0.6).stage("generator", train=True)
-    run.learn(500, size=128, rate=3e-3)
+    run.learn(300, size=128, rate=5e-3)
     run.method.generator.eval()
     with torch.no_grad():
         mean, _ = run.method.generator(x[:300], run.method.token[targets[:300]])
@@ -368,6 +368,43 @@ def test_adapting_batch_norm_leaves_the_generators_alone(ready):
     again = ready.method.augment_features(record, Context(ready.state, "stg"))
     assert torch.equal(again.features, plain.features)
     assert all(torch.equal(tensor, state[name]) for name, tensor in ready.method.state_dict().items())
+
+
+def tail_accuracy(run, threshold, unseen, labels):
+    """Of a linear classifier trained for 150 class-balanced steps on features that the method augments."""
+    run.method.options = run.method.options.model_copy(update={"threshold": threshold})
+    torch.manual_seed(1)
+    classifier = nn.Linear(16, 6)
+    optimizer = torch.optim.Adam(classifier.parameters(), 1e-2)
+    pools = [(run.targets == label).nonzero()[:, 0] for label in range(6)]
+    for step in range(150):
+        run.state.epoch, run.state.step = 0, step
+        generator = torch.Generator().manual_seed(step)
+        index = torch.cat([pool[torch.randint(len(pool), (10,), generator=generator)] for pool in pools])
+        features = run.method.augment_features(run.record(index), run.context)
+        loss = nn.functional.cross_entropy(classifier(features.features), features.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (classifier(unseen).argmax(1) == labels)[labels >= 4].float().mean()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_helps_a_tail_that_varies_as_the_head_does(seed):
+    """Four classes of 200 and two of 3; all vary most in four of 16 channels, which 3 images cannot show."""
+    centre = 0.3 * torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    spread = torch.where(torch.arange(16) % 4 == 0, 2.3, 0.3)
+
+    def draw(counts, seed):
+        targets = torch.repeat_interleave(torch.arange(6), torch.tensor(counts))
+        noise = torch.randn(len(targets), 16, generator=torch.Generator().manual_seed(seed))
+        return centre[targets] + spread * noise, targets
+
+    run = Run(*draw([200] * 4 + [3] * 2, 10 + seed), memory=400, hidden=64, head_fraction=0.67)
+    run.stage("generator", train=True).learn(300, size=128, rate=5e-3)
+    run.stage("classifier", train=False)
+    unseen = draw([200] * 6, 99)
+    assert tail_accuracy(run, 0.5, *unseen) > tail_accuracy(run, 0.0, *unseen) + 0.05
 
 
 # What an inner loop must not do.
