@@ -51,7 +51,7 @@ class STGOptions(Options):
 class STG(Method):
     """Tail features moved by transformations that a generator, trained on the head, predicts for each of them.
 
-    Modules: `generator`. Buffers, all made in `on_run_start`: `head`, `token`, `strength` [C], `means` [H, D] of the head
+    Modules: `generator`. Buffers, made in `on_run_start`: `head`, `token`, `strength` [C], `means` [H, D] of the head
     classes, the dictionary (`queue` [m, D], `queue_labels`, `queue_sources` [m], `pointer`), the statistics of each of
     the n head images (`statistics` [n + 1, 2, D], `seen` [n + 1], `place` [N]; the last row is nobody's), `trained`.
     """
