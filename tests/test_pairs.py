@@ -115,6 +115,8 @@ MADE = {
 }
 #: Options of installed methods that have no default, by the method's name.
 OPTIONS: dict[str, dict] = {}
+#: Methods with parameters of their own, which train in the second stage.
+LEARNING = {"stg", "t_own_term"}
 
 
 def hooks_of_all() -> dict[str, set[str]]:
@@ -150,7 +152,7 @@ def recipe_of(first: str, second: str | None = None) -> dict:
                 "name": "second",
                 "iterations": 5,
                 "methods": acting,
-                "trainable": ["backbone", "classifier", *(key for key in acting if uses[key] == "t_own_term")],
+                "trainable": ["backbone", "classifier", *(key for key in acting if uses[key] in LEARNING)],
                 **common,
             },
         ],
