@@ -133,7 +133,7 @@ class HuggingFace(Method):
                 return datasets.load_dataset(path, o.config, split=split, revision=o.revision)
             found = datasets.load_from_disk(str(folder))
         except Exception as error:  # the library raises whatever its parts do: of the network, the parsers, the disk
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise DataError(
                 f"data set '{o.path}', split '{split}': {reason}. Check data.options (path, config, revision, train, "
                 "val, test), and the connection where it is on the hub"
