@@ -275,6 +275,7 @@ KEYS = {
     "Data": (schema.Data,),
     "Imbalance": (schema.Imbalance,),
     "Transform": (schema.Transform,),
+    "Normalize": (schema.Normalize,),
     "Backbone": (schema.Use,),
     "Methods": (schema.MethodEntry,),
     "Stages": (schema.Stage,),
