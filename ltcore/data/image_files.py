@@ -199,6 +199,6 @@ def names_from_folders(
 
 
 def spell_out(counts: Mapping[str, int]) -> str:
-    """``12 files in 'cat', 3 in 'dog'``; the first few."""
+    """``12 in 'cat', 3 in 'dog'``; the first few."""
     shown = [f"{count} in '{name}'" for name, count in list(counts.items())[:NAMED]]
     return ", ".join(shown) + (", ..." if len(counts) > NAMED else "")

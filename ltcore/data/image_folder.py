@@ -138,20 +138,21 @@ def split_class(
 
     The files are ranked by a hash of (`seed`, path); the first ``round(test_fraction * n)`` are tested on, the next
     ``round(val_fraction * n)`` validated on, halves rounded up. So the split depends on nothing but the names: an
-    image that is added ranks among the others without reordering them, and moves one of them at most over each of the
-    two boundaries. A threshold on the hash itself would move none, but leaves the smallest classes without test or
+    image that is added ranks among the others without reordering them, and moves three of them at most, those next
+    to a boundary. A threshold on the hash itself would move none, but leaves the smallest classes without test or
     training images, which is where a long tail is measured. A class of two images or more has at least one test image,
     one of three or more a validation image too, and each keeps one to train on.
 
     Args:
         files: n paths of one class, relative to the root.
-        test_fraction: share of them in 0..1.
-        val_fraction: share of them in 0..1.
+        test_fraction: share of them, more than 0 and less than 1.
+        val_fraction: share of them, from 0 to less than 1.
         seed: another seed is another ranking.
     """
     n = len(files)
-    test = min(max(int(test_fraction * n + 0.5), 1 if test_fraction else 0), n - 1)
-    val = min(max(int(val_fraction * n + 0.5), 1 if val_fraction else 0), n - 1 - test)
+    reserved = 1 if val_fraction and n >= 3 else 0
+    test = min(max(int(test_fraction * n + 0.5), 1), n - 1 - reserved)
+    val = min(max(int(val_fraction * n + 0.5), reserved), n - 1 - test)
     ranked = sorted(
         files, key=lambda file: hashlib.blake2b(f"{seed}\0{file}".encode(errors="surrogateescape")).digest()
     )
