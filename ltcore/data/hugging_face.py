@@ -164,17 +164,17 @@ class HuggingFace(Method):
         if column not in table.features:
             raise DataError(f"{self.options.path} ({split}): no column '{column}'; it has {listed(table.features)}")
         labels = np.asarray(table[column][:])
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        if labels.size and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
             raise DataError(
                 f"{self.options.path} ({split}): column '{column}' must hold one whole number an image, but has "
                 f"{labels.dtype} of shape {labels.shape}; class_encode_column of the library turns text into labels"
             )
+        if not labels.size:
+            raise DataError(f"{self.options.path} ({split}) has no images")
         return labels.astype(np.int64)
 
     def _check(self, title: str, column: str, labels: np.ndarray, num_classes: int, every: bool) -> None:
-        """Refuse an empty split, labels out of range and, in the training split, classes without images."""
-        if not len(labels):
-            raise DataError(f"{title} has no images")
+        """Refuse labels out of range and, where `every` class must be there, classes without images."""
         wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
         if len(wrong):
             what = "images without a label" if labels[wrong[0]] == -1 else f"labels outside 0 to {num_classes - 1}"
