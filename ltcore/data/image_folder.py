@@ -104,6 +104,11 @@ class ImageFolder(Method):
                 f"{root.absolute()} has the folders {listed(subfolders(root))}, but a split by folders needs 'train' "
                 "and 'test' ('val' may be left out); data.options.split=fraction takes each folder for a class"
             )
+        if unused := sorted(self.options.model_fields_set & {"test_fraction", "val_fraction", "split_seed"}):
+            raise DataError(
+                f"data.options.{unused[0]} splits by fraction, but {root.absolute()} is split by its folders "
+                f"{listed(present)}; remove it, or set data.options.split=fraction"
+            )
         found = {split: _classes(root / split, required=split == "train") for split in present}
         classes = list(found["train"])
         splits: dict[str, FileSplit] = {}

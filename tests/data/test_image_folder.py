@@ -166,6 +166,7 @@ def test_folders_are_refused(tmp_path):
     (tmp_path / "test/owl/1.png").unlink()
     (tmp_path / "test/owl").rename(tmp_path / "test/cat")
     refused(tmp_path, "test has no images")
+    refused(tmp_path, "data.options.val_fraction splits by fraction", "'train', 'test'", val_fraction=0.1)
     put(tmp_path / "only", "train/cat/1.png", "train/dog/1.png")
     refused(tmp_path / "only", "has the folders 'train', but", "split=fraction")
     put(tmp_path / "none", "cat/1.png", "dog/1.png")
@@ -198,6 +199,15 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)  # a test that runs as root may read everything
     refused(tmp_path, f"{tmp_path / 'dog'} cannot be read (Permission denied)")
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    put(tmp_path, *numbered("cat", 3), *numbered("dog", 3))
+    try:
+        os.rename(tmp_path / "dog/00.png", os.fsencode(tmp_path / "dog") + b"/\xff.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    refused(tmp_path, "dog/\ufffd.png: the file's name is not UTF-8; rename it")
 
 
 def test_fractions_that_leave_nothing(tmp_path):
