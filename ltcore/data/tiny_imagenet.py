@@ -20,7 +20,7 @@ class TinyImageNetLT(Collection):
     The labels of the published test images are not published.
     """
 
-    summary = "objects, 200 classes, 64x64 colour, 500..5 training images; Stanford CS231n, 237 MB, non-commercial"
+    summary = "objects, 200 classes, 64x64 colour, 500..5 training images; Stanford CS231n, 237 MB, for research"
     title = "Tiny-ImageNet"
     source = "Stanford's course CS231n (tiny-imagenet-200.zip)"
     size = "237 MB"

@@ -101,7 +101,7 @@ def test_single_images_are_trained_on_and_told(tmp_path):
     put(tmp_path, *numbered("cat", 3), "dog/1.png")
     splits = build(tmp_path)
     assert torch.bincount(splits.train.targets).tolist() == [1, 1]
-    assert splits.notes == ("1 classes have a single image, which is trained on: 'dog'",)
+    assert splits.notes == ("classes of one image, which is trained on and none tested: 1, first 'dog'",)
     put(tmp_path / "single", "cat/1.png", "dog/1.png")
     refused(tmp_path / "single", "every class has a single image")
 
