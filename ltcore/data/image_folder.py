@@ -94,9 +94,8 @@ class ImageFolder(Method):
         untested = [name for name, images in found.items() if len(images.files) == 1]
         notes = _ignored(root, found)
         if untested:
-            notes.append(
-                f"classes of one image, which is trained on and none tested: {len(untested)}, first {listed(untested[:3])}"
-            )
+            some = f"{len(untested)}, first {listed(untested[:3])}"
+            notes.append(f"classes of one image, which is trained on and none tested: {some}")
         return replace(imagenet_like(splits), class_names=tuple(found), notes=tuple(notes))
 
     def _read_folders(self, root: Path) -> DataSplits:
