@@ -25,7 +25,14 @@ _CORE = {
     "fashion_mnist_lt": "ltcore.data.torchvision_sets:FashionMNISTLT",
     "cifar10_lt": "ltcore.data.torchvision_sets:CIFAR10LT",
     "cifar100_lt": "ltcore.data.torchvision_sets:CIFAR100LT",
+    "tiny_imagenet_lt": "ltcore.data.tiny_imagenet:TinyImageNetLT",
+    "imagenet_lt": "ltcore.data.large_sets:ImageNetLT",
+    "places_lt": "ltcore.data.large_sets:PlacesLT",
+    "inaturalist2018": "ltcore.data.large_sets:INaturalist2018",
+    "image_folder": "ltcore.data.image_folder:ImageFolder",
+    "image_list": "ltcore.data.image_list:ImageList",
     "npz": "ltcore.data.npz:Npz",
+    "hugging_face": "ltcore.data.hugging_face:HuggingFace",
     "synthetic": "ltcore.data.synthetic:Synthetic",
 }
 

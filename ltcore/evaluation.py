@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ltcore.data.loader import InMemoryLoader
+    from ltcore.data.loader import Loader
     from ltcore.model import Model
 
 
@@ -27,7 +27,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def pooled_features(model: Model, loader: InMemoryLoader, batch_size: int, tap: str = "pooled") -> Tensor:
+def pooled_features(model: Model, loader: Loader, batch_size: int, tap: str = "pooled") -> Tensor:
     """Features of a split at a tap, without augmentation, on its device: [N, D] at ``pooled``, else [N, D, H, W]."""
     parts = []
 
@@ -36,8 +36,8 @@ def pooled_features(model: Model, loader: InMemoryLoader, batch_size: int, tap: 
         return x
 
     with evaluating(model):
-        for start in range(0, len(loader), batch_size):
-            model.backbone.run(loader.eval_batch(start, min(start + batch_size, len(loader))), at={tap: keep})
+        for images in loader.eval_batches(batch_size):
+            model.backbone.run(images, at={tap: keep})
     return torch.cat(parts)
 
 

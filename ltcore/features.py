@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +18,7 @@ from ltcore.seeding import generator_for
 if TYPE_CHECKING:
     from ltcore.backbones import Backbone
     from ltcore.context import RunState
-    from ltcore.data.loader import InMemoryLoader
+    from ltcore.data.loader import Loader
 
 
 class FeatureProvider:
@@ -27,7 +29,7 @@ class FeatureProvider:
         batch_size: images at a time.
     """
 
-    def __init__(self, loaders: dict[str, InMemoryLoader], batch_size: int) -> None:
+    def __init__(self, loaders: dict[str, Loader], batch_size: int) -> None:
         self._loaders, self._batch_size = loaders, batch_size
         self._frozen: dict[str, Model] = {}
         self._kept: dict[tuple[str, str], tuple[object, Tensor]] = {}
@@ -101,29 +103,32 @@ class FeatureCache:
     def __init__(
         self,
         model: Model,
-        loader: InMemoryLoader,
+        loader: Loader,
         tap: str,
         views: int | None,
         batch_size: int,
         seed: tuple[int | str, ...],
     ) -> None:
-        self.tap, self._device = tap, loader.device
+        self.tap, self.generator_device = tap, loader.device
         if views is None:
             self._features = pooled_features(model, loader, batch_size, tap)[None]
             return
         rows = []
         with evaluating(model):
             for view in range(views):
-                generator = generator_for(loader.device, *seed, "view", view)
-                parts = [
-                    model.backbone.forward_maps(loader.train_batch(index, generator))
-                    for index in torch.split(torch.arange(len(loader)), batch_size)
-                ]
+                generator = generator_for(loader.generator_device, *seed, "view", view)
+                batches = torch.split(torch.arange(len(loader)), batch_size)
+                parts = [model.backbone.forward_maps(x) for x in loader.train_batches(batches, repeat(generator))]
                 rows.append(torch.cat([part if tap == "maps" else model.backbone.pool(part) for part in parts]))
         self._features = torch.stack(rows)
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
         """Features of the images at `indices` [B], each in a view drawn at random, [B, ...]."""
-        indices = indices.to(self._device, non_blocking=True)
-        views = torch.randint(len(self._features), indices.shape, generator=generator, device=self._device)
+        device = self.generator_device
+        indices = indices.to(device, non_blocking=True)
+        views = torch.randint(len(self._features), indices.shape, generator=generator, device=device)
         return self._features[views, indices]
+
+    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+        """Features batch by batch, see `train_batch`; each batch is made when it is asked for."""
+        return map(self.train_batch, indices, generators)

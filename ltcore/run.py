@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ltcore import checkpoint, diagnostics, metrics
 from ltcore.context import Context, RunState
-from ltcore.data.loader import InMemoryLoader
 from ltcore.data.prepare import PreparedData, prepare
+from ltcore.data.streaming import build_loader, worker_count
 from ltcore.errors import DataError, RecipeError, RunError
 from ltcore.evaluation import logits_of, pooled_features
 from ltcore.features import FeatureProvider
@@ -96,8 +96,7 @@ def read_data(loaded: LoadedRecipe, answers: Answers) -> PreparedData:
     asked = loaded.recipe.data
     hooks = Hooks(answers, {})
     try:
-        splits = hooks.build_data()
-        return prepare(splits, asked.imbalance, asked.holdout, asked.transform.crop_padding, asked.transform.flip)
+        return prepare(hooks.build_data(), asked)
     except (DataError, RecipeError) as error:
         raise type(error)(f"{loaded.where('data')}: {error}") from error
 
@@ -121,16 +120,16 @@ class Run:
         self.position = Position()
         self._classifier_by: str | None = None
         splits = {"train": data.train, "val": data.val, "test": data.test}
+        workers = worker_count(recipe.data.workers)
         self.loaders = {
-            name: InMemoryLoader(split, data.mean, data.std, data.crop_padding, data.flip, device)
+            name: build_loader(split, data.transform, data.mean, data.std, workers, device)
             for name, split in splits.items()
             if split is not None
         }
         # Test data reaches no method: the provider, which answers their questions, does not have it.
         provider = FeatureProvider({k: v for k, v in self.loaders.items() if k != "test"}, recipe.eval_batch_size)
-        channels, size = data.train.images.shape[1], data.train.images.shape[-1]
         torch.manual_seed(derive_seed(recipe.seed, "backbone"))
-        backbone = Hooks(plan.answers["backbone"], {}).build_backbone(channels, size)
+        backbone = Hooks(plan.answers["backbone"], {}).build_backbone(len(data.mean), data.transform.image_size)
         self.model = Model(
             backbone,
             nn.Linear(backbone.feature_dim, len(data.class_names)),
@@ -200,6 +199,7 @@ class Run:
         return [
             f"data      {self.recipe.data.use}: {len(counts)} classes of {int(counts.max())} to {int(counts.min())} "
             f"images, {int(counts.sum())} to train on{held}, {len(data.test or ())} to test on",
+            *(f"note      {note}" for note in data.notes),
             f"backbone  {self.recipe.backbone.use}, {millions:.2f} million parameters, on {self.device}",
         ]
 

@@ -22,6 +22,7 @@ from ltcore.seeding import derive_seed, generator_for
 from ltcore.step import StepForward
 
 if TYPE_CHECKING:
+    from ltcore.data.loader import Loader
     from ltcore.hooks import Hooks
     from ltcore.plan import StagePlan
     from ltcore.run import Run
@@ -180,7 +181,7 @@ class StageTrainer:
             )
         return drawn
 
-    def _source(self) -> Any:
+    def _source(self) -> Loader | FeatureCache:
         """Where batches come from: the training images, or a cache of their features."""
         loader = self.run.loaders["train"]
         if self.stage.cache == "off":
@@ -194,7 +195,7 @@ class StageTrainer:
         self,
         drawn: EpochBatches,
         forward: StepForward,
-        source: Any,
+        source: Loader | FeatureCache,
         class_weights: Tensor | None,
         total: int,
         per_epoch: int,
@@ -211,16 +212,19 @@ class StageTrainer:
         def rate_at(step: int) -> float:
             return learning_rate(stage.schedule, stage.optimizer.lr, state.epoch, state.epochs, step, per_epoch)
 
-        for step in range(position.step, len(drawn.indices)):
+        remaining = range(position.step, len(drawn.indices))
+        seed = (state.seed, stage.name, state.epoch)
+        generators = (generator_for(source.generator_device, "images", *seed, step) for step in remaining)
+        batches = source.train_batches(drawn.indices[position.step :], generators)
+        for step, images in zip(remaining, batches, strict=True):
             state.step = step
             done = state.epoch * per_epoch + step
             state.progress.fill_(done / total)
-            seed = (state.seed, stage.name, state.epoch, step)
             # Dropout and the like draw from torch's global generator: seeded a step, it has nothing to remember.
-            torch.manual_seed(derive_seed("global", *seed))
+            torch.manual_seed(derive_seed("global", *seed, step))
             indices = drawn.indices[step]
             batch = Batch(
-                images=source.train_batch(indices, generator_for(device, "images", *seed)),
+                images=images,
                 targets=targets[indices].to(device, non_blocking=True),
                 source_index=indices.to(device, non_blocking=True),
                 source_only=source_only,

@@ -276,6 +276,7 @@ KEYS = {
     "Data": (schema.Data,),
     "Imbalance": (schema.Imbalance,),
     "Transform": (schema.Transform,),
+    "Normalize": (schema.Normalize,),
     "Backbone": (schema.Use,),
     "Methods": (schema.MethodEntry,),
     "Stages": (schema.Stage,),
@@ -392,7 +393,7 @@ def test_a_folder_of_images_becomes_an_npz(tmp_path, monkeypatch):
         for number in range(count):
             Image.new("RGB", (70, 50), (number, 0, 0)).save(folder / f"{number}.png")
     monkeypatch.chdir(tmp_path)
-    text = sections(DATA)["Your own images"]
+    text = sections(DATA)["One file"]
     exec(blocks(text, "python")[0], {})
     Path("own.yaml").write_text(blocks(text, "yaml")[0])
     loaded = load_recipe("own.yaml")
@@ -403,6 +404,43 @@ def test_a_folder_of_images_becomes_an_npz(tmp_path, monkeypatch):
 
     keys = re.findall(r"`(\w+_(?:images|labels))`", text)
     assert list(dict.fromkeys(keys)) and set(_read(Path("images.npz"))) <= set(keys)
+
+
+def test_a_folder_of_images_and_lists_of_them(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from ltcore.data.image_files import IMAGE_SUFFIXES
+    from ltcore.data.image_folder import ImageFolder
+    from ltcore.data.image_list import ImageList
+
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (70, 50), (number, 0, 0)).save(tmp_path / "images" / label / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    text = sections(DATA)["A folder a class"]
+    assert set(re.findall(r"`(\.\w+)`", text)) == IMAGE_SUFFIXES
+    options = yaml.safe_load(blocks(text, "yaml")[0])["data"]["options"]
+    splits = ImageFolder(ImageFolder.Options(**options)).build_data()
+    assert [len(split) for split in (splits.train, splits.val, splits.test)] == [14, 2, 4]
+    for name in ("train", "val", "test"):
+        files, targets = getattr(splits, name).files, getattr(splits, name).targets
+        lines = [f"{file.decode()} {label}\n" for file, label in zip(files, targets, strict=True)]
+        (tmp_path / "images" / f"{name}.txt").write_text("".join(lines))
+    options = yaml.safe_load(blocks(sections(DATA)["Split lists"], "yaml")[0])["data"]["options"]
+    same = ImageList(ImageList.Options(**options)).build_data()
+    assert same.test.files.tolist() == splits.test.files.tolist() and same.class_names == splits.class_names
+
+
+@pytest.mark.parametrize(
+    "listed", ["train/airfield/1.jpg", "train/apartment_building-outdoor/1.jpg", "val/airfield/1.jpg"]
+)
+def test_other_layouts_of_split_lists(listed):
+    from ltcore.data.layouts import alternatives
+
+    row = table(sections(DATA)["Split lists"], 1)[listed]
+    named = [name for name in re.findall(r"`([^`]+)`", row) if not name.endswith("...")]
+    assert set(named) <= set(alternatives(listed, "")) and len(named) >= 1
 
 
 # -- write_a_plugin.md -------------------------------------------------------------------------------------------------

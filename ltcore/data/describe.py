@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "num_classes": len(counts),
-        "image_shape": list(prepared.train.images.shape[1:]),
+        "image_shape": [len(prepared.mean), prepared.transform.image_size, prepared.transform.image_size],
         "images": {
             "train": len(prepared.train),
             "val": 0 if prepared.val is None else len(prepared.val),
@@ -44,8 +45,8 @@ def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
         "class_counts": counts,
         "mean": list(prepared.mean),
         "std": list(prepared.std),
-        "crop_padding": prepared.crop_padding,
-        "flip": prepared.flip,
+        "transform": asdict(prepared.transform),
+        "notes": list(prepared.notes),
     }
 
 
@@ -53,14 +54,18 @@ def render(description: dict[str, Any]) -> str:
     """The record of `describe` as plain text with a histogram, the most frequent classes first."""
     channels, height, width = description["image_shape"]
     images, groups = description["images"], description["groups"]
-    augmentation = [f"random crop, padding {description['crop_padding']}"] if description["crop_padding"] else []
-    augmentation += ["flip"] if description["flip"] else []
+    transform = description["transform"]
+    augmentation = [f"random crop, padding {transform['crop_padding']}"] if transform["crop_padding"] else []
+    augmentation += ["flip"] if transform["flip"] else []
+    augmentation += [f"colour jitter {transform['color_jitter']:g}"] if transform["color_jitter"] else []
+    named = f" (transform '{transform['name']}')" if transform["name"] != "none" else ""
     lines = [
         f"{description['name']}: {description['num_classes']} classes, {channels} x {height} x {width}",
         f"images     train {images['train']}, validation {images['val'] or 'none'}, test {images['test']}",
         f"imbalance  {description['imbalance_factor']:.4g} (largest class over smallest)",
         "groups     " + ", ".join(f"{g} ({_RULES[g]}): {groups[g]['classes']} classes" for g in _RULES),
-        f"augmented  {', '.join(augmentation) or 'no'}",
+        f"augmented  {', '.join(augmentation) or 'no'}{named}",
+        *(f"note       {note}" for note in description["notes"]),
         "",
         *_histogram(description["class_counts"], description["class_names"]),
     ]

@@ -22,21 +22,23 @@ class Imbalance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    kind: Literal["none", "exponential", "step", "counts"] = "none"
+    kind: Literal["none", "exponential", "step", "balanced_like", "counts"] = "none"
     """`none` keeps every image; `exponential` falls from the first class to the last; `step` keeps the first half of
-    the classes and cuts the rest; `counts` takes the numbers from `counts`."""
+    the classes and cuts the rest; `balanced_like` keeps as many images in all as `exponential` would, spread evenly
+    over the classes (CDT, table 5); `counts` takes the numbers from `counts`."""
     factor: float | None = Field(default=None, ge=1)
-    """Largest class over smallest class, for `exponential` and `step`."""
+    """Largest class over smallest class, for `exponential`, `step` and `balanced_like` (of the tail it stands for)."""
     counts: list[int] | None = None
     """Images of each class, in label order, for `counts`."""
     max_count: int | None = Field(default=None, ge=1)
-    """Images of the largest class, for `exponential` and `step`; by default as many as the smallest class has."""
+    """Images of the largest class, for `exponential`, `step` and `balanced_like`; by default as many as the smallest
+    class has."""
     seed: int = Field(default=0, ge=0, lt=2**32 - 1)
     """Seed of NumPy's legacy generator, which chooses the images. The published tables use 0."""
 
     @model_validator(mode="after")
     def _complete(self) -> Imbalance:
-        by_factor = self.kind in ("exponential", "step")
+        by_factor = self.kind in ("exponential", "step", "balanced_like")
         if by_factor and self.factor is None:
             raise ValueError(
                 f"kind '{self.kind}' needs a factor (largest class over smallest), for example factor: 100"
@@ -44,7 +46,9 @@ class Imbalance(BaseModel):
         if not by_factor:
             for name in ("factor", "max_count"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{name} belongs to kind 'exponential' or 'step', but kind is '{self.kind}'")
+                    raise ValueError(
+                        f"{name} belongs to kind 'exponential', 'step' or 'balanced_like', but kind is '{self.kind}'"
+                    )
         if self.kind == "counts" and not self.counts:
             raise ValueError("kind 'counts' needs counts: the images to keep of each class, in label order")
         if self.kind != "counts" and self.counts is not None:
@@ -65,7 +69,8 @@ def long_tailed_counts(
     """How many images each class keeps.
 
     `exponential` is ``int(n_max * f**(i / (C - 1)))`` with ``f = 1 / factor``, truncated, for class i; `step` keeps
-    `n_max` of the first ``C // 2`` classes and ``int(n_max * f)`` of the others.
+    `n_max` of the first ``C // 2`` classes and ``int(n_max * f)`` of the others. `balanced_like` gives every class the
+    C-th part of the total of `exponential`, rounded down; the first classes have one more each, until the total is met.
 
     Args:
         imbalance: the rule.
@@ -91,10 +96,13 @@ def long_tailed_counts(
         n_max = imbalance.max_count or min(counts)
         f = 1 / imbalance.factor
         # Python floats and int(), as in the published code: another order of operations truncates differently.
-        if imbalance.kind == "exponential":
+        if imbalance.kind != "step":
             counts = [int(n_max * f ** (i / (num_classes - 1.0))) if i else n_max for i in range(num_classes)]
         else:
             counts = [n_max if i < num_classes // 2 else int(n_max * f) for i in range(num_classes)]
+        if imbalance.kind == "balanced_like":
+            each, rest = divmod(sum(counts), num_classes)
+            counts = [each + (i < rest) for i in range(num_classes)]
     for label, count in enumerate(counts):
         if count < 1:
             why = (

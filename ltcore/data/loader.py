@@ -9,13 +9,70 @@ flat pixel numbers takes 0.25 ms, an advanced index with rows and columns 0.9 ms
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ltcore.data.splits import ArraySplit
+
+
+class Loader(Protocol):
+    """Where a split's batches come from: `InMemoryLoader`, or `ltcore.data.streaming.StreamingLoader`.
+
+    Attributes:
+        device: where batches are.
+        generator_device: where the generators of training batches are.
+    """
+
+    device: torch.device
+    generator_device: torch.device
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+        """Training images, augmented, batch by batch.
+
+        Args:
+            indices: for each batch [B] int64, on the CPU.
+            generators: for each batch one on `generator_device`; all the randomness there is. Both may be read ahead.
+
+        Yields:
+            [B, C, H, W] float32, normalised, channels-last.
+        """
+
+    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+        """All images in order, without augmentation: [B, C, H, W] float32, normalised, channels-last."""
+
+    def eval_batch(self, start: int, stop: int) -> Tensor:
+        """The images from `start` up to `stop` alone, as `eval_batches` gives them."""
+
+
+class Normalizer:
+    """Makes uint8 images float32, with mean 0 and standard deviation 1 a channel.
+
+    Args:
+        mean: per channel, on the scale 0..1.
+        std: per channel, on the scale 0..1.
+        width: width of the images in pixels.
+        device: where the images are.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], width: int, device: torch.device) -> None:
+        center, spread = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
+        # Repeated along a row of pixels: loops over W * C values vectorise, loops over C = 3 do not (six times slower).
+        self._scale = (1 / (255 * spread)).float().repeat(width).to(device)
+        self._shift = (-center / spread).float().repeat(width).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] uint8, [B, H, W, C] in memory, to float32, laid out alike."""
+        size, channels, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(size, height, width * channels)
+        rows = rows.float().mul_(self._scale).add_(self._shift)
+        return rows.view(size, height, width, channels).permute(0, 3, 1, 2)
 
 
 class InMemoryLoader:
@@ -39,15 +96,11 @@ class InMemoryLoader:
         flip: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.device = torch.device(device)
+        self.device = self.generator_device = torch.device(device)
         self.targets = split.targets.to(self.device)
         self.crop_padding, self.flip = crop_padding, flip
         self._images = split.images.permute(0, 2, 3, 1).contiguous().to(self.device)
-        width = self._images.shape[2]
-        center, spread = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
-        # Repeated along a row of pixels: loops over W * C values vectorise, loops over C = 3 do not (six times slower).
-        self._scale = (1 / (255 * spread)).float().repeat(width).to(self.device)
-        self._shift = (-center / spread).float().repeat(width).to(self.device)
+        self._normalise = Normalizer(mean, std, self._images.shape[2], self.device)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -74,16 +127,17 @@ class InMemoryLoader:
             images = crop_flip(images, offsets[0], offsets[1], coin, padding)
         return self._normalise(images)
 
+    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+        """See `Loader.train_batches`; each batch is made when it is asked for."""
+        return map(self.train_batch, indices, generators)
+
     def eval_batch(self, start: int, stop: int) -> Tensor:
         """The images from `start` up to `stop`, as they are: [B, C, H, W] float32, normalised, channels-last."""
         return self._normalise(self._images[start:stop].permute(0, 3, 1, 2))
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] uint8, [B, H, W, C] in memory, to float32 with mean 0 and standard deviation 1 a channel."""
-        size, channels, height, width = images.shape
-        rows = images.permute(0, 2, 3, 1).reshape(size, height, width * channels)
-        rows = rows.float().mul_(self._scale).add_(self._shift)
-        return rows.view(size, height, width, channels).permute(0, 3, 1, 2)
+    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+        """All images in order, as they are: [B, C, H, W] float32, normalised, channels-last."""
+        return (self.eval_batch(start, start + batch_size) for start in range(0, len(self), batch_size))
 
 
 def crop_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, padding: int) -> Tensor:

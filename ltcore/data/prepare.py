@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ltcore.data.imbalance import Imbalance, IntArray, class_label, long_tailed_counts, long_tailed_indices
-from ltcore.data.splits import ArraySplit, DataSplits
+from ltcore.data.imbalance import IntArray, class_label, long_tailed_counts, long_tailed_indices
+from ltcore.data.splits import ArraySplit, DataSplits, StreamedSplit
+from ltcore.data.streaming import find_broken, worker_count
+from ltcore.data.transforms import ImageTransform, resolve
 from ltcore.errors import DataError
+from ltcore.recipe.schema import Data, Normalize
+
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -27,44 +33,46 @@ class PreparedData:
         kept: [N] int64, where each training image stands in the data set's original training split.
         mean: per channel, on the scale 0..1.
         std: per channel, on the scale 0..1.
-        crop_padding: pixels of zero padding for the random crop of training images; 0 for no crop.
-        flip: whether training images are flipped left to right half of the time.
+        transform: how images are prepared.
+        notes: what the user should be told, a sentence each: images that were left out, files that were ignored.
     """
 
-    train: ArraySplit
-    val: ArraySplit | None
-    test: ArraySplit | None
+    train: ArraySplit | StreamedSplit
+    val: ArraySplit | StreamedSplit | None
+    test: ArraySplit | StreamedSplit | None
     class_names: tuple[str, ...]
     class_counts: Tensor
     kept: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    crop_padding: int
-    flip: bool
+    transform: ImageTransform
+    notes: tuple[str, ...] = ()
 
 
-def prepare(
-    splits: DataSplits,
-    imbalance: Imbalance | None = None,
-    holdout: int = 0,
-    crop_padding: int | None = None,
-    flip: bool | None = None,
-) -> PreparedData:
-    """Cut the long tail, then hold images out.
+def prepare(splits: DataSplits, asked: Data | None = None) -> PreparedData:
+    """Leave broken images out, cut the long tail, then hold images out.
+
+    Held out are `asked.holdout` training images of each class, once the tail is cut. Classes with no more than that
+    many sit out.
 
     Args:
         splits: the data set.
-        imbalance: the recipe's long tail; None for the data set's own.
-        holdout: training images to hold out of each class for validation, once the tail is cut. Classes with no more
-            than that many sit out.
-        crop_padding: the recipe's padding in pixels; None for the data set's own.
-        flip: the recipe's flipping; None for the data set's own.
+        asked: the recipe's ``data``; what it leaves open is as the data set says. None for everything so.
 
     Raises:
         DataError: the data set is malformed, a class would have no training image, or nothing can be held out.
+        RunError: a process that decodes images died.
     """
     check_splits(splits)
-    imbalance = splits.imbalance if imbalance is None else imbalance
+    asked = asked or Data(use="")
+    channels = _channels(splits)
+    transform = resolve(splits, asked.transform, channels)
+    mean, std = _normalization(splits, asked.normalize, channels)
+    present = torch.arange(len(splits.train))
+    if asked.broken == "skip":
+        splits, present = without_broken(splits, worker_count(asked.workers))
+    imbalance = splits.imbalance if asked.imbalance is None else asked.imbalance
+    holdout = asked.holdout
     names, targets = splits.class_names, splits.train.targets.numpy()
     available = np.bincount(targets, minlength=len(names))
     counts = long_tailed_counts(imbalance, available, names)
@@ -90,12 +98,64 @@ def prepare(
         test=splits.test,
         class_names=names,
         class_counts=torch.bincount(train.targets, minlength=len(names)),
-        kept=index,
-        mean=splits.mean,
-        std=splits.std,
-        crop_padding=splits.crop_padding if crop_padding is None else crop_padding,
-        flip=splits.flip if flip is None else flip,
+        kept=present[index],
+        mean=mean,
+        std=std,
+        transform=transform,
+        notes=splits.notes,
     )
+
+
+def without_broken(splits: DataSplits, workers: int) -> tuple[DataSplits, Tensor]:
+    """The data set without the images that cannot be decoded, each of which is decoded for that.
+
+    Args:
+        splits: the data set. Images in memory are left alone.
+        workers: processes that decode.
+
+    Returns:
+        The data set, with a note on what was left out, and [N] int64, where the remaining training images stood.
+
+    Raises:
+        DataError: a split has no other image.
+    """
+    changed: dict[str, Any] = {}
+    present = torch.arange(len(splits.train))
+    notes = list(splits.notes)
+    for split, data in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+        if data is None or isinstance(data, ArraySplit):
+            continue
+        broken = find_broken(data, workers)
+        if not broken:
+            continue
+        if len(broken) == len(data):
+            raise DataError(f"no image of the {split} split can be decoded; the first is {broken[0].said}")
+        good = torch.ones(len(data), dtype=torch.bool)
+        good[[found.index for found in broken]] = False
+        index = torch.nonzero(good).flatten()
+        changed[split] = data.subset(index)
+        if split == "train":
+            present = index
+        shown = "; ".join(found.said for found in broken[:_NAMED])
+        more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        notes.append(f"{len(broken)} of {len(data)} {split} images cannot be decoded and are left out: {shown}{more}")
+    return replace(splits, **changed, notes=tuple(notes)), present
+
+
+def _channels(splits: DataSplits) -> int:
+    return splits.train.images.shape[1] if isinstance(splits.train, ArraySplit) else 3
+
+
+def _normalization(
+    splits: DataSplits, asked: Normalize | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    for what in ("mean", "std"):
+        values = getattr(asked or splits, what)
+        if len(values) != channels:
+            whose = "data.normalize has" if asked else "the data set states"
+            raise DataError(f"{whose} {len(values)} values of {what}, but the images have {channels} channels")
+    found = asked or splits
+    return tuple(found.mean), tuple(found.std)
 
 
 def _hold_out(
@@ -132,32 +192,43 @@ def check_splits(splits: DataSplits) -> None:
     for split, data in found.items():
         if data is None:
             continue
-        _check_arrays(split, data, names)
-        if data.images.shape[1:] != splits.train.images.shape[1:]:
+        if isinstance(data, ArraySplit) != isinstance(splits.train, ArraySplit):
+            raise DataError(
+                f"the training and the {split} images must both be in memory (ArraySplit) or both be streamed"
+            )
+        if isinstance(data, ArraySplit):
+            _check_images(split, data)
+        _check_targets(split, data, names)
+        if (
+            isinstance(data, ArraySplit)
+            and isinstance(splits.train, ArraySplit)
+            and data.images.shape[1:] != splits.train.images.shape[1:]
+        ):
             raise DataError(
                 f"the {split} images are {tuple(data.images.shape[1:])} (channels, height, width), but the training "
                 f"images are {tuple(splits.train.images.shape[1:])}; bring them to one size"
             )
-    channels, height, width = splits.train.images.shape[1:]
-    if height != width:
-        raise DataError(f"the images are {height} x {width} pixels, but must be square; crop or pad them")
-    for what, values in (("mean", splits.mean), ("std", splits.std)):
-        if len(values) != channels:
-            raise DataError(
-                f"the data set states {len(values)} values of {what}, but its images have {channels} channels"
-            )
+    if isinstance(splits.train, ArraySplit):
+        _, height, width = splits.train.images.shape[1:]
+        if height != width:
+            raise DataError(f"the images are {height} x {width} pixels, but must be square; crop or pad them")
 
 
-def _check_arrays(split: str, data: ArraySplit, names: Sequence[str]) -> None:
-    images, targets = data.images, data.targets
-    if images.dtype != torch.uint8 or images.ndim != 4:
+def _check_images(split: str, data: ArraySplit) -> None:
+    if data.images.dtype != torch.uint8 or data.images.ndim != 4:
         raise DataError(
-            f"the {split} images are {images.dtype} of shape {tuple(images.shape)}, but must be uint8 [N, C, H, W]"
+            f"the {split} images are {data.images.dtype} of shape {tuple(data.images.shape)}, but must be uint8 "
+            "[N, C, H, W]"
         )
-    if targets.dtype != torch.int64 or targets.ndim != 1 or len(targets) != len(images):
+
+
+def _check_targets(split: str, data: ArraySplit | StreamedSplit, names: Sequence[str]) -> None:
+    targets = data.targets
+    count = len(data.images) if isinstance(data, ArraySplit) else len(data)
+    if targets.dtype != torch.int64 or targets.ndim != 1 or len(targets) != count:
         raise DataError(
             f"the {split} labels are {targets.dtype} of shape {tuple(targets.shape)}, but must be int64, one for each "
-            f"of the {len(images)} images"
+            f"of the {count} images"
         )
     if len(targets) == 0:
         raise DataError(f"the {split} split has no images")

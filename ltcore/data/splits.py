@@ -125,6 +125,7 @@ class DataSplits:
         flip: whether training images are flipped left to right half of the time.
         imbalance: the long tail that the set has by definition (CIFAR-100-LT); a recipe's ``data.imbalance``
             replaces it.
+        notes: what the user should be told of how the files were read, a sentence each (files that were ignored).
     """
 
     train: ArraySplit | StreamedSplit
@@ -138,3 +139,4 @@ class DataSplits:
     crop_padding: int = 0
     flip: bool = False
     imbalance: Imbalance = field(default_factory=Imbalance)
+    notes: tuple[str, ...] = ()

@@ -59,12 +59,27 @@ class MethodEntry(BaseModel):
 
 
 class Transform(BaseModel):
-    """How training images are changed at random, where the data set's own way does not suit."""
+    """How images are prepared, where the data set's own way does not suit."""
 
+    name: Literal["none", "cifar", "imagenet", "resize_crop", "autoaugment_cutout", "randaugment"] | None = None
+    """Which transform; by default the data set's own. [data.md](data.md) says what each does."""
+    image_size: int | None = Field(default=None, ge=1, le=4096)
+    """Height and width in pixels that images are brought to; by default as the data set says, or as they are stored."""
     crop_padding: int | None = Field(default=None, ge=0)
-    """Pixels of zero padding for the random crop; 0 for no crop. By default the data set's own."""
+    """Pixels of zero padding for the random crop; 0 for no crop. By default the transform's own."""
     flip: bool | None = None
-    """Whether images are flipped left to right half of the time. By default the data set's own."""
+    """Whether images are flipped left to right half of the time. By default the transform's own."""
+    color_jitter: float | None = Field(default=None, ge=0, le=1)
+    """Largest relative change of brightness, contrast and saturation; 0 for none. By default the transform's own."""
+
+
+class Normalize(BaseModel):
+    """What is subtracted from each channel, and what it is divided by, on the scale 0..1."""
+
+    mean: list[float] = Field(min_length=1)
+    """A value a channel."""
+    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    """A value a channel."""
 
 
 class Data(Use):
@@ -75,7 +90,15 @@ class Data(Use):
     holdout: int = Field(default=0, ge=0)
     """Training images a class that are held out for validation."""
     transform: Transform = Transform()
-    """Changes to the data set's own random crop and flip."""
+    """Changes to how the data set prepares its images."""
+    normalize: Normalize | None = None
+    """How images are normalised, such as pretrained weights ask for; by default as the data set says."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
+    """Processes that decode images which are not in memory; 0 decodes in the training process. Results do not depend
+    on it."""
+    broken: Literal["error", "skip"] = "error"
+    """What becomes of images that cannot be decoded: `error` ends the run at the first one, by name; `skip` decodes all
+    images once before training and leaves those out."""
 
 
 class Optimizer(BaseModel):

@@ -109,7 +109,7 @@ def test_errors_name_class_and_numbers():
         ({"kind": "step"}, "kind 'step' needs a factor"),
         ({"kind": "counts"}, "kind 'counts' needs counts"),
         ({"kind": "counts", "counts": []}, "kind 'counts' needs counts"),
-        ({"factor": 10}, "factor belongs to kind 'exponential' or 'step', but kind is 'none'"),
+        ({"factor": 10}, "factor belongs to kind 'exponential', 'step' or 'balanced_like', but kind is 'none'"),
         ({"kind": "counts", "counts": [1], "max_count": 3}, "max_count belongs to"),
         ({"kind": "step", "factor": 2, "counts": [1]}, "counts belongs to kind 'counts'"),
         ({"kind": "step", "factor": 0.01}, "greater than or equal to 1"),

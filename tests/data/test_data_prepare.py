@@ -8,6 +8,7 @@ from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import prepare
 from ltcore.data.splits import ArraySplit, DataSplits
 from ltcore.errors import DataError
+from ltcore.recipe.schema import Data
 
 
 def split(targets, channels=1, size=4):
@@ -17,6 +18,10 @@ def split(targets, channels=1, size=4):
     return ArraySplit(images, torch.as_tensor(targets, dtype=torch.int64))
 
 
+def cut(splits, imbalance=None, **asked):
+    return prepare(splits, Data(use="x", imbalance=imbalance, **asked))
+
+
 def data_set(**changed):
     splits = DataSplits(split([0, 1, 2] * 20), split([0, 1, 2]), ("dog", "cat", "owl"), (0.5,), (0.25,), flip=True)
     return replace(splits, **changed)
@@ -24,21 +29,21 @@ def data_set(**changed):
 
 def test_the_recipe_replaces_the_sets_own_choices():
     own = data_set(imbalance=Imbalance(kind="exponential", factor=4))
-    data = prepare(own)
+    data = cut(own)
     assert data.class_counts.tolist() == [20, 10, 5]
     assert data.class_counts.dtype == torch.int64
-    assert (data.crop_padding, data.flip, data.val) == (0, True, None)
+    assert (data.transform.crop_padding, data.transform.flip, data.val) == (0, True, None)
     assert data.train.images[:, 0, 0, 0].tolist() == data.kept.tolist()
-    data = prepare(own, Imbalance(kind="counts", counts=[1, 2, 3]), crop_padding=2, flip=False)
-    assert (data.class_counts.tolist(), data.crop_padding, data.flip) == ([1, 2, 3], 2, False)
-    data = prepare(own, Imbalance())
+    data = cut(own, Imbalance(kind="counts", counts=[1, 2, 3]), transform={"crop_padding": 2, "flip": False})
+    assert (data.class_counts.tolist(), data.transform.crop_padding, data.transform.flip) == ([1, 2, 3], 2, False)
+    data = cut(own, Imbalance())
     assert data.train is own.train
     assert data.kept.tolist() == list(range(60))
 
 
 @pytest.mark.parametrize("imbalance", [Imbalance(), Imbalance(kind="exponential", factor=4, seed=3)])
 def test_holding_out(imbalance):
-    whole, data = prepare(data_set(), imbalance), prepare(data_set(), imbalance, holdout=5)
+    whole, data = cut(data_set(), imbalance), cut(data_set(), imbalance, holdout=5)
     assert data.val is not None
     held = data.val.images[:, 0, 0, 0].tolist()
     kept = data.kept.tolist()
@@ -48,24 +53,24 @@ def test_holding_out(imbalance):
     sits_out = whole.class_counts <= 5
     assert torch.equal(whole.class_counts - data.class_counts, torch.where(sits_out, 0, 5))
     assert data.train.images[:, 0, 0, 0].tolist() == kept
-    fewer = prepare(data_set(), imbalance, holdout=3)
+    fewer = cut(data_set(), imbalance, holdout=3)
     assert fewer.val is not None and set(fewer.val.images[:, 0, 0, 0].tolist()) & set(held)
-    again = prepare(data_set(), imbalance, holdout=5)
+    again = cut(data_set(), imbalance, holdout=5)
     assert again.val is not None and again.val.images[:, 0, 0, 0].tolist() == held
 
 
 def test_a_larger_holdout_contains_the_smaller():
-    small, large = (prepare(data_set(), holdout=n).val for n in (2, 6))
+    small, large = (cut(data_set(), holdout=n).val for n in (2, 6))
     assert small is not None and large is not None
     assert set(small.images[:, 0, 0, 0].tolist()) < set(large.images[:, 0, 0, 0].tolist())
 
 
 def test_holding_out_refused():
     with pytest.raises(DataError, match=r"validation split of its own \(2 images\)"):
-        prepare(data_set(val=split([0, 1])), holdout=1)
-    assert prepare(data_set(val=split([0, 1]))).val is not None
+        cut(data_set(val=split([0, 1])), holdout=1)
+    assert cut(data_set(val=split([0, 1]))).val is not None
     with pytest.raises(DataError, match=r"no class has more training images than that \(the largest has 20"):
-        prepare(data_set(), holdout=20)
+        cut(data_set(), holdout=20)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_holding_out_refused():
         ({"val": split([-1])}, "the validation label at index 0 is -1"),
         ({"test": split([])}, "the test split has no images"),
         ({"test": split([0], size=5)}, r"the test images are \(1, 5, 5\) .*but the training images are \(1, 4, 4\)"),
-        ({"mean": (0.5, 0.5)}, "2 values of mean, but its images have 1 channels"),
+        ({"mean": (0.5, 0.5)}, "2 values of mean, but the images have 1 channels"),
         ({"class_names": ("dog",)}, "at least two"),
         ({"test": ArraySplit(torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64))}, "but must be uint8"),
         ({"test": ArraySplit(split([0]).images, torch.zeros(2, dtype=torch.int64))}, "one for each of the 1 images"),
@@ -85,13 +90,13 @@ def test_holding_out_refused():
 )
 def test_malformed_sets_are_refused(changed, message):
     with pytest.raises(DataError, match=message):
-        prepare(data_set(**changed))
+        cut(data_set(**changed))
 
 
 def test_images_must_be_square():
     wide = ArraySplit(torch.zeros(3, 1, 4, 5, dtype=torch.uint8), torch.arange(3))
     with pytest.raises(DataError, match="4 x 5 pixels, but must be square"):
-        prepare(DataSplits(wide, wide, ("a", "b", "c"), (0.5,), (0.25,)))
+        cut(DataSplits(wide, wide, ("a", "b", "c"), (0.5,), (0.25,)))
 
 
 def test_shot_groups():
@@ -99,7 +104,7 @@ def test_shot_groups():
 
 
 def test_describe_and_render():
-    data = prepare(data_set(), Imbalance(kind="counts", counts=[5, 20, 10]), holdout=6, crop_padding=1)
+    data = cut(data_set(), Imbalance(kind="counts", counts=[5, 20, 10]), holdout=6, transform={"crop_padding": 1})
     record = describe(data, "birds")
     assert record["class_counts"] == [5, 14, 4]
     assert record["images"] == {"train": 23, "val": 12, "test": 3}
@@ -114,7 +119,7 @@ def test_describe_and_render():
 def test_many_classes_share_rows():
     counts = [int(500 * 0.01 ** (i / 99)) for i in range(100)]
     names = tuple(f"n{i}" for i in range(100))
-    data = prepare(DataSplits(split([0, 1]), split([1]), ("a", "b"), (0.5,), (0.25,), imbalance=Imbalance()))
+    data = cut(DataSplits(split([0, 1]), split([1]), ("a", "b"), (0.5,), (0.25,), imbalance=Imbalance()))
     record = describe(data, "many") | {"num_classes": 100, "class_counts": counts, "class_names": list(names)}
     rows = render(record).splitlines()
     bars = [row for row in rows if "#" in row]

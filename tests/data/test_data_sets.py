@@ -32,7 +32,7 @@ def test_digits():
     assert splits.std == (round(float(pixels.std(correction=0)), 4),)
     data = prepare(splits)
     assert data.class_counts.tolist() == [120, 84, 59, 41, 29, 20, 14, 10, 7, 5]
-    assert (data.crop_padding, data.flip) == (1, False)
+    assert (data.transform.crop_padding, data.transform.flip) == (1, False)
     again = DigitsLT().build_data()
     assert torch.equal(splits.test.images, again.test.images)
 

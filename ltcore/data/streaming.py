@@ -1,0 +1,315 @@
+"""Batches of images that are decoded when they are needed, by worker processes that run ahead of the training.
+
+A worker returns uint8; the device normalises. For each image the training process draws a seed, in the order of the
+batches, and sends it along with the image's index: what a worker draws depends on nothing else, so the batches are the
+same with any number of workers, and after a resume.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ltcore.data.loader import InMemoryLoader, Loader, Normalizer
+from ltcore.data.splits import ArraySplit, StreamedSplit
+from ltcore.data.transforms import ImageTransform
+from ltcore.errors import DataError, RunError
+
+#: More workers than this rarely help, and each holds a Python process.
+_MOST_WORKERS = 8
+_SCANNED_AT_ONCE = 64
+
+
+class Request(NamedTuple):
+    """One batch to decode: the images' indices [B], and their seeds [B] for training, None for evaluation."""
+
+    indices: NDArray[np.int64]
+    seeds: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image that cannot be decoded: where it stands in its split, its name, and why."""
+
+    index: int
+    name: str
+    reason: str
+
+    @property
+    def said(self) -> str:
+        """Name and reason, as messages say them."""
+        return f"{self.name} ({self.reason})"
+
+
+class Decoder(Dataset[Any]):
+    """What runs in a worker: from a request to uint8 pixels.
+
+    Args:
+        split: the images.
+        transform: how they are prepared.
+    """
+
+    def __init__(self, split: StreamedSplit, transform: ImageTransform) -> None:
+        self.split, self.transform = split, transform
+
+    def __getitems__(self, request: Request) -> Tensor | Broken:
+        """Images [B, H, W, C] uint8; the first image that cannot be decoded instead, where there is one."""
+        size, channels = self.transform.image_size, len(self.transform.mode)
+        images = torch.empty((len(request.indices), size, size, channels), dtype=torch.uint8)
+        pixels = images.numpy()
+        state = torch.get_rng_state()
+        try:
+            for row, index in enumerate(request.indices.tolist()):
+                try:
+                    with self.split.open(index) as image:
+                        if request.seeds is None:
+                            found = self.transform.evaluate(image)
+                        else:
+                            # Not torch.manual_seed, which seeds GPUs, too.
+                            torch.default_generator.manual_seed(int(request.seeds[row]))
+                            found = self.transform.train(image)
+                    pixels[row] = np.asarray(found).reshape(size, size, channels)
+                except Exception as error:  # a damaged file makes Pillow raise almost anything
+                    return Broken(index, self.split.name(index), _reason(error))
+        finally:
+            torch.set_rng_state(state)  # without workers, this is the training process
+        return images
+
+
+class StreamingLoader:
+    """Images of a split that are decoded when they are needed.
+
+    Args:
+        split: the images.
+        transform: how they are prepared.
+        mean: per channel, on the scale 0..1.
+        std: per channel, on the scale 0..1.
+        workers: processes that decode; 0 for none but this one.
+        device: where batches are normalised.
+    """
+
+    #: Seeds are drawn where workers are fed from.
+    generator_device = torch.device("cpu")
+
+    def __init__(
+        self,
+        split: StreamedSplit,
+        transform: ImageTransform,
+        mean: Sequence[float],
+        std: Sequence[float],
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device, self.workers = torch.device(device), workers
+        self._decoder = Decoder(split, transform)
+        self._normalise = Normalizer(mean, std, transform.image_size, self.device)
+        self._feed = _Feed()
+        self._training: DataLoader[Any] | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._decoder.split)
+
+    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+        """Training images, augmented, batch by batch.
+
+        Args:
+            indices: for each batch [B] int64, on the CPU.
+            generators: for each batch one on the CPU; all the randomness there is. Both are read some batches ahead.
+
+        Yields:
+            [B, C, H, W] float32, normalised, channels-last.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            RunError: a worker died.
+        """
+        self._feed.requests = (
+            Request(index.numpy(), torch.randint(2**62, index.shape, generator=generator).numpy())
+            for index, generator in zip(indices, generators, strict=False)
+        )
+        if self.workers and self._training is None:
+            self._training = self._loader(persistent=True)  # its workers stay for the epochs to come
+        yield from self._decoded(self._feed.requests, self._training)
+
+    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+        """All images in order, as evaluation sees them: [B, C, H, W] float32, normalised, channels-last.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            RunError: a worker died.
+        """
+        requests = (Request(index, None) for index in _chunks(len(self), batch_size))
+        loader = None
+        if self.workers and len(self) > batch_size:
+            # Of its own, and for this once: a method may ask for features in the middle of an epoch.
+            loader = self._loader(persistent=False, requests=requests)
+        yield from self._decoded(requests, loader)
+
+    def eval_batch(self, start: int, stop: int) -> Tensor:
+        """The images from `start` up to `stop` alone, decoded in this process; as `eval_batches`."""
+        request = Request(np.arange(start, min(stop, len(self))), None)
+        return next(self._decoded(iter([request]), None))
+
+    def _loader(self, persistent: bool, requests: Iterator[Request] | None = None) -> DataLoader[Any]:
+        return _worker_loader(
+            self._decoder, self._feed if persistent else _Feed(requests), self.workers, persistent, self.device.type
+        )
+
+    def _decoded(self, requests: Iterator[Request], loader: DataLoader[Any] | None) -> Iterator[Tensor]:
+        found = map(self._decoder.__getitems__, requests) if loader is None else _results(loader)
+        for images in found:
+            if isinstance(images, Broken):
+                raise DataError(
+                    f"{images.name} cannot be decoded ({images.reason}); replace it, or take it out of the data set, "
+                    "or say 'broken: skip' under data to leave such images out"
+                )
+            yield self._normalise(images.to(self.device, non_blocking=True).permute(0, 3, 1, 2))
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images in memory as a `StreamedSplit`, for transforms that work on one image at a time."""
+
+    split: ArraySplit
+
+    @property
+    def targets(self) -> Tensor:
+        """[N] int64 labels."""
+        return self.split.targets
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.split)
+
+    def subset(self, index: Tensor) -> ArrayImages:
+        """The images at `index` [M] int64."""
+        return ArrayImages(self.split.subset(index))
+
+    def open(self, index: int) -> Any:
+        """The image at `index`, of one or three channels."""
+        from PIL import Image
+
+        pixels = self.split.images[index]
+        return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
+
+    def name(self, index: int) -> str:
+        """The image's place in its split."""
+        return f"image {index}"
+
+
+def build_loader(
+    split: ArraySplit | StreamedSplit,
+    transform: ImageTransform,
+    mean: Sequence[float],
+    std: Sequence[float],
+    workers: int,
+    device: torch.device,
+) -> Loader:
+    """The loader that suits a split: images in memory whose transform works on whole batches are never streamed."""
+    if isinstance(split, ArraySplit):
+        if transform.whole_batches and split.images.shape[-1] == transform.image_size:
+            return InMemoryLoader(split, mean, std, transform.crop_padding, transform.flip, device)
+        split = ArrayImages(split)
+    return StreamingLoader(split, transform, mean, std, workers, device)
+
+
+def find_broken(split: StreamedSplit, workers: int) -> list[Broken]:
+    """Decode every image once and say which cannot be, in the split's order.
+
+    JPEGs are decoded at an eighth of their size, which reads the whole file. The cost is that of reading and decoding
+    the split once: about half an epoch's.
+
+    Raises:
+        RunError: a worker died.
+    """
+    scanner = _Scanner(split)
+    chunks = _chunks(len(split), _SCANNED_AT_ONCE)
+    if workers:
+        found = _results(_worker_loader(scanner, _Feed(chunks), workers, persistent=False))
+    else:
+        found = map(scanner.__getitems__, chunks)
+    return [broken for some in found for broken in some]
+
+
+def worker_count(asked: int | str) -> int:
+    """The number of workers that ``data.workers`` asks for; ``auto`` is one a core of this process, at most 8."""
+    if isinstance(asked, int):
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_WORKERS)
+
+
+class _Scanner(Dataset[Any]):
+    def __init__(self, split: StreamedSplit) -> None:
+        self.split = split
+
+    def __getitems__(self, indices: NDArray[np.int64]) -> list[Broken]:
+        found = []
+        for index in indices.tolist():
+            try:
+                with self.split.open(index) as image:
+                    image.draft(None, (1, 1))
+                    image.load()
+                    if image.mode == "F":
+                        raise OSError("its pixels are floating-point numbers")
+            except Exception as error:  # a damaged file makes Pillow raise almost anything
+                found.append(Broken(index, self.split.name(index), _reason(error)))
+        return found
+
+
+class _Feed:
+    """A DataLoader's ``batch_sampler``, whose batches are set anew for each epoch while its workers live on."""
+
+    def __init__(self, requests: Iterator[Any] | None = None) -> None:
+        self.requests: Iterator[Any] = requests or iter(())
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.requests
+
+
+def _worker_loader(
+    dataset: Dataset[Any], feed: _Feed, workers: int, persistent: bool, device: str = "cpu"
+) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_sampler=feed,
+        num_workers=workers,
+        persistent_workers=persistent,
+        collate_fn=_as_it_is,
+        pin_memory=device == "cuda",
+        generator=torch.Generator(),  # else it draws from torch's global one, which is the trainer's
+    )
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
+
+
+def _results(loader: DataLoader[Any]) -> Iterator[Any]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            f"a process that decodes images died ({str(error).splitlines()[0]}); usually memory has run out, or the "
+            "shared memory of a container (/dev/shm) is too small for the batches: give it more, lower data.workers, "
+            "batch_size or eval_batch_size, or say 'workers: 0' under data. With --resume the run goes on"
+        ) from error
+
+
+def _chunks(length: int, size: int) -> Iterator[NDArray[np.int64]]:
+    return (np.arange(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,215 @@
+import os
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from ltcore.data.image_files import find_images
+from ltcore.data.image_folder import ImageFolder, split_class
+from ltcore.errors import DataError
+
+
+def put(root, *files):
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(path)
+
+
+def numbered(folder, count, suffix="png"):
+    return [f"{folder}/{number:02}.{suffix}" for number in range(count)]
+
+
+def build(root, **options):
+    return ImageFolder(ImageFolder.Options(root=str(root), **options)).build_data()
+
+
+def names(split):
+    return {file.decode() for file in split.files}
+
+
+def refused(root, *parts, **options):
+    with pytest.raises(DataError) as caught:
+        build(root, **options)
+    message = str(caught.value)
+    assert all(part in message for part in parts) and "\n" not in message, message
+
+
+# -- split by fraction -------------------------------------------------------------------------------------------------
+
+
+def test_each_class_is_split_by_fraction(tmp_path):
+    put(tmp_path, *numbered("cat", 20), *numbered("dog", 10, "JPG"), *numbered("owl", 2, "webp"))
+    splits = build(tmp_path)
+    assert splits.class_names == ("cat", "dog", "owl")
+    counts = {
+        name: torch.bincount(getattr(splits, name).targets, minlength=3).tolist() for name in ("train", "val", "test")
+    }
+    assert counts == {"train": [14, 7, 1], "val": [2, 1, 0], "test": [4, 2, 1]}
+    everything = [*splits.train.files, *splits.val.files, *splits.test.files]
+    assert len(everything) == len(set(everything)) == 32
+    assert splits.train.open(0).size == (4, 3) and splits.notes == ()
+    for split in (splits.train, splits.val, splits.test):
+        assert [file.split(b"/")[0].decode() for file in split.files] == [
+            splits.class_names[label] for label in split.targets
+        ]
+
+
+def test_the_split_is_a_function_of_seed_and_names(tmp_path):
+    files = [*numbered("cat", 20), *numbered("dog", 10)]
+    put(tmp_path / "a", *files)
+    put(tmp_path / "b", *reversed(files))  # made in another order, in another place
+    one, two = build(tmp_path / "a"), build(tmp_path / "b")
+    assert one.train.files.tolist() == two.train.files.tolist() and one.test.files.tolist() == two.test.files.tolist()
+    other = build(tmp_path / "a", split_seed=1)
+    assert names(other.test) != names(one.test) and len(other.test) == len(one.test)
+    put(tmp_path / "b", *numbered("owl", 5))
+    assert names(one.test) < names(build(tmp_path / "b").test)  # another class changes nothing in these
+
+
+def test_which_images_are_tested_on_is_pinned():
+    # A change of this rule would change every user's test set.
+    assert split_class(numbered("cat", 10), 0.2, 0.1, 0)[1:] == (["cat/04.png"], ["cat/00.png", "cat/09.png"])
+
+
+@given(st.integers(1, 40), st.floats(0.01, 0.6), st.floats(0, 0.39), st.integers(0, 5))
+def test_split_sizes_and_growth(n, test, val, seed):
+    files = numbered("c", n)
+    parts = split_class(files, test, val, seed)
+    assert sorted(file for part in parts for file in part) == files
+    train, held, tested = map(len, parts)
+    assert train >= 1 and (tested >= 1) == (n >= 2) and (held >= 1 or val == 0 or n < 3)
+    if n >= 10 and min(test, val) > 0.1:
+        assert abs(tested - test * n) <= Fraction(1, 2) + Fraction(1, 10**9)
+        assert abs(held - val * n) <= Fraction(1, 2) + Fraction(1, 10**9)
+    grown = split_class([*files, "c/new.png"], test, val, seed)
+    assert sum(len(set(before) - set(after)) for before, after in zip(parts, grown, strict=True)) <= 3
+
+
+def test_no_validation_split(tmp_path):
+    put(tmp_path, *numbered("cat", 10), *numbered("dog", 10))
+    method = ImageFolder(ImageFolder.Options(root=str(tmp_path), val_fraction=0))
+    assert method.provides == set() and method.build_data().val is None
+    assert ImageFolder(ImageFolder.Options(root=str(tmp_path))).provides == {"validation"}
+
+
+def test_single_images_are_trained_on_and_told(tmp_path):
+    put(tmp_path, *numbered("cat", 3), "dog/1.png")
+    splits = build(tmp_path)
+    assert torch.bincount(splits.train.targets).tolist() == [1, 1]
+    assert splits.notes == ("classes of one image, which is trained on and none tested: 1, first 'dog'",)
+    put(tmp_path / "single", "cat/1.png", "dog/1.png")
+    refused(tmp_path / "single", "every class has a single image")
+
+
+def test_depth_hidden_files_and_other_files(tmp_path):
+    put(
+        tmp_path, "cat/a/b/1.png", "cat/2 3.jpeg", "dog/1.TIF", "dog/2.bmp", "dog/3.gif", ".trash/1.png", "cat/.t/1.png"
+    )
+    for junk in ("cat/Thumbs.db", "cat/.DS_Store", "cat/.5.png", "dog/notes.txt", "readme.md"):
+        (tmp_path / junk).write_text("")
+    splits = build(tmp_path, val_fraction=0)
+    assert names(splits.train) | names(splits.test) == {
+        "cat/a/b/1.png", "cat/2 3.jpeg", "dog/1.TIF", "dog/2.bmp", "dog/3.gif"
+    }  # fmt: skip
+    (note,) = splits.notes
+    assert "4 files that are hidden or no images are ignored (3 in 'cat', 1 in 'dog')" in note
+
+
+def test_links_are_followed_once(tmp_path):
+    put(tmp_path, "images/1.png", "images/deep/2.png")
+    (tmp_path / "class").mkdir()
+    os.symlink(tmp_path / "images", tmp_path / "class" / "linked")
+    os.symlink(tmp_path / "class", tmp_path / "images" / "circle")
+    assert find_images(tmp_path / "class").files == ("linked/1.png", "linked/deep/2.png")
+
+
+# -- split by folders --------------------------------------------------------------------------------------------------
+
+
+def test_split_by_folders(tmp_path):
+    put(tmp_path, *numbered("train/cat", 3), *numbered("train/dog", 1), "test/dog/x/1.png", "test/cat/1.png")
+    splits = build(tmp_path)
+    assert splits.class_names == ("cat", "dog") and splits.val is None
+    assert splits.train.targets.tolist() == [0, 0, 0, 1]
+    assert [file.decode() for file in splits.test.files] == ["test/cat/1.png", "test/dog/x/1.png"]
+    put(tmp_path, "val/cat/1.png")
+    method = ImageFolder(ImageFolder.Options(root=str(tmp_path)))
+    assert method.provides == {"validation"} and names(method.build_data().val) == {"val/cat/1.png"}
+
+
+def test_val_is_tested_on_without_a_folder_test(tmp_path):
+    put(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/2.png", "val/dog/2.png")
+    method = ImageFolder(ImageFolder.Options(root=str(tmp_path)))
+    splits = method.build_data()
+    assert method.provides == set() and splits.val is None and names(splits.test) == {"val/cat/2.png", "val/dog/2.png"}
+    assert "val is tested on" in splits.notes[0]
+
+
+def test_classes_that_are_called_train_and_test(tmp_path):
+    put(tmp_path, *numbered("train", 4), *numbered("tram", 4), *numbered("test", 4))
+    assert build(tmp_path).class_names == ("test", "train", "tram")
+    put(tmp_path / "two", *numbered("train", 4), *numbered("test", 4))
+    assert build(tmp_path / "two", split="fraction").class_names == ("test", "train")
+    refused(tmp_path / "two", "has no images", "4 images lie in the folder itself")
+
+
+def test_folders_are_refused(tmp_path):
+    put(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cta/1.png")
+    refused(tmp_path, "'cta'; did you mean 'cat'? Rename the folder")
+    (tmp_path / "test/cta").rename(tmp_path / "test/owl")
+    refused(tmp_path, "is called 'owl'. Rename the folder")
+    (tmp_path / "test/owl/1.png").unlink()
+    (tmp_path / "test/owl").rename(tmp_path / "test/cat")
+    refused(tmp_path, "test has no images")
+    refused(tmp_path, "data.options.val_fraction splits by fraction", "'train', 'test'", val_fraction=0.1)
+    put(tmp_path / "only", "train/cat/1.png", "train/dog/1.png")
+    refused(tmp_path / "only", "has the folders 'train', but", "split=fraction")
+    put(tmp_path / "none", "cat/1.png", "dog/1.png")
+    refused(tmp_path / "none", "has the folders 'cat', 'dog', but", split="folders")
+
+
+# -- what is refused in both -------------------------------------------------------------------------------------------
+
+
+def test_folders_without_images(tmp_path):
+    refused(tmp_path / "nowhere", "is not a folder (data.options.root)")
+    refused(tmp_path, "has no images", "jpg", "folders named by class")
+    put(tmp_path, "1.png", "2.png")
+    refused(tmp_path, "2 images lie in the folder itself")
+    put(tmp_path, *numbered("cat", 3))
+    refused(tmp_path, "one class folder, 'cat'")
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "list.txt").write_text("")
+    refused(tmp_path, f"{tmp_path / 'dog'} has no image", "1 of 2 class folders")
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    put(tmp_path, *numbered("cat", 3), *numbered("dog", 3))
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # a test that runs as root may read everything
+    refused(tmp_path, f"{tmp_path / 'dog'} cannot be read (Permission denied)")
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    put(tmp_path, *numbered("cat", 3), *numbered("dog", 3))
+    try:
+        os.rename(tmp_path / "dog/00.png", os.fsencode(tmp_path / "dog") + b"/\xff.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    refused(tmp_path, "dog/\ufffd.png: the file's name is not UTF-8; rename it")
+
+
+def test_fractions_that_leave_nothing(tmp_path):
+    with pytest.raises(ValidationError, match="leave nothing to train on"):
+        ImageFolder.Options(root=str(tmp_path), test_fraction=0.6, val_fraction=0.4)
