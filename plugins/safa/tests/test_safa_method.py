@@ -124,7 +124,7 @@ def linear(run, seed=0):
 
 def test_every_row_and_term_is_the_loops():
     weights = {"cycle": 2.0, "tail_mode_seeking": 3.0, "head_mode_seeking": 5.0, "contrastive": 7.0}
-    run = Run(dtype=torch.float64, epsilon=0.01, **weights).begin()
+    run = Run(dtype=torch.float64, epsilon=0.01, delta_cycle=0.5, **weights).begin()
     call = linear(run)
     before, after, _, terms = run.fold()
     maps, layout = before.features.detach(), run.sampler.layout
@@ -156,7 +156,8 @@ def test_every_row_and_term_is_the_loops():
             torch.testing.assert_close(after.features[BATCH + row], made[-1])
             found = call["E"](made[-1] - f)
             rebuilt = translate(found, origin(one[t]))
-            cycle.append((found - delta(one[t])).square().mean().sqrt() + (rebuilt - maps[one[t]]).square().mean())
+            of_delta = (found - delta(one[t])).square().sum().sqrt() / found.numel()
+            cycle.append(0.5 * of_delta + (rebuilt - maps[one[t]]).square().mean())
             head.append(distance(maps[one[t]], origin(one[t])) / (distance(made[-1], f) + 0.01))
         again = translate(delta(other[t]), maps[2 * H + t])
         tail.append(distance(delta(one[t]), delta(other[t])) / (distance(made[0], again) + 0.01))
@@ -362,6 +363,7 @@ def test_defaults():
         "head_ratio": 0.2,
         "hidden_channels": None,
         "cycle": 1.0,
+        "delta_cycle": 1.0,
         "tail_mode_seeking": 0.01,
         "head_mode_seeking": 0.01,
         "contrastive": 0.1,
@@ -444,3 +446,43 @@ def test_a_batch_of_another_layout_is_refused():
     run = Run().begin()
     with pytest.raises(RecipeError, match="has not the layout of SAFA's sampler"):
         run.fold(batch=Batch(*(x[:5] for x in (run.batch.images, run.batch.targets, run.batch.source_index))))
+
+
+def test_directions_of_head_pairs_are_carried_over_to_tail_rows():
+    """Head maps vary along one direction, tail maps not at all; what is made of tail maps learns to vary along it.
+
+    The feature direction of the cycle alone: it is what the direction has to come through for.
+    """
+    options = {"delta_cycle": 0, "contrastive": 0, "epsilon": 0.1}
+    run = Run(counts=torch.tensor([60, 60, 2, 2, 2]), **options).begin(batch_size=32)
+    generator = torch.Generator().manual_seed(1)
+    means, direction = torch.randn(5, 5, generator=generator), F.normalize(torch.randn(5, generator=generator), dim=0)
+    optimizer = torch.optim.Adam([p for name in "EDG" for p in getattr(run.method, name).parameters()], 1e-2)
+
+    def step(number):
+        """How far each delta's pair and each made row moved along the direction; and the terms."""
+        run.state.step = number
+        drawn = run.sampler.draw(1, BALANCED, torch.Generator().manual_seed(number)).indices[0]
+        targets, layout = run.targets[drawn], run.sampler.layout
+        amplitude = 2 * torch.randn(32, 1, generator=generator) * (targets < 2)[:, None]
+        rows = (means[targets] + amplitude * direction)[:, :, None, None].expand(-1, -1, 4, 4)
+        record = Features.of(Batch(rows, targets, drawn), rows, None)
+        made = run.method.augment_features(features=record, context=run.context).features[32:]
+        H, T = layout.head_pairs, layout.tail_pairs
+        one = torch.randint(2 * H, (T,), generator=Context(run.state, "safa").generator)
+        led = (rows[: 2 * H] - rows[: 2 * H].roll(H, 0))[one.repeat(2)]
+        moved = made - rows[2 * H : 2 * H + 2 * T]
+        return *(x.mean((2, 3)) @ direction for x in (led, moved)), run.method.auxiliary_losses(logits=rows)
+
+    def correlation():
+        with torch.no_grad():
+            seen = [step(1000 + k)[:2] for k in range(8)]
+        return torch.corrcoef(torch.stack([torch.cat(parts) for parts in zip(*seen, strict=True)]))[0, 1].item()
+
+    before = correlation()
+    for number in range(200):
+        optimizer.zero_grad()
+        step(number)[2]["cycle"].backward()
+        optimizer.step()
+    assert abs(before) < 0.3
+    assert abs(correlation()) > 0.6  # the cycle does not see the sign

@@ -52,8 +52,9 @@ def translate(
 def delta_cycle_loss(reconstructed: Tensor, delta: Tensor) -> Tensor:
     """How far the deltas found again in augmented features are from the deltas that made them (eq. 4).
 
-    The Euclidean norm of a row's difference over the square root of its size, so that neither channels nor locations
-    change the scale. Its gradient is 0 where the two are equal.
+    The Euclidean norm of a row's difference, divided by the row's size n = D H W. The squared norm of
+    `feature_cycle_loss` is divided by the same n, so that the two halves of L_r keep the proportion of the print. The
+    gradient is 0 where the two are equal.
 
     Args:
         reconstructed: [M, ...].
@@ -64,7 +65,7 @@ def delta_cycle_loss(reconstructed: Tensor, delta: Tensor) -> Tensor:
     """
     difference = (_raised(reconstructed) - _raised(delta)).flatten(1)
     norms: Tensor = torch.linalg.vector_norm(difference, dim=1)
-    return norms.mean() / math.sqrt(difference.shape[1])
+    return norms.mean() / difference.shape[1]
 
 
 def feature_cycle_loss(reconstructed: Tensor, features: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class SAFAOptions(Options):
     """Channels between the two convolutions of each network; by default as many as the tap has."""
     cycle: float = Field(default=1.0, ge=0)
     """lambda_1: weight of the cycle reconstruction; 0 switches the term off."""
+    delta_cycle: float = Field(default=1.0, ge=0)
+    """Weight of the delta direction (eq. 4) against the feature direction (eq. 5) within the cycle reconstruction."""
     tail_mode_seeking: float = Field(default=0.01, ge=0)
     """lambda_2: weight of the tail mode seeking; 0 switches the term off."""
     head_mode_seeking: float = Field(default=0.01, ge=0)
@@ -218,7 +220,8 @@ class SAFA(Method):
         if options.cycle:
             found = self.E(generated - tails)
             rebuilt = translate(found, origins[shared], self.D, self.G)
-            self._terms["cycle"] = delta_cycle_loss(found, deltas[shared]) + feature_cycle_loss(rebuilt, heads[shared])
+            of_deltas = delta_cycle_loss(found, deltas[shared]) * options.delta_cycle
+            self._terms["cycle"] = of_deltas + feature_cycle_loss(rebuilt, heads[shared])
         return generated
 
     def _contrastive(self, features: Features, layout: Layout, context: Context) -> Tensor:
