@@ -113,10 +113,10 @@ MADE = {
     "t_reweighting": Reweighting,
     "t_twins": TwinSampler,
 }
-#: Options of installed methods that have no default, by the method's name.
-OPTIONS: dict[str, dict] = {}
-#: Methods with parameters of their own, which train in the second stage.
-LEARNING = {"stg", "t_own_term"}
+#: Options of installed methods whose defaults do not suit these short stages, by the method's name.
+OPTIONS: dict[str, dict] = {"safa": {"start_epoch": 1}}
+#: Methods with networks of their own, which a recipe names in `trainable`.
+NETWORKS = {"safa", "stg", "t_own_term"}
 
 
 def hooks_of_all() -> dict[str, set[str]]:
@@ -152,7 +152,7 @@ def recipe_of(first: str, second: str | None = None) -> dict:
                 "name": "second",
                 "iterations": 5,
                 "methods": acting,
-                "trainable": ["backbone", "classifier", *(key for key in acting if uses[key] in LEARNING)],
+                "trainable": ["backbone", "classifier", *(key for key in acting if uses[key] in NETWORKS)],
                 **common,
             },
         ],

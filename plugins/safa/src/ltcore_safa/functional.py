@@ -1,0 +1,151 @@
+"""SAFA as pure functions: the head classes, the augmentation, and its losses.
+
+Y. Hong, J. Zhang, Z. Sun, K. Yan: SAFA: Sample-Adaptive Feature Augmentation for Long-Tailed Image Classification, ECCV
+2022. Several of its equations are printed garbled; the plugin's README says how each is read.
+
+Letters: N or M rows, D channels, H x W locations. Losses are means over rows and elements, 0-d; reduced precision is
+raised to float32. No function loops over rows or waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def head_classes(class_counts: Tensor, head_ratio: float) -> Tensor:
+    """Which classes are the head: the first `head_ratio` of them, the most frequent first (sec. 4.1, beta).
+
+    Args:
+        class_counts: [C] training images a class; in any order, ties go by label.
+        head_ratio: share of the classes, in (0, 1). The number is rounded down, and is at least 1.
+
+    Returns:
+        [C] bool; the rest is the tail.
+    """
+    size = max(1, math.floor(head_ratio * len(class_counts) + 1e-9))  # 0.29 * 100 is 28.999...
+    order = torch.sort(class_counts, descending=True, stable=True).indices
+    return torch.zeros_like(class_counts, dtype=torch.bool).index_fill_(0, order[:size], True)
+
+
+def translate(
+    delta: Tensor, features: Tensor, delta_generator: Callable[[Tensor], Tensor], generator: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Features moved along a delta in the way that suits each of them: ``G(D([delta, f]) + f)`` (eq. 3).
+
+    Args:
+        delta: [N, D, H, W].
+        features: [N, D, H, W].
+        delta_generator: D, from [N, 2 D, H, W] to [N, D, H, W].
+        generator: G, from [N, D, H, W] to [N, D, H, W].
+
+    Returns:
+        [N, D, H, W].
+    """
+    return generator(delta_generator(torch.cat([delta, features], 1)) + features)
+
+
+def delta_cycle_loss(reconstructed: Tensor, delta: Tensor) -> Tensor:
+    """How far the deltas found again in augmented features are from the deltas that made them (eq. 4).
+
+    The Euclidean norm of a row's difference, divided by the row's size n = D H W. The squared norm of
+    `feature_cycle_loss` is divided by the same n, so that the two halves of L_r keep the proportion of the print. The
+    gradient is 0 where the two are equal.
+
+    Args:
+        reconstructed: [M, ...].
+        delta: [M, ...].
+
+    Returns:
+        0-d, at least 0.
+    """
+    difference = (_raised(reconstructed) - _raised(delta)).flatten(1)
+    norms: Tensor = torch.linalg.vector_norm(difference, dim=1)
+    return norms.mean() / difference.shape[1]
+
+
+def feature_cycle_loss(reconstructed: Tensor, features: Tensor) -> Tensor:
+    """How far head features rebuilt along the reconstructed deltas are from the real ones (eq. 5).
+
+    Args:
+        reconstructed: [M, ...].
+        features: [M, ...].
+
+    Returns:
+        0-d, the mean squared difference.
+    """
+    return (_raised(reconstructed) - _raised(features)).square().mean()
+
+
+def mode_seeking_loss(first: Tensor, second: Tensor, generated: Tensor, other: Tensor, epsilon: float) -> Tensor:
+    """What two generated features differ too little in, for how much their sources differ (eq. 7).
+
+    ``mean_m |first_m - second_m| / (|generated_m - other_m| + epsilon)`` with the mean absolute difference of a row.
+
+    Args:
+        first: [M, ...].
+        second: [M, ...], as `first`.
+        generated: [M, ...], of any shape of its own.
+        other: [M, ...], as `generated`.
+        epsilon: above 0, in the features' units; bounds the ratio where the generated features agree.
+
+    Returns:
+        0-d, at least 0; it falls as the generated features move apart.
+    """
+    sources = (_raised(first) - _raised(second)).flatten(1).abs().mean(1)
+    distance = (_raised(generated) - _raised(other)).flatten(1).abs().mean(1)
+    return (sources / (distance + epsilon)).mean()
+
+
+def same_class(
+    first: Tensor,
+    second: Tensor,
+    targets: Tensor,
+    partner_targets: Tensor | None = None,
+    target_weight: Tensor | None = None,
+) -> Tensor:
+    """Whether the rows of pairs are of one class (y_c of eq. 6).
+
+    A row of a mixed batch has its label with probability ``target_weight`` and its partner's with the rest; the answer
+    is then the probability that labels drawn so agree.
+
+    Args:
+        first: [M] int64, the row numbers of one side.
+        second: [M] int64, of the other.
+        targets: [N] int64.
+        partner_targets: [N] int64; None where nothing is mixed.
+        target_weight: [N] in [0, 1]; None where nothing is mixed.
+
+    Returns:
+        [M] float32 in [0, 1]; 0 or 1 where nothing is mixed.
+    """
+    if partner_targets is None or target_weight is None:
+        return (targets[first] == targets[second]).float()
+    weight = target_weight.float()
+    labels = ((targets, weight), (partner_targets, 1 - weight))
+    total = torch.zeros(len(first), device=targets.device)
+    for a, share_a in labels:
+        for b, share_b in labels:
+            total = total + (a[first] == b[second]) * share_a[first] * share_b[second]
+    return total.clamp(0, 1)  # sums of float32 shares may pass 1 by a rounding
+
+
+def contrastive_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """Binary cross-entropy of Q's judgement of pairs (eq. 6).
+
+    Args:
+        logits: [M], of "the two rows are of one class".
+        same: [M] in [0, 1], see `same_class`.
+
+    Returns:
+        0-d, the mean over the pairs.
+    """
+    return F.binary_cross_entropy_with_logits(_raised(logits), same.to(_raised(logits).dtype))
+
+
+def _raised(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

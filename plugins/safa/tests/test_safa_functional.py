@@ -1,0 +1,132 @@
+"""SAFA's functions against slow references, figures worked out by hand, and their properties."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from ltcore_safa.functional import (
+    contrastive_loss,
+    delta_cycle_loss,
+    feature_cycle_loss,
+    head_classes,
+    mode_seeking_loss,
+    same_class,
+    translate,
+)
+
+
+def rows(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("counts", "ratio", "head"),
+    [
+        ([5, 90, 7, 40, 6, 3, 2, 1, 60, 4], 0.2, {1, 8}),
+        ([9, 9, 9, 9, 9], 0.4, {0, 1}),  # ties go by label
+        ([25, 17, 9, 5], 0.2, {0}),  # 0.8 of a class: at least one
+        (list(range(100)), 0.29, set(range(71, 100))),  # 0.29 * 100 is 28.999... in floating point
+        (list(range(365)), 0.2, set(range(292, 365))),
+    ],
+)
+def test_the_head_is_the_first_share_of_the_classes(counts, ratio, head):
+    mask = head_classes(torch.tensor(counts), ratio)
+    assert set(torch.nonzero(mask).flatten().tolist()) == head
+
+
+def test_translate_by_hand():
+    delta, features = rows(3, 2, 4, 4), rows(3, 2, 4, 4, seed=1)
+
+    def delta_generator(both):
+        assert torch.equal(both[:, :2], delta) and torch.equal(both[:, 2:], features)
+        return 10 * both[:, :2]
+
+    got = translate(delta, features, delta_generator, lambda x: x + 1)
+    torch.testing.assert_close(got, 10 * delta + features + 1)
+
+
+def test_the_cycle_losses_are_the_loops():
+    a, b = rows(4, 3, 2, 5), rows(4, 3, 2, 5, seed=1)
+    delta, feature = 0.0, 0.0
+    for x, y in zip(a.numpy(), b.numpy(), strict=True):
+        delta += math.sqrt(sum((p - q) ** 2 for p, q in zip(x.flat, y.flat, strict=True))) / 30 / 4
+        feature += sum((p - q) ** 2 for p, q in zip(x.flat, y.flat, strict=True)) / 30 / 4
+    assert delta_cycle_loss(a, b).item() == pytest.approx(delta, rel=1e-12)
+    assert feature_cycle_loss(a, b).item() == pytest.approx(feature, rel=1e-12)
+
+
+def test_the_delta_cycle_has_a_gradient_where_it_is_zero():
+    a = rows(2, 3, 2, 2).requires_grad_()
+    loss = delta_cycle_loss(a, a.detach().clone())
+    loss.backward()
+    assert loss == 0 and torch.equal(a.grad, torch.zeros_like(a))
+
+
+def test_mode_seeking_is_the_loop():
+    first, second, generated, other = (rows(4, 3, 2, 2, seed=seed) for seed in range(4))
+    expected = np.mean(
+        [
+            np.abs(first[m].numpy() - second[m].numpy()).mean()
+            / (np.abs(generated[m].numpy() - other[m].numpy()).mean() + 0.01)
+            for m in range(4)
+        ]
+    )
+    assert mode_seeking_loss(first, second, generated, other, 0.01).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_mode_seeking_falls_as_generated_features_move_apart():
+    first, second, generated, direction = (rows(4, 3, 2, 2, seed=seed) for seed in range(4))
+    losses = [mode_seeking_loss(first, second, generated, generated + s * direction, 1e-3).item() for s in (0, 0.5, 1)]
+    assert losses[0] > losses[1] > losses[2] > 0
+    bound = (first - second).abs().mean() / 1e-3  # where they agree, epsilon bounds it
+    assert losses[0] == pytest.approx(bound.item())
+    other = generated + 0.5 * direction
+    other.requires_grad_()
+    mode_seeking_loss(first, second, generated, other, 1e-3).backward()
+    assert (other.grad * direction).sum() < 0  # a step against the gradient moves further apart
+
+
+def test_mode_seeking_does_not_depend_on_the_size_of_the_maps():
+    parts = [rows(4, 3, 2, 2, seed=seed) for seed in range(4)]
+    large = [part.repeat(1, 2, 3, 5) for part in parts]
+    torch.testing.assert_close(mode_seeking_loss(*large, 0.01), mode_seeking_loss(*parts, 0.01))
+
+
+def test_the_contrastive_loss_is_the_loop():
+    logits, same = rows(6), torch.tensor([1.0, 0.0, 0.0, 1.0, 0.25, 1.0])
+    expected = 0.0
+    for z, y in zip(logits.tolist(), same.tolist(), strict=True):
+        p = 1 / (1 + math.exp(-z))
+        expected -= (y * math.log(p) + (1 - y) * math.log(1 - p)) / 6
+    assert contrastive_loss(logits, same).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_same_class_of_hard_labels():
+    targets = torch.tensor([4, 1, 4, 2, 1])
+    same = same_class(torch.tensor([0, 1, 3]), torch.tensor([2, 4, 0]), targets)
+    assert same.dtype == torch.float32 and same.tolist() == [1, 1, 0]
+
+
+def test_same_class_of_mixed_labels_is_the_chance_to_agree():
+    generator = torch.Generator().manual_seed(0)
+    targets, partners = torch.randint(3, (2, 8), generator=generator)
+    weight = torch.rand(8, generator=generator)
+    first, second = torch.randint(8, (2, 40), generator=generator)
+    shares = torch.zeros(8, 3)
+    for row in range(8):
+        shares[row, targets[row]] += weight[row]
+        shares[row, partners[row]] += 1 - weight[row]
+    torch.testing.assert_close(
+        same_class(first, second, targets, partners, weight), (shares[first] * shares[second]).sum(1)
+    )
+    one = torch.ones(8)  # a share of 1 is a hard label
+    assert torch.equal(same_class(first, second, targets, partners, one), same_class(first, second, targets))
+
+
+def test_reduced_precision_is_raised():
+    a, b = rows(2, 3, 2, 2).bfloat16(), rows(2, 3, 2, 2, seed=1).bfloat16()
+    losses = [delta_cycle_loss(a, b), feature_cycle_loss(a, b), mode_seeking_loss(a, b, b, a, 1e-3)]
+    losses.append(contrastive_loss(rows(4).bfloat16(), torch.ones(4)))
+    assert {loss.dtype for loss in losses} == {torch.float32}
+    assert feature_cycle_loss(a, b) == feature_cycle_loss(a.float(), b.float())
