@@ -32,12 +32,18 @@ MEAN_COUNT = 437513 / 8142
 
 def long_tailed_counts(classes: int) -> Tensor:
     """Counts [C] from 1,000 down to 2, with the mean of iNaturalist 2018, rounded so that the total is right."""
-    power = (LARGEST - SMALLEST) / (MEAN_COUNT - SMALLEST) - 1
-    share = torch.linspace(1, 0, classes, dtype=torch.float64)
-    counts = (SMALLEST + (LARGEST - SMALLEST) * share**power).round().long()
-    missing = round(MEAN_COUNT * classes) - int(counts.sum())
-    middle = torch.arange(1, 1 + abs(missing)) % (classes // 2) + 1
-    return counts.index_add(0, middle, torch.full_like(middle, 1 if missing > 0 else -1))
+    share, total = torch.linspace(1, 0, classes, dtype=torch.float64), round(MEAN_COUNT * classes)
+
+    def of(power: float) -> Tensor:
+        return (SMALLEST + (LARGEST - SMALLEST) * share**power).round().long()
+
+    low, high = 1.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if int(of(middle).sum()) > total else (low, middle)
+    counts = of(high)
+    counts[1] += total - int(counts.sum())
+    return counts
 
 
 def made_up_features(targets: Tensor, classes: int) -> Tensor:
