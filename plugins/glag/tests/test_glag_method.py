@@ -463,7 +463,7 @@ def test_generated_features_help_the_tail_more_than_drawing_its_images_again():
         y = torch.repeat_interleave(torch.arange(4), per_class)
         return centres[y] + torch.randn(len(y), dim), y
 
-    stage = Stage(AFG, counts=counts, dim=dim, head_images=100, power=1, confidence=CONFIDENCE)
+    stage = Stage(AFG, counts=counts, dim=dim, head_images=100, power=1, confidence=0.3)
     stage.train, _ = images(counts)
     stage.start()
     test, labels = images(torch.full((4,), 300))
