@@ -2,10 +2,10 @@ r"""Memory and time of GLAG's feature generator (AFG), and how both grow with th
 
     python benchmarks/afg.py
 
-For 100, 1,000 and 8,142 classes with long-tailed counts of 1,000 to 2 images (437,513 in all for 8,142 classes, as many as
-iNaturalist 2018 has) and made-up non-negative features of 2,048 dimensions in half precision. Held in memory as in a
-run: the training features, the stage's cache (a second copy), and the generator's bank. Each size is a process of its own,
-so that its peak of resident memory is its own.
+For 100, 1,000 and 8,142 classes with long-tailed counts of 1,000 to 2 images (437,513 in all for 8,142 classes, as many
+as iNaturalist 2018 has) and made-up non-negative features of 2,048 dimensions in half precision. Held in memory as in a
+run: the training features, the stage's cache (a second copy), and the generator's bank. Each size is a process of its
+own, so that its peak of resident memory is its own.
 """
 
 from __future__ import annotations

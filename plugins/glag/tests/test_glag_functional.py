@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_alpha_at_the_beginning_half_and_end(form, half):
 def test_alpha_rises_and_the_forms_are_ordered(epochs, base, scale):
     curves = {form: [gradual_alpha(e, epochs, scale, base, form) for e in range(epochs)] for form in FORMS}
     for values in curves.values():
-        assert all(b > a for a, b in zip(values, values[1:], strict=False))
+        assert all(b > a for a, b in itertools.pairwise(values))
     for convex, linear, concave in list(zip(*curves.values(), strict=True))[1:-1]:
         assert convex < linear < concave
 

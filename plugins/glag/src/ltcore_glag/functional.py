@@ -5,6 +5,7 @@ Zhang, Xiang, "Long-Tailed Classification with Gradual Balanced Loss and Adaptiv
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ def gradual_alpha(epoch: int, epochs: int, scale: float = 1.0, base: float = 2.0
 
     - ``convex``: :math:`s (c^t - 1)`, as printed.
     - ``linear``: :math:`s (c - 1) t`.
-    - ``concave``: :math:`s c (1 - c^{-t})`, which is equation 3 with base 1/c and the scale that ends at the same value.
+    - ``concave``: :math:`s c (1 - c^{-t})`, which is equation 3 with base 1/c and a scale that ends at the same value.
 
     Args:
         epoch: T, from 0 to `epochs` - 1; below 0 counts as 0.
@@ -37,11 +38,11 @@ def gradual_alpha(epoch: int, epochs: int, scale: float = 1.0, base: float = 2.0
         raise ValueError(f"base should be above 1, not {base}")
     t = max(epoch, 0) / max(epochs - 1, 1)
     if form == "convex":
-        return scale * (base**t - 1)
+        return scale * (math.pow(base, t) - 1)
     if form == "linear":
         return scale * (base - 1) * t
     if form == "concave":
-        return scale * base * (1 - base**-t)
+        return scale * base * (1 - math.pow(base, -t))
     raise ValueError(f"unknown form '{form}'; there is convex, linear and concave")
 
 

@@ -146,8 +146,8 @@ def deviations(bank: FeatureBank, classes: Tensor, scale: Tensor, normal: Tensor
 
     A class of n images is drawn as :math:`\sum_k \epsilon_k (x_k - \mu) / \sqrt{n - 1}` over its images, which has
     equation 6 for its covariance. That is exact up to n = m. A larger class uses m of its images, one from each m-th
-    part of them, chosen anew for every row, and :math:`\sqrt{n / (m (n - 1))}`: the covariance over the choices is again
-    exactly that of equation 6. One image has no covariance, and deviates by 0.
+    part of them, chosen anew for every row, and :math:`\sqrt{n / (m (n - 1))}`: the covariance over the choices is
+    again exactly that of equation 6. One image has no covariance, and deviates by 0.
 
     Args:
         bank: the statistics.

@@ -116,8 +116,8 @@ class AFGOptions(Options):
 class AFG(Method):
     """Adaptive feature generator: draws from calibrated Gaussians fill every class up to the largest.
 
-    Classes are drawn equally often; a row of class c stays as it is with probability ``n_c / n_max``, and else becomes a
-    draw from its own calibrated Gaussian. Buffers: `beta` [C] and `accuracy` [C], on held-out training images.
+    Classes are drawn equally often; a row of class c stays as it is with probability ``n_c / n_max``, and else becomes
+    a draw from its own calibrated Gaussian. Buffers: `beta` [C] and `accuracy` [C], on held-out training images.
     """
 
     Options = AFGOptions
@@ -257,7 +257,7 @@ class AFG(Method):
         rows = max(1, _SCORES_AT_ONCE // context.num_classes)
         with evaluating(classifier):
             dtype = torch.as_tensor(classifier.weight).dtype
-            guesses = torch.cat([classifier(part.to(dtype)).argmax(1) for part in features.split(rows)])
+            guesses = torch.cat([classifier(part.to(dtype)).argmax(1) for part in torch.split(features, rows)])
         return class_accuracy(guesses, targets.to(guesses.device), context.num_classes).float()
 
 
