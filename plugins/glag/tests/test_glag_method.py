@@ -486,5 +486,4 @@ def test_generated_features_help_the_tail_more_than_drawing_its_images_again():
         return [(guesses == labels)[pick].float().mean().item() for pick in (labels > 1, labels < 2)]
 
     (tail, head), (again, _) = tail_accuracy(True), tail_accuracy(False)
-    print(tail, head, again)
     assert tail > again + 0.03 and head > 0.8
