@@ -113,10 +113,16 @@ MADE = {
     "t_reweighting": Reweighting,
     "t_twins": TwinSampler,
 }
-#: Options of installed methods whose defaults do not suit these short stages, by the method's name.
-OPTIONS: dict[str, dict] = {"safa": {"start_epoch": 1}}
+#: Options of installed methods whose defaults do not suit stages as short, or data as small, as this.
+OPTIONS: dict[str, dict] = {
+    "afg": {"head_images": 10},
+    "distillation": {"head_images": 10},
+    "safa": {"start_epoch": 1},
+}
 #: Methods with networks of their own, which a recipe names in `trainable`.
 NETWORKS = {"safa", "stg", "t_own_term"}
+#: Methods that act on the features of a fixed backbone, and refuse to train it.
+ON_FIXED_FEATURES = {"afg", "distillation"}
 
 
 def hooks_of_all() -> dict[str, set[str]]:
@@ -142,6 +148,7 @@ def recipe_of(first: str, second: str | None = None) -> dict:
     if second:
         uses[f"{second}_again" if first == second else second] = second
     acting = [key for key, use in uses.items() if HOOKS[use] - {"post_calibrate", "on_run_start"}]
+    trained = ["classifier"] if ON_FIXED_FEATURES & set(uses.values()) else ["backbone", "classifier"]
     common = {"batch_size": 16, "optimizer": {"lr": 0.05}}
     return {
         "data": "{use: synthetic, options: {class_counts: [25, 17, 9, 5], image_size: 8}, holdout: 1}",
@@ -152,7 +159,7 @@ def recipe_of(first: str, second: str | None = None) -> dict:
                 "name": "second",
                 "iterations": 5,
                 "methods": acting,
-                "trainable": ["backbone", "classifier", *(key for key in acting if uses[key] in NETWORKS)],
+                "trainable": [*trained, *(key for key in acting if uses[key] in NETWORKS)],
                 **common,
             },
         ],

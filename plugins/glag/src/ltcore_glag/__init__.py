@@ -1,1 +1,42 @@
-"""GLAG for ltcore: gradual balanced loss and adaptive feature generation."""
+"""GLAG: gradual balanced loss, adaptive feature generation and distillation for head classes."""
+
+from ltcore_glag.functional import (
+    adapt_confidence,
+    class_accuracy,
+    class_log_prior,
+    distillation_loss,
+    gradual_alpha,
+    gradual_logits,
+)
+from ltcore_glag.gaussians import (
+    FeatureBank,
+    calibrated_means,
+    descend,
+    deviations,
+    feature_bank,
+    ladder,
+    support_set,
+)
+from ltcore_glag.method import AFG, AFGOptions, Distillation, DistillationOptions, GradualOptions, GraLoss
+
+__all__ = [
+    "AFG",
+    "AFGOptions",
+    "Distillation",
+    "DistillationOptions",
+    "FeatureBank",
+    "GraLoss",
+    "GradualOptions",
+    "adapt_confidence",
+    "calibrated_means",
+    "class_accuracy",
+    "class_log_prior",
+    "descend",
+    "deviations",
+    "distillation_loss",
+    "feature_bank",
+    "gradual_alpha",
+    "gradual_logits",
+    "ladder",
+    "support_set",
+]

@@ -1,0 +1,324 @@
+"""The methods `gra_loss`, `afg` and `distillation`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ltcore import Context, DataError, Features, Method, Options, RecipeError, hookimpl
+from ltcore.evaluation import evaluating
+from ltcore.samplers import class_balanced
+from ltcore_glag.functional import (
+    Form,
+    adapt_confidence,
+    class_accuracy,
+    class_log_prior,
+    distillation_loss,
+    gradual_alpha,
+    gradual_logits,
+)
+from ltcore_glag.gaussians import FeatureBank, calibrated_means, descend, deviations, feature_bank, ladder, support_set
+
+if TYPE_CHECKING:
+    from ltcore.recipe.schema import Stage
+
+#: Held-out scores that are held at once.
+_SCORES_AT_ONCE = 2**24
+
+
+class GradualOptions(Options):
+    """Options of the strength that grows with the epochs, see `gradual_alpha`; the defaults are the paper's."""
+
+    scale: float = Field(default=1.0, ge=0)
+    """s: the strength ends at s * (c - 1); 0.5 in the paper on iNaturalist. 0 changes nothing."""
+    base: float = Field(default=2.0, gt=1)
+    """c: how bent the curve is."""
+    form: Form = "convex"
+    """How the strength grows: `convex`, `linear` or `concave`, all three to the same end."""
+
+    def alpha(self, context: Context) -> float:
+        """The strength in the current epoch of the stage."""
+        return gradual_alpha(context.epoch, context.epochs, self.scale, self.base, self.form)
+
+
+class GraLoss(Method):
+    """Gradual balanced loss: logit adjustment whose strength grows from 0 with the epochs of its stage."""
+
+    Options = GradualOptions
+    log_prior: Tensor
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        """Keep ``log p`` [C] in a buffer.
+
+        Raises:
+            DataError: a class has no training images.
+        """
+        try:
+            log_prior = class_log_prior(context.class_counts)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        self.register_buffer("log_prior", log_prior)
+
+    @hookimpl
+    def adjust_logits(self, logits: Tensor, context: Context) -> Tensor:
+        """``z + alpha * log p``, [N, C]."""
+        return gradual_logits(logits, self.log_prior, self.options.alpha(context))
+
+
+def head_classes(class_counts: Tensor, head_images: int) -> Tensor:
+    """Which classes are head classes: those with more than `head_images` images. [C] to [C] bool."""
+    return class_counts > head_images
+
+
+def refuse_moving_features(stage: Stage) -> None:
+    """Stage two fixes the feature model.
+
+    Raises:
+        RecipeError: the stage would change the backbone, or the statistics of its batch norm.
+    """
+    for pattern in stage.trainable:
+        if fnmatchcase("backbone", pattern.partition(".")[0]):
+            raise RecipeError(
+                f"works on the features of a fixed backbone, and trainable '{pattern}' trains it; "
+                "use trainable: [classifier]"
+            )
+    if stage.batch_norm == "adapt":
+        raise RecipeError("works on the features of a fixed backbone, and batch_norm: adapt moves them; use frozen")
+
+
+class AFGOptions(Options):
+    """Options of the adaptive feature generator; the defaults are the paper's where it gives any."""
+
+    power: float = Field(default=0.5, ge=0)
+    """lambda: the power of Tukey's ladder; 0 is the logarithm, 1 changes nothing. Features below 0 count as 0."""
+    neighbours: int = Field(default=2, ge=1)
+    """K: from how many larger classes a tail sample learns; 2 or 3 in the paper."""
+    dispersion: float = Field(default=0.0, ge=0)
+    """gamma: variance that is added in every dimension of the ladder's space; 0 or 0.1 in the paper."""
+    confidence: float = Field(default=0.6, ge=0, le=1)
+    """beta at the start, for each tail class; 0.4 in the paper's ablation."""
+    confidence_step: float = Field(default=0.1, ge=0, le=1)
+    """By how much beta rises or falls after a generation epoch; 0 keeps it. Not in the paper."""
+    generation_epochs: int | None = Field(default=None, ge=1)
+    """How many generation epochs the stage has, each the same number of epochs; by default every epoch is one."""
+    head_images: int = Field(default=100, ge=0)
+    """Head classes have more training images than this; they are drawn from their own Gaussian. Not in the paper."""
+    draw_images: int = Field(default=32, ge=2)
+    """A draw of a class is made of at most this many of its images; see `deviations`."""
+
+
+class AFG(Method):
+    """Adaptive feature generator: draws from calibrated Gaussians fill every class up to the largest.
+
+    Classes are drawn equally often; a row of class c stays as it is with probability ``n_c / n_max``, and else becomes
+    a draw from its own calibrated Gaussian. Buffers: `beta` [C] and `accuracy` [C], on held-out training images.
+    """
+
+    Options = AFGOptions
+    requires = frozenset({"earlier_stage", "hard_labels", "validation"})
+    beta: Tensor
+    accuracy: Tensor
+    tail: Tensor
+    real_share: Tensor
+
+    def __init__(self, options: Any = None) -> None:
+        """Keep the options."""
+        super().__init__(options)
+        # No buffer: it is as large as the training features, and is made of them again in a resumed stage.
+        self._bank: FeatureBank | None = None
+        self._bank_of = -1
+
+    def check_stage(self, stage: Stage) -> None:
+        """Refuse a stage that moves the features, or has not as many epochs as generation epochs."""
+        refuse_moving_features(stage)
+        wanted = self.options.generation_epochs
+        if wanted and stage.epochs and wanted > stage.epochs:
+            raise RecipeError(
+                f"option generation_epochs is {wanted}, but the stage has only {stage.epochs} epochs; "
+                "lower it, or lengthen the stage"
+            )
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        """Make the buffers, and check that the options fit the class counts.
+
+        Raises:
+            DataError: there is no tail class.
+            RecipeError: there are not enough other classes to learn from.
+        """
+        options, counts = self.options, context.class_counts
+        tail = ~head_classes(counts, options.head_images)
+        if not bool(tail.any()):
+            raise DataError(
+                f"every class has more than head_images {options.head_images} training images, so there is no tail to "
+                "generate; raise head_images"
+            )
+        if options.neighbours >= context.num_classes:
+            raise RecipeError(
+                f"option neighbours is {options.neighbours}, but a class has only {context.num_classes - 1} others; "
+                "lower it"
+            )
+        self.register_buffer("tail", tail)
+        self.register_buffer("real_share", counts.float() / counts.max())
+        self.register_buffer("beta", options.confidence * tail.float())
+        self.register_buffer("accuracy", torch.full((len(counts),), torch.nan, device=counts.device))
+
+    @hookimpl
+    def on_stage_start(self, context: Context) -> None:
+        """Begin with the confidence of the options, and the accuracy before anything was generated."""
+        self.beta.copy_(self.options.confidence * self.tail)
+        self.accuracy.copy_(self._held_out_accuracy(context))
+
+    @hookimpl
+    def class_distribution(self, context: Context) -> Tensor:
+        """Every class equally often, [C]; core asks in each epoch, a resumed one too, so the bank is made here."""
+        if self._bank is None or self._bank_of != context.stage_index:
+            self._bank = feature_bank(
+                context.training_features(), context.training_targets, context.class_counts, self.options.power
+            )
+            self._bank_of = context.stage_index
+        return class_balanced(context.class_counts)
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        """Replace rows by draws from their calibrated Gaussians, with probability ``1 - n_c / n_max``, [N, D]."""
+        x, targets = features.features, features.targets
+        chance = torch.rand(len(targets), generator=context.generator, device=x.device)
+        replaced = (chance >= self.real_share[targets]) & ~features.synthetic
+        if features.source_only is not None:
+            replaced = replaced & ~features.source_only
+        drawn = self.generate(x, targets, context.generator)
+        return replace(
+            features,
+            features=torch.where(replaced[:, None], drawn, x),
+            synthetic=features.synthetic | replaced,
+        )
+
+    @torch.no_grad()
+    def generate(self, features: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """One draw from the calibrated Gaussian of each row (equations 7 to 10); a head class's from its own.
+
+        Args:
+            features: [N, D], at ``pooled``.
+            targets: [N] int64.
+            generator: on the device.
+
+        Returns:
+            [N, D] in the dtype of `features`.
+
+        Raises:
+            RecipeError: no statistics were made: the hook ``class_distribution`` was not called in this stage.
+        """
+        bank, options = self._bank, self.options
+        if bank is None:
+            raise RecipeError("has no statistics of the training features yet; they are made when an epoch begins")
+        device, rows = features.device, len(targets)
+        shape = (rows, 1 + options.neighbours, options.draw_images)
+        normal = torch.randn(shape, generator=generator, device=device)
+        uniform = torch.rand(shape, generator=generator, device=device)
+        with torch.autocast(device.type, enabled=False):
+            x = ladder(features.float(), options.power)
+            classes, weights = support_set(x, targets, bank, options.neighbours)
+            tail = self.tail[targets]
+            beta = self.beta[targets] * tail * (weights.sum(1) > 0)
+            around = torch.where(tail[:, None], x, bank.means[targets])
+            mean = calibrated_means(around, beta, bank.means[classes], weights)
+            scale = torch.cat([(1 - beta)[:, None], beta[:, None] * weights.sqrt()], dim=1)
+            every = torch.cat([targets[:, None], classes], dim=1)
+            drawn = mean + deviations(bank, every, scale, normal, uniform)
+            if options.dispersion:
+                noise = torch.randn(x.shape, generator=generator, device=device)
+                drawn = drawn + options.dispersion**0.5 * tail[:, None] * noise
+            return descend(drawn, options.power).to(features.dtype)
+
+    @hookimpl
+    def on_epoch_end(self, context: Context) -> None:
+        """After a generation epoch, let each tail class's confidence follow its held-out accuracy."""
+        generations = min(self.options.generation_epochs or context.epochs, context.epochs)
+        done, before = ((epoch * generations) // context.epochs for epoch in (context.epoch + 1, context.epoch))
+        if done == before:
+            return
+        accuracy = self._held_out_accuracy(context)
+        moved = adapt_confidence(self.beta, accuracy, self.accuracy, self.options.confidence_step)
+        self.beta.copy_(torch.where(self.tail, moved, self.beta))
+        self.accuracy.copy_(accuracy)
+
+    def _held_out_accuracy(self, context: Context) -> Tensor:
+        """Accuracy of each class on the validation images, [C]; NaN for a class that has none."""
+        features, targets = context.validation_features(), context.validation_targets
+        assert targets is not None  # the plan saw to it
+        classifier = context.model.classifier
+        rows = max(1, _SCORES_AT_ONCE // context.num_classes)
+        with evaluating(classifier):
+            dtype = torch.as_tensor(classifier.weight).dtype
+            guesses = torch.cat([classifier(part.to(dtype)).argmax(1) for part in torch.split(features, rows)])
+        return class_accuracy(guesses, targets.to(guesses.device), context.num_classes).float()
+
+
+class DistillationOptions(GradualOptions):
+    """Options of knowledge distillation; its strength has GraLoss's form (equation 11)."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """What the logits of both models are divided by."""
+    teacher: str | None = None
+    """The stage whose model teaches; by default the stage before."""
+    head_images: int = Field(default=100, ge=0)
+    """Only samples of head classes are taught: of classes with more training images than this."""
+
+
+class Distillation(Method):
+    """Knowledge distillation from an earlier stage's classifier, on samples of head classes only.
+
+    The term ``kd`` is the batch's sum over head-class rows, real and generated, divided by the batch's rows, as
+    equation 11 is a loss a sample.
+    """
+
+    Options = DistillationOptions
+    requires = frozenset({"earlier_stage", "hard_labels"})
+    auxiliary = ("kd",)
+    head: Tensor
+
+    def check_stage(self, stage: Stage) -> None:
+        """Refuse a stage that moves the features: the teacher's classifier reads those of its own backbone."""
+        refuse_moving_features(stage)
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        """Keep which classes are head classes, [C], in a buffer.
+
+        Raises:
+            DataError: there are none.
+        """
+        head = head_classes(context.class_counts, self.options.head_images)
+        if not bool(head.any()):
+            raise DataError(
+                f"no class has more than head_images {self.options.head_images} training images (the largest has "
+                f"{int(context.class_counts.max())}), so nothing would be distilled; lower head_images"
+            )
+        self.register_buffer("head", head)
+
+    @hookimpl
+    def on_stage_start(self, context: Context) -> None:
+        """See that the teacher's stage is there.
+
+        Raises:
+            RunError: it is not.
+        """
+        context.frozen_model(self.options.teacher)
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
+        """``alpha * KD`` over the rows that reach the classifier; 0 in the first epoch."""
+        alpha = self.options.alpha(context)
+        if alpha == 0:
+            return {"kd": logits.new_zeros(())}
+        with torch.no_grad():
+            teacher = context.frozen_model(self.options.teacher).classifier(features.features).float()
+        values = distillation_loss(logits, teacher, self.options.temperature)
+        return {"kd": alpha * (values * self.head[features.targets]).sum() / len(values)}

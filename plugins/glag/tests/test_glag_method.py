@@ -1,0 +1,489 @@
+"""The three methods: on features made up, and in small runs."""
+
+import io
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ltcore_decoupling import ScaledClassifier
+from ltcore_glag import AFG, Distillation, GraLoss, distillation_loss, ladder
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ltcore import DataError, Features, RecipeError, hookimpl
+from ltcore.console import Reporter
+from ltcore.context import Context, RunState
+from ltcore.data.synthetic import Synthetic
+from ltcore.model import Model
+from ltcore.recipe.loading import load_recipe
+from ltcore.run import execute
+from ltcore.stage import StageTrainer
+
+COUNTS = torch.tensor([40, 20, 5, 1])  # with head_images 30, class 0 is head
+
+
+class Pooled(nn.Identity):
+    """A backbone that has been run already."""
+
+
+class Stage:
+    """What a trainer keeps, as far as stage two of GLAG asks; features made up."""
+
+    def __init__(self, kind, counts=COUNTS, dim=6, held=(0, 0, 1, 1, 2), **options):
+        generator = torch.Generator().manual_seed(0)
+        classes = len(counts)
+        self.targets = torch.repeat_interleave(torch.arange(classes), counts)
+        self.means = 3 * torch.rand(classes, dim, generator=generator)
+        self.train = self.made(self.targets, generator)
+        self.held = torch.tensor(held)
+        self.val = self.made(self.held, generator)
+        torch.manual_seed(0)
+        self.method = kind(kind.Options(**options))
+        self.model = Model(Pooled(), nn.Linear(dim, classes), {"m": self.method})
+        self.teacher = SimpleNamespace(classifier=nn.Linear(dim, classes).requires_grad_(False))
+        self.asked = []
+        self.state = RunState(
+            seed=3,
+            device=torch.device("cpu"),
+            num_classes=classes,
+            class_counts=counts,
+            training_targets=self.targets,
+            validation_targets=self.held,
+            model=self.model,
+            provider=self,
+            stage="classifier",
+            stage_index=1,
+            epochs=5,
+        )
+        self.context = Context(self.state, "m")
+
+    def made(self, targets, generator):
+        noise = torch.randn(len(targets), self.means.shape[1], generator=generator)
+        return (self.means[targets] + 0.5 * noise).clamp(min=0)
+
+    def frozen_model(self, stage):
+        self.asked.append(stage)
+        return self.teacher
+
+    def features(self, split, tap):
+        self.asked.append(split)
+        return {"train": self.train, "val": self.val}[split]  # there is no test split to ask for
+
+    def start(self):
+        self.method.on_run_start(context=self.context)
+        if hasattr(self.method, "on_stage_start"):
+            self.method.on_stage_start(context=self.context)
+        self.state.epoch = self.state.step = 0
+        if isinstance(self.method, AFG):
+            self.method.class_distribution(context=self.context)
+        return self
+
+    def rows(self, index):
+        marks = torch.zeros(len(index), dtype=torch.bool)
+        return Features(self.train[index], self.targets[index], index, marks)
+
+    def fold(self, index, step=0):
+        self.state.step = step
+        record = self.rows(index) if isinstance(index, torch.Tensor) else index
+        return self.method.augment_features(features=record, context=self.context)
+
+    def end_epoch(self, right):
+        """End an epoch with a classifier that is right on exactly the held-out images of these positions."""
+        guesses = torch.where(torch.tensor(right), self.held, (self.held + 1) % 4)
+        logits = nn.functional.one_hot(guesses, 4).float()
+        self.model.classifier = Table(self.val, logits)
+        self.method.on_epoch_end(context=self.context)
+        self.state.epoch += 1
+
+
+class Table(nn.Module):
+    """Logits by heart, for the held-out features only."""
+
+    def __init__(self, known, logits):
+        super().__init__()
+        self.known, self.logits, self.weight = known, logits, torch.zeros(4, known.shape[1])
+
+    def forward(self, x):
+        assert torch.equal(x, self.known)
+        return self.logits
+
+
+# gra_loss.
+
+
+def test_gra_loss_follows_the_epochs():
+    stage = Stage(GraLoss).start()
+    logits = torch.zeros(2, 4)
+    log_prior = (COUNTS / 66).log()
+    for epoch, alpha in [(0, 0), (2, 2**0.5 - 1), (4, 1)]:
+        stage.state.epoch = epoch
+        adjusted = stage.method.adjust_logits(logits=logits, context=stage.context)
+        torch.testing.assert_close(adjusted, alpha * log_prior.expand(2, 4))
+    stage.state.epoch = 0
+    assert stage.method.adjust_logits(logits=logits, context=stage.context) is logits
+    none = Stage(GraLoss, scale=0).start()
+    none.state.epoch = 4
+    assert none.method.adjust_logits(logits=logits, context=none.context) is logits
+
+
+# afg: what is generated.
+
+
+def test_classes_are_drawn_alike_and_filled_up_to_the_largest():
+    """20,000 rows under the class-balanced sampler: n_c of n_max stay real, within five standard deviations."""
+    stage = Stage(AFG, head_images=30).start()
+    distribution = stage.method.class_distribution(context=stage.context)
+    assert torch.equal(distribution, torch.full((4,), 0.25, dtype=torch.float64))
+    index = torch.tensor([0, 40, 60, 65]).repeat(5000)
+    after = stage.fold(index)
+    for c in range(4):
+        share = COUNTS[c].item() / 40
+        made = after.synthetic[after.targets == c].double().mean().item()
+        assert made == pytest.approx(1 - share, abs=5 * (share * (1 - share) / 5000) ** 0.5)
+    before = stage.rows(index)
+    assert torch.equal(after.features[~after.synthetic], before.features[~after.synthetic])
+    assert not (after.features[after.synthetic] == before.features[after.synthetic]).all(1).any()
+    assert torch.equal(after.targets, before.targets) and torch.equal(after.source_index, index)
+    assert (after.features >= 0).all()
+    assert torch.equal(before.features, stage.rows(index).features)
+
+
+def test_rows_of_other_methods_and_sources_stay():
+    stage = Stage(AFG, head_images=30).start()
+    before = stage.rows(torch.full((50,), 65))  # a class that is nearly always generated
+    marked = Features(before.features, before.targets, before.source_index, ~before.synthetic)
+    after = stage.fold(marked)
+    assert torch.equal(after.features, before.features) and after.synthetic.all()
+    sources = Features(before.features, before.targets, before.source_index, before.synthetic, ~before.synthetic)
+    after = stage.fold(sources)
+    assert torch.equal(after.features, before.features) and not after.synthetic.any()
+
+
+def moments(stage, row, draws=60000):
+    """Mean and covariance, on the ladder, of many draws for one training image."""
+    index = torch.full((draws,), row)
+    record = stage.rows(index)
+    made = stage.method.generate(record.features, record.targets, torch.Generator().manual_seed(1))
+    x = ladder(made, stage.method.options.power).double().numpy()
+    return x.mean(0), np.cov(x, rowvar=False)
+
+
+@pytest.mark.parametrize(("row", "beta"), [(62, 0.6), (65, 0.25), (45, 1.0)])
+def test_a_tail_draw_has_the_moments_of_equations_8_and_9(row, beta):
+    """Power 1 and features far from 0, so that nothing is cut off."""
+    stage = Stage(AFG, head_images=30, power=1, dispersion=0.1, confidence=beta, confidence_step=0)
+    stage.train = stage.train + 5
+    stage.start()
+    x, y = stage.train.double().numpy(), stage.targets.numpy()
+    means = np.array([x[y == c].mean(0) for c in range(4)])
+    covariances = [np.cov(x[y == c], rowvar=False) if (y == c).sum() > 1 else np.zeros((6, 6)) for c in range(4)]
+    own = y[row]
+    distance = {c: np.linalg.norm(x[row] - means[c]) for c in range(4) if COUNTS[c] > COUNTS[own]}
+    support = sorted(distance, key=distance.get)[:2]
+    omega = np.array([COUNTS[c].item() / distance[c] for c in support])
+    omega /= omega.sum()
+    mean = (1 - beta) * x[row] + beta * sum(w * means[c] for w, c in zip(omega, support, strict=True))
+    covariance = (1 - beta) ** 2 * covariances[own] + 0.1 * np.eye(6)
+    covariance += beta**2 * sum(w * covariances[c] for w, c in zip(omega, support, strict=True))
+    found_mean, found = moments(stage, row)
+    np.testing.assert_allclose(found_mean, mean, atol=0.015)
+    np.testing.assert_allclose(found, covariance, atol=0.02 * covariance.max())
+
+
+def test_a_head_class_is_drawn_from_its_own_gaussian():
+    stage = Stage(AFG, counts=torch.tensor([40, 35, 5, 1]), head_images=30, power=1, dispersion=0.1)
+    stage.train = stage.train + 5
+    stage.start()
+    own = stage.train[40:75].double().numpy()
+    mean, covariance = moments(stage, 50)
+    np.testing.assert_allclose(mean, own.mean(0), atol=0.015)
+    np.testing.assert_allclose(covariance, np.cov(own, rowvar=False), atol=0.02)
+
+
+def test_a_class_with_one_image_is_its_image_where_nothing_is_learned():
+    stage = Stage(AFG, head_images=30, confidence=0, confidence_step=0).start()
+    record = stage.rows(torch.full((8,), 65))
+    made = stage.method.generate(record.features, record.targets, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made, record.features)
+
+
+def test_draws_are_a_function_of_seed_epoch_and_step():
+    index = torch.arange(66)
+    one, other = Stage(AFG, head_images=30).start(), Stage(AFG, head_images=30).start()
+    later = one.fold(index, 7).features
+    assert torch.equal(one.fold(index, 3).features, other.fold(index, 3).features)
+    assert torch.equal(later, other.fold(index, 7).features) and not torch.equal(later, other.fold(index, 8).features)
+
+
+class NoSync(TorchDispatchMode):
+    """Refuses what would make the host wait for the device: reads of values, and shapes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique"}, name
+        if name in {"index", "index_put", "index_put_"}:
+            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), name
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device():
+    stage = Stage(AFG, head_images=30, dispersion=0.1).start()
+    taught = Stage(Distillation, head_images=30).start()
+    taught.state.epoch = 4
+    record = stage.rows(torch.arange(20))
+    stage.fold(record)
+    with NoSync():
+        after = stage.fold(record, 1)
+        taught.method.auxiliary_losses(features=after, logits=torch.zeros(20, 4), context=taught.context)
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_never_synchronises():
+    stage = Stage(AFG, head_images=30, dispersion=0.1)
+    stage.train, stage.val = stage.train.cuda().half(), stage.val.cuda()
+    stage.model.cuda()
+    stage.state.device, stage.state.class_counts = torch.device("cuda"), COUNTS.cuda()
+    stage.context = Context(stage.state, "m")
+    stage.start()
+    index = torch.arange(66, device="cuda")
+    record = Features(stage.train, stage.targets.cuda(), index, index < 0)
+    stage.fold(record)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            after = stage.fold(record, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert after.features.isfinite().all() and after.features.dtype == torch.float16
+
+
+# afg: its confidence.
+
+
+def test_confidence_follows_the_held_out_accuracy_class_by_class():
+    """Held out: two images of class 0 (head), two of class 1, one of class 2, none of class 3."""
+    stage = Stage(AFG, head_images=30)
+    guesses = nn.functional.one_hot(torch.tensor([0, 0, 1, 0, 0]), 4).float()
+    stage.model.classifier = Table(stage.val, guesses)
+    stage.start()
+    method = stage.method
+    assert method.accuracy[:3].tolist() == [1, 0.5, 0] and method.accuracy[3].isnan()
+    torch.testing.assert_close(method.beta, torch.tensor([0, 0.6, 0.6, 0.6]))
+    stage.end_epoch([False, False, True, True, True])  # the head falls; classes 1 and 2 rise
+    torch.testing.assert_close(method.beta, torch.tensor([0, 0.7, 0.7, 0.6]))
+    stage.end_epoch([False, False, False, True, True])  # class 1 falls, class 2 stays
+    torch.testing.assert_close(method.beta, torch.tensor([0, 0.6, 0.7, 0.6]))
+    stage.end_epoch([True, True, False, False, False])  # both fall; the head rises
+    torch.testing.assert_close(method.beta, torch.tensor([0, 0.5, 0.6, 0.6]))
+    assert set(stage.asked) == {"train", "val"}
+
+
+def test_confidence_moves_once_a_generation_epoch():
+    stage = Stage(AFG, head_images=30, generation_epochs=2).start()
+    stage.method.accuracy[:3] = 0.5
+    seen = []
+    for epoch in range(5):
+        stage.end_epoch([epoch != 4] * 5)
+        seen.append(round(stage.method.beta[2].item(), 2))
+    assert seen == [0.6, 0.6, 0.7, 0.7, 0.6]  # after epochs 3 and 5
+
+
+def test_confidence_changes_what_is_generated():
+    index = torch.arange(60, 65).repeat(20)
+    stage = Stage(AFG, head_images=30).start()
+    before = stage.fold(index).features
+    stage.method.beta[2] = 0.9
+    assert not torch.equal(stage.fold(index).features, before)
+
+
+# distillation.
+
+
+def test_only_head_rows_are_taught():
+    stage = Stage(Distillation, head_images=10, temperature=2.0, teacher="representation").start()
+    stage.state.epoch = 4
+    record = stage.rows(torch.tensor([0, 45, 62, 65, 3]))
+    logits = torch.randn(5, 4, requires_grad=True)
+    term = stage.method.auxiliary_losses(features=record, logits=logits, context=stage.context)["kd"]
+    term.backward()
+    assert (logits.grad.abs().sum(1) > 0).tolist() == [True, True, False, False, True]
+    values = distillation_loss(logits, stage.teacher.classifier(record.features), 2.0)
+    torch.testing.assert_close(term, values[[0, 1, 4]].sum() / 5)
+    assert stage.asked == ["representation", "representation"]
+
+
+def test_distillation_begins_at_nothing_and_has_the_form_of_alpha():
+    stage = Stage(Distillation, head_images=30, scale=0.5).start()
+    record, logits = stage.rows(torch.arange(4)), torch.randn(4, 4)
+    terms = []
+    for epoch in range(5):
+        stage.state.epoch = epoch
+        terms.append(stage.method.auxiliary_losses(features=record, logits=logits, context=stage.context)["kd"])
+    assert terms[0] == 0
+    torch.testing.assert_close(terms[2] / terms[4], torch.tensor(2**0.5 - 1))
+
+
+# Refusals.
+
+
+def of_stage(**changes):
+    return SimpleNamespace(**{"trainable": ["classifier"], "batch_norm": "frozen", "epochs": 40, **changes})
+
+
+@pytest.mark.parametrize("kind", [AFG, Distillation])
+def test_moving_features_are_refused(kind):
+    for pattern in ["backbone", "backbone.layer3.*", "*", "back*"]:
+        with pytest.raises(RecipeError, match=r"trains it; use trainable: \[classifier\]"):
+            kind().check_stage(of_stage(trainable=["classifier", pattern]))
+    with pytest.raises(RecipeError, match="batch_norm: adapt moves them"):
+        kind().check_stage(of_stage(batch_norm="adapt"))
+    kind().check_stage(of_stage())
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(RecipeError, match="generation_epochs is 41, but the stage has only 40 epochs"):
+        AFG(AFG.Options(generation_epochs=41)).check_stage(of_stage())
+    with pytest.raises(DataError, match="no tail to generate; raise head_images"):
+        Stage(AFG, counts=torch.tensor([200, 101]), held=(0,)).start()
+    with pytest.raises(RecipeError, match="neighbours is 4, but a class has only 3 others"):
+        Stage(AFG, neighbours=4).start()
+    with pytest.raises(DataError, match=r"the largest has 40\), so nothing would be distilled; lower head_images"):
+        Stage(Distillation).start()
+    with pytest.raises(DataError, match="no training images of class 1"):
+        Stage(GraLoss, counts=torch.tensor([3, 0, 2]), held=(0,)).start()
+
+
+# Small runs.
+
+RECIPE = """
+name: r
+data:
+  use: synthetic
+  options: {class_counts: [60, 24, 8, 3], image_size: 8, test_per_class: 10, noise: 20}
+  holdout: 1
+backbone: {use: cifar_resnet, options: {depth: 8, width: 4}}
+checkpoint_seconds: 0
+methods:
+  gra_loss: {}
+  lws: {}
+  afg: {options: {head_images: 30, confidence: CONFIDENCE}}
+  distillation: {options: {head_images: 30}}
+stages:
+  - {name: representation, epochs: 3, batch_size: 16, methods: [gra_loss], optimizer: {name: sgd, lr: 0.1}}
+  - name: classifier
+    epochs: 4
+    batch_size: 16
+    methods: [lws, afg, distillation]
+    trainable: [classifier]
+    cache: CACHE
+    optimizer: {name: sgd, lr: 0.2, momentum: 0.9}
+"""
+
+
+def recipe(folder, cache="eval", confidence=0.6):
+    path = folder / "r.yaml"
+    path.write_text(RECIPE.replace("CACHE", cache).replace("CONFIDENCE", str(confidence)))
+    return load_recipe(path)
+
+
+def run(loaded, out, resume=False):
+    return execute(loaded, out, resume, Reporter(io.StringIO()))
+
+
+@pytest.mark.parametrize("cache", ["off", "views:2"])
+def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, monkeypatch, cache):
+    """Resumed in the middle of an epoch, the bank is made again, and the confidence goes on."""
+    loaded, saves, save = recipe(tmp_path, cache), [], StageTrainer.save
+
+    def saving(self):
+        save(self)
+        saves.append(self.stage.name)
+        at = {"representation": 8, "classifier": 15}[self.stage.name]
+        if saves.count(self.stage.name) == at:
+            shutil.copytree(self.run.directory.path.parent, tmp_path / self.stage.name / "r")
+
+    monkeypatch.setattr(StageTrainer, "save", saving)
+    result, whole = run(loaded, tmp_path / "whole")
+    monkeypatch.setattr(StageTrainer, "save", save)
+    for killed in ("representation", "classifier"):
+        again, resumed = run(loaded, tmp_path / killed, resume=True)
+        assert again["before_calibration"] == result["before_calibration"]
+        with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
+            assert a["logits"].tobytes() == b["logits"].tobytes()
+        last = "checkpoints/stage-1-classifier.safetensors"
+        assert (whole / last).read_bytes() == (resumed / last).read_bytes()
+
+
+def test_stage_two_begins_as_stage_one_ended(tmp_path, monkeypatch):
+    """LWS wraps stage one's classifier, and the teacher is stage one's model."""
+    seen, train = [], StageTrainer.train
+
+    def training(self, *arguments):
+        if self.stage.name == "classifier":
+            teacher = self.run.provider.frozen_model(None)
+            x = torch.rand(5, self.model.backbone.feature_dim)
+            assert isinstance(self.model.classifier, ScaledClassifier)
+            assert torch.equal(self.model.classifier(x), teacher.classifier(x))
+            seen.append(teacher)
+        train(self, *arguments)
+
+    monkeypatch.setattr(StageTrainer, "train", training)
+    run(recipe(tmp_path), tmp_path)
+    assert len(seen) == 1
+
+
+def test_nothing_depends_on_test_images(tmp_path, monkeypatch):
+    """With other test images, the confidence and the trained weights are the same to the bit."""
+    loaded = recipe(tmp_path)
+    (_, one), build = run(loaded, tmp_path / "one"), Synthetic.build_data
+
+    @hookimpl
+    def build_data(self):
+        splits = build(self)
+        splits.test.images.bitwise_not_()
+        return splits
+
+    monkeypatch.setattr(Synthetic, "build_data", build_data)
+    _, other = run(loaded, tmp_path / "other")
+    with np.load(one / "predictions.npz") as a, np.load(other / "predictions.npz") as b:
+        assert a["logits"].tobytes() != b["logits"].tobytes()
+    last = "checkpoints/stage-1-classifier.safetensors"
+    assert (one / last).read_bytes() == (other / last).read_bytes()
+
+
+def test_generated_features_help_the_tail_more_than_drawing_its_images_again():
+    """Four images of a tail class in 30 dimensions: its neighbours' spread keeps the boundary off their noise."""
+    torch.manual_seed(0)
+    counts, dim = torch.tensor([300, 300, 4, 4]), 30
+    centres = 10 + 0.7 * torch.randn(4, dim)
+
+    def images(per_class):
+        y = torch.repeat_interleave(torch.arange(4), per_class)
+        return centres[y] + torch.randn(len(y), dim), y
+
+    stage = Stage(AFG, counts=counts, dim=dim, head_images=100, power=1, confidence=0.3)
+    stage.train, _ = images(counts)
+    stage.start()
+    test, labels = images(torch.full((4,), 300))
+
+    def tail_accuracy(generate):
+        torch.manual_seed(1)
+        classifier = nn.Linear(dim, 4)
+        optimizer = torch.optim.Adam(classifier.parameters(), lr=0.02)
+        generator = torch.Generator().manual_seed(2)
+        for step in range(200):
+            label = torch.randint(4, (60,), generator=generator)
+            first = torch.cumsum(counts, 0) - counts
+            index = first[label] + (torch.rand(60, generator=generator) * counts[label]).long()
+            record = stage.fold(index, step) if generate else stage.rows(index)
+            loss = nn.functional.cross_entropy(classifier(record.features - 10), record.targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        guesses = classifier(test - 10).argmax(1)
+        return [(guesses == labels)[pick].float().mean().item() for pick in (labels > 1, labels < 2)]
+
+    (tail, head), (again, _) = tail_accuracy(True), tail_accuracy(False)
+    assert tail > again + 0.03 and head > 0.8
