@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ltcore import checkpoint, diagnostics, metrics
 from ltcore.context import Context, RunState
+from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
 from ltcore.data.streaming import build_loader, worker_count
 from ltcore.errors import DataError, RecipeError, RunError
@@ -29,6 +30,8 @@ from ltcore.stage import Position, StageTrainer
 
 if TYPE_CHECKING:
     from ltcore.console import Reporter
+    from ltcore.data.loader import Loader
+    from ltcore.data.splits import ArraySplit, StreamedSplit
 
 
 def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -> tuple[dict[str, Any], Path]:
@@ -83,17 +86,20 @@ def choose_device(loaded: LoadedRecipe) -> torch.device:
     return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
-def read_data(loaded: LoadedRecipe, answers: Answers) -> PreparedData:
+def read_data(loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | None = None) -> PreparedData:
     """Build the recipe's data and cut its long tail.
 
     Args:
         loaded: the recipe.
         answers: what its data method implements.
+        imbalance: in place of the recipe's.
 
     Raises:
         DataError: the data is missing, damaged or does not suit the recipe.
     """
     asked = loaded.recipe.data
+    if imbalance is not None:
+        asked = asked.model_copy(update={"imbalance": imbalance})
     hooks = Hooks(answers, {})
     try:
         return prepare(hooks.build_data(), asked)
@@ -119,13 +125,15 @@ class Run:
         self.recipe = recipe = plan.loaded.recipe
         self.position = Position()
         self._classifier_by: str | None = None
-        splits = {"train": data.train, "val": data.val, "test": data.test}
-        workers = worker_count(recipe.data.workers)
-        self.loaders = {
-            name: build_loader(split, data.transform, data.mean, data.std, workers, device)
-            for name, split in splits.items()
-            if split is not None
+        #: The data of stages that have their own, by index; and that of the stage in which the run stands.
+        self.cuts = {
+            index: read_data(plan.loaded, plan.answers["data"], stage.data.imbalance)
+            for index, stage in enumerate(recipe.stages)
+            if stage.data
         }
+        self.current = data
+        splits = {"train": data.train, "val": data.val, "test": data.test}
+        self.loaders = {name: self._loader(split) for name, split in splits.items() if split is not None}
         # Test data reaches no method: the provider, which answers their questions, does not have it.
         provider = FeatureProvider({k: v for k, v in self.loaders.items() if k != "test"}, recipe.eval_batch_size)
         torch.manual_seed(derive_seed(recipe.seed, "backbone"))
@@ -154,6 +162,20 @@ class Run:
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def _loader(self, split: ArraySplit | StreamedSplit) -> Loader:
+        data, workers = self.data, worker_count(self.recipe.data.workers)
+        return build_loader(split, data.transform, data.mean, data.std, workers, self.device)
+
+    def _enter(self, stage: str, index: int) -> None:
+        """Stand before a stage's first epoch, or before calibration, with the training images that it asks for."""
+        state, data = self.state, self.cuts.get(index, self.data)
+        if data is not self.current:
+            self.current = data
+            self.loaders["train"] = self._loader(data.train)
+            self.provider.train_on(self.loaders["train"])
+            state.class_counts, state.training_targets = data.class_counts.to(self.device), data.train.targets
+        state.enter(stage, index)
+
     def execute(self, selection: dict[str, Any] | None = None) -> dict[str, Any]:
         """Train the stages that are not done yet, calibrate, and write the result.
 
@@ -181,7 +203,7 @@ class Run:
             hooks = Hooks(stage_plan.answers, self.contexts, stage_plan.stage.auxiliary_weights)
             if index < self.position.stage:
                 # Done before the run was killed: only its shape, and its model for later stages, are needed.
-                self.state.enter(name, index)
+                self._enter(name, index)
                 self._prepare_classifier(index, hooks)
                 path = self.directory.stage_file(index, name)
                 checkpoint.restore_model(self.model, checkpoint.load(path, self.device)[0], path)
@@ -239,8 +261,8 @@ class Run:
         self._move()
 
     def _train_stage(self, index: int, hooks: Hooks, tensors: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
-        stage, state, position = self.plan.stages[index].stage, self.state, self.position
-        state.enter(stage.name, index)
+        stage, position = self.plan.stages[index].stage, self.position
+        self._enter(stage.name, index)
         self._prepare_classifier(index, hooks)
         if tensors:
             checkpoint.restore_model(self.model, tensors, self.directory.last)
@@ -265,7 +287,7 @@ class Run:
 
     def _outputs(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled features, logits and targets of a split's images as they are, for the model as it is."""
-        found = {"train": self.data.train, "val": self.data.val, "test": self.data.test}[split]
+        found = {"train": self.current.train, "val": self.data.val, "test": self.data.test}[split]
         assert found is not None
         pooled = pooled_features(self.model, self.loaders[split], self.recipe.eval_batch_size)
         return pooled, logits_of(self.model.classifier, pooled, self.recipe.eval_batch_size), found.targets
@@ -291,7 +313,7 @@ class Run:
 
     def _calibrated(self) -> nn.Module:
         """A copy of the classifier after `calibrate`."""
-        self.state.enter("calibration", len(self.plan.stages))
+        self._enter("calibration", len(self.plan.stages))
         with torch.no_grad():
             return Hooks(self.plan.calibration, self.contexts).post_calibrate(copy.deepcopy(self.model.classifier))
 

@@ -37,7 +37,7 @@ def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
         "images": {
             "train": len(prepared.train),
             "val": 0 if prepared.val is None else len(prepared.val),
-            "test": len(prepared.test),
+            "test": len(prepared.test or ()),
         },
         "imbalance_factor": max(counts) / min(counts),
         "groups": {group: {"classes": len(found), "images": sum(found)} for group, found in members.items()},
