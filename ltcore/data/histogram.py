@@ -63,5 +63,5 @@ def save_histogram(description: dict[str, Any], path: Path) -> None:
 
 def _step(largest: int) -> int:
     """The distance of the axis's lines: 1, 2 or 5 times a power of ten, for at most ten lines."""
-    power = 10 ** (len(str(largest)) - 1)
+    power = int(10 ** (len(str(largest)) - 1))
     return next((step for step in (power // 5, power // 2, power) if step and largest / step <= 10), power)
