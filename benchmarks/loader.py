@@ -199,7 +199,7 @@ def jpegs(side: int, size: int, count: int, epochs: int) -> dict[str, object]:
                 "ratios": [round(ratio, 2) for ratio in ratios],
             }
             print(json.dumps(found), file=sys.stderr)  # what is known already, for the rest takes minutes
-            del rates, loader, baseline, ours, theirs  # ends their workers
+            del rates, way, loader, baseline, ours, theirs  # ends their workers
         small = StreamingLoader(split, ImageTransform("imagenet", 32, flip=True), MEAN, STD, 2)
         found["mib_after_each_epoch"] = []
         for epoch in range(epochs):
