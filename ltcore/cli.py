@@ -99,7 +99,7 @@ def list_data(as_json: bool = False) -> None:
     _show(data_rows(), render_data, as_json)
 
 
-def describe_data(what: str, sets: Sequence[str] = (), as_json: bool = False) -> None:
+def describe_data(what: str, sets: Sequence[str] = (), png: Path | None = None, as_json: bool = False) -> None:
     """Show class counts, imbalance, shot groups and a histogram of a data set as a run would train on it.
 
     Example: ltcore data describe digits_lt --set data.imbalance.factor=10 --set data.imbalance.kind=exponential
@@ -107,7 +107,12 @@ def describe_data(what: str, sets: Sequence[str] = (), as_json: bool = False) ->
     from ltcore.data.describe import describe, render
     from ltcore.plugin_list import load_data
 
-    _show(describe(load_data(what, sets), what), render, as_json)
+    found = describe(load_data(what, sets), what)
+    if png is not None:
+        from ltcore.data.histogram import save_histogram
+
+        save_histogram(found, png)
+    _show(found, render, as_json)
 
 
 def _show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
@@ -198,6 +203,7 @@ def _parser() -> _Parser:
     _command(nested, "list", list_data).json()
     command = _command(nested, "describe", describe_data)
     command.add_argument("what", metavar="DATA", help="a data set's name, or a recipe file")
+    command.add_argument("--png", metavar="FILE", type=Path, help="also draw the class counts into a PNG file")
     command.sets()
     command.json()
     return parser
