@@ -42,6 +42,16 @@ OWN = {
     "ce_count_norm": ["select.holdout=5"],
     "cdt_count_norm": ["select.holdout=5"],
 }
+#: Whose first stage a method's is, so that it is trained once.
+FROM = {
+    "crt": "ce",
+    "lws": "ce",
+    "ncm": "ce",
+    "mislas": "mixup",
+    "ce_tau_norm": "ce",
+    "ce_count_norm": "ce",
+    "cdt_count_norm": "cdt",
+}
 METHODS = (
     "ce resampling reweighting focal cb cb_focal ldam ldam_drw ldam_drs crt lws ncm la balanced_softmax mixup "
     "remix_drw mislas cdt ce_tau_norm ce_count_norm cdt_count_norm"
@@ -73,6 +83,8 @@ def run(method: str, seed: int, data: Path, out: Path) -> None:
     command += ["--seed", str(seed), "--out", str(out)]
     for change in settings(method, data):
         command += ["--set", change]
+    if method in FROM:
+        command += ["--from", str(find(FROM[method], seed, data, out).path)]
     surroundings = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     for attempt in (["--resume"], []):
         done = subprocess.run(command + attempt, env=surroundings, capture_output=True, text=True)
@@ -84,10 +96,10 @@ def run(method: str, seed: int, data: Path, out: Path) -> None:
     sys.exit(f"{method} seed {seed}:\n{done.stderr}")
 
 
-def result(method: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
-    """What a run that has ended found."""
+def find(method: str, seed: int, data: Path, out: Path) -> RunDirectory:
+    """Where a run is, or was begun."""
     loaded = load_recipe(ROOT / "recipes" / f"cifar10_lt_{method}.yaml", settings(method, data), seed)
-    return RunDirectory.find(out, loaded.recipe.name, dump_yaml(loaded.source)).read_json("result.json")
+    return RunDirectory.find(out, loaded.recipe.name, dump_yaml(loaded.source))
 
 
 def table(results: dict[str, list[dict[str, Any]]], seeds: list[int], data: Path) -> str:
@@ -138,7 +150,8 @@ def main() -> None:
         list(pool.map(lambda job: run(*job, data, arguments.out), jobs))
     if arguments.table:
         results = {
-            method: [result(method, seed, data, arguments.out) for seed in arguments.seeds] for method in methods
+            method: [find(method, seed, data, arguments.out).read_json("result.json") for seed in arguments.seeds]
+            for method in methods
         }
         arguments.table.write_text(table(results, arguments.seeds, data))
         print(arguments.table.read_text())

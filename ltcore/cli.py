@@ -19,7 +19,12 @@ from ltcore.errors import LtcoreError
 
 
 def run(
-    recipe: Path, sets: Sequence[str] = (), seed: int | None = None, out: Path = Path("runs"), resume: bool = False
+    recipe: Path,
+    sets: Sequence[str] = (),
+    seed: int | None = None,
+    out: Path = Path("runs"),
+    resume: bool = False,
+    source: Path | None = None,
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes.
 
@@ -32,7 +37,7 @@ def run(
     from ltcore.console import Reporter
     from ltcore.run import execute
 
-    execute(loaded, out, resume, Reporter())
+    execute(loaded, out, resume, Reporter(), source)
 
 
 def plan(
@@ -181,6 +186,8 @@ def _parser() -> _Parser:
     command.add_argument("--seed", type=int, help="the run's seed, in place of the recipe's")
     command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
     command.flag("--resume", "go on with the latest run of this very recipe")
+    text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
+    command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
     command = _command(commands, "plan", plan)
     command.recipe()
     command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")

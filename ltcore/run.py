@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore import checkpoint, diagnostics, metrics
+from ltcore import checkpoint, diagnostics, metrics, reuse
 from ltcore.context import Context, RunState
 from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from ltcore.data.splits import ArraySplit, StreamedSplit
 
 
-def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -> tuple[dict[str, Any], Path]:
+def execute(
+    loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter, source: Path | None = None
+) -> tuple[dict[str, Any], Path]:
     """Run a recipe, or go on with its latest run.
 
     Args:
@@ -42,6 +44,7 @@ def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -
         out: where run directories are made.
         resume: go on with the latest run of exactly this recipe.
         reporter: tells the user how it goes.
+        source: directory of a run whose stages are taken over, as many as are the same.
 
     Returns:
         The content of ``result.json`` and the run directory.
@@ -59,18 +62,22 @@ def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -
         result = found.read_json("result.json")
         reporter.finished(result_rows(result), found.path)
         return result, found.path
+    reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
     device = choose_device(loaded)
     data = read_data(loaded, plan.answers["data"])
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
     directory.lock()
-    if selection is None:
-        return Run(plan, data, directory, device, reporter).execute(), directory.path
-    held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
-    selected = selection.run(held, directory, device, reporter)
-    if not selection.asked.retrain:
-        selected.adopt(directory)
-        data = held
-    return Run(make_plan(selected.loaded), data, directory, device, reporter).execute(selected.record), directory.path
+    about: dict[str, Any] = {}
+    if selection:
+        held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
+        selected = selection.run(held, directory, device, reporter)
+        plan, about["selection"] = make_plan(selected.loaded), selected.record
+        if not selection.asked.retrain:
+            selected.adopt(directory)
+            data = held
+    if reused:
+        about["reused"] = reused.record()
+    return Run(plan, data, directory, device, reporter, reused).execute(about), directory.path
 
 
 def choose_device(loaded: LoadedRecipe) -> torch.device:
@@ -116,11 +123,19 @@ class Run:
         directory: the run's directory, new or of a run to go on with.
         device: where to train.
         reporter: tells the user how it goes.
+        reused: what is taken over from another run.
     """
 
     def __init__(
-        self, plan: Plan, data: PreparedData, directory: RunDirectory, device: torch.device, reporter: Reporter
+        self,
+        plan: Plan,
+        data: PreparedData,
+        directory: RunDirectory,
+        device: torch.device,
+        reporter: Reporter,
+        reused: reuse.Reuse | None = None,
     ) -> None:
+        self.reused = reused
         self.plan, self.data, self.directory, self.device, self.reporter = plan, data, directory, device, reporter
         self.recipe = recipe = plan.loaded.recipe
         self.position = Position()
@@ -176,11 +191,11 @@ class Run:
             state.class_counts, state.training_targets = data.class_counts.to(self.device), data.train.targets
         state.enter(stage, index)
 
-    def execute(self, selection: dict[str, Any] | None = None) -> dict[str, Any]:
+    def execute(self, about: dict[str, Any] | None = None) -> dict[str, Any]:
         """Train the stages that are not done yet, calibrate, and write the result.
 
         Args:
-            selection: for the result, how the recipe's values were chosen.
+            about: for the result, how the recipe's values were chosen and what was taken over.
         """
         used = {entry.offer.distribution for entry in [*self.plan.entries.values(), self.plan.data, self.plan.backbone]}
         surroundings = environment(str(self.device), used)
@@ -188,7 +203,7 @@ class Run:
         with self.reporter:
             self.reporter.run_started(self.recipe.name, self.directory.path, self._summary())
             self.train()
-            result = self._finish(surroundings, selection)
+            result = self._finish(surroundings, about or {})
             self.reporter.finished(result_rows(result), self.directory.path)
         return result
 
@@ -197,6 +212,8 @@ class Run:
         torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
         Hooks(implementations(self.plan.entries.values()), self.contexts).event("on_run_start")
         self._move()
+        if self.reused and not self.directory.last.exists():
+            self.reused.into(self)
         tensors, plain = self._restore()
         for index, stage_plan in enumerate(self.plan.stages):
             name = stage_plan.stage.name
@@ -325,7 +342,7 @@ class Run:
         score: float = metrics.evaluate_logits(logits, targets, self.data.class_counts)["balanced_accuracy"]
         return score
 
-    def _finish(self, surroundings: dict[str, Any], selection: dict[str, Any] | None) -> dict[str, Any]:
+    def _finish(self, surroundings: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
         """Calibrate a copy of the classifier, evaluate, and write predictions.npz and result.json."""
         import numpy as np
 
@@ -346,7 +363,7 @@ class Run:
             "class_counts": data.class_counts.tolist(),
             "class_names": list(data.class_names),
             "reported_epoch": "last",
-            **({} if selection is None else {"selection": selection}),
+            **about,
             "calibration": list(recipe.calibrate),
             "before_calibration": metrics.evaluate_logits(before, targets, data.class_counts),
             "after_calibration": metrics.evaluate_logits(after, targets, data.class_counts),

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ltcore.errors import DataError
+from ltcore.errors import DataError, RecipeError
 from ltcore.plan import Plan, make_plan
 from ltcore.rundir import RunDirectory
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ltcore.console import Reporter
     from ltcore.data.prepare import PreparedData
     from ltcore.recipe.loading import LoadedRecipe
@@ -75,6 +77,19 @@ class Selection:
             [self._candidate(trained | calibrated) for calibrated in combinations(after)]
             for trained in combinations(before)
         ]
+
+    def settled(self, source: Path) -> LoadedRecipe:
+        """The recipe that is trained in the end, where the selection cannot change that.
+
+        Raises:
+            RecipeError: it can; then no stages of `source` can be taken over.
+        """
+        if len(self.networks) > 1 or not self.asked.retrain:
+            raise RecipeError(
+                f"--from {source}: what {self.loaded.where('select')} selects decides what is trained, so no stage "
+                "is known to be the same; run it without --from"
+            )
+        return self.loaded.changed({**self.networks[0][0][0], "select": None}, self.loaded.where("select"))
 
     def _candidate(self, values: Values) -> tuple[Values, Plan]:
         where = self.loaded.where("select", "options")
