@@ -20,6 +20,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from ltcore.errors import RecipeError
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.rundir import RunDirectory
@@ -78,7 +79,14 @@ def settings(method: str, data: Path) -> list[str]:
 
 
 def run(method: str, seed: int, data: Path, out: Path) -> None:
-    """One run in a process of its own, on one thread; a killed one goes on."""
+    """One run in a process of its own, on one thread, unless it has ended already; a killed one goes on."""
+    try:
+        begun = find(method, seed, data, out)
+        if begun.finished:
+            return
+        attempt = ["--resume"]
+    except RecipeError:
+        attempt = []
     command = [sys.executable, "-m", "ltcore", "run", str(ROOT / "recipes" / f"cifar10_lt_{method}.yaml")]
     command += ["--seed", str(seed), "--out", str(out)]
     for change in settings(method, data):
@@ -86,14 +94,10 @@ def run(method: str, seed: int, data: Path, out: Path) -> None:
     if method in FROM:
         command += ["--from", str(find(FROM[method], seed, data, out).path)]
     surroundings = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    for attempt in (["--resume"], []):
-        done = subprocess.run(command + attempt, env=surroundings, capture_output=True, text=True)
-        if done.returncode == 0:
-            print(f"{method} seed {seed}: {done.stdout.splitlines()[-1]}", flush=True)
-            return
-        if attempt and "no run of this recipe" not in done.stderr:
-            break
-    sys.exit(f"{method} seed {seed}:\n{done.stderr}")
+    done = subprocess.run(command + attempt, env=surroundings, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{method} seed {seed}:\n{done.stderr}")
+    print(f"{method} seed {seed}: {done.stdout.splitlines()[-1]}", flush=True)
 
 
 def find(method: str, seed: int, data: Path, out: Path) -> RunDirectory:
