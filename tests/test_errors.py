@@ -120,9 +120,9 @@ REFUSED = {
         "method 'focul' is not installed; did you mean 'focal'? Installed: 'timm', ",
     ),
     "unknown data": (
-        {"data": "{use: places}"},
+        {"data": "{use: zebras}"},
         1,
-        "method 'places' is not installed. Installed: 'timm', 'digits_lt', ",
+        "method 'zebras' is not installed. Installed: 'timm', 'digits_lt', ",
     ),
     "not a data set": (
         {"data": "{use: focal}"},

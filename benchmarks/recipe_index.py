@@ -1,0 +1,85 @@
+"""Write docs/recipe_index.md: every recipe, what its paper published, and whether we have verified it.
+
+    python benchmarks/recipe_index.py
+
+All of it is read from the recipes, the published figures from the comments at their heads, where they are written as
+``(SAFA, table 3; 41.5 top-1 in the paper)``. A test holds the page against this script.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ltcore.recipe.loading import load_recipe
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "recipe_index.md"
+DATA = {  # by the beginning of a recipe's name, in the page's order
+    "digits_lt": "Digits",
+    "cifar10_lt": "CIFAR-10-LT",
+    "cifar100_lt": "CIFAR-100-LT",
+    "tiny_imagenet_lt": "Tiny-ImageNet-LT",
+    "imagenet_lt": "ImageNet-LT",
+    "places_lt": "Places-LT",
+    "inaturalist2018": "iNaturalist 2018",
+}
+FIGURE = re.compile(r"\((OFA|SAFA|STG|GLAG|CDT), (tables? [^;:,]+)[;:,] ([^()]*\d\.\d[^()]*)\)")
+VERIFIED = {
+    "Not verified by us yet.": "not yet",
+    "Verified by us": "yes",
+    "ltcore run recipes/digits_lt": "protocol ours",
+}
+HEAD = """# The recipes
+
+Each recipe of `recipes/`, with the top-1 accuracy that its paper published, in percent; on CIFAR at imbalance 100
+unless something else is said. What is chosen by us because a paper is silent stands in the recipe's head. "Not yet"
+means that nobody here has run the recipe to its end: take the published figure for the paper's, not for ours. The
+recipes on the digits follow a protocol of ours, which no paper has; their figures are in `results/` and on the plugins'
+cards. This page is written by `python benchmarks/recipe_index.py`.
+"""
+
+
+def head(path: Path) -> str:
+    """The comment at a recipe's beginning, in one line."""
+    lines = path.read_text().splitlines()
+    comment = lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
+    return " ".join(line.removeprefix("#").strip() for line in comment)
+
+
+def row(path: Path, data: str) -> str:
+    """A recipe's line of the table of a data set.
+
+    Raises:
+        ValueError: its head does not say whether it is verified.
+    """
+    text = head(path)
+    state = next((cell for words, cell in VERIFIED.items() if words in text), None)
+    if state is None:
+        raise ValueError(f"{path}: the head says neither 'Not verified by us yet.' nor 'Verified by us'")
+    found = FIGURE.search(text)
+    source, figure = (f"{found[1]}, {found[2]}", found[3]) if found else ("", "")
+    figure = figure.replace(" in the paper", "").replace(" top-1", "")
+    description = load_recipe(path).recipe.description.removesuffix(f", {data}")
+    return f"| [`{path.stem}`](../recipes/{path.name}) | {description} | {source} | {figure} | {state} |"
+
+
+def page(folder: Path) -> str:
+    """The whole page for the recipes of a folder.
+
+    Raises:
+        ValueError: a recipe's name begins with none of `DATA`, or its head does not say whether it is verified.
+    """
+    groups: dict[str, list[str]] = {prefix: [] for prefix in DATA}
+    for path in sorted(folder.glob("*.yaml")):
+        prefix = next((prefix for prefix in DATA if path.stem.startswith(f"{prefix}_")), None)
+        if prefix is None:
+            raise ValueError(f"{path}: the name begins with none of {', '.join(DATA)}")
+        groups[prefix].append(row(path, DATA[prefix]))
+    table = "| recipe | trains | published in | published | verified by us |\n| --- | --- | --- | --- | --- |\n"
+    parts = [f"\n## {DATA[prefix]}\n{table}" + "\n".join(rows) + "\n" for prefix, rows in groups.items() if rows]
+    return HEAD + "".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(ROOT / "recipes"))
