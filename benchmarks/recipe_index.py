@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipe_index.md"
 DATA = {  # by the beginning of a recipe's name, in the page's order
     "digits_lt": "Digits",
+    "photos_lt": "Photographs in folders",
     "cifar10_lt": "CIFAR-10-LT",
     "cifar100_lt": "CIFAR-100-LT",
     "tiny_imagenet_lt": "Tiny-ImageNet-LT",
@@ -29,13 +30,14 @@ VERIFIED = {
     "Not verified by us yet.": "not yet",
     "Verified by us": "yes",
     "ltcore run recipes/digits_lt": "protocol ours",
+    "ltcore run recipes/photos_lt": "protocol ours",
 }
 HEAD = """# The recipes
 
 Each recipe of `recipes/`, with the top-1 accuracy that its paper published, in percent; on CIFAR at imbalance 100
 unless something else is said. What is chosen by us because a paper is silent stands in the recipe's head. "Not yet"
 means that nobody here has run the recipe to its end: take the published figure for the paper's, not for ours. The
-recipes on the digits follow a protocol of ours, which no paper has; their figures are in `results/` and on the plugins'
+recipes on the digits and on folders of photographs follow a protocol of ours, which no paper has; their figures are in `results/` and on the plugins'
 cards. This page is written by `python benchmarks/recipe_index.py`.
 """
 

@@ -27,6 +27,9 @@ class TimmOptions(Options):
     """Load timm's pre-trained weights (from its hub, or the local cache)."""
     weights: str | None = None
     """A file of pre-trained weights of this very model: safetensors, or a state dict saved by PyTorch."""
+    layers: list[int] | None = None
+    """Blocks of each stage where they are not the model's own (ResNets only): [1, 1, 1, 1] makes resnet18 the papers'
+    ResNet-10."""
     drop_path_rate: float = 0.0
     """Stochastic depth, for models that have it."""
     cifar_stem: bool = False
@@ -127,6 +130,8 @@ class Timm(Method):
         real = torch.get_default_device().type != "meta"
         pretrained = options.pretrained and real
         arguments: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, "in_chans": in_channels}
+        if options.layers is not None:
+            arguments["layers"] = options.layers
         if options.drop_path_rate:
             arguments["drop_path_rate"] = options.drop_path_rate
         fixed = bool(getattr(timm.get_pretrained_cfg(name.split(".")[0]), "fixed_input_size", False))

@@ -85,6 +85,16 @@ def test_channels_and_options_reach_timm():
     assert any(getattr(m, "drop_prob", 0) for m in build("resnet18", drop_path_rate=0.1).modules())
 
 
+def test_resnet_10_has_a_block_a_stage():
+    ten = build("resnet18", layers=[1, 1, 1, 1])
+    # By hand: stem 3*64*49 + 128; a basic block a -> b has 9*a*b + 9*b*b + 4*b, and a*b + 2*b where it changes shape.
+    blocks = [(64, 64), (64, 128), (128, 256), (256, 512)]
+    wanted = 3 * 64 * 49 + 128 + sum(9 * a * b + 9 * b * b + 4 * b + (a * b + 2 * b if a != b else 0) for a, b in blocks)
+    assert sum(parameter.numel() for parameter in ten.parameters()) == wanted
+    with pytest.raises(RecipeError, match="could not make 'vit_tiny_patch16_224'"):
+        build("vit_tiny_patch16_224", layers=[1])
+
+
 def test_an_unknown_model_is_refused_with_the_nearest():
     with pytest.raises(RecipeError, match=r"\.model: timm has no model 'resnet81'; did you mean 'resnet"):
         build("resnet81")
