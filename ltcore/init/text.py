@@ -225,11 +225,11 @@ def _split(found: Survey) -> str:
 
 def _notes(found: Survey, made: Choices) -> list[str]:
     notes = []
-    if (lonely := found.counts.count(1)) and found.imbalance >= 1:
-        notes.append(f"{lonely} classes have a single training image, first '{found.class_of(1)}'; add some if you can")
+    if lonely := found.counts.count(1):
+        notes.append(f"{_classes(lonely)} a single training image, first '{found.class_of(1)}'; add some if you can")
     if found.untested and not any("none tested" in note for note in found.notes):
         notes.append(
-            f"{len(found.untested)} classes have no test image, first '{found.untested[0]}'; no figure covers them"
+            f"{_classes(len(found.untested))} no test image, first '{found.untested[0]}'; no figure covers them"
         )
     if found.broken:
         notes.append(
@@ -240,6 +240,10 @@ def _notes(found: Survey, made: Choices) -> list[str]:
             f"'pip install {made.missing}' and 'ltcore init' again gives a simpler recipe for unbalanced classes"
         )
     return notes + list(found.notes)
+
+
+def _classes(number: int) -> str:
+    return "1 class has" if number == 1 else f"{number} classes have"
 
 
 def _images(found: Survey) -> str:
