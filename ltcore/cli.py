@@ -40,6 +40,19 @@ def run(
     execute(loaded, out, resume, Reporter(), source)
 
 
+def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **wished: Any) -> None:
+    """Write a recipe that suits your own images and this machine, with the reasons. The folder is only read.
+
+    DIR holds a folder a class, or the folders train, val and test with such folders in each, or split lists (*.txt)
+    of lines 'relative/path label'.
+
+    Example: ltcore init photos --out photos.yaml
+    """
+    from ltcore.init import write_recipe
+
+    print(write_recipe(folder, out, force, **wished))
+
+
 def plan(
     recipe: Path, sets: Sequence[str] = (), as_json: bool = False, taps: bool = False, image_size: int | None = None
 ) -> None:
@@ -165,6 +178,22 @@ def _pixels(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of minutes")
+    return minutes
+
+
 def _command(commands: Any, name: str, function: Callable[..., None]) -> _Parser:
     """A command's parser; what ``--help`` says is the function's docstring."""
     first, *rest = (function.__doc__ or "").strip().splitlines()
@@ -188,6 +217,18 @@ def _parser() -> _Parser:
     command.flag("--resume", "go on with the latest run of this very recipe")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
     command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
+    command = _command(commands, "init", init)
+    command.add_argument("folder", type=Path, metavar="DIR", help="the folder of your images")
+    command.add_argument("--out", type=Path, metavar="RECIPE", help="the recipe to write; by default recipe.yaml")
+    command.flag("--force", "write over a recipe that is there")
+    command.add_argument("--weights", type=Path, metavar="FILE", help="start from this file of weights of --model")
+    command.add_argument("--model", metavar="NAME", help="a network of timm; by default one that suits")
+    command.flag("--pretrained", "start from timm's weights, which are fetched from its hub")
+    text = "pixels of a side that images are brought to; by default what suits and fits the time"
+    command.add_argument("--image-size", type=_pixels, metavar="PIXELS", help=text)
+    command.add_argument("--epochs", type=_whole, metavar="N", help="epochs of training; by default what fits the time")
+    command.add_argument("--minutes", type=_minutes, metavar="M", help="how long a run may take; by default 30")
+
     command = _command(commands, "plan", plan)
     command.recipe()
     command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")

@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import ltcore
 from ltcore import Method, hookimpl
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "plan", "schema", "plugins", "plugins show", "data", "data list", "data describe")
+COMMANDS = ("run", "init", "plan", "schema", "plugins", "plugins show", "data", "data list", "data describe")
 CHEAP = {
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
+    "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
 }
 
 _LIGHT = """
@@ -47,6 +49,12 @@ def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, comman
     assert example.startswith(command)
     words = shlex.split(example.split(" > ")[0])
     words += shlex.split(CHEAP.get(words[0], "").format(out=tmp_path))
+    if words[0] == "init":
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (4, 4)).save(tmp_path / "photos" / name / f"{number}.png")
+        words[1] = str(tmp_path / "photos")
     monkeypatch.chdir(ROOT)
     result = cli(*words)
     assert (result.code, result.err) == (0, "") and result.out

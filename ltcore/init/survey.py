@@ -1,0 +1,182 @@
+"""What a person's folder of images holds: classes, counts, splits, sizes. Nothing in the folder is changed."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltcore.data.image_files import spell_out, subfolders, unreadable
+from ltcore.data.image_folder import SPLITS, ImageFolder
+from ltcore.data.image_list import ImageList
+from ltcore.data.splits import DataSplits, StreamedSplit
+from ltcore.errors import DataError, listed
+
+#: How many images are opened, for their headers only.
+SAMPLE = 300
+#: Classes with fewer images than this need all of them for training and testing.
+ENOUGH_TO_VALIDATE = 10
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        use: the reader, ``image_folder`` or ``image_list``.
+        options: the reader's options.
+        split: how the splits came about: ``fraction``, ``folders`` or ``lists``.
+        class_names: C names in label order.
+        counts: C training images a class.
+        images: number of images by split; 0 for a split that is not there.
+        untested: names of classes without a test image.
+        side: median over the sample of the shorter side, in pixels.
+        sampled: images that were opened.
+        grey: how many of them have no colours.
+        broken: paths of those that are no images.
+        notes: what the reader says about the files.
+    """
+
+    use: str
+    options: dict[str, Any]
+    split: str
+    class_names: tuple[str, ...]
+    counts: tuple[int, ...]
+    images: dict[str, int]
+    untested: tuple[str, ...]
+    side: int
+    sampled: int
+    grey: int
+    broken: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def imbalance(self) -> float:
+        """Training images of the largest class over those of the smallest."""
+        return max(self.counts) / min(self.counts)
+
+    def class_of(self, count: int) -> str:
+        """The first class with that many training images."""
+        return self.class_names[self.counts.index(count)]
+
+
+def survey(folder: Path) -> Survey:
+    """Look at a folder with a folder a class, with the folders train, val and test, or with split lists.
+
+    Raises:
+        DataError: it is missing or unreadable, holds no images in two classes or more, or its lists do not suit.
+    """
+    root = folder.expanduser().absolute()
+    if not root.is_dir():
+        raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}; name the folder of your images")
+    if lists := find_lists(root):
+        options: dict[str, Any] = {"root": str(root), **lists}
+        splits = ImageList(ImageList.Options(**options)).build_data()
+        return _count("image_list", options, "lists", splits)
+    if set(subfolders(root)) <= set(SPLITS):
+        options = {"root": str(root)}
+        return _count("image_folder", options, "folders", _read_folder(options))
+    options = {"root": str(root), "test_fraction": 0.2, "val_fraction": 0.1}
+    splits = _read_folder(options)
+    if _smallest(splits) < ENOUGH_TO_VALIDATE:
+        options["val_fraction"] = 0.0
+        splits = _read_folder(options)
+    return _count("image_folder", options, "fraction", splits)
+
+
+def find_lists(root: Path) -> dict[str, str]:
+    """Split lists that lie in a folder, as options of `image_list`; empty where there is no training list.
+
+    They are text files with ``train``, ``val`` or ``test`` in their names.
+
+    Raises:
+        DataError: two lists of one split, or nothing to test on.
+    """
+    try:
+        texts = sorted(path.name for path in root.iterdir() if path.suffix == ".txt" and not path.name.startswith("."))
+    except OSError as error:
+        raise unreadable(root, error) from error
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        names = [name for name in texts if re.search(rf"(?:^|[^a-z]){split}(?:[^a-z]|$)", name.lower())]
+        if len(names) > 1:
+            raise DataError(f"{root} has several lists of {split} images, {listed(names)}; keep one there")
+        if names:
+            found[split] = names[0]
+    if "train" not in found:
+        return {}
+    if "test" not in found:
+        if "val" not in found:
+            raise DataError(
+                f"{root} has the list '{found['train']}' and none to test on; add a list with 'test' in its name, of "
+                "lines 'relative/path label'"
+            )
+        found["test"] = found.pop("val")
+    if names := [name for name in ("class_names.txt", "classes.txt") if name in texts]:
+        found["class_names"] = names[0]
+    return found
+
+
+def _read_folder(options: dict[str, Any]) -> DataSplits:
+    return ImageFolder(ImageFolder.Options(**options)).build_data()
+
+
+def _targets(split: Any) -> torch.Tensor:
+    return torch.zeros(0, dtype=torch.int64) if split is None else split.targets
+
+
+def _smallest(splits: DataSplits) -> int:
+    targets = torch.cat([_targets(split) for split in (splits.train, splits.val, splits.test)])
+    return int(torch.bincount(targets, minlength=len(splits.class_names)).min())
+
+
+def _count(use: str, options: dict[str, Any], split: str, splits: DataSplits) -> Survey:
+    classes = len(splits.class_names)
+    if classes < 2:
+        raise DataError(f"{options['root']} has one class; a classifier needs two")
+    tested = torch.bincount(splits.test.targets, minlength=classes).tolist()
+    sides, grey, broken = _open_some(splits.train)  # type: ignore[arg-type]
+    return Survey(
+        use=use,
+        options=options,
+        split=split,
+        class_names=splits.class_names,
+        counts=tuple(torch.bincount(splits.train.targets, minlength=classes).tolist()),
+        images={name: len(_targets(getattr(splits, name))) for name in SPLITS},
+        untested=tuple(name for name, count in zip(splits.class_names, tested, strict=True) if not count),
+        side=round(statistics.median(sides)),
+        sampled=len(sides) + len(broken),
+        grey=grey,
+        broken=tuple(broken),
+        notes=splits.notes,
+    )
+
+
+def _open_some(split: StreamedSplit) -> tuple[list[int], int, list[str]]:
+    """Shorter sides, how many images have no colours, and the paths of those that are no images; headers only."""
+    sides: list[int] = []
+    grey, broken = 0, []
+    number = min(SAMPLE, len(split))
+    for index in sorted({len(split) * i // number for i in range(number)}):
+        try:
+            with split.open(index) as image:
+                sides.append(min(image.size))
+                grey += image.mode in ("1", "L", "LA", "I", "I;16", "F")
+        except OSError:
+            broken.append(split.name(index))
+    if not sides:
+        raise DataError(
+            f"none of the {number} images that were opened can be read, the first {broken[0]}; are they images?"
+        )
+    return sides, grey, broken
+
+
+def rarest(found: Survey, number: int = 3) -> str:
+    """``5 in 'zebra', 6 in 'yak'``: the rarest classes."""
+    order: Sequence[int] = sorted(range(len(found.counts)), key=lambda label: (found.counts[label], label))
+    return spell_out({found.class_names[label]: found.counts[label] for label in order[:number]})

@@ -1,0 +1,287 @@
+"""The recipe as text, with the figures and the reason beside each choice; and what the command prints."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ltcore.data.describe import shot_group
+from ltcore.init.choices import NEARLY_BALANCED, Choices, Wishes
+from ltcore.init.machine import Machine
+from ltcore.init.survey import ENOUGH_TO_VALIDATE, Survey, rarest
+
+_SHOTS = {"many": "more than 100", "medium": "20 to 100", "few": "fewer than 20"}
+
+
+def commands(found: Survey, made: Choices, recipe: Path) -> dict[str, str]:
+    """The commands to rehearse, to run, and to run plain cross-entropy with the same network."""
+    run = f"ltcore run {shlex.quote(str(recipe))}"
+    name = shlex.quote(f"name={recipe.stem}_baseline")
+    shown = {"rehearse": f"{run} --rehearse", "run": run}
+    if made.method:
+        shown["baseline"] = f"{run} --set {name} --set 'stages.train.methods=[]' --set 'methods={{}}'"
+    elif made.rebuilds:
+        shown["baseline"] = f"{run} --set {name} --set stages.classifier=null"
+    return shown
+
+
+def summary(found: Survey, made: Choices, machine: Machine, recipe: Path) -> str:
+    """What the command prints: what was found, what will be done, and the commands."""
+    shown = commands(found, made, recipe)
+    lines = [
+        f"images     {_images(found)}, {len(found.counts)} classes",
+        f"balance    {max(found.counts)} training images in '{found.class_of(max(found.counts))}', the most frequent; "
+        f"rarest: {rarest(found)} ({found.imbalance:.3g} to 1)",
+        f"network    {made.model}, {_start(made)}, images of {made.image_size} x {made.image_size} pixels",
+        f"training   {made.epochs} epochs, {_method(made)}; about {_duration(made.minutes)} on {machine.name}",
+        *(f"note       {note}" for note in _notes(found, made)),
+        "",
+        f"wrote {recipe}, with the reasons; {found.options['root']} was only read",
+        "",
+        "try it out   " + shown["rehearse"],
+        "train        " + shown["run"],
+    ]
+    if "baseline" in shown:
+        lines.append("compare with " + shown["baseline"])
+    return "\n".join(lines)
+
+
+def recipe_text(found: Survey, made: Choices, wishes: Wishes, machine: Machine, recipe: Path) -> str:
+    """The recipe, as YAML with comments."""
+    parts = [_head(found, made, recipe), _data(found, made), _backbone(found, made, wishes, machine)]
+    if made.method:
+        parts.append(
+            "methods:\n  logit_adjustment: {options: {tau: 1.0}}       # a larger tau favours rare classes more"
+        )
+    parts.append(_stages(found, made, wishes, machine))
+    return "\n".join(parts) + "\n"
+
+
+def _head(found: Survey, made: Choices, recipe: Path) -> str:
+    names = {
+        "rehearse": "a few steps of each stage, to see that all of it works",
+        "run": f"trains and tests; about {_duration(made.minutes)}",
+        "baseline": "plain cross-entropy with the same network, to compare with",
+    }
+    lines = [
+        f"A recipe for {len(found.counts)} classes of images ({_images(found)}), written by 'ltcore init'.",
+        "",
+    ]
+    for name, command in commands(found, made, recipe).items():
+        lines += [f"{names[name]}:", f"  {command}"]
+    lines += [
+        "",
+        "Compare the column 'balanced': the mean over classes, in which a rare class counts as a frequent one.",
+    ]
+    return _comment(*lines)
+
+
+def _data(found: Survey, made: Choices) -> str:
+    comments = [_split(found)]
+    groups = [shot_group(count) for count in found.counts]
+    shots = ", ".join(f"{groups.count(name)} of {rule}" for name, rule in _SHOTS.items() if name in groups)
+    comments.append(
+        f"Training images a class: {max(found.counts)} in '{found.class_of(max(found.counts))}' down to "
+        f"{rarest(found)}: "
+        f"{found.imbalance:.3g} to 1. Classes: {shots}."
+    )
+    size = f"The shorter side of the images has {found.side} pixels (median of {found.sampled})."
+    if found.grey:
+        size += f" {found.grey} of them are grey; they are read as colour images whose channels are equal."
+    comments += [size, *(f"{note[0].upper()}{note[1:]}." for note in _notes(found, made))]
+    why = {
+        "resize_crop": "a little larger than needed, then a random crop and flips; mild, as the network knows images",
+        "cifar": "shifts and flips; stronger changes need more epochs than small images are trained for",
+        "imagenet": "random areas, flips and colours, so that a network from scratch does not learn images by heart",
+    }
+    options = _flow(found.options)
+    lines = [
+        "data:",
+        f"  use: {found.use}",
+        f"  options: {options}",
+        f"  # {made.transform}: {why[made.transform]}.",
+        f"  transform: {{name: {made.transform}, image_size: {made.image_size}}}",
+    ]
+    if made.normalize is not None:
+        lines += [
+            f"  # What the weights of {made.model} were trained with.",
+            f"  normalize: {{mean: {list(made.normalize[0])}, std: {list(made.normalize[1])}}}",
+        ]
+    if found.broken:
+        lines.append("  broken: skip                                     # leaves out images that cannot be read")
+    return _comment(*comments) + "\n" + "\n".join(lines)
+
+
+def _backbone(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> str:
+    tuned = made.normalize is not None
+    measured = f"{made.rate:.3g} images a second, as measured when this was written on {machine.name}"
+    if wishes.model or wishes.image_size:
+        reason = f"As asked for: {measured}."
+    else:
+        reason = f"Chosen to fit {wishes.minutes:g} minutes: {measured}."
+    if tuned:
+        reason += " It starts from pre-trained weights, which help rare classes most."
+    else:
+        reason += (
+            " It starts from scratch. Pre-trained weights help rare classes most, where you may use them: "
+            "'ltcore init' with --weights FILE --model NAME, or with --pretrained, which fetches them."
+        )
+    if made.image_size < found.side:
+        reason += f" Larger images (yours have {found.side} pixels) are better and slower."
+    options: dict[str, Any] = {"model": made.model}
+    if made.pretrained:
+        options["pretrained"] = True
+    if made.weights is not None:
+        options["weights"] = made.weights
+    return _comment(reason) + f"\nbackbone: {{use: timm, options: {_flow(options)}}}"
+
+
+def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> str:
+    ratio = f"{found.imbalance:.3g} to 1"
+    if made.method:
+        why = [
+            f"The classes are unbalanced, {ratio}, and plain cross-entropy would guess the frequent ones too often. "
+            "Logit adjustment tells the loss how frequent each class is, so that the network has no need to learn it. "
+            "It costs nothing."
+        ]
+    elif made.rebuilds:
+        why = [
+            f"The classes are unbalanced, {ratio}. The second stage trains the classifier anew on batches in which "
+            f"every class is as frequent (cRT), for which nothing more is installed. 'pip install {made.missing}' and "
+            "'ltcore init' again gives logit adjustment, in one stage."
+        ]
+    else:
+        why = [
+            f"The classes are nearly balanced, {ratio} (less than {NEARLY_BALANCED} to 1): cross-entropy alone, since "
+            "there is little for a method to correct."
+        ]
+    length = "As asked for" if wishes.epochs else f"What fits {wishes.minutes:g} minutes, within bounds"
+    why.append(f"{length}: {made.epochs} epochs, about {_duration(made.minutes)} on {machine.name}.")
+    if made.minutes > wishes.minutes and not wishes.epochs:
+        why.append(
+            f"Fewer than {made.epochs} epochs would not do; a faster machine, or fewer pixels, would be quicker."
+        )
+    lines = [
+        "stages:",
+        "  - name: train",
+        f"    epochs: {made.epochs}",
+        f"    batch_size: {made.batch_size}",
+        f"    methods: [{made.method or ''}]",
+        "    trainable: [backbone, classifier]",
+        f"    optimizer: {{name: adamw, lr: {made.lr:g}, weight_decay: 0.05}}",
+        f"    schedule: {{name: cosine, warmup_epochs: {1 if made.epochs > 1 else 0}}}",
+        "    clip_grad_norm: 5.0",
+    ]
+    other = []
+    if made.rebuilds:
+        lines += _rebuild("")
+    elif made.method:
+        other = [
+            "  # Another way, cRT: train without a method, then the classifier anew on balanced batches. To take it,",
+            "  # write `methods: []` above, remove the table `methods`, and uncomment the stage. (With logit",
+            "  # adjustment it would favour rare classes twice.)",
+            *_rebuild("# "),
+        ]
+    other.append(
+        "  # 'ltcore plugins' lists what else is installed, 'ltcore plugins show NAME' what it does and needs."
+    )
+    return "\n".join([_comment(*why), *lines, *other])
+
+
+def _rebuild(prefix: str) -> list[str]:
+    return [
+        f"  {prefix}- name: classifier",
+        f"  {prefix}  epochs: 10",
+        f"  {prefix}  batch_size: 128",
+        f"  {prefix}  classifier: rebuild",
+        f"  {prefix}  sampler: class_balanced",
+        f"  {prefix}  trainable: [classifier]",
+        f"  {prefix}  cache: eval                                  # the network runs once over the images",
+        f"  {prefix}  optimizer: {{name: sgd, lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4}}",
+        f"  {prefix}  schedule: {{name: cosine}}",
+    ]
+
+
+def _split(found: Survey) -> str:
+    val = found.images["val"]
+    if found.split == "fraction":
+        kept = (
+            f"{val} are kept for validation"
+            if val
+            else f"none are kept for validation, since a class has fewer than {ENOUGH_TO_VALIDATE} images"
+        )
+        return (
+            f"Each class is split by its files' names, always in the same way: {found.images['train']} images are "
+            f"trained on, {found.images['test']} tested on (one in five), {kept}."
+        )
+    what = "lists" if found.split == "lists" else "folders"
+    return (
+        f"Your {what} are the splits: {found.images['train']} images are trained on, {found.images['test']} tested on, "
+        f"{val or 'none'} kept for validation."
+    )
+
+
+def _notes(found: Survey, made: Choices) -> list[str]:
+    notes = []
+    if lonely := found.counts.count(1):
+        notes.append(f"{_classes(lonely)} a single training image, first '{found.class_of(1)}'; add some if you can")
+    if found.untested and not any("none tested" in note for note in found.notes):
+        notes.append(
+            f"{_classes(len(found.untested))} no test image, first '{found.untested[0]}'; no figure covers them"
+        )
+    if found.broken:
+        notes.append(
+            f"{len(found.broken)} of {found.sampled} images that were looked at cannot be read, first {found.broken[0]}"
+        )
+    if made.missing:
+        notes.append(
+            f"'pip install {made.missing}' and 'ltcore init' again gives a simpler recipe for unbalanced classes"
+        )
+    return notes + list(found.notes)
+
+
+def _classes(number: int) -> str:
+    return "1 class has" if number == 1 else f"{number} classes have"
+
+
+def _images(found: Survey) -> str:
+    return ", ".join(
+        f"{found.images[name]} {what}"
+        for name, what in (("train", "to train on"), ("val", "to validate on"), ("test", "to test on"))
+        if found.images[name]
+    )
+
+
+def _start(made: Choices) -> str:
+    if made.weights is not None:
+        return f"from the weights of {made.weights}"
+    return "from timm's weights" if made.pretrained else "from scratch"
+
+
+def _method(made: Choices) -> str:
+    if made.method:
+        return "with logit adjustment for the rare classes"
+    return "then a classifier on balanced batches (cRT)" if made.rebuilds else "plain cross-entropy, as nothing is rare"
+
+
+def _duration(minutes: float) -> str:
+    if minutes < 1:
+        return "a minute"
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
+
+
+def _flow(values: dict[str, Any]) -> str:
+    """A flow mapping; JSON's strings are YAML's too."""
+    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()) + "}"
+
+
+def _comment(*paragraphs: str) -> str:
+    from textwrap import wrap
+
+    lines: list[str] = []
+    for text in paragraphs:
+        # A command stays in one line, to be copied.
+        lines += [text] if text.startswith("  ") else wrap(text, 110, break_long_words=False) or [""]
+    return "\n".join(f"# {line}".rstrip() for line in lines)

@@ -1,0 +1,302 @@
+"""`ltcore init`: what it decides from a folder, what it writes and prints, and that the folder stays as it was."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from ltcore import discovery
+from ltcore.init import choices, machine
+from ltcore.init.choices import Wishes, choose
+from ltcore.init.machine import Machine
+from ltcore.init.survey import survey
+
+CPU, GPU = Machine("cpu", "a CPU", 2), Machine("cuda", "a GPU", 16)
+
+
+@pytest.fixture(autouse=True)
+def speed(monkeypatch):
+    """A machine of a known speed, 100 images a second at 64 pixels; the list is of what was measured."""
+    asked = []
+
+    def images_per_second(model, image_size, device):
+        asked.append((model, image_size, device))
+        return 100.0 * (64 / image_size) ** 2 * (50 if device == "cuda" else 1)
+
+    monkeypatch.setattr(choices, "images_per_second", images_per_second)
+    monkeypatch.setattr("ltcore.init.machine.this_machine", lambda: CPU)
+    return asked
+
+
+def put(root, counts, size=(72, 64), mode="RGB"):
+    """Folders of images by class, made with Pillow."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new(mode, size, number % 250).save(root / name / f"{number:03}.png")
+    return root
+
+
+def contents(root):
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+LONG = {"cat": 40, "dog": 15, "yak": 4}
+EVEN = {"cat": 12, "dog": 10}
+
+
+def init(cli, folder, *words):
+    """Run the command beside the folder; its result, the recipe as text and as data."""
+    out = folder.parent / "own.yaml"
+    result = cli("init", folder, "--out", out, *words)
+    assert (result.code, result.err) == (0, ""), result
+    return result, out.read_text(), yaml.safe_load(out.read_text())
+
+
+def prose(text):
+    """The comments as running text."""
+    return " ".join(line.strip().removeprefix("#").strip() for line in text.splitlines() if line.strip()[:1] == "#")
+
+
+# -- from the folder to a trained network ------------------------------------------------------------------------------
+
+
+def test_the_commands_it_prints_work_and_the_folder_stays_as_it_was(cli, tmp_path, monkeypatch):
+    folder = put(tmp_path / "my photos", LONG, size=(40, 34))
+    before = contents(folder)
+    monkeypatch.chdir(tmp_path)
+    result = cli("init", "my photos", "--epochs", 1, "--model", "test_resnet", "--image-size", 32)
+    assert result.code == 0 and not result.err
+    lines = dict(
+        line.split("   ltcore ") if "   ltcore " in line else line.split(" ltcore ")
+        for line in result.out.splitlines()
+        if " ltcore " in line and line.startswith(("try", "train ", "compare"))
+    )
+    words = {name.strip(): shlex.split(line.strip()) for name, line in lines.items()}
+    assert words["try it out"] == ["run", "recipe.yaml", "--rehearse"] and words["train"] == ["run", "recipe.yaml"]
+    text = Path("recipe.yaml").read_text()
+    assert all(f"#   ltcore {shlex.join(line)}\n" in text for line in words.values())
+    for name, folder_name, method in (("train", "recipe", True), ("compare with", "recipe_baseline", False)):
+        plan = cli("plan", *words[name][1:])
+        assert plan.code == 0 and ("logit_adjustment" in plan.out) is method
+        trained = cli(*words[name])
+        assert trained.code == 0, trained.err
+        assert list(Path("runs", folder_name).glob("*/result.json"))
+    assert contents(folder) == before
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------------
+
+
+def test_long_tailed_classes_get_logit_adjustment_and_true_figures(cli, tmp_path):
+    result, text, recipe = init(cli, put(tmp_path / "photos", LONG))
+    assert recipe["stages"][0]["methods"] == ["logit_adjustment"] == list(recipe["methods"])
+    # 40, 15 and 4 images less a fifth: 32, 12 and 3; the rarest class has fewer than ten, so none are for validation
+    assert recipe["data"]["options"]["val_fraction"] == 0.0
+    assert "47 images are trained on, 12 tested on" in prose(text) and "none are kept for validation" in prose(text)
+    assert "32 in 'cat' down to 3 in 'yak', 12 in 'dog', 32 in 'cat': 10.7 to 1" in prose(text)
+    assert "64 pixels (median of 47)" in prose(text)
+    assert "3 in 'yak'" in result.out and "logit adjustment" in result.out
+
+
+def test_nearly_balanced_classes_get_cross_entropy(cli, tmp_path):
+    result, text, recipe = init(cli, put(tmp_path / "photos", EVEN))
+    assert "methods" not in recipe and recipe["stages"][0]["methods"] == [] and len(recipe["stages"]) == 1
+    assert "nearly balanced" in prose(text) and "compare with" not in result.out
+    assert recipe["data"]["options"]["val_fraction"] == 0.1  # every class has ten images
+
+
+def test_the_border_of_nearly_balanced(tmp_path):
+    below = survey(put(tmp_path / "a", {"cat": 14, "dog": 5}))  # 11 and 4 to train on
+    above = survey(put(tmp_path / "b", {"cat": 15, "dog": 5}))  # 12 and 4
+    assert (below.counts, above.counts) == ((11, 4), (12, 4))
+    assert choose(below, Wishes(), CPU).method is None and choose(above, Wishes(), CPU).method == "logit_adjustment"
+
+
+def test_without_the_plugin_the_classifier_is_rebuilt(cli, tmp_path, monkeypatch):
+    offers = [offer for offer in discovery.offers() if offer.name != "logit_adjustment"]
+    monkeypatch.setattr(discovery, "offers", lambda: offers)
+    result, text, recipe = init(cli, put(tmp_path / "photos", LONG), "--epochs", 1, "--model", "test_resnet")
+    assert [stage["name"] for stage in recipe["stages"]] == ["train", "classifier"] and "methods" not in recipe
+    assert "pip install ltcore-logit-adjustment" in result.out and "(cRT)" in prose(text)
+    assert cli("plan", tmp_path / "own.yaml").code == 0
+    (line,) = (line for line in result.out.splitlines() if line.startswith("compare with"))
+    plan = cli("plan", *shlex.split(line.partition("ltcore run ")[2]))
+    assert plan.code == 0 and "stage 1/1" in plan.out
+
+
+def test_the_other_way_in_the_comments_works(cli, tmp_path):
+    text = init(cli, put(tmp_path / "photos", LONG))[1]
+    lines = text.splitlines()
+    start = lines.index("  # - name: classifier")
+    stage = [line.replace("# ", "", 1) for line in lines[start : start + 9]]
+    kept = "\n".join(lines[:start] + stage).replace("methods: [logit_adjustment]", "methods: []")
+    kept = "\n".join(line for line in kept.splitlines() if "logit_adjustment:" not in line and line != "methods:")
+    (tmp_path / "other.yaml").write_text(kept)
+    plan = cli("plan", tmp_path / "other.yaml")
+    assert plan.code == 0 and "stage 2/2" in plan.out and "class_balanced" in plan.out
+
+
+@pytest.mark.parametrize(("splits", "images"), [(("train", "val", "test"), (16, 8, 8)), (("train", "val"), (16, 0, 8))])
+def test_folders_of_splits_are_taken_as_they_are(cli, tmp_path, splits, images):
+    for split in splits:
+        put(tmp_path / "photos" / split, {"cat": 12, "dog": 4} if split == "train" else {"cat": 4, "dog": 4})
+    _, text, recipe = init(cli, tmp_path / "photos")
+    assert recipe["data"]["options"] == {"root": str(tmp_path / "photos")}
+    train, val, test = images
+    shown = f"{train} images are trained on, {test} tested on, {val or 'none'} kept for validation"
+    assert f"Your folders are the splits: {shown}" in prose(text)
+
+
+def test_lists_of_images(cli, tmp_path):
+    root = put(tmp_path / "photos", {"cat": 6, "dog": 3})
+    for split, numbers in (("train", (0, 1)), ("test", (2,))):
+        lines = [f"{name}/{n:03}.png {label}\n" for label, name in enumerate(("cat", "dog")) for n in numbers]
+        (root / f"own_{split}.txt").write_text("".join(lines))
+    (root / "classes.txt").write_text("Cat\nDog\n")
+    (root / "readme.txt").write_text("training notes")
+    _, text, recipe = init(cli, root)
+    lists = {"train": "own_train.txt", "test": "own_test.txt", "class_names": "classes.txt"}
+    assert recipe["data"]["use"] == "image_list" and recipe["data"]["options"] == {"root": str(root), **lists}
+    assert "Your lists are the splits: 4 images are trained on, 2 tested on" in prose(text) and "'Cat'" in text
+    assert cli("plan", tmp_path / "own.yaml").code == 0
+
+
+def test_classes_of_one_and_two_images(cli, tmp_path):
+    result, text, _ = init(cli, put(tmp_path / "photos", {"cat": 10, "dog": 2, "yak": 1}))
+    assert "2 classes have a single training image, first 'dog'" in prose(text)
+    assert "classes of one image, which is trained on and none tested: 1, first 'yak'" in result.out
+    assert "no figure covers" not in text  # said once
+
+
+def test_grey_images_and_broken_ones(cli, tmp_path):
+    root = put(tmp_path / "photos", EVEN, mode="L")
+    assert cli("init", root, "--out", tmp_path / "own.yaml").code == 0
+    assert "16 of them are grey" in prose((tmp_path / "own.yaml").read_text())
+    assert "broken" not in yaml.safe_load((tmp_path / "own.yaml").read_text())["data"]
+    for path in (root / "dog").iterdir():
+        path.write_text("no image")
+    _, text, recipe = init(cli, root, "--force")
+    assert recipe["data"]["broken"] == "skip"
+    assert "7 of 16 images that were looked at cannot be read" in prose(text)
+
+
+# -- network, size and epochs ------------------------------------------------------------------------------------------
+
+
+def found(tmp_path, images=2000, side=64):
+    """A survey with other figures: a large folder without its images."""
+    from dataclasses import replace
+
+    small = survey(put(tmp_path / "photos", EVEN))
+    return replace(small, images={"train": images, "val": 0, "test": 9}, side=side)
+
+
+def test_the_largest_network_that_fits_the_time(tmp_path, speed):
+    photos = found(tmp_path, side=500)
+    # resnet10t trains 100 images of 64 pixels a second, resnet18 so 60: 30 minutes are 90 or 54 epochs of 2000 images,
+    # and 24.3 and 13.6 epochs of resnet18 at 96 and 128 pixels
+    long = choose(photos, Wishes(), CPU)
+    assert (long.model, long.image_size, long.epochs, long.transform) == ("resnet18", 96, 24, "imagenet")
+    short = choose(photos, Wishes(minutes=10), CPU)
+    assert (short.model, short.image_size, short.epochs, short.transform) == ("resnet18", 64, 18, "cifar")
+    least = choose(photos, Wishes(minutes=1), CPU)
+    assert (least.model, least.image_size, least.epochs) == ("resnet10t", 64, 15) and least.minutes == 5
+    assert speed == [("resnet10t", 64, "cpu")] * 3
+
+
+def test_images_are_not_enlarged_and_epochs_have_a_bound(tmp_path):
+    photos = found(tmp_path, images=200)
+    made = choose(photos, Wishes(minutes=1000), CPU)
+    assert (made.image_size, made.epochs) == (64, 100)
+
+
+def test_many_images_and_a_gpu_get_a_resnet50(tmp_path):
+    made = choose(found(tmp_path, images=40_000, side=400), Wishes(minutes=600), GPU)
+    assert (made.model, made.image_size) == ("resnet50", 224)
+    few = choose(found(tmp_path / "few", images=3000, side=400), Wishes(minutes=600), GPU)
+    assert few.model == "resnet18"
+
+
+def test_weights_bring_their_normalisation(cli, tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
+    _, text, recipe = init(
+        cli, put(tmp_path / "photos", LONG), "--weights", tmp_path / "w.safetensors", "--model", "test_resnet"
+    )
+    config = machine.pretrained_config("test_resnet")
+    assert recipe["data"]["normalize"] == {"mean": list(config.mean), "std": list(config.std)}
+    assert recipe["backbone"]["options"] == {"model": "test_resnet", "weights": str(tmp_path / "w.safetensors")}
+    assert recipe["data"]["transform"] == {"name": "resize_crop", "image_size": 96}  # 1.5 times 64 pixels
+    assert "starts from pre-trained weights" in prose(text) and cli("plan", tmp_path / "own.yaml").code == 0
+
+
+def test_pretrained_and_what_was_asked_for(tmp_path):
+    photos = found(tmp_path, side=500)
+    made = choose(photos, Wishes(pretrained=True, epochs=3, image_size=80), CPU)
+    assert (made.pretrained, made.epochs, made.image_size, made.model) == (True, 3, 80, "resnet18")
+    assert choose(photos, Wishes(pretrained=True), GPU).model == "resnet50"
+    fixed = choose(photos, Wishes(pretrained=True, model="test_vit"), CPU)
+    assert fixed.image_size == 160 and fixed.normalize[0] == (0.5, 0.5, 0.5)  # the size the model was made for
+
+
+def test_a_real_measurement():
+    assert machine.images_per_second("test_resnet", 32, "cpu") > 0
+    assert machine.this_machine().cores >= 1
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_message(cli, tmp_path):
+    out = ("--out", tmp_path / "own.yaml")
+    cli("init", tmp_path / "nowhere", *out).is_one_message(2, "nowhere is not there", "folder of your images")
+    (tmp_path / "file").write_text("")
+    cli("init", tmp_path / "file", *out).is_one_message(2, "file is no folder")
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    cli("init", tmp_path / "empty", *out).is_one_message(2, "has no images")
+    cli("init", put(tmp_path / "one", {"cat": 3}), *out).is_one_message(2, "one class folder, 'cat'", "needs two")
+    root = put(tmp_path / "photos", EVEN)
+    (root / "yak").mkdir()
+    cli("init", root, *out).is_one_message(2, "yak has no image", "remove the folder")
+    (root / "yak").rmdir()
+    cli("init", root, *out, "--model", "resnet19").is_one_message(2, "no model 'resnet19'", "did you mean 'resnet")
+    cli("init", root, *out, "--weights", "w.pt").is_one_message(2, "--weights needs --model")
+    cli("init", root, *out, "--weights", "w.pt", "--model", "resnet18").is_one_message(2, "w.pt is not there")
+    both = ("--weights", "w.pt", "--model", "resnet18", "--pretrained")
+    cli("init", root, *out, *both).is_one_message(2, "keep one")
+    cli("init", root, "--out", tmp_path / "own.txt").is_one_message(2, "should end in .yaml")
+    cli("init", root, "--out", tmp_path / "no" / "own.yaml").is_one_message(2, "cannot be written")
+    for option, value in (("--epochs", "0"), ("--minutes", "soon"), ("--image-size", "big")):
+        cli("init", root, option, value).is_one_message(2, f"'{value}' is no")
+    assert not (tmp_path / "own.yaml").exists()
+
+
+def test_a_recipe_is_not_written_over(cli, tmp_path):
+    root, out = put(tmp_path / "photos", EVEN), tmp_path / "own.yaml"
+    out.write_text("mine")
+    cli("init", root, "--out", out).is_one_message(2, "own.yaml is there already", "--force")
+    assert out.read_text() == "mine"
+    assert cli("init", root, "--out", out, "--force").code == 0 and out.read_text() != "mine"
+
+
+def test_images_that_cannot_be_read_at_all(cli, tmp_path):
+    root = put(tmp_path / "photos", EVEN)
+    for path in root.rglob("*.png"):
+        path.write_text("no image")
+    result = cli("init", root, "--out", tmp_path / "own.yaml")
+    result.is_one_message(2, "none of the 16 images", "are they images?")
+
+
+def test_lists_that_do_not_suit(cli, tmp_path):
+    root = put(tmp_path / "photos", EVEN)
+    (root / "train.txt").write_text("cat/000.png 0\n")
+    cli("init", root, "--out", tmp_path / "own.yaml").is_one_message(2, "'train.txt' and none to test on")
+    (root / "test.txt").write_text("cat/001.png 0\n")
+    cli("init", root, "--out", tmp_path / "own.yaml").is_one_message(2, "has one class")
+    (root / "old_train.txt").write_text("cat/002.png 0\n")
+    cli("init", root, "--out", tmp_path / "own.yaml").is_one_message(2, "several lists of train images")
