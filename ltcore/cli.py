@@ -19,12 +19,33 @@ from ltcore.errors import LtcoreError
 
 
 def run(
-    recipe: Path, sets: Sequence[str] = (), seed: int | None = None, out: Path = Path("runs"), resume: bool = False
+    recipe: Path,
+    sets: Sequence[str] = (),
+    seed: int | None = None,
+    out: Path = Path("runs"),
+    resume: bool = False,
+    rehearse: int | None = None,
+    counts: Path | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Train, evaluate and calibrate what a recipe describes.
+    """Train, evaluate and calibrate what a recipe describes; or rehearse it without its data.
 
     Example: ltcore run recipes/digits_lt_ofa_focal.yaml --set stages.finetune.iterations=100
     """
+    if rehearse is not None:
+        from ltcore.rehearsal import rehearse as found_by_rehearsing
+        from ltcore.rehearsal_text import render
+
+        def say(text: str) -> None:
+            if sys.stderr.isatty():
+                print(text, file=sys.stderr)
+
+        _show(found_by_rehearsing(recipe, sets, seed, rehearse, counts, say), render, as_json)
+        return
+    if counts is not None or as_json:
+        from ltcore.errors import RecipeError
+
+        raise RecipeError("--counts and --json belong to a rehearsal; add --rehearse")
     from ltcore.recipe.loading import load_recipe
 
     loaded = load_recipe(recipe, sets, seed)
@@ -155,6 +176,12 @@ def _pixels(text: str) -> int:
     return int(text)
 
 
+def _steps(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of steps")
+    return int(text)
+
+
 def _command(commands: Any, name: str, function: Callable[..., None]) -> _Parser:
     """A command's parser; what ``--help`` says is the function's docstring."""
     first, *rest = (function.__doc__ or "").strip().splitlines()
@@ -176,6 +203,11 @@ def _parser() -> _Parser:
     command.add_argument("--seed", type=int, help="the run's seed, in place of the recipe's")
     command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
     command.flag("--resume", "go on with the latest run of this very recipe")
+    text = "train N steps a stage (by default 5) on noise instead; print memory and the time a run would take"
+    command.add_argument("--rehearse", type=_steps, nargs="?", const=5, metavar="N", help=text)
+    text = "for --rehearse: JSON list of the training images of each class, in place of those the data set states"
+    command.add_argument("--counts", type=Path, metavar="FILE", help=text)
+    command.json()
     command = _command(commands, "plan", plan)
     command.recipe()
     command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")

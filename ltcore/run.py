@@ -29,6 +29,8 @@ from ltcore.stage import Position, StageTrainer
 
 if TYPE_CHECKING:
     from ltcore.console import Reporter
+    from ltcore.data.loader import Loader
+    from ltcore.data.splits import ArraySplit, StreamedSplit
 
 
 def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -> tuple[dict[str, Any], Path]:
@@ -112,6 +114,9 @@ class Run:
         reporter: tells the user how it goes.
     """
 
+    #: What trains a stage.
+    trainer: type[StageTrainer] = StageTrainer
+
     def __init__(
         self, plan: Plan, data: PreparedData, directory: RunDirectory, device: torch.device, reporter: Reporter
     ) -> None:
@@ -121,11 +126,7 @@ class Run:
         self._classifier_by: str | None = None
         splits = {"train": data.train, "val": data.val, "test": data.test}
         workers = worker_count(recipe.data.workers)
-        self.loaders = {
-            name: build_loader(split, data.transform, data.mean, data.std, workers, device)
-            for name, split in splits.items()
-            if split is not None
-        }
+        self.loaders = {name: self._loader(split, workers) for name, split in splits.items() if split is not None}
         # Test data reaches no method: the provider, which answers their questions, does not have it.
         provider = FeatureProvider({k: v for k, v in self.loaders.items() if k != "test"}, recipe.eval_batch_size)
         torch.manual_seed(derive_seed(recipe.seed, "backbone"))
@@ -150,6 +151,10 @@ class Run:
         provider.state = self.state
         self.provider = provider
         self.contexts = {key: Context(self.state, key) for key in plan.entries}
+
+    def _loader(self, split: ArraySplit | StreamedSplit, workers: int) -> Loader:
+        data = self.data
+        return build_loader(split, data.transform, data.mean, data.std, workers, self.device)
 
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -244,7 +249,7 @@ class Run:
         self._prepare_classifier(index, hooks)
         if tensors:
             checkpoint.restore_model(self.model, tensors, self.directory.last)
-        trainer = StageTrainer(self, self.plan.stages[index], hooks)
+        trainer = self.trainer(self, self.plan.stages[index], hooks)
         trainer.train(tensors, plain)
         figures = self._evaluate()
         position.results.append(

@@ -1,0 +1,295 @@
+"""A run for a rehearsal: its stages train a few steps of two of their epochs, and it writes no result.
+
+Passes over a split are made over its first batches (`ltcore.data.partial`). Everything else, the methods above all, is
+what a run does.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltcore.console import Reporter
+from ltcore.data.loader import Loader
+from ltcore.data.partial import PartialLoader
+from ltcore.data.prepare import PreparedData
+from ltcore.data.splits import ArraySplit, StreamedSplit
+from ltcore.data.streaming import StreamingLoader
+from ltcore.errors import LtcoreError, RunError
+from ltcore.evaluation import logits_of
+from ltcore.features import FeatureCache
+from ltcore.hooks import Hooks
+from ltcore.memory import is_lack_of_memory, memory_used
+from ltcore.metrics import evaluate_logits
+from ltcore.plan import Plan
+from ltcore.run import Run
+from ltcore.rundir import RunDirectory
+from ltcore.samplers import EpochBatches
+from ltcore.stage import StageTrainer
+from ltcore.step import StepForward
+
+WARM_UP = 2
+_DECODED = 8  # images that are decoded to see how long one takes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One epoch of which a few steps were trained.
+
+    Attributes:
+        epoch: which, from 0.
+        rows: images in a step.
+        step: seconds of a step.
+        outside: seconds of the epoch's hooks, drawing and diagnostics, passes over the data as they would take.
+        by_decoding: whether decoding the images takes longer than training on them.
+    """
+
+    epoch: int
+    rows: float
+    step: float
+    outside: float
+    by_decoding: bool
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "epoch": self.epoch,
+            "seconds_per_step": self.step,
+            "images_per_second": self.rows / max(self.step, 1e-9),
+            "seconds_outside_steps": self.outside,
+            "bound_by_decoding": self.by_decoding,
+        }
+
+
+def projected_seconds(
+    steps: int, per_epoch: int, early: Measured, late: Measured, change: float, around: float = 0.0
+) -> float:
+    """Seconds that a stage would take.
+
+    Args:
+        steps: of the whole stage.
+        per_epoch: steps of an epoch.
+        early: an epoch before `change`.
+        late: an epoch from `change` on.
+        change: how many epochs are like `early`.
+        around: seconds before the first epoch and after the last.
+    """
+    epochs = steps / per_epoch
+    before = min(change, epochs)
+    spent = before * (early.outside + per_epoch * early.step)
+    return around + spent + (epochs - before) * (late.outside + per_epoch * late.step)
+
+
+class _Timed:
+    """A stage's batches, and the time between the end of the warm-up and that of the last step."""
+
+    def __init__(self, source: Loader | FeatureCache, warm_up: int, clock: Callable[[], float]) -> None:
+        self._source, self._warm_up, self._clock = source, warm_up, clock
+        self.generator_device = source.generator_device
+        self.began = self.warm = self.ended = 0.0
+
+    def train_batches(self, indices: Sequence[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+        """The source's batches; asked for the next one, the step is done."""
+        self.began = self.warm = self._now()
+        for step, images in enumerate(self._source.train_batches(indices, generators), start=1):
+            yield images
+            if step == self._warm_up:
+                self.warm = self._now()
+            if step == len(indices):
+                self.ended = self._now()
+
+    def _now(self) -> float:
+        if torch.device(self.generator_device).type == "cuda" or torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return self._clock()
+
+
+class RehearsedTrainer(StageTrainer):
+    """Trains a few steps of the first epoch and of the last whole one."""
+
+    run: Rehearsal
+
+    def train(self, restored: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
+        """See `StageTrainer.train`; then a checkpoint is written once, to see its size and time."""
+        super().train(restored, plain)
+        began = self.run.clock()
+        self.save()
+        self.run.saving = self.run.clock() - began
+        self.run.checkpoint_bytes = max(self.run.checkpoint_bytes, self.run.directory.last.stat().st_size)
+
+    def _epochs(self) -> Iterator[int]:
+        run, per_epoch = self.run, self.sampler.steps_per_epoch()
+        total = self.stage.iterations or (self.stage.epochs or 0) * per_epoch
+        run.length = per_epoch, total
+        for epoch in sorted({0, max(total // per_epoch - 1, 0)}):
+            self.timed: _Timed | None = None
+            began, left_out = run.clock(), run.left_out
+            yield epoch
+            assert self.timed is not None  # `_epoch` was called
+            spent = run.clock() - began
+            run.in_epochs += spent
+            run.epochs_left_out += run.left_out - left_out
+            outside = spent - (self.timed.ended - self.timed.began) + run.left_out - left_out
+            step = (self.timed.ended - self.timed.warm) / self.steps
+            decoding = run.decode_seconds * self.rows / max(run.workers, 1) if run.workers and self.decodes else 0.0
+            run.measured.append(Measured(epoch, self.rows, max(step, decoding), max(outside, 0.0), decoding > step))
+
+    def _epoch(
+        self,
+        drawn: EpochBatches,
+        forward: StepForward,
+        source: Loader | FeatureCache,
+        class_weights: Tensor | None,
+        total: int,
+        per_epoch: int,
+    ) -> None:
+        some = drawn.indices[: WARM_UP + self.run.steps]
+        warm_up = min(WARM_UP, len(some) - 1)
+        self.steps, self.rows = len(some) - warm_up, sum(map(len, some)) / len(some)
+        found = source.loader if isinstance(source, PartialLoader) else source
+        self.decodes = isinstance(found, StreamingLoader)
+        self.timed = _Timed(found, warm_up, self.run.clock)
+        super()._epoch(replace(drawn, indices=some), forward, self.timed, class_weights, total, per_epoch)  # type: ignore[arg-type]
+        self.run.note_memory()
+
+
+class Rehearsal(Run):
+    """A run that is not one: see the module.
+
+    Args:
+        plan: the plan.
+        data: images that stand for the recipe's, or they themselves.
+        directory: a temporary one.
+        device: where to train.
+        steps: measured steps of each epoch that is rehearsed.
+        say: tells the user which stage is rehearsed.
+        clock: seconds.
+    """
+
+    trainer = RehearsedTrainer
+
+    def __init__(
+        self,
+        plan: Plan,
+        data: PreparedData,
+        directory: RunDirectory,
+        device: torch.device,
+        steps: int,
+        say: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.steps, self.say, self.clock = steps, say, clock
+        self.workers, self.decode_seconds = 0, 0.0
+        self.saving = self.in_epochs = self.epochs_left_out = 0.0
+        self.checkpoint_bytes = 0
+        #: Steps of an epoch and of the whole stage.
+        self.length = 0, 0
+        self.measured: list[Measured] = []
+        self.stages: list[dict[str, Any]] = []
+        self.memory: dict[str, int] = {}
+        super().__init__(plan, data, directory, device, Reporter(io.StringIO()))
+
+    def _loader(self, split: ArraySplit | StreamedSplit, workers: int) -> Loader:
+        loader = super()._loader(split, workers)
+        self.workers = workers if isinstance(loader, StreamingLoader) else 0
+        if isinstance(loader, StreamingLoader) and split is self.data.train and not isinstance(split, ArraySplit):
+            for count in (1, _DECODED):  # the first call imports what decodes
+                began = self.clock()
+                for index in range(count):
+                    with split.open(index % len(split)) as image:
+                        self.data.transform.train(image)
+                self.decode_seconds = (self.clock() - began) / count
+        return PartialLoader(loader, self.workers, self.clock)
+
+    @property
+    def _partial(self) -> list[PartialLoader]:
+        return [loader for loader in self.loaders.values() if isinstance(loader, PartialLoader)]
+
+    @property
+    def left_out(self) -> float:
+        """Seconds of passes over splits that were not spent."""
+        return sum(loader.left_out for loader in self._partial)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether batches of a pass were too slow to be computed whole."""
+        return any(loader.reduced for loader in self._partial)
+
+    def note_memory(self) -> None:
+        """Keep the largest figures seen."""
+        for name, size in memory_used(self.device).items():
+            self.memory[name] = max(size, self.memory.get(name, 0))
+
+    def _train_stage(self, index: int, hooks: Hooks, tensors: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
+        stage, entries = self.plan.stages[index].stage, self.plan.stages[index].entries
+        self.say(f"rehearsing stage {index + 1}/{len(self.plan.stages)} {stage.name}")
+        self.measured, self.in_epochs, self.epochs_left_out = [], 0.0, 0.0
+        began, left_out, passes = self.clock(), self.left_out, sum(loader.passes for loader in self._partial)
+        projected = sum(loader.projected for loader in self._partial)
+        try:
+            super()._train_stage(index, hooks, tensors, plain)
+        except (LtcoreError, MemoryError, RuntimeError) as error:
+            raise _explained(error, f"stage '{stage.name}'") from error
+        around = self.clock() - began - self.in_epochs - self.saving + self.left_out - left_out - self.epochs_left_out
+        early, late = self.measured[0], self.measured[-1]
+        per_epoch, steps = self.length
+        epochs = steps / per_epoch
+        starts = [start for entry in entries if (start := _start_epoch(entry.method.options)) and start < epochs]
+        change = min(starts) if starts else epochs / 2
+        seconds = projected_seconds(steps, per_epoch, early, late, change, max(around, 0.0))
+        every = self.recipe.checkpoint_seconds
+        saves = steps if not every else min(steps, int(seconds / every))
+        self.stages.append(
+            {
+                "name": stage.name,
+                "epochs": epochs,
+                "steps": steps,
+                "batch_rows": early.rows,
+                "early": early.figures,
+                "late": late.figures,
+                "early_epochs": min(change, epochs),
+                "change_stated": bool(starts),
+                "passes": sum(loader.passes for loader in self._partial) - passes,
+                "passes_seconds": sum(loader.projected for loader in self._partial) - projected,
+                "around_seconds": max(around, 0.0),
+                "checkpoints": saves,
+                "checkpoint_seconds": self.saving,
+                "seconds": seconds + saves * self.saving,
+            }
+        )
+
+    def finish(self) -> float:
+        """Calibrate and evaluate as at a run's end, and write nothing; returns the seconds that it would take."""
+        began, left_out = self.clock(), self.left_out
+        try:
+            calibrated = self._calibrated()
+            pooled, logits, targets = self._outputs("test")
+            for found in (logits, logits_of(calibrated, pooled, self.recipe.eval_batch_size)):
+                evaluate_logits(found, targets, self.data.class_counts)
+        except (LtcoreError, MemoryError, RuntimeError) as error:
+            raise _explained(error, "calibration") from error
+        self.note_memory()
+        return max(self.clock() - began + self.left_out - left_out, 0.0)
+
+
+def _start_epoch(options: Any) -> int:
+    """The epoch at which a method begins, by the usual name of that option; 0 where it has none."""
+    start = getattr(options, "start_epoch", 0)
+    return start if isinstance(start, int) else 0
+
+
+def _explained(error: Exception, where: str) -> Exception:
+    """The error itself, or where memory ran out a message that says where and what to do."""
+    if isinstance(error, LtcoreError) or not is_lack_of_memory(error):
+        return error
+    return RunError(
+        f"{where}: memory has run out ({str(error).splitlines()[0] if str(error) else type(error).__name__}); lower "
+        "the stage's batch_size or eval_batch_size"
+    )
