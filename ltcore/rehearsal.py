@@ -75,7 +75,7 @@ def rehearse(
     if run.reduced:
         notes.append(
             f"a batch of evaluation (eval_batch_size {loaded.recipe.eval_batch_size}) takes longer than a rehearsal "
-            "should: its time is projected from 16 images, and its memory is not among the figures"
+            "should: its time is projected from a few images, and its memory is not among the figures"
         )
     return {
         "recipe": loaded.recipe.name,

@@ -50,8 +50,8 @@ def render(found: dict[str, Any]) -> str:
         f"{found['workers']} decoding processes",
         f"checkpoint        {size(found['checkpoint_bytes'])}",
         "",
-        f"An estimate, for this machine under its present load: from {found['measured_steps']} steps of the first and of "
-        "the last epoch of each stage, and from a few batches of each pass over a split.",
+        f"An estimate, for this machine under its present load: from {found['measured_steps']} steps of the first and "
+        "of the last epoch of each stage, and from a few batches of each pass over a split.",
     ]
     return "\n".join(lines)
 

@@ -90,7 +90,10 @@ def projected_seconds(
 class _Timed:
     """A stage's batches, and the time between the end of the warm-up and that of the last step."""
 
-    def __init__(self, source: Loader | FeatureCache, warm_up: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, source: Loader | FeatureCache, warm_up: int, device: torch.device, clock: Callable[[], float]
+    ) -> None:
+        self._device = device
         self._source, self._warm_up, self._clock = source, warm_up, clock
         self.generator_device = source.generator_device
         self.began = self.warm = self.ended = 0.0
@@ -106,8 +109,8 @@ class _Timed:
                 self.ended = self._now()
 
     def _now(self) -> float:
-        if torch.device(self.generator_device).type == "cuda" or torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return self._clock()
 
 
@@ -115,6 +118,7 @@ class RehearsedTrainer(StageTrainer):
     """Trains a few steps of the first epoch and of the last whole one."""
 
     run: Rehearsal
+    timed: _Timed
 
     def train(self, restored: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
         """See `StageTrainer.train`; then a checkpoint is written once, to see its size and time."""
@@ -129,10 +133,8 @@ class RehearsedTrainer(StageTrainer):
         total = self.stage.iterations or (self.stage.epochs or 0) * per_epoch
         run.length = per_epoch, total
         for epoch in sorted({0, max(total // per_epoch - 1, 0)}):
-            self.timed: _Timed | None = None
             began, left_out = run.clock(), run.left_out
             yield epoch
-            assert self.timed is not None  # `_epoch` was called
             spent = run.clock() - began
             run.in_epochs += spent
             run.epochs_left_out += run.left_out - left_out
@@ -155,8 +157,9 @@ class RehearsedTrainer(StageTrainer):
         self.steps, self.rows = len(some) - warm_up, sum(map(len, some)) / len(some)
         found = source.loader if isinstance(source, PartialLoader) else source
         self.decodes = isinstance(found, StreamingLoader)
-        self.timed = _Timed(found, warm_up, self.run.clock)
-        super()._epoch(replace(drawn, indices=some), forward, self.timed, class_weights, total, per_epoch)  # type: ignore[arg-type]
+        self.timed = _Timed(found, warm_up, self.run.device, self.run.clock)
+        timed: Any = self.timed
+        super()._epoch(replace(drawn, indices=some), forward, timed, class_weights, total, per_epoch)
         self.run.note_memory()
 
 

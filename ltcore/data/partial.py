@@ -12,8 +12,9 @@ from torch import Tensor
 from ltcore.data.loader import Loader
 from ltcore.errors import RunError
 
-_FEW = 16
-#: A whole batch that would take longer is not computed: a pass is then timed, and its memory seen, on a few images.
+#: Images of the first two batches, before a whole one; the first of all warms up.
+_FEW = (4, 16)
+#: A batch that would take longer is not computed: a pass is then timed, and its memory seen, on fewer images.
 _LONGEST_BATCH = 10.0
 
 
@@ -43,7 +44,7 @@ class PartialLoader:
         return self.loader.eval_batch(start, stop)
 
     def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
-        """The first images, some of them twice; see `completed`."""
+        """The first images, some of them several times; see `completed`."""
         return self._first(batch_size, lambda rows: self.loader.eval_batch(0, rows))
 
     def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
@@ -53,10 +54,10 @@ class PartialLoader:
 
     def _first(self, batch_size: int, images: Callable[[int], Tensor]) -> Iterator[Tensor]:
         size = min(batch_size, len(self))
-        few = min(size, _FEW)
+        sizes = [*(min(size, few) for few in _FEW), *([size] if size > max(_FEW) else [])]
         started, an_image = self._clock(), 0.0
-        for rows in (few, few, size):  # the first warms up
-            if rows > few and an_image * rows > _LONGEST_BATCH:
+        for rows in sizes:
+            if an_image * rows > _LONGEST_BATCH:
                 self.reduced = True
                 break
             began = self._clock()
