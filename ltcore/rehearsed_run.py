@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,14 +21,15 @@ from ltcore.data.loader import Loader
 from ltcore.data.partial import PartialLoader
 from ltcore.data.prepare import PreparedData
 from ltcore.data.splits import ArraySplit, StreamedSplit
-from ltcore.data.streaming import StreamingLoader
-from ltcore.errors import LtcoreError, RunError
+from ltcore.data.streaming import Decoder, Request, StreamingLoader
+from ltcore.errors import RunError
 from ltcore.evaluation import logits_of
 from ltcore.features import FeatureCache
 from ltcore.hooks import Hooks
 from ltcore.memory import is_lack_of_memory, memory_used
 from ltcore.metrics import evaluate_logits
 from ltcore.plan import Plan
+from ltcore.projection import Measured, TimedBatches, projected_seconds
 from ltcore.run import Run
 from ltcore.rundir import RunDirectory
 from ltcore.samplers import EpochBatches
@@ -38,87 +40,11 @@ WARM_UP = 2
 _DECODED = 8  # images that are decoded to see how long one takes
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One epoch of which a few steps were trained.
-
-    Attributes:
-        epoch: which, from 0.
-        rows: images in a step.
-        step: seconds of a step.
-        outside: seconds of the epoch's hooks, drawing and diagnostics, passes over the data as they would take.
-        by_decoding: whether decoding the images takes longer than training on them.
-    """
-
-    epoch: int
-    rows: float
-    step: float
-    outside: float
-    by_decoding: bool
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "epoch": self.epoch,
-            "seconds_per_step": self.step,
-            "images_per_second": self.rows / max(self.step, 1e-9),
-            "seconds_outside_steps": self.outside,
-            "bound_by_decoding": self.by_decoding,
-        }
-
-
-def projected_seconds(
-    steps: int, per_epoch: int, early: Measured, late: Measured, change: float, around: float = 0.0
-) -> float:
-    """Seconds that a stage would take.
-
-    Args:
-        steps: of the whole stage.
-        per_epoch: steps of an epoch.
-        early: an epoch before `change`.
-        late: an epoch from `change` on.
-        change: how many epochs are like `early`.
-        around: seconds before the first epoch and after the last.
-    """
-    epochs = steps / per_epoch
-    before = min(change, epochs)
-    spent = before * (early.outside + per_epoch * early.step)
-    return around + spent + (epochs - before) * (late.outside + per_epoch * late.step)
-
-
-class _Timed:
-    """A stage's batches, and the time between the end of the warm-up and that of the last step."""
-
-    def __init__(
-        self, source: Loader | FeatureCache, warm_up: int, device: torch.device, clock: Callable[[], float]
-    ) -> None:
-        self._device = device
-        self._source, self._warm_up, self._clock = source, warm_up, clock
-        self.generator_device = source.generator_device
-        self.began = self.warm = self.ended = 0.0
-
-    def train_batches(self, indices: Sequence[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
-        """The source's batches; asked for the next one, the step is done."""
-        self.began = self.warm = self._now()
-        for step, images in enumerate(self._source.train_batches(indices, generators), start=1):
-            yield images
-            if step == self._warm_up:
-                self.warm = self._now()
-            if step == len(indices):
-                self.ended = self._now()
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return self._clock()
-
-
 class RehearsedTrainer(StageTrainer):
-    """Trains a few steps of the first epoch and of the last whole one."""
+    """Trains a few steps of the first epoch and of the last one that has as many."""
 
     run: Rehearsal
-    timed: _Timed
+    timed: TimedBatches
 
     def train(self, restored: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
         """See `StageTrainer.train`; then a checkpoint is written once, to see its size and time."""
@@ -132,7 +58,9 @@ class RehearsedTrainer(StageTrainer):
         run, per_epoch = self.run, self.sampler.steps_per_epoch()
         total = self.stage.iterations or (self.stage.epochs or 0) * per_epoch
         run.length = per_epoch, total
-        for epoch in sorted({0, max(total // per_epoch - 1, 0)}):
+        whole, rest = divmod(total, per_epoch)
+        last = whole if rest >= WARM_UP + run.steps else max(whole - 1, 0)
+        for epoch in sorted({0, last}):
             began, left_out = run.clock(), run.left_out
             yield epoch
             spent = run.clock() - began
@@ -157,7 +85,7 @@ class RehearsedTrainer(StageTrainer):
         self.steps, self.rows = len(some) - warm_up, sum(map(len, some)) / len(some)
         found = source.loader if isinstance(source, PartialLoader) else source
         self.decodes = isinstance(found, StreamingLoader)
-        self.timed = _Timed(found, warm_up, self.run.device, self.run.clock)
+        self.timed = TimedBatches(found, warm_up, self.run.device, self.run.clock)
         timed: Any = self.timed
         super()._epoch(replace(drawn, indices=some), forward, timed, class_weights, total, per_epoch)
         self.run.note_memory()
@@ -203,11 +131,10 @@ class Rehearsal(Run):
         loader = super()._loader(split, workers)
         self.workers = workers if isinstance(loader, StreamingLoader) else 0
         if isinstance(loader, StreamingLoader) and split is self.data.train and not isinstance(split, ArraySplit):
-            for count in (1, _DECODED):  # the first call imports what decodes
+            decoder = Decoder(split, self.data.transform)
+            for count in (1, min(_DECODED, len(split))):  # the first call imports what decodes
                 began = self.clock()
-                for index in range(count):
-                    with split.open(index % len(split)) as image:
-                        self.data.transform.train(image)
+                decoder.__getitems__(Request(np.arange(count), np.zeros(count, dtype=np.int64)))
                 self.decode_seconds = (self.clock() - began) / count
         return PartialLoader(loader, self.workers, self.clock)
 
@@ -238,8 +165,9 @@ class Rehearsal(Run):
         projected = sum(loader.projected for loader in self._partial)
         try:
             super()._train_stage(index, hooks, tensors, plain)
-        except (LtcoreError, MemoryError, RuntimeError) as error:
-            raise _explained(error, f"stage '{stage.name}'") from error
+        except (MemoryError, RuntimeError) as error:
+            _refuse_lack_of_memory(error, f"stage '{stage.name}'")
+            raise
         around = self.clock() - began - self.in_epochs - self.saving + self.left_out - left_out - self.epochs_left_out
         early, late = self.measured[0], self.measured[-1]
         per_epoch, steps = self.length
@@ -276,8 +204,9 @@ class Rehearsal(Run):
             pooled, logits, targets = self._outputs("test")
             for found in (logits, logits_of(calibrated, pooled, self.recipe.eval_batch_size)):
                 evaluate_logits(found, targets, self.data.class_counts)
-        except (LtcoreError, MemoryError, RuntimeError) as error:
-            raise _explained(error, "calibration") from error
+        except (MemoryError, RuntimeError) as error:
+            _refuse_lack_of_memory(error, "calibration")
+            raise
         self.note_memory()
         return max(self.clock() - began + self.left_out - left_out, 0.0)
 
@@ -288,11 +217,14 @@ def _start_epoch(options: Any) -> int:
     return start if isinstance(start, int) else 0
 
 
-def _explained(error: Exception, where: str) -> Exception:
-    """The error itself, or where memory ran out a message that says where and what to do."""
-    if isinstance(error, LtcoreError) or not is_lack_of_memory(error):
-        return error
-    return RunError(
-        f"{where}: memory has run out ({str(error).splitlines()[0] if str(error) else type(error).__name__}); lower "
-        "the stage's batch_size or eval_batch_size"
-    )
+def _refuse_lack_of_memory(error: Exception, where: str) -> None:
+    """Say where memory ran out and what to do, if that is what happened.
+
+    Raises:
+        RunError: it is.
+    """
+    if is_lack_of_memory(error):
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"{where}: memory has run out ({said}); lower the stage's batch_size or eval_batch_size"
+        ) from error

@@ -17,9 +17,9 @@ from ltcore.data.splits import ArraySplit
 from ltcore.data.synthetic import Synthetic, SyntheticOptions
 from ltcore.discovery import find, load
 from ltcore.errors import DataError, RunError
+from ltcore.projection import Measured, projected_seconds
 from ltcore.rehearsal import rehearse
 from ltcore.rehearsal_text import duration, render, size
-from ltcore.rehearsed_run import Measured, projected_seconds
 
 SHORT = "optimizer: {name: sgd, lr: 0.01}, batch_size: 8"
 
