@@ -24,6 +24,7 @@ def run(
     seed: int | None = None,
     out: Path = Path("runs"),
     resume: bool = False,
+    source: Path | None = None,
     rehearse: int | None = None,
     counts: Path | None = None,
     as_json: bool = False,
@@ -53,7 +54,7 @@ def run(
     from ltcore.console import Reporter
     from ltcore.run import execute
 
-    execute(loaded, out, resume, Reporter())
+    execute(loaded, out, resume, Reporter(), source)
 
 
 def plan(
@@ -120,7 +121,7 @@ def list_data(as_json: bool = False) -> None:
     _show(data_rows(), render_data, as_json)
 
 
-def describe_data(what: str, sets: Sequence[str] = (), as_json: bool = False) -> None:
+def describe_data(what: str, sets: Sequence[str] = (), png: Path | None = None, as_json: bool = False) -> None:
     """Show class counts, imbalance, shot groups and a histogram of a data set as a run would train on it.
 
     Example: ltcore data describe digits_lt --set data.imbalance.factor=10 --set data.imbalance.kind=exponential
@@ -128,7 +129,12 @@ def describe_data(what: str, sets: Sequence[str] = (), as_json: bool = False) ->
     from ltcore.data.describe import describe, render
     from ltcore.plugin_list import load_data
 
-    _show(describe(load_data(what, sets), what), render, as_json)
+    found = describe(load_data(what, sets), what)
+    if png is not None:
+        from ltcore.data.histogram import save_histogram
+
+        save_histogram(found, png)
+    _show(found, render, as_json)
 
 
 def _show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
@@ -203,6 +209,8 @@ def _parser() -> _Parser:
     command.add_argument("--seed", type=int, help="the run's seed, in place of the recipe's")
     command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
     command.flag("--resume", "go on with the latest run of this very recipe")
+    text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
+    command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
     text = "train N steps a stage (by default 5) on noise instead; print memory and the time a run would take"
     command.add_argument("--rehearse", type=_steps, nargs="?", const=5, metavar="N", help=text)
     text = "for --rehearse: JSON list of the training images of each class, in place of those the data set states"
@@ -230,6 +238,7 @@ def _parser() -> _Parser:
     _command(nested, "list", list_data).json()
     command = _command(nested, "describe", describe_data)
     command.add_argument("what", metavar="DATA", help="a data set's name, or a recipe file")
+    command.add_argument("--png", metavar="FILE", type=Path, help="also draw the class counts into a PNG file")
     command.sets()
     command.json()
     return parser

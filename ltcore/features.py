@@ -36,6 +36,10 @@ class FeatureProvider:
         self._kept: dict[tuple[str, str], tuple[object, Tensor]] = {}
         self.state: RunState
 
+    def train_on(self, loader: Loader) -> None:
+        """Answer with these training images from now on."""
+        self._loaders["train"] = loader
+
     def freeze(self, stage: str) -> None:
         """Keep the model as it is now, for later stages."""
         model = self.state.model

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ltcore.data.facts import DataFacts, photographs, read_counts
+from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
 from ltcore.errors import DataError, RecipeError
 from ltcore.plan import Plan, make_plan
@@ -61,13 +62,14 @@ def rehearse(
         notes.append(f"{networks} networks are trained one after another; one is rehearsed, with the first candidates")
     plan = make_plan(loaded)
     device = choose_device(loaded)
-    data, about = _data(plan, counts)
+    cut, about = _data(plan, counts)
     notes += about
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     temporary = Path(tempfile.mkdtemp(prefix="ltcore-rehearsal-"))
     try:
-        run = Rehearsal(plan, data, _directory(temporary), device, steps, say)
+        run = Rehearsal(plan, cut, _directory(temporary), device, steps, say)
+        data = run.data
         run.train()
         at_the_end = run.finish()
     finally:
@@ -135,8 +137,8 @@ def _directory(path: Path) -> RunDirectory:
     return RunDirectory(path)
 
 
-def _data(plan: Plan, counts: Path | None) -> tuple[PreparedData, list[str]]:
-    """What the run trains on, and what to say about it.
+def _data(plan: Plan, counts: Path | None) -> tuple[Callable[[Imbalance | None], PreparedData], list[str]]:
+    """What the run trains on, given an imbalance in place of the recipe's or None, and what to say about it.
 
     Raises:
         DataError: the class counts are not known and the data is not there, or the file of counts is wrong.
@@ -148,24 +150,32 @@ def _data(plan: Plan, counts: Path | None) -> tuple[PreparedData, list[str]]:
         given = read_counts(counts)
         facts = photographs(given, asked.transform.image_size or 224) if facts is None else facts.with_counts(given)
     if facts is None:
-        try:
-            data = read_data(loaded, plan.answers["data"])
-        except DataError as error:
-            raise DataError(
-                f"{error}. A rehearsal without the data needs its class counts: --counts FILE, a JSON list of the "
-                "training images of each class"
-            ) from error
-        return data, [f"{asked.use} states no class counts, so its own images were read"]
+
+        def read(imbalance: Imbalance | None) -> PreparedData:
+            try:
+                return read_data(loaded, plan.answers["data"], imbalance)
+            except DataError as error:
+                raise DataError(
+                    f"{error}. A rehearsal without the data needs its class counts: --counts FILE, a JSON list of the "
+                    "training images of each class"
+                ) from error
+
+        return read, [f"{asked.use} states no class counts, so its own images were read"]
     notes = ["noise stands for the images" + _decoded(facts)]
     if facts.approximate:
         notes.append(f"{facts.approximate}; --counts FILE replaces the counts")
     if asked.broken == "skip":
         asked = asked.model_copy(update={"broken": "error"})
         notes.append("data.broken: skip decodes every image once before training, which is not in the projection")
-    try:
-        return prepare(facts.splits(), asked), notes
-    except (DataError, RecipeError) as error:
-        raise type(error)(f"{loaded.where('data')}: {error}") from error
+    splits = facts.splits()
+
+    def stand_in(imbalance: Imbalance | None) -> PreparedData:
+        try:
+            return prepare(splits, asked if imbalance is None else asked.model_copy(update={"imbalance": imbalance}))
+        except (DataError, RecipeError) as error:
+            raise type(error)(f"{loaded.where('data')}: {error}") from error
+
+    return stand_in, notes
 
 
 def _decoded(facts: DataFacts) -> str:

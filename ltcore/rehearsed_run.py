@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ltcore.console import Reporter
+from ltcore.data.imbalance import Imbalance
 from ltcore.data.loader import Loader
 from ltcore.data.partial import PartialLoader
 from ltcore.data.prepare import PreparedData
@@ -96,7 +97,7 @@ class Rehearsal(Run):
 
     Args:
         plan: the plan.
-        data: images that stand for the recipe's, or they themselves.
+        cut: gives images that stand for the recipe's, or they themselves, with an imbalance in place of the recipe's.
         directory: a temporary one.
         device: where to train.
         steps: measured steps of each epoch that is rehearsed.
@@ -109,14 +110,16 @@ class Rehearsal(Run):
     def __init__(
         self,
         plan: Plan,
-        data: PreparedData,
+        cut: Callable[[Imbalance | None], PreparedData],
         directory: RunDirectory,
         device: torch.device,
         steps: int,
         say: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.steps, self.say, self.clock = steps, say, clock
+        self.steps, self.say, self.clock, self._cut_data = steps, say, clock, cut
+        #: Every loader that there was; a stage with data of its own has one of its own.
+        self._partial: list[PartialLoader] = []
         self.workers, self.decode_seconds = 0, 0.0
         self.saving = self.in_epochs = self.epochs_left_out = 0.0
         self.checkpoint_bytes = 0
@@ -125,22 +128,22 @@ class Rehearsal(Run):
         self.measured: list[Measured] = []
         self.stages: list[dict[str, Any]] = []
         self.memory: dict[str, int] = {}
-        super().__init__(plan, data, directory, device, Reporter(io.StringIO()))
+        super().__init__(plan, cut(None), directory, device, Reporter(io.StringIO()))
 
-    def _loader(self, split: ArraySplit | StreamedSplit, workers: int) -> Loader:
-        loader = super()._loader(split, workers)
-        self.workers = workers if isinstance(loader, StreamingLoader) else 0
-        if isinstance(loader, StreamingLoader) and split is self.data.train and not isinstance(split, ArraySplit):
+    def _cut(self, imbalance: Imbalance | None) -> PreparedData:
+        return self._cut_data(imbalance)
+
+    def _loader(self, split: ArraySplit | StreamedSplit) -> Loader:
+        loader = super()._loader(split)
+        self.workers = loader.workers if isinstance(loader, StreamingLoader) else 0
+        if isinstance(loader, StreamingLoader) and not isinstance(split, ArraySplit) and not self.decode_seconds:
             decoder = Decoder(split, self.data.transform)
             for count in (1, min(_DECODED, len(split))):  # the first call imports what decodes
                 began = self.clock()
                 decoder.__getitems__(Request(np.arange(count), np.zeros(count, dtype=np.int64)))
                 self.decode_seconds = (self.clock() - began) / count
-        return PartialLoader(loader, self.workers, self.clock)
-
-    @property
-    def _partial(self) -> list[PartialLoader]:
-        return [loader for loader in self.loaders.values() if isinstance(loader, PartialLoader)]
+        self._partial.append(PartialLoader(loader, self.workers, self.clock))
+        return self._partial[-1]
 
     @property
     def left_out(self) -> float:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore import checkpoint, diagnostics, metrics
+from ltcore import checkpoint, diagnostics, metrics, reuse
 from ltcore.context import Context, RunState
+from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
 from ltcore.data.streaming import build_loader, worker_count
 from ltcore.errors import DataError, RecipeError, RunError
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from ltcore.data.splits import ArraySplit, StreamedSplit
 
 
-def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -> tuple[dict[str, Any], Path]:
+def execute(
+    loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter, source: Path | None = None
+) -> tuple[dict[str, Any], Path]:
     """Run a recipe, or go on with its latest run.
 
     Args:
@@ -41,6 +44,7 @@ def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -
         out: where run directories are made.
         resume: go on with the latest run of exactly this recipe.
         reporter: tells the user how it goes.
+        source: directory of a run whose stages are taken over, as many as are the same.
 
     Returns:
         The content of ``result.json`` and the run directory.
@@ -58,18 +62,22 @@ def execute(loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter) -
         result = found.read_json("result.json")
         reporter.finished(result_rows(result), found.path)
         return result, found.path
+    reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
     device = choose_device(loaded)
     data = read_data(loaded, plan.answers["data"])
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
     directory.lock()
-    if selection is None:
-        return Run(plan, data, directory, device, reporter).execute(), directory.path
-    held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
-    selected = selection.run(held, directory, device, reporter)
-    if not selection.asked.retrain:
-        selected.adopt(directory)
-        data = held
-    return Run(make_plan(selected.loaded), data, directory, device, reporter).execute(selected.record), directory.path
+    about: dict[str, Any] = {}
+    if selection:
+        held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
+        selected = selection.run(held, directory, device, reporter)
+        plan, about["selection"] = make_plan(selected.loaded), selected.record
+        if not selection.asked.retrain:
+            selected.adopt(directory)
+            data = held
+    if reused:
+        about["reused"] = reused.record()
+    return Run(plan, data, directory, device, reporter, reused).execute(about), directory.path
 
 
 def choose_device(loaded: LoadedRecipe) -> torch.device:
@@ -85,17 +93,20 @@ def choose_device(loaded: LoadedRecipe) -> torch.device:
     return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
-def read_data(loaded: LoadedRecipe, answers: Answers) -> PreparedData:
+def read_data(loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | None = None) -> PreparedData:
     """Build the recipe's data and cut its long tail.
 
     Args:
         loaded: the recipe.
         answers: what its data method implements.
+        imbalance: in place of the recipe's.
 
     Raises:
         DataError: the data is missing, damaged or does not suit the recipe.
     """
     asked = loaded.recipe.data
+    if imbalance is not None:
+        asked = asked.model_copy(update={"imbalance": imbalance})
     hooks = Hooks(answers, {})
     try:
         return prepare(hooks.build_data(), asked)
@@ -112,21 +123,31 @@ class Run:
         directory: the run's directory, new or of a run to go on with.
         device: where to train.
         reporter: tells the user how it goes.
+        reused: what is taken over from another run.
     """
 
     #: What trains a stage.
     trainer: type[StageTrainer] = StageTrainer
 
     def __init__(
-        self, plan: Plan, data: PreparedData, directory: RunDirectory, device: torch.device, reporter: Reporter
+        self,
+        plan: Plan,
+        data: PreparedData,
+        directory: RunDirectory,
+        device: torch.device,
+        reporter: Reporter,
+        reused: reuse.Reuse | None = None,
     ) -> None:
+        self.reused = reused
         self.plan, self.data, self.directory, self.device, self.reporter = plan, data, directory, device, reporter
         self.recipe = recipe = plan.loaded.recipe
         self.position = Position()
         self._classifier_by: str | None = None
+        #: The data of stages that have their own, by index; and that of the stage in which the run stands.
+        self.cuts = {index: self._cut(stage.data.imbalance) for index, stage in enumerate(recipe.stages) if stage.data}
+        self.current = data
         splits = {"train": data.train, "val": data.val, "test": data.test}
-        workers = worker_count(recipe.data.workers)
-        self.loaders = {name: self._loader(split, workers) for name, split in splits.items() if split is not None}
+        self.loaders = {name: self._loader(split) for name, split in splits.items() if split is not None}
         # Test data reaches no method: the provider, which answers their questions, does not have it.
         provider = FeatureProvider({k: v for k, v in self.loaders.items() if k != "test"}, recipe.eval_batch_size)
         torch.manual_seed(derive_seed(recipe.seed, "backbone"))
@@ -152,18 +173,32 @@ class Run:
         self.provider = provider
         self.contexts = {key: Context(self.state, key) for key in plan.entries}
 
-    def _loader(self, split: ArraySplit | StreamedSplit, workers: int) -> Loader:
-        data = self.data
-        return build_loader(split, data.transform, data.mean, data.std, workers, self.device)
-
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def execute(self, selection: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _cut(self, imbalance: Imbalance | None) -> PreparedData:
+        """The data with a stage's own imbalance."""
+        return read_data(self.plan.loaded, self.plan.answers["data"], imbalance)
+
+    def _loader(self, split: ArraySplit | StreamedSplit) -> Loader:
+        data, workers = self.data, worker_count(self.recipe.data.workers)
+        return build_loader(split, data.transform, data.mean, data.std, workers, self.device)
+
+    def _enter(self, stage: str, index: int) -> None:
+        """Stand before a stage's first epoch, or before calibration, with the training images that it asks for."""
+        state, data = self.state, self.cuts.get(index, self.data)
+        if data is not self.current:
+            self.current = data
+            self.loaders["train"] = self._loader(data.train)
+            self.provider.train_on(self.loaders["train"])
+            state.class_counts, state.training_targets = data.class_counts.to(self.device), data.train.targets
+        state.enter(stage, index)
+
+    def execute(self, about: dict[str, Any] | None = None) -> dict[str, Any]:
         """Train the stages that are not done yet, calibrate, and write the result.
 
         Args:
-            selection: for the result, how the recipe's values were chosen.
+            about: for the result, how the recipe's values were chosen and what was taken over.
         """
         used = {entry.offer.distribution for entry in [*self.plan.entries.values(), self.plan.data, self.plan.backbone]}
         surroundings = environment(str(self.device), used)
@@ -171,7 +206,7 @@ class Run:
         with self.reporter:
             self.reporter.run_started(self.recipe.name, self.directory.path, self._summary())
             self.train()
-            result = self._finish(surroundings, selection)
+            result = self._finish(surroundings, about or {})
             self.reporter.finished(result_rows(result), self.directory.path)
         return result
 
@@ -180,13 +215,15 @@ class Run:
         torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
         Hooks(implementations(self.plan.entries.values()), self.contexts).event("on_run_start")
         self._move()
+        if self.reused and not self.directory.last.exists():
+            self.reused.into(self)
         tensors, plain = self._restore()
         for index, stage_plan in enumerate(self.plan.stages):
             name = stage_plan.stage.name
             hooks = Hooks(stage_plan.answers, self.contexts, stage_plan.stage.auxiliary_weights)
             if index < self.position.stage:
                 # Done before the run was killed: only its shape, and its model for later stages, are needed.
-                self.state.enter(name, index)
+                self._enter(name, index)
                 self._prepare_classifier(index, hooks)
                 path = self.directory.stage_file(index, name)
                 checkpoint.restore_model(self.model, checkpoint.load(path, self.device)[0], path)
@@ -244,8 +281,8 @@ class Run:
         self._move()
 
     def _train_stage(self, index: int, hooks: Hooks, tensors: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
-        stage, state, position = self.plan.stages[index].stage, self.state, self.position
-        state.enter(stage.name, index)
+        stage, position = self.plan.stages[index].stage, self.position
+        self._enter(stage.name, index)
         self._prepare_classifier(index, hooks)
         if tensors:
             checkpoint.restore_model(self.model, tensors, self.directory.last)
@@ -270,7 +307,7 @@ class Run:
 
     def _outputs(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled features, logits and targets of a split's images as they are, for the model as it is."""
-        found = {"train": self.data.train, "val": self.data.val, "test": self.data.test}[split]
+        found = {"train": self.current.train, "val": self.data.val, "test": self.data.test}[split]
         assert found is not None
         pooled = pooled_features(self.model, self.loaders[split], self.recipe.eval_batch_size)
         return pooled, logits_of(self.model.classifier, pooled, self.recipe.eval_batch_size), found.targets
@@ -296,7 +333,7 @@ class Run:
 
     def _calibrated(self) -> nn.Module:
         """A copy of the classifier after `calibrate`."""
-        self.state.enter("calibration", len(self.plan.stages))
+        self._enter("calibration", len(self.plan.stages))
         with torch.no_grad():
             return Hooks(self.plan.calibration, self.contexts).post_calibrate(copy.deepcopy(self.model.classifier))
 
@@ -308,7 +345,7 @@ class Run:
         score: float = metrics.evaluate_logits(logits, targets, self.data.class_counts)["balanced_accuracy"]
         return score
 
-    def _finish(self, surroundings: dict[str, Any], selection: dict[str, Any] | None) -> dict[str, Any]:
+    def _finish(self, surroundings: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
         """Calibrate a copy of the classifier, evaluate, and write predictions.npz and result.json."""
         import numpy as np
 
@@ -329,7 +366,7 @@ class Run:
             "class_counts": data.class_counts.tolist(),
             "class_names": list(data.class_names),
             "reported_epoch": "last",
-            **({} if selection is None else {"selection": selection}),
+            **about,
             "calibration": list(recipe.calibrate),
             "before_calibration": metrics.evaluate_logits(before, targets, data.class_counts),
             "after_calibration": metrics.evaluate_logits(after, targets, data.class_counts),

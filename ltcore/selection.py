@@ -13,12 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ltcore.errors import DataError
+import torch
+
+from ltcore.errors import DataError, RecipeError
 from ltcore.plan import Plan, make_plan
 from ltcore.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    import torch
+    from pathlib import Path
 
     from ltcore.console import Reporter
     from ltcore.data.prepare import PreparedData
@@ -76,6 +78,19 @@ class Selection:
             for trained in combinations(before)
         ]
 
+    def settled(self, source: Path) -> LoadedRecipe:
+        """The recipe that is trained in the end, where the selection cannot change that.
+
+        Raises:
+            RecipeError: it can; then no stages of `source` can be taken over.
+        """
+        if len(self.networks) > 1 or not self.asked.retrain:
+            raise RecipeError(
+                f"--from {source}: what {self.loaded.where('select')} selects decides what is trained, so no stage "
+                "is known to be the same; run it without --from"
+            )
+        return self.loaded.changed({**self.networks[0][0][0], "select": None}, self.loaded.where("select"))
+
     def _candidate(self, values: Values) -> tuple[Values, Plan]:
         where = self.loaded.where("select", "options")
         ordered = {path: values[path] for path in self.asked.options}
@@ -113,7 +128,7 @@ class Selection:
         record = {
             "holdout": self.asked.holdout,
             "images": len(validation),
-            "classes": len(validation.targets.unique()),
+            "classes": int((torch.bincount(validation.targets) > 0).sum()),
             "score": "balanced accuracy on the validation images, after calibration",
             "retrained": self.asked.retrain,
             "candidates": candidates,

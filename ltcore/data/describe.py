@@ -18,7 +18,8 @@ def shot_group(count: int) -> str:
     return "many" if count > 100 else "medium" if count >= 20 else "few"
 
 
-_RULES = {"many": "> 100", "medium": "20..100", "few": "< 20"}
+#: The shot groups and how many training images their classes have.
+RULES = {"many": "> 100", "medium": "20..100", "few": "< 20"}
 
 
 def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
         name: the data set's name.
     """
     counts: list[int] = prepared.class_counts.tolist()
-    members = {group: [n for n in counts if shot_group(n) == group] for group in _RULES}
+    members = {group: [n for n in counts if shot_group(n) == group] for group in RULES}
     return {
         "name": name,
         "num_classes": len(counts),
@@ -37,7 +38,7 @@ def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
         "images": {
             "train": len(prepared.train),
             "val": 0 if prepared.val is None else len(prepared.val),
-            "test": len(prepared.test),
+            "test": len(prepared.test or ()),
         },
         "imbalance_factor": max(counts) / min(counts),
         "groups": {group: {"classes": len(found), "images": sum(found)} for group, found in members.items()},
@@ -63,7 +64,7 @@ def render(description: dict[str, Any]) -> str:
         f"{description['name']}: {description['num_classes']} classes, {channels} x {height} x {width}",
         f"images     train {images['train']}, validation {images['val'] or 'none'}, test {images['test']}",
         f"imbalance  {description['imbalance_factor']:.4g} (largest class over smallest)",
-        "groups     " + ", ".join(f"{g} ({_RULES[g]}): {groups[g]['classes']} classes" for g in _RULES),
+        "groups     " + ", ".join(f"{g} ({RULES[g]}): {groups[g]['classes']} classes" for g in RULES),
         f"augmented  {', '.join(augmentation) or 'no'}{named}",
         *(f"note       {note}" for note in description["notes"]),
         "",

@@ -109,6 +109,7 @@ class StreamingLoader:
         device: torch.device | str = "cpu",
     ) -> None:
         self.device, self.workers = torch.device(device), workers
+        transform.load()
         self._decoder = Decoder(split, transform)
         self._normalise = Normalizer(mean, std, transform.image_size, self.device)
         self._feed = _Feed()

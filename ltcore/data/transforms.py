@@ -100,6 +100,12 @@ class ImageTransform:
         crop = TRANSFORMS[self.name].crop
         return crop if crop != "by_size" else ("pad" if self.image_size <= SMALL else "area")
 
+    def load(self) -> None:
+        """Import what transforming needs, in the process from which workers are forked, so that they share it."""
+        import PIL.Image
+        import PIL.ImageOps  # noqa: F401
+        import torchvision.transforms.v2  # noqa: F401
+
     def train(self, image: Image) -> Image:
         """A training image, changed at random; draws from torch's global CPU generator.
 
@@ -158,7 +164,7 @@ class ImageTransform:
                 x, y = drafted[1][2] / width, drafted[1][3] / height
                 box = (box[0] * x, box[1] * y, min(box[2] * x, image.width), min(box[3] * y, image.height))
         image = converted(image, self.mode)
-        return image.resize((size, size), Resampling.BILINEAR, box=box, reducing_gap=2.0)
+        return image.resize((size, size), Resampling.BILINEAR, box=box)
 
 
 def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransform:

@@ -165,6 +165,13 @@ class CosineSchedule(_Schedule):
 Schedule = Annotated[ConstantSchedule | StepSchedule | MultistepSchedule | CosineSchedule, Field(discriminator="name")]
 
 
+class StageData(BaseModel):
+    """Another cut of the recipe's data set."""
+
+    imbalance: Imbalance
+    """The long tail to cut from the whole training split."""
+
+
 class Stage(BaseModel):
     """A stretch of training with its own methods, trainable parts, sampler, optimiser and schedule."""
 
@@ -178,6 +185,8 @@ class Stage(BaseModel):
     """Names of the recipe's methods that take part, in the order in which they act."""
     trainable: list[str] = Field(default=["backbone", "classifier"], min_length=1)
     """What trains: `backbone`, `classifier`, a method's name, or globs over parameters (`backbone.layer4.*`)."""
+    data: StageData | None = None
+    """What this stage trains on, where it is not what the recipe's `data` says."""
     classifier: Literal["keep", "rebuild"] = "keep"
     """`rebuild` starts the stage with a new classifier."""
     classification: bool = True
@@ -317,6 +326,12 @@ class Recipe(BaseModel):
 
     def _problems(self) -> Iterator[tuple[Path, str]]:
         names = [stage.name for stage in self.stages]
+        for index, stage in enumerate(self.stages):
+            if stage.data and self.data.holdout:
+                yield (
+                    ("stages", index, "data"),
+                    "the held-out images could be among the images of a stage with data of its own; hold none out",
+                )
         for index, name in enumerate(names):
             if name in names[:index]:
                 yield ("stages", index, "name"), f"another stage has the name '{name}' already"

@@ -125,3 +125,10 @@ def test_options_are_checked(options, message):
 def test_options_need_no_torch():
     code = "import sys, ltcore.data.imbalance, ltcore.data.describe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("factor", "total"), [(100, 12406), (10, 20431)])
+def test_balanced_like_has_the_size_of_the_long_tail(factor, total):
+    counts = long_tailed_counts(Imbalance(kind="balanced_like", factor=factor), np.full(10, 5000))
+    assert counts.sum() == total
+    assert counts.tolist() == [total // 10 + (label < total % 10) for label in range(10)]

@@ -1,12 +1,16 @@
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ltcore.data.describe import describe, render, shot_group
+from ltcore.data.histogram import COLORS, HEIGHT, LEFT, TOP, WIDTH, _step, save_histogram
 from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import prepare
-from ltcore.data.splits import ArraySplit, DataSplits
+from ltcore.data.splits import ArraySplit, DataSplits, FileSplit
 from ltcore.errors import DataError
 from ltcore.recipe.schema import Data
 
@@ -126,3 +130,31 @@ def test_many_classes_share_rows():
     assert len(bars) == 20
     assert bars[0].startswith("classes 1..5 ") and "500..415" in bars[0]
     assert bars[-1].startswith("classes 96..100 ")
+
+
+def test_the_histogram(tmp_path):
+    counts = [150, 300, 60, 10]
+    record = describe(cut(data_set()), "birds") | {"class_counts": counts}
+    save_histogram(record, tmp_path / "a.png")
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    bottom = TOP + HEIGHT
+    for rank, count in enumerate(sorted(counts, reverse=True)):
+        column = pixels[TOP:bottom, LEFT + WIDTH * rank // 4 + 20]
+        assert (column == COLORS[shot_group(count)]).all(1).sum() == HEIGHT * count // 300
+    save_histogram(record | {"class_counts": list(range(1, 8143))}, tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"cannot be written .*name a file in a folder that exists"):
+        save_histogram(record, tmp_path / "missing" / "a.png")
+    assert [_step(n) for n in (1, 7, 10, 11, 30, 99, 100, 4980)] == [1, 1, 2, 2, 5, 10, 20, 500]
+
+
+def test_normalisation_of_the_recipe():
+    data = cut(data_set(), normalize={"mean": [0.1], "std": [0.2]})
+    assert (data.mean, data.std) == ((0.1,), (0.2,))
+    with pytest.raises(DataError, match=r"data.normalize has 3 values of mean, but the images have 1 channels"):
+        cut(data_set(), normalize={"mean": [0.5] * 3, "std": [0.5] * 3})
+
+
+def test_both_kinds_of_images_in_one_set_are_refused():
+    streamed = FileSplit(Path("."), np.array([b"a.jpg"]), torch.tensor([1]))
+    with pytest.raises(DataError, match=r"training and the test images must both be in memory .* or both be streamed"):
+        cut(data_set(test=streamed))

@@ -199,7 +199,7 @@ KNOWN = "'name', 'description', 'seed', 'device', 'data', 'backbone', 'methods',
         (
             "holdout: 2",
             "imbalance: {kind: exponental}",
-            "r.yaml:1: data.imbalance.kind: should be one of 'none', 'exponential', 'step', 'counts', "
+            "r.yaml:1: data.imbalance.kind: should be one of 'none', 'exponential', 'step', 'balanced_like', 'counts', "
             "not 'exponental'; did you mean 'exponential'?",
         ),
         # several problems, one line each

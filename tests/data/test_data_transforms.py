@@ -1,0 +1,186 @@
+import typing
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as F
+
+from ltcore.data.splits import ArraySplit, DataSplits
+from ltcore.data.transforms import TRANSFORMS, ImageTransform, converted, cut_out, resolve, upright
+from ltcore.errors import DataError
+from ltcore.recipe.schema import Transform
+
+
+def picture(width, height, mode="RGB"):
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    pixels = np.stack([200 * x, 255 * (1 - y), 120 + 100 * np.sin(7 * x + 5 * y)], 2)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+def seeded(transform, image, seed):
+    torch.manual_seed(seed)
+    return np.asarray(transform.train(image.copy()))
+
+
+def test_the_schema_knows_every_name():
+    (names, _) = typing.get_args(Transform.model_fields["name"].annotation)
+    assert typing.get_args(names) == tuple(TRANSFORMS)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [32, 80])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_transform(name, size, mode):
+    rule = TRANSFORMS[name]
+    transform = ImageTransform(name, size, round(rule.padding * size), rule.flip, rule.color_jitter, mode)
+    image = picture(120, 100, mode)
+    found = [seeded(transform, image, seed) for seed in range(6)]
+    assert all(pixels.shape == (size, size, 3)[: 3 if mode == "RGB" else 2] for pixels in found)
+    assert all(np.array_equal(pixels, seeded(transform, image, seed)) for seed, pixels in enumerate(found))
+    distinct = len({pixels.tobytes() for pixels in found})
+    assert distinct == 1 if name == "none" else distinct > 3
+    once, again = (np.asarray(transform.evaluate(image.copy())) for _ in range(2))
+    assert np.array_equal(once, again)
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 80), (64, 90), (300, 200)])
+@pytest.mark.parametrize("name", ["none", "imagenet"])
+def test_evaluation_is_torchvisions(name, width, height):
+    image, size = picture(width, height), 32
+    shorter = size if name == "none" else round(32 * 256 / 224)
+    expected = F.center_crop(F.resize(image, shorter, antialias=True), size)
+    found = ImageTransform(name, size).evaluate(image.copy())
+    difference = np.asarray(found).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 1 and np.abs(difference).mean() < 0.1  # eight bits, rounded between two passes
+
+
+def test_cifars_crop_and_flip():
+    transform, image = ImageTransform("cifar", 16, 3, True), picture(16, 16)
+    padded = np.pad(np.asarray(image), ((3, 3), (3, 3), (0, 0)))
+    windows = {}
+    for y in range(7):
+        for x in range(7):
+            crop = padded[y : y + 16, x : x + 16]
+            windows[crop.tobytes()], windows[crop[:, ::-1].tobytes()] = (y, x, 0), (y, x, 1)
+    seen = [windows[seeded(transform, image, seed).tobytes()] for seed in range(300)]
+    assert {y for y, _, _ in seen} == {x for _, x, _ in seen} == set(range(7))
+    assert 0.4 < np.mean([flipped for _, _, flipped in seen]) < 0.6
+    assert {seeded(ImageTransform("cifar", 16), image, seed).tobytes() for seed in range(9)} == {image.tobytes()}
+
+
+@pytest.mark.parametrize("name", ["imagenet", "none"])
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, name, monkeypatch):
+    picture(512, 384).save(tmp_path / "a.jpg", quality=95)
+    size = 32
+    transform = ImageTransform(name, size)
+    with Image.open(tmp_path / "a.jpg") as image:
+        found = np.asarray(transform.evaluate(image)).astype(int)
+        assert image.size == (128, 96)  # at least twice the 32 pixels that are wanted of the shorter side
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.load()  # from here on it cannot be decoded smaller
+        whole = np.asarray(transform.evaluate(image)).astype(int)
+    assert np.abs(found - whole).mean() < 1.5 and np.abs(found - whole).max() < 12
+    drafted = []
+    for seed in range(8):
+        with Image.open(tmp_path / "a.jpg") as image:
+            torch.manual_seed(seed)
+            a = np.asarray(transform.train(image)).astype(int)
+            drafted.append(image.size)
+        b = seeded(transform, Image.open(tmp_path / "a.jpg").convert("RGB"), seed).astype(int)
+        assert np.abs(a - b).mean() < 3
+    assert min(drafted) < (512, 384)
+
+
+def test_cutout():
+    image = Image.new("RGB", (20, 20), "white")
+    areas = set()
+    for seed in range(200):
+        torch.manual_seed(seed)
+        black = (np.asarray(cut_out(image, 8)) == 0).all(2)
+        rows, columns = np.flatnonzero(black.any(1)), np.flatnonzero(black.any(0))
+        assert black[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        areas.add((len(rows), len(columns)))
+    assert (8, 8) in areas and (4, 8) in areas and max(max(area) for area in areas) == 8
+    assert np.asarray(image).min() == 255
+
+
+def test_pixels_become_rgb():
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    assert np.array_equal(np.asarray(converted(grey, "RGB"))[..., 1], np.asarray(grey))
+    deep = Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16))
+    assert deep.mode == "I;16"
+    assert np.array_equal(np.asarray(converted(deep, "RGB"))[..., 2], np.asarray(grey))
+    assert np.array_equal(np.asarray(converted(deep, "L")), np.asarray(grey))
+    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    clear.putpixel((1, 0), (10, 20, 30, 255))
+    clear.putpixel((2, 0), (0, 0, 0, 51))
+    assert np.asarray(converted(clear, "RGB"))[0].tolist() == [[255] * 3, [10, 20, 30], [204] * 3, [255] * 3]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([9, 8, 7, 1, 2, 3])
+    palette.putpixel((1, 0), 1)
+    assert np.asarray(converted(palette, "RGB")).tolist() == [[[9, 8, 7], [1, 2, 3]]]
+    palette.info["transparency"] = 0
+    assert np.asarray(converted(palette, "RGB")).tolist() == [[[255] * 3, [1, 2, 3]]]
+    ink = Image.new("CMYK", (1, 1), (255, 0, 0, 0))
+    assert np.asarray(converted(ink, "RGB")).tolist() == [[[0, 255, 255]]]
+    assert np.asarray(converted(Image.new("1", (1, 1), 1), "RGB")).tolist() == [[[255] * 3]]
+    with pytest.raises(OSError, match="floating-point"):
+        converted(Image.new("F", (1, 1)), "RGB")
+
+
+def test_images_are_turned_upright(tmp_path):
+    image = picture(40, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as stored:
+        assert stored.size == (40, 20)
+        found = upright(stored)
+    assert np.array_equal(np.asarray(found), np.rot90(np.asarray(image), -1))
+
+
+# -- what is chosen where --------------------------------------------------------------------------------------------
+
+
+def arrays(channels=3, size=32, **changed):
+    split = ArraySplit(torch.zeros(2, channels, size, size, dtype=torch.uint8), torch.arange(2))
+    return DataSplits(split, split, ("a", "b"), (0.5,) * channels, (0.5,) * channels, **changed)
+
+
+def streamed(**changed):
+    class Nothing:
+        targets = torch.arange(2)
+
+    return DataSplits(Nothing(), Nothing(), ("a", "b"), (0.5,) * 3, (0.5,) * 3, **changed)
+
+
+def test_the_recipe_comes_before_the_set_and_the_set_before_the_name():
+    def chosen(splits, channels=3, **asked):
+        found = resolve(splits, Transform(**asked), channels)
+        return found.name, found.image_size, found.crop_padding, found.flip, found.color_jitter
+
+    assert chosen(arrays()) == ("none", 32, 0, False, 0.0)
+    assert chosen(arrays(crop_padding=2, flip=True)) == ("none", 32, 2, True, 0.0)
+    assert chosen(arrays(crop_padding=2, flip=True), flip=False) == ("none", 32, 2, False, 0.0)
+    assert chosen(arrays(crop_padding=2), name="cifar") == ("cifar", 32, 4, True, 0.0)
+    assert chosen(arrays(), name="cifar", image_size=64, crop_padding=3) == ("cifar", 64, 3, True, 0.0)
+    assert chosen(arrays(), name="autoaugment_cutout", color_jitter=0.2) == ("autoaugment_cutout", 32, 4, True, 0.2)
+    assert chosen(streamed(image_size=224)) == ("imagenet", 224, 0, True, 0.4)
+    assert chosen(streamed(image_size=224), color_jitter=0) == ("imagenet", 224, 0, True, 0.0)
+    assert chosen(streamed(image_size=224, transform="resize_crop"), image_size=160)[:2] == ("resize_crop", 160)
+    assert chosen(streamed(image_size=32, transform="cifar", crop_padding=5))[2] == 5
+    assert resolve(arrays(1), Transform(), 1).mode == "L"
+    plain = [resolve(arrays(), Transform(name=name), 3).whole_batches for name in TRANSFORMS]
+    assert plain == [True, True, False, False, False, False]
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(DataError, match=r"what size the images are brought to; set data.transform.image_size"):
+        resolve(streamed(), Transform(), 3)
+    with pytest.raises(DataError, match=r"crop_padding is 4, but the transform 'imagenet' crops 224 x 224 .*cifar"):
+        resolve(streamed(image_size=224), Transform(crop_padding=4), 3)
+    for asked in (Transform(name="randaugment"), Transform(image_size=16), Transform(color_jitter=0.1)):
+        with pytest.raises(DataError, match="needs images of 1 or 3 channels, but these have 2"):
+            resolve(arrays(2), asked, 2)
+    assert resolve(arrays(2), Transform(name="cifar"), 2).crop_padding == 4
