@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ltcore import __version__
-from ltcore.errors import LtcoreError
+from ltcore.errors import LtcoreError, RecipeError
 
 
 def run(
@@ -34,6 +34,8 @@ def run(
     Example: ltcore run recipes/digits_lt_ofa_focal.yaml --set stages.finetune.iterations=100
     """
     if rehearse is not None:
+        if resume or source is not None:
+            raise RecipeError("a rehearsal goes on from no run; leave --resume and --from out")
         from ltcore.rehearsal import rehearse as found_by_rehearsing
         from ltcore.rehearsal_text import render
 
@@ -44,8 +46,6 @@ def run(
         _show(found_by_rehearsing(recipe, sets, seed, rehearse, counts, say), render, as_json)
         return
     if counts is not None or as_json:
-        from ltcore.errors import RecipeError
-
         raise RecipeError("--counts and --json belong to a rehearsal; add --rehearse")
     from ltcore.recipe.loading import load_recipe
 

@@ -344,6 +344,7 @@ def test_streamed_images_are_decoded_by_workers(write_recipe, tmp_path):
 
 def test_options_that_belong_to_a_rehearsal(write_recipe, cli):
     cli("run", write_recipe(), "--json").is_one_message(2, "--rehearse")
+    cli("run", write_recipe(), "--rehearse", "--resume").is_one_message(2, "--resume")
     assert cli("run", write_recipe(), "--rehearse", "0").code == 2
 
 
