@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ltcore import __version__
-from ltcore.errors import LtcoreError
+from ltcore.errors import LtcoreError, RecipeError
 
 
 def run(
@@ -25,11 +25,28 @@ def run(
     out: Path = Path("runs"),
     resume: bool = False,
     source: Path | None = None,
+    rehearse: int | None = None,
+    counts: Path | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Train, evaluate and calibrate what a recipe describes.
+    """Train, evaluate and calibrate what a recipe describes; or rehearse it without its data.
 
     Example: ltcore run recipes/digits_lt_ofa_focal.yaml --set stages.finetune.iterations=100
     """
+    if rehearse is not None:
+        if resume or source is not None:
+            raise RecipeError("a rehearsal goes on from no run; leave --resume and --from out")
+        from ltcore.rehearsal import rehearse as found_by_rehearsing
+        from ltcore.rehearsal_text import render
+
+        def say(text: str) -> None:
+            if sys.stderr.isatty():
+                print(text, file=sys.stderr)
+
+        _show(found_by_rehearsing(recipe, sets, seed, rehearse, counts, say), render, as_json)
+        return
+    if counts is not None or as_json:
+        raise RecipeError("--counts and --json belong to a rehearsal; add --rehearse")
     from ltcore.recipe.loading import load_recipe
 
     loaded = load_recipe(recipe, sets, seed)
@@ -172,12 +189,6 @@ class _Parser(argparse.ArgumentParser):
         self.flag("--json", "print JSON", "as_json")
 
 
-def _pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of pixels")
-    return int(text)
-
-
 def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
@@ -217,6 +228,11 @@ def _parser() -> _Parser:
     command.flag("--resume", "go on with the latest run of this very recipe")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
     command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
+    text = "train N steps a stage (by default 5) on noise instead; print memory and the time a run would take"
+    command.add_argument("--rehearse", type=_whole, nargs="?", const=5, metavar="N", help=text)
+    text = "for --rehearse: JSON list of the training images of each class, in place of those the data set states"
+    command.add_argument("--counts", type=Path, metavar="FILE", help=text)
+    command.json()
     command = _command(commands, "init", init)
     command.add_argument("folder", type=Path, metavar="DIR", help="the folder of your images")
     command.add_argument("--out", type=Path, metavar="RECIPE", help="the recipe to write; by default recipe.yaml")
@@ -225,15 +241,14 @@ def _parser() -> _Parser:
     command.add_argument("--model", metavar="NAME", help="a network of timm; by default one that suits")
     command.flag("--pretrained", "start from timm's weights, which are fetched from its hub")
     text = "pixels of a side that images are brought to; by default what suits and fits the time"
-    command.add_argument("--image-size", type=_pixels, metavar="PIXELS", help=text)
+    command.add_argument("--image-size", type=_whole, metavar="PIXELS", help=text)
     command.add_argument("--epochs", type=_whole, metavar="N", help="epochs of training; by default what fits the time")
     command.add_argument("--minutes", type=_minutes, metavar="M", help="how long a run may take; by default 30")
-
     command = _command(commands, "plan", plan)
     command.recipe()
     command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")
     text = "pixels of a side, for --taps; by default the data's option image_size, or 32"
-    command.add_argument("--image-size", type=_pixels, metavar="PIXELS", help=text)
+    command.add_argument("--image-size", type=_whole, metavar="PIXELS", help=text)
     command.json()
     _command(commands, "schema", schema)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ltcore.data.partial import completed
+
 if TYPE_CHECKING:
     from ltcore.data.loader import Loader
     from ltcore.model import Model
@@ -38,7 +40,7 @@ def pooled_features(model: Model, loader: Loader, batch_size: int, tap: str = "p
     with evaluating(model):
         for images in loader.eval_batches(batch_size):
             model.backbone.run(images, at={tap: keep})
-    return torch.cat(parts)
+    return completed(torch.cat(parts), loader)
 
 
 def logits_of(classifier: nn.Module, pooled: Tensor, batch_size: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltcore.data.partial import completed
 from ltcore.errors import RunError, listed, nearest
 from ltcore.evaluation import evaluating, pooled_features
 from ltcore.model import Model
@@ -123,7 +124,8 @@ class FeatureCache:
                 generator = generator_for(loader.generator_device, *seed, "view", view)
                 batches = torch.split(torch.arange(len(loader)), batch_size)
                 parts = [model.backbone.forward_maps(x) for x in loader.train_batches(batches, repeat(generator))]
-                rows.append(torch.cat([part if tap == "maps" else model.backbone.pool(part) for part in parts]))
+                view_rows = torch.cat([part if tap == "maps" else model.backbone.pool(part) for part in parts])
+                rows.append(completed(view_rows, loader))
         self._features = torch.stack(rows)
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:

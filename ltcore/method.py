@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 if TYPE_CHECKING:
+    from ltcore.data.facts import DataFacts
     from ltcore.recipe.schema import Stage
 
 
@@ -64,6 +65,13 @@ class Method(nn.Module):
         """
         super().__init__()
         self.options: Any = self.Options() if options is None else options
+
+    def facts(self) -> DataFacts | None:
+        """What a data set is known to hold without its files, for ``ltcore run --rehearse``; None where nothing is.
+
+        Only methods that build data answer it.
+        """
+        return None
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse settings of a stage that the method cannot work with; called before any data is read.

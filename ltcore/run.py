@@ -126,6 +126,9 @@ class Run:
         reused: what is taken over from another run.
     """
 
+    #: What trains a stage.
+    trainer: type[StageTrainer] = StageTrainer
+
     def __init__(
         self,
         plan: Plan,
@@ -141,11 +144,7 @@ class Run:
         self.position = Position()
         self._classifier_by: str | None = None
         #: The data of stages that have their own, by index; and that of the stage in which the run stands.
-        self.cuts = {
-            index: read_data(plan.loaded, plan.answers["data"], stage.data.imbalance)
-            for index, stage in enumerate(recipe.stages)
-            if stage.data
-        }
+        self.cuts = {index: self._cut(stage.data.imbalance) for index, stage in enumerate(recipe.stages) if stage.data}
         self.current = data
         splits = {"train": data.train, "val": data.val, "test": data.test}
         self.loaders = {name: self._loader(split) for name, split in splits.items() if split is not None}
@@ -176,6 +175,10 @@ class Run:
 
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _cut(self, imbalance: Imbalance | None) -> PreparedData:
+        """The data with a stage's own imbalance."""
+        return read_data(self.plan.loaded, self.plan.answers["data"], imbalance)
 
     def _loader(self, split: ArraySplit | StreamedSplit) -> Loader:
         data, workers = self.data, worker_count(self.recipe.data.workers)
@@ -283,7 +286,7 @@ class Run:
         self._prepare_classifier(index, hooks)
         if tensors:
             checkpoint.restore_model(self.model, tensors, self.directory.last)
-        trainer = StageTrainer(self, self.plan.stages[index], hooks)
+        trainer = self.trainer(self, self.plan.stages[index], hooks)
         trainer.train(tensors, plain)
         figures = self._evaluate()
         position.results.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ class StageTrainer:
         self.run.reporter.stage_started(
             stage.name, position.stage, len(self.run.plan.stages), state.epochs, min(per_epoch, total), position.epoch
         )
-        for epoch in range(position.epoch, state.epochs):
+        for epoch in self._epochs():
             steps = min(per_epoch, total - epoch * per_epoch)
             state.epoch, state.step = epoch, -1
             state.progress.fill_(epoch * per_epoch / total)
@@ -146,6 +147,10 @@ class StageTrainer:
             state.progress.fill_((epoch * per_epoch + steps - 1) / total)
             self.hooks.event("on_epoch_end")
             position.epoch, position.step = epoch + 1, 0
+
+    def _epochs(self) -> Iterable[int]:
+        """The epochs that remain."""
+        return range(self.position.epoch, self.state.epochs)
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         self._refuse_strays()

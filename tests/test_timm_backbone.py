@@ -89,7 +89,9 @@ def test_resnet_10_has_a_block_a_stage():
     ten = build("resnet18", layers=[1, 1, 1, 1])
     # By hand: stem 3*64*49 + 128; a basic block a -> b has 9*a*b + 9*b*b + 4*b, and a*b + 2*b where it changes shape.
     blocks = [(64, 64), (64, 128), (128, 256), (256, 512)]
-    wanted = 3 * 64 * 49 + 128 + sum(9 * a * b + 9 * b * b + 4 * b + (a * b + 2 * b if a != b else 0) for a, b in blocks)
+    wanted = (
+        3 * 64 * 49 + 128 + sum(9 * a * b + 9 * b * b + 4 * b + (a * b + 2 * b if a != b else 0) for a, b in blocks)
+    )
     assert sum(parameter.numel() for parameter in ten.parameters()) == wanted
     with pytest.raises(RecipeError, match="could not make 'vit_tiny_patch16_224'"):
         build("vit_tiny_patch16_224", layers=[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ltcore.data.facts import DataFacts
 from ltcore.data.imbalance import Imbalance
 from ltcore.data.splits import ArraySplit, DataSplits
 from ltcore.hookspecs import hookimpl
@@ -13,6 +14,9 @@ from ltcore.method import Method
 TEST_PER_CLASS = 50
 # Of the 1,297 training images, before the long tail is cut, on the scale 0..1.
 MEAN, STD = 0.3061, 0.3765
+TAIL = Imbalance(kind="exponential", factor=24, max_count=120)
+#: Of each class, before the tail is cut.
+_TRAINING_IMAGES = (128, 132, 127, 133, 131, 132, 131, 129, 124, 130)
 
 
 class DigitsLT(Method):
@@ -45,5 +49,11 @@ class DigitsLT(Method):
             mean=(MEAN,),
             std=(STD,),
             crop_padding=1,
-            imbalance=Imbalance(kind="exponential", factor=24, max_count=120),
+            imbalance=TAIL,
+        )
+
+    def facts(self) -> DataFacts:
+        """All that there is to know."""
+        return DataFacts(
+            _TRAINING_IMAGES, 10 * TEST_PER_CLASS, (MEAN,), (STD,), image_size=8, crop_padding=1, imbalance=TAIL
         )

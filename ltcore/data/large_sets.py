@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ltcore.data.image_files import read_class_names, read_text
+from ltcore.data.facts import DataFacts, fitted_counts, published_counts
+from ltcore.data.image_files import IMAGENET_MEAN, IMAGENET_STD, read_class_names, read_text
 from ltcore.data.image_list import ListedSplit, listed_splits, read_list
 from ltcore.data.splits import DataSplits
 from ltcore.errors import DataError
@@ -63,7 +64,31 @@ class Collection(Method):
     size: ClassVar[str]
     layout: ClassVar[str]
     folder: ClassVar[str]
+    #: Width and height in pixels of a typical file.
+    stored: ClassVar[tuple[int, int]]
+    approximate: ClassVar[str] = ""
     published: ClassVar[Published]
+
+    def counts(self) -> tuple[int, ...]:
+        """Training images of each class, in label order."""
+        raise NotImplementedError
+
+    def facts(self) -> DataFacts | None:
+        """The published numbers; None where `subset` accepts others."""
+        if self.options.subset:
+            return None
+        images = self.published.images
+        return DataFacts(
+            self.counts(),
+            images["test"],
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+            image_size=224,
+            val=images.get("val", 0),
+            stored=self.stored,
+            transform="imagenet",
+            approximate=self.approximate,
+        )
 
     def root(self) -> Path:
         """The folder of the images: the one named, or its subfolder `folder` where there is one.
@@ -121,6 +146,11 @@ class _Listed(Collection):
     Options: ClassVar[type[Options]] = ListedOptions
     files: ClassVar[dict[str, str]]
     names_file: ClassVar[str]
+    counts_file: ClassVar[str]
+
+    def counts(self) -> tuple[int, ...]:
+        """Those of the published training list."""
+        return published_counts(self.counts_file)
 
     @property
     def provides(self) -> AbstractSet[str]:
@@ -179,6 +209,8 @@ class PlacesLT(_Listed):
         "val/CLASS/*.jpg, or as data_256/LETTER/CLASS/*.jpg and val_256/*.jpg"
     )
     folder = "places"
+    stored = (256, 256)
+    counts_file = "places_lt"
     files: ClassVar[dict[str, str]] = {split: f"Places_LT_{split}.txt" for split in ("train", "val", "test")}
     names_file = "class_names.txt"
     published = Published({"train": 62_500, "val": 7_300, "test": 36_500}, 365, 4980, 5)
@@ -199,6 +231,8 @@ class ImageNetLT(_Listed):
         "val/WNID/*.JPEG or val/*.JPEG"
     )
     folder = "imagenet"
+    stored = (500, 375)
+    counts_file = "imagenet_lt"
     files: ClassVar[dict[str, str]] = {split: f"ImageNet_LT_{split}.txt" for split in ("train", "val", "test")}
     names_file = "class_names.txt"
     published = Published({"train": 115_846, "val": 20_000, "test": 50_000}, 1000, 1280, 5)
@@ -220,9 +254,16 @@ class INaturalist2018(Collection):
         "iNaturalist18_val.txt"
     )
     folder = "inaturalist2018"
+    stored = (800, 600)
+    approximate = "The class counts are a curve with the published number of classes, total and both ends"
     lists: ClassVar[dict[str, str]] = {"train": "iNaturalist18_train.txt", "test": "iNaturalist18_val.txt"}
     annotations: ClassVar[dict[str, str]] = {"train": "train2018.json", "test": "val2018.json"}
     published = Published({"train": 437_513, "test": 24_426}, 8142, 1000, 2)
+
+    def counts(self) -> tuple[int, ...]:
+        """A curve fitted to the published totals, from the largest class to the smallest."""
+        published = self.published
+        return fitted_counts(published.num_classes, published.images["train"], published.largest, published.smallest)
 
     @hookimpl
     def build_data(self) -> DataSplits:

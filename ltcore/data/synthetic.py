@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ltcore.data.facts import DataFacts
 from ltcore.data.splits import ArraySplit, DataSplits
 from ltcore.hookspecs import hookimpl
 from ltcore.method import Method, Options
@@ -57,6 +58,13 @@ class Synthetic(Method):
             mean=(0.5,) * o.channels,
             std=(0.25,) * o.channels,
         )
+
+    def facts(self) -> DataFacts:
+        """What the options say."""
+        o = self.options
+        counts = tuple(o.class_counts or [o.max_count] * o.num_classes)
+        mean, std = (0.5,) * o.channels, (0.25,) * o.channels
+        return DataFacts(counts, o.test_per_class * len(counts), mean, std, image_size=o.image_size)
 
 
 def class_patterns(num_classes: int, size: int, channels: int, seed: int) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ltcore.data.facts import DataFacts
 from ltcore.data.image_files import Found, check_files, file_split, find_images, read_text, subfolders
 from ltcore.data.image_list import imagenet_like
 from ltcore.data.imbalance import Imbalance
@@ -12,6 +13,8 @@ from ltcore.data.large_sets import Collection, Published
 from ltcore.data.splits import DataSplits, FileSplit
 from ltcore.errors import DataError
 from ltcore.hookspecs import hookimpl
+
+_TAIL = Imbalance(kind="exponential", factor=100)
 
 
 class TinyImageNetLT(Collection):
@@ -29,6 +32,7 @@ class TinyImageNetLT(Collection):
         "val/CLASS/*.JPEG"
     )
     folder = "tiny-imagenet-200"
+    stored = (64, 64)
     # The whole of it; core then cuts the tail.
     published = Published({"train": 100_000, "test": 10_000}, 200, 500, 500)
 
@@ -60,9 +64,20 @@ class TinyImageNetLT(Collection):
                 image_size=64,
                 crop_padding=8,
                 flip=True,
-                imbalance=Imbalance(kind="exponential", factor=100),
+                imbalance=_TAIL,
             )
         )
+
+    def counts(self) -> tuple[int, ...]:
+        """As many of each class; core cuts the tail."""
+        return (self.published.largest,) * self.published.num_classes
+
+    def facts(self) -> DataFacts | None:
+        """See `Collection.facts`."""
+        facts = super().facts()
+        if facts is None:
+            return None
+        return replace(facts, transform="cifar", image_size=64, crop_padding=8, flip=True, imbalance=_TAIL)
 
     def _val(self, root: Path, classes: list[str]) -> FileSplit:
         """``val/CLASS/``."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from ltcore.data.facts import DataFacts
 from ltcore.data.idx import find_idx, read_idx
 from ltcore.data.imbalance import Imbalance
 from ltcore.data.splits import ArraySplit, DataSplits
@@ -33,6 +34,10 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
+_TAIL = Imbalance(kind="exponential", factor=100)
+_FASHION_MEAN, _FASHION_STD = (0.2860,), (0.3530,)
+# Those of CIFAR-10 for CIFAR-100, too: what the published tables were made with.
+_CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 class FolderOptions(Options):
@@ -106,13 +111,26 @@ class FashionMNISTLT(_FolderSet):
                 train=self._split(folder, "train"),
                 test=self._split(folder, "test"),
                 class_names=FASHION_CLASSES,
-                mean=(0.2860,),
-                std=(0.3530,),
+                mean=_FASHION_MEAN,
+                std=_FASHION_STD,
                 crop_padding=2,
                 flip=True,
-                imbalance=Imbalance(kind="exponential", factor=100),
+                imbalance=_TAIL,
             )
         raise self._missing(f"{stems[0]}.gz and its three companions, in the folder or its FashionMNIST/raw,", root)
+
+    def facts(self) -> DataFacts:
+        """The published numbers: as many of each class."""
+        return DataFacts(
+            (6_000,) * 10,
+            10_000,
+            _FASHION_MEAN,
+            _FASHION_STD,
+            image_size=28,
+            crop_padding=2,
+            flip=True,
+            imbalance=_TAIL,
+        )
 
     def _split(self, folder: Path, split: str) -> ArraySplit:
         paths = [find_idx(folder, stem) for stem in FASHION_STEMS[split]]
@@ -129,6 +147,7 @@ class _CIFAR(_FolderSet):
     folder: ClassVar[str]
     files: ClassVar[tuple[str, ...]]
     torchvision_class: ClassVar[str]
+    num_classes: ClassVar[int]
 
     @hookimpl
     def build_data(self) -> DataSplits:
@@ -147,12 +166,24 @@ class _CIFAR(_FolderSet):
             train=train,
             test=test,
             class_names=names,
-            # Those of CIFAR-10 for both sets: what the published tables were made with.
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2023, 0.1994, 0.2010),
+            mean=_CIFAR_MEAN,
+            std=_CIFAR_STD,
             crop_padding=4,
             flip=True,
-            imbalance=Imbalance(kind="exponential", factor=100),
+            imbalance=_TAIL,
+        )
+
+    def facts(self) -> DataFacts:
+        """The published numbers: as many of each class."""
+        return DataFacts(
+            (50_000 // self.num_classes,) * self.num_classes,
+            10_000,
+            _CIFAR_MEAN,
+            _CIFAR_STD,
+            image_size=32,
+            crop_padding=4,
+            flip=True,
+            imbalance=_TAIL,
         )
 
     def _absent(self, root: Path) -> list[str]:
@@ -185,6 +216,7 @@ class CIFAR10LT(_CIFAR):
     folder = "cifar-10-batches-py"
     files = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
     torchvision_class = "CIFAR10"
+    num_classes = 10
 
 
 class CIFAR100LT(_CIFAR):
@@ -200,3 +232,4 @@ class CIFAR100LT(_CIFAR):
     folder = "cifar-100-python"
     files = ("train", "test", "meta")
     torchvision_class = "CIFAR100"
+    num_classes = 100
