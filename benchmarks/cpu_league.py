@@ -42,6 +42,19 @@ OWN = {
     "ce_tau_norm": ["select.holdout=5"],
     "ce_count_norm": ["select.holdout=5"],
     "cdt_count_norm": ["select.holdout=5"],
+    # STG's own later stages with nothing generated: plain cRT on the mixup network.
+    "mixup_crt": ["methods.stg.options.threshold=0", "name=cifar10_lt_mixup_crt"],
+    # One image a class for the confidence; 40 passes over 10 classes of 1000.
+    "glag": ["data.holdout=1", "stages.classifier.iterations=6240", "stages.classifier.batch_size=64"],
+}
+#: Methods whose recipe has another name.
+RECIPE = {"mixup_crt": "stg"}
+#: What of a recipe has to go before the protocol can be set: GLAG's own schedule and weight decay.
+BEFORE = {
+    "glag": [
+        "stages.representation.schedule={name: multistep, milestones: [1], gamma: 0.1}",
+        "stages.representation.optimizer.weight_decay=2.0e-4",
+    ]
 }
 #: Whose first stage a method's is, so that it is trained once.
 FROM = {
@@ -52,10 +65,12 @@ FROM = {
     "ce_tau_norm": "ce",
     "ce_count_norm": "ce",
     "cdt_count_norm": "cdt",
+    "mixup_crt": "mixup",
+    "stg": "mixup",
 }
 METHODS = (
     "ce resampling reweighting focal cb cb_focal ldam ldam_drw ldam_drs crt lws ncm la balanced_softmax mixup "
-    "remix_drw mislas cdt ce_tau_norm ce_count_norm cdt_count_norm"
+    "remix_drw mislas cdt ce_tau_norm ce_count_norm cdt_count_norm mixup_crt stg gra_loss glag"
 ).split()
 COLUMNS = {"top-1": "top1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
 ABOUT = """# cpu_league
@@ -69,13 +84,18 @@ more than 100 images (many), three 20 to 100 (medium), two fewer than 20 (few).
 """
 
 
+def recipe(method: str) -> Path:
+    """The recipe's file."""
+    return ROOT / "recipes" / f"cifar10_lt_{RECIPE.get(method, method)}.yaml"
+
+
 def settings(method: str, data: Path) -> list[str]:
     """The ``--set`` values of a method's run."""
     source = (
         f"data={{use: npz, options: {{path: {data}, mean: [0.4914, 0.4822, 0.4465], std: [0.2023, 0.1994, 0.2010], "
         "crop_padding: 4, flip: true}, imbalance: {kind: exponential, factor: 100, max_count: 1000}}"
     )
-    return [source, *PROTOCOL, *OWN.get(method, [])]
+    return [source, *BEFORE.get(method, []), *PROTOCOL, *OWN.get(method, [])]
 
 
 def run(method: str, seed: int, data: Path, out: Path) -> None:
@@ -87,7 +107,7 @@ def run(method: str, seed: int, data: Path, out: Path) -> None:
         attempt = ["--resume"]
     except RecipeError:
         attempt = []
-    command = [sys.executable, "-m", "ltcore", "run", str(ROOT / "recipes" / f"cifar10_lt_{method}.yaml")]
+    command = [sys.executable, "-m", "ltcore", "run", str(recipe(method))]
     command += ["--seed", str(seed), "--out", str(out)]
     for change in settings(method, data):
         command += ["--set", change]
@@ -102,7 +122,7 @@ def run(method: str, seed: int, data: Path, out: Path) -> None:
 
 def find(method: str, seed: int, data: Path, out: Path) -> RunDirectory:
     """Where a run is, or was begun."""
-    loaded = load_recipe(ROOT / "recipes" / f"cifar10_lt_{method}.yaml", settings(method, data), seed)
+    loaded = load_recipe(recipe(method), settings(method, data), seed)
     return RunDirectory.find(out, loaded.recipe.name, dump_yaml(loaded.source))
 
 

@@ -161,7 +161,7 @@ def test_sizes_that_are_none_or_do_not_suit_the_backbone_are_refused(cli, write_
     assert failed.code == 2 and "the backbone does not take images of 3 x 20 x 20" in failed.err
     for wrong in ("0", "-3", "3.5", "big"):
         failed = cli("plan", path, "--image-size", wrong)
-        assert failed.code == 2 and f"'{wrong}' is no number of pixels" in failed.err
+        assert failed.code == 2 and f"'{wrong}' is no whole number above 0" in failed.err
 
 
 def test_the_text_of_a_plan_holds_what_its_json_holds(cli, write_recipe):
