@@ -62,6 +62,7 @@ class Collection(Method):
     title: ClassVar[str]
     source: ClassVar[str]
     size: ClassVar[str]
+    licence: ClassVar[str]
     layout: ClassVar[str]
     folder: ClassVar[str]
     #: Width and height in pixels of a typical file.
@@ -105,9 +106,9 @@ class Collection(Method):
         return root / self.folder if (root / self.folder).is_dir() else root
 
     def advice(self) -> str:
-        """Where the set comes from, how large it is and what its folder looks like."""
+        """Where the set comes from, how large it is, under which terms, and what its folder looks like."""
         return (
-            f"It comes from {self.source} ({self.size}) and is not downloaded for you. Its folder holds {self.layout}; "
+            f"It comes from {self.source} ({self.size}; {self.licence}) and is not downloaded for you. Its folder holds {self.layout}; "
             "name it with --set data.options.root=DIR or the environment variable LTCORE_DATA"
         )
 
@@ -204,6 +205,7 @@ class PlacesLT(_Listed):
         "repository of Open Long-Tailed Recognition (Liu et al. 2019)"
     )
     size = "about 24 GB"
+    licence = "for non-commercial research and education"
     layout = (
         "Places_LT_train.txt, Places_LT_val.txt, Places_LT_test.txt, and the images as train/CLASS/*.jpg and "
         "val/CLASS/*.jpg, or as data_256/LETTER/CLASS/*.jpg and val_256/*.jpg"
@@ -226,6 +228,7 @@ class ImageNetLT(_Listed):
         "repository of Open Long-Tailed Recognition (Liu et al. 2019)"
     )
     size = "about 145 GB"
+    licence = "for non-commercial research, by registration"
     layout = (
         "ImageNet_LT_train.txt, ImageNet_LT_val.txt, ImageNet_LT_test.txt, and the images as train/WNID/*.JPEG and "
         "val/WNID/*.JPEG or val/*.JPEG"
@@ -249,6 +252,7 @@ class INaturalist2018(Collection):
         "val2018.json), or lists of the same splits from repositories of long-tailed recognition"
     )
     size = "about 120 GB"
+    licence = "for non-commercial use, and each photograph has a licence of its own"
     layout = (
         "train_val2018/GROUP/NUMBER/*.jpg, and either train2018.json and val2018.json, or iNaturalist18_train.txt and "
         "iNaturalist18_val.txt"

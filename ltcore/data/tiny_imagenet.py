@@ -27,6 +27,7 @@ class TinyImageNetLT(Collection):
     title = "Tiny-ImageNet"
     source = "Stanford's course CS231n (tiny-imagenet-200.zip)"
     size = "237 MB"
+    licence = "none stated; images of ImageNet, for research"
     layout = (
         "train/WNID/images/*.JPEG, and val/images/*.JPEG with val/val_annotations.txt, or else train/CLASS/*.JPEG and "
         "val/CLASS/*.JPEG"

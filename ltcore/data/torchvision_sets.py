@@ -56,6 +56,7 @@ class _FolderSet(Method):
     title: ClassVar[str]
     source: ClassVar[str]
     size: ClassVar[str]
+    licence: ClassVar[str]
 
     def _root(self) -> Path:
         named = self.options.root or os.environ.get("LTCORE_DATA")
@@ -65,7 +66,7 @@ class _FolderSet(Method):
 
     def _advice(self) -> str:
         return (
-            f"It comes from {self.source} ({self.size}). Name its folder with --set data.options.root=DIR or the "
+            f"It comes from {self.source} ({self.size}; {self.licence}). Name its folder with --set data.options.root=DIR or the "
             "environment variable LTCORE_DATA, or fetch it with --set data.options.download=true"
         )
 
@@ -93,6 +94,7 @@ class FashionMNISTLT(_FolderSet):
         "/usr/share/datasets/fashion-mnist"
     )
     size = "30 MB"
+    licence = "MIT licence"
 
     @hookimpl
     def build_data(self) -> DataSplits:
@@ -213,6 +215,7 @@ class CIFAR10LT(_CIFAR):
     title = "CIFAR-10"
     source = "the CIFAR page of the University of Toronto"
     size = "163 MB"
+    licence = "no licence stated, for research"
     folder = "cifar-10-batches-py"
     files = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
     torchvision_class = "CIFAR10"
@@ -229,6 +232,7 @@ class CIFAR100LT(_CIFAR):
     title = "CIFAR-100"
     source = "the CIFAR page of the University of Toronto"
     size = "161 MB"
+    licence = "no licence stated, for research"
     folder = "cifar-100-python"
     files = ("train", "test", "meta")
     torchvision_class = "CIFAR100"

@@ -107,6 +107,19 @@ def test_missing_images_of_a_collection(tmp_path, kind, prefix, train, test):
     assert len(make(kind, tmp_path, subset=True, check_files=False).build_data().train) == 3
 
 
+@pytest.mark.parametrize(
+    "kind, parts",
+    [
+        (PlacesLT, ("MIT CSAIL", "about 24 GB", "non-commercial", "Places_LT_train.txt", "LTCORE_DATA")),
+        (ImageNetLT, ("image-net.org", "about 145 GB", "by registration", "ImageNet_LT_train.txt", "LTCORE_DATA")),
+        (INaturalist2018, ("visipedia", "about 120 GB", "non-commercial", "train2018.json", "LTCORE_DATA")),
+        (TinyImageNetLT, ("CS231n", "237 MB", "for research", "train/", "LTCORE_DATA")),
+    ],
+)
+def test_the_error_says_all_that_is_needed_to_get_the_data(kind, parts):
+    refused(kind(kind.Options()), *parts)
+
+
 def test_published_totals():
     # OLTR (Liu et al. 2019) for Places-LT and ImageNet-LT, the competition's page for iNaturalist 2018.
     assert PlacesLT.published == Published({"train": 62500, "val": 7300, "test": 36500}, 365, 4980, 5)
