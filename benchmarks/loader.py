@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # for both sides, as ``ltcore run`` does
+
 import numpy as np
 import torch
 from PIL import Image, ImageFilter

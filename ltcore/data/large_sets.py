@@ -108,8 +108,8 @@ class Collection(Method):
     def advice(self) -> str:
         """Where the set comes from, how large it is, under which terms, and what its folder looks like."""
         return (
-            f"It comes from {self.source} ({self.size}; {self.licence}) and is not downloaded for you. Its folder holds {self.layout}; "
-            "name it with --set data.options.root=DIR or the environment variable LTCORE_DATA"
+            f"It comes from {self.source} ({self.size}; {self.licence}) and is not downloaded for you. Its folder "
+            f"holds {self.layout}; name it with --set data.options.root=DIR or the environment variable LTCORE_DATA"
         )
 
     def missing_advice(self) -> str | None:

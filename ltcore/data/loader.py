@@ -18,6 +18,9 @@ from torch.nn.functional import pad
 
 from ltcore.data.splits import ArraySplit
 
+#: Elements that PyTorch works on in one thread.
+_ONE_THREAD = 32_000
+
 
 class Loader(Protocol):
     """Where a split's batches come from: `InMemoryLoader`, or `ltcore.data.streaming.StreamingLoader`.
@@ -59,9 +62,13 @@ class Normalizer:
         std: per channel, on the scale 0..1.
         width: width of the images in pixels.
         device: where the images are.
+        one_thread: on the CPU, leave the other cores to those who decode.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], width: int, device: torch.device) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], width: int, device: torch.device, one_thread: bool = False
+    ) -> None:
+        self._one_thread = one_thread and device.type == "cpu"
         center, spread = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
         # Repeated along a row of pixels: loops over W * C values vectorise, loops over C = 3 do not (six times slower).
         self._scale = (1 / (255 * spread)).float().repeat(width).to(device)
@@ -70,9 +77,16 @@ class Normalizer:
     def __call__(self, images: Tensor) -> Tensor:
         """[B, C, H, W] uint8, [B, H, W, C] in memory, to float32, laid out alike."""
         size, channels, height, width = images.shape
-        rows = images.permute(0, 2, 3, 1).reshape(size, height, width * channels)
-        rows = rows.float().mul_(self._scale).add_(self._shift)
-        return rows.view(size, height, width, channels).permute(0, 3, 1, 2)
+        rows = images.permute(0, 2, 3, 1).reshape(size * height, width * channels)
+        if self._one_thread:
+            # Few rows at a time stay in the cache between the operations, and are too few for PyTorch to share out.
+            out = torch.empty(rows.shape)
+            few = max(1, _ONE_THREAD // (width * channels))
+            for part, done in zip(torch.split(rows, few), torch.split(out, few), strict=True):
+                done.copy_(part).mul_(self._scale).add_(self._shift)
+        else:
+            out = rows.float().mul_(self._scale).add_(self._shift)
+        return out.view(size, height, width, channels).permute(0, 3, 1, 2)
 
 
 class InMemoryLoader:

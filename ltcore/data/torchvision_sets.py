@@ -66,8 +66,9 @@ class _FolderSet(Method):
 
     def _advice(self) -> str:
         return (
-            f"It comes from {self.source} ({self.size}; {self.licence}). Name its folder with --set data.options.root=DIR or the "
-            "environment variable LTCORE_DATA, or fetch it with --set data.options.download=true"
+            f"It comes from {self.source} ({self.size}; {self.licence}). Name its folder with --set "
+            "data.options.root=DIR or the environment variable LTCORE_DATA, or fetch it with "
+            "--set data.options.download=true"
         )
 
     def _missing(self, wanted: str, where: Path) -> DataError:
