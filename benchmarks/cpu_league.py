@@ -126,14 +126,27 @@ def find(method: str, seed: int, data: Path, out: Path) -> RunDirectory:
     return RunDirectory.find(out, loaded.recipe.name, dump_yaml(loaded.source))
 
 
+def ended(method: str, seeds: list[int], data: Path, out: Path) -> list[dict[str, Any]]:
+    """The results of the runs that have ended."""
+    found = []
+    for seed in seeds:
+        try:
+            directory = find(method, seed, data, out)
+        except RecipeError:
+            continue
+        if directory.finished:
+            found.append(directory.read_json("result.json"))
+    return found
+
+
 def table(results: dict[str, list[dict[str, Any]]], seeds: list[int], data: Path) -> str:
     """The page: a row a method, then CDT's feature deviation on the cross-entropy runs."""
-    lines = ["| method | " + " | ".join(COLUMNS) + " | tau |", "| --- |" + " --- |" * (len(COLUMNS) + 1)]
+    lines = ["| method | runs | " + " | ".join(COLUMNS) + " | tau |", "| --- |" + " --- |" * (len(COLUMNS) + 2)]
     for method, found in results.items():
         figures = [r["after_calibration"] for r in found]
         cells = [spread([figure[key] for figure in figures]) for key in COLUMNS.values()]
         chosen = [next(iter(r["selection"]["chosen"].values())) for r in found if "selection" in r]
-        lines.append(f"| {method} | {' | '.join(cells)} | {', '.join(map(str, chosen))} |")
+        lines.append(f"| {method} | {len(found)} | {' | '.join(cells)} | {', '.join(map(str, chosen))} |")
     first = results["ce"]
     deviations = [r["stages"][-1]["diagnostics"]["feature_deviation"] for r in first]
     rows = ["| images | dis(c) |", "| --- | --- |"]
@@ -141,8 +154,8 @@ def table(results: dict[str, list[dict[str, Any]]], seeds: list[int], data: Path
         rows.append(f"| {count} | {statistics.mean(values[label] for values in deviations):.3f} |")
     versions = first[0]["versions"]
     return (
-        f"{ABOUT}\nMean ± standard deviation over seeds {', '.join(map(str, seeds))}, percent, last epoch, after "
-        "calibration.\n\n"
+        f"{ABOUT}\nMean ± standard deviation over the runs (seeds {', '.join(map(str, seeds))}), percent, last epoch, "
+        "after calibration.\n\n"
         + "\n".join(lines)
         + "\n\nFeature deviation dis(c) of the ce runs (CDT, figure 3 d), mean over the seeds:\n\n"
         + "\n".join(rows)
@@ -167,16 +180,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cpu_league"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--read", action="store_true", help="train nothing; the table has what has ended")
     arguments = parser.parse_args()
     methods, data = arguments.methods or METHODS, arguments.data.resolve()
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        jobs = [(method, seed) for seed in arguments.seeds for method in methods]
-        list(pool.map(lambda job: run(*job, data, arguments.out), jobs))
+    if not arguments.read:
+        with ThreadPoolExecutor(arguments.workers) as pool:
+            jobs = [(method, seed) for seed in arguments.seeds for method in methods]
+            list(pool.map(lambda job: run(*job, data, arguments.out), jobs))
     if arguments.table:
-        results = {
-            method: [find(method, seed, data, arguments.out).read_json("result.json") for seed in arguments.seeds]
-            for method in methods
-        }
+        results = {method: ended(method, arguments.seeds, data, arguments.out) for method in methods}
         arguments.table.write_text(table(results, arguments.seeds, data))
         print(arguments.table.read_text())
 
