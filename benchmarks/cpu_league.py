@@ -81,6 +81,10 @@ METHODS = (
     "remix_drw mislas cdt ce_tau_norm ce_count_norm cdt_count_norm mixup_crt stg gra_loss glag ce_fitted"
 ).split()
 DEVIATION = ("ce", "ce_fitted")
+FITTED = """Feature deviation dis(c) (CDT, figure 3 d), mean over the runs. `ce` has not learned its rarest classes (hardly a training
+image of theirs is recognised), and their features differ little; `ce_fitted` has learned every training image, and its
+deviation grows as counts fall, as the paper says:
+"""
 COLUMNS = {"top-1": "top1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
 ABOUT = """# cpu_league
 
@@ -88,9 +92,9 @@ Every re-balancing method under one small protocol. **The protocol is ours, no p
 other and with nothing else. CIFAR-10 with 1000 images of the first class down to 10 of the last (2,478 in all) and all
 10,000 test images; ResNet-8; 40 epochs in batches of 64; learning rate 0.1 with two epochs of warm-up, divided by 10
 after epochs 32 and 36; what is deferred begins at epoch 32; second stages as in the recipes. tau is chosen on five
-held-out images a class (`select`), and the network then trained on all images; gamma of CDT is 0.2. `mixup_crt` is STG's recipe
-with nothing generated; `ce_fitted` is cross-entropy for 80 epochs without random crops and flips. Five classes have
-more than 100 images (many), three 20 to 100 (medium), two fewer than 20 (few).
+held-out images a class (`select`), and the network then trained on all images; gamma of CDT is 0.2. `mixup_crt` is
+STG's recipe with nothing generated; `ce_fitted` is cross-entropy for 80 epochs without random crops and flips. Five
+classes have more than 100 images (many), three 20 to 100 (medium), two fewer than 20 (few).
 """
 
 
@@ -167,9 +171,7 @@ def table(results: dict[str, list[dict[str, Any]]], seeds: list[int], data: Path
         f"{ABOUT}\nMean ± standard deviation over the runs (seeds {', '.join(map(str, seeds))}), percent, last epoch, "
         "after calibration.\n\n"
         + "\n".join(lines)
-        + "\n\nFeature deviation dis(c) (CDT, figure 3 d), mean over the runs. `ce` has not learned its rarest classes (no training "
-        "image of the last is\nrecognised), whose features then differ little; `ce_fitted` has learned every training image, and its "
-        "deviation grows as\ncounts fall, as the paper says:\n\n"
+        + f"\n\n{FITTED}\n"
         + "\n".join(rows)
         + f"\n\nMeasured {date.today()} on one CPU thread a run, python {versions['python']}, "
         f"torch {versions['torch']}, ltcore {versions['ltcore']}, with\n\n"
