@@ -9,7 +9,6 @@ from ltcore_safa.functional import (
     contrastive_loss,
     delta_cycle_loss,
     feature_cycle_loss,
-    head_classes,
     mode_seeking_loss,
     same_class,
     translate,
@@ -18,21 +17,6 @@ from ltcore_safa.functional import (
 
 def rows(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@pytest.mark.parametrize(
-    ("counts", "ratio", "head"),
-    [
-        ([5, 90, 7, 40, 6, 3, 2, 1, 60, 4], 0.2, {1, 8}),
-        ([9, 9, 9, 9, 9], 0.4, {0, 1}),  # ties go by label
-        ([25, 17, 9, 5], 0.2, {0}),  # 0.8 of a class: at least one
-        (list(range(100)), 0.29, set(range(71, 100))),  # 0.29 * 100 is 28.999... in floating point
-        (list(range(365)), 0.2, set(range(292, 365))),
-    ],
-)
-def test_the_head_is_the_first_share_of_the_classes(counts, ratio, head):
-    mask = head_classes(torch.tensor(counts), ratio)
-    assert set(torch.nonzero(mask).flatten().tolist()) == head
 
 
 def test_translate_by_hand():

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltcore import Backbone, Batch, Context, DataError, Features, RecipeError
+from ltcore import Backbone, Batch, Context, Features, RecipeError
 from ltcore.context import RunState
 from ltcore.model import Model, set_trainable
 
@@ -434,12 +434,6 @@ def test_networks_that_nothing_trained_are_refused():
 def test_a_tap_without_maps_is_refused():
     with pytest.raises(RecipeError, match=r"tap 'flat' has rows of shape \[7, 5\]"):
         Run(tap="flat")
-
-
-@pytest.mark.parametrize("counts", [[5], [5, 0, 0]])
-def test_data_without_a_tail_is_refused(counts):
-    with pytest.raises(DataError, match=f"there is no tail class with training images among the {len(counts)}"):
-        Run(counts=torch.tensor(counts))
 
 
 def test_a_batch_of_another_layout_is_refused():

@@ -1,4 +1,4 @@
-"""SAFA as pure functions: the head classes, the augmentation, and its losses.
+"""SAFA as pure functions: the augmentation and its losses.
 
 Y. Hong, J. Zhang, Z. Sun, K. Yan: SAFA: Sample-Adaptive Feature Augmentation for Long-Tailed Image Classification, ECCV
 2022. Several of its equations are printed garbled; the plugin's README says how each is read.
@@ -9,27 +9,11 @@ raised to float32. No function loops over rows or waits for the device.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def head_classes(class_counts: Tensor, head_ratio: float) -> Tensor:
-    """Which classes are the head: the first `head_ratio` of them, the most frequent first (sec. 4.1, beta).
-
-    Args:
-        class_counts: [C] training images a class; in any order, ties go by label.
-        head_ratio: share of the classes, in (0, 1). The number is rounded down, and is at least 1.
-
-    Returns:
-        [C] bool; the rest is the tail.
-    """
-    size = max(1, math.floor(head_ratio * len(class_counts) + 1e-9))  # 0.29 * 100 is 28.999...
-    order = torch.sort(class_counts, descending=True, stable=True).indices
-    return torch.zeros_like(class_counts, dtype=torch.bool).index_fill_(0, order[:size], True)
 
 
 def translate(

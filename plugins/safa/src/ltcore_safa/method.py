@@ -9,12 +9,12 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ltcore import Context, DataError, Features, Method, Options, RecipeError, hookimpl
+from ltcore import Context, Features, Method, Options, RecipeError, hookimpl
+from ltcore.statistics import largest_classes
 from ltcore_safa.functional import (
     contrastive_loss,
     delta_cycle_loss,
     feature_cycle_loss,
-    head_classes,
     mode_seeking_loss,
     same_class,
     translate,
@@ -111,7 +111,6 @@ class SAFA(Method):
 
         Raises:
             RecipeError: the tap has no maps.
-            DataError: the head or the tail is empty.
         """
         shape = context.feature_shape(self.tap)
         if len(shape) != 3:
@@ -119,14 +118,6 @@ class SAFA(Method):
                 f"tap '{self.tap}' has rows of shape {list(shape)}, and SAFA convolves maps [D, H, W]; take a tap of a "
                 "convolutional backbone"
             )
-        counts = context.class_counts.cpu()
-        head = head_classes(counts, self.options.head_ratio)
-        for name, mask in (("head", head), ("tail", ~head)):
-            if not bool(counts[mask].sum() > 0):
-                raise DataError(
-                    f"with head_ratio {self.options.head_ratio} there is no {name} class with training images among "
-                    f"the {len(counts)} classes; SAFA takes directions from head classes and augments tail classes"
-                )
         channels = shape[0]
         hidden = self.options.hidden_channels or channels
         self.E = conv_block(channels, channels, hidden)
@@ -152,7 +143,7 @@ class SAFA(Method):
     @hookimpl
     def build_sampler(self, batch_size: int, context: Context) -> PairSampler:
         """Plain batches before `start_epoch`, same-class pairs from it on."""
-        head = head_classes(context.class_counts.cpu(), self.options.head_ratio)
+        head = largest_classes(context.class_counts.cpu(), self.options.head_ratio)
         self._sampler = PairSampler(
             context.training_targets, context.num_classes, head, batch_size, lambda: self._active(context)
         )
