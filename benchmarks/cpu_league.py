@@ -81,9 +81,9 @@ METHODS = (
     "remix_drw mislas cdt ce_tau_norm ce_count_norm cdt_count_norm mixup_crt stg gra_loss glag ce_fitted"
 ).split()
 DEVIATION = ("ce", "ce_fitted")
-FITTED = """Feature deviation dis(c) (CDT, figure 3 d), mean over the runs. `ce` has not learned its rarest classes (hardly a
-training image of theirs is recognised), and their features differ little; `ce_fitted` has learned every training image,
-and its deviation grows as counts fall, as the paper says:
+FITTED = """Feature deviation dis(c) (CDT, figure 3 d), mean over the runs. `ce` has not learned its rarest classes (hardly
+a training image of theirs is recognised), and their features differ little; `ce_fitted` has learned every training
+image, and its deviation grows as counts fall, as the paper says:
 """
 COLUMNS = {"top-1": "top1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
 ABOUT = """# cpu_league
