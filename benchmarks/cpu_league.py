@@ -2,7 +2,7 @@ r"""All re-balancing methods under one small protocol that two CPU cores finish 
 
     python benchmarks/cpu_league.py --data cifar10.npz --table results/cpu_league.md
 
-The protocol is ours, not a paper's: CIFAR-10 with 1000 images of the first class down to 10 of the last (2,480 in
+The protocol is ours, not a paper's: CIFAR-10 with 1000 images of the first class down to 10 of the last (2,478 in
 all), ResNet-8, 40 epochs in batches of 64, the learning rate divided by 10 after epochs 32 and 36, every test image.
 Each run is the recipe ``recipes/cifar10_lt_METHOD.yaml`` with `PROTOCOL` set, on one thread; runs that have ended
 under --out are read, not repeated, and one that was killed goes on.
@@ -81,9 +81,9 @@ METHODS = (
     "remix_drw mislas cdt ce_tau_norm ce_count_norm cdt_count_norm mixup_crt stg gra_loss glag ce_fitted"
 ).split()
 DEVIATION = ("ce", "ce_fitted")
-FITTED = """Feature deviation dis(c) (CDT, figure 3 d), mean over the runs. `ce` has not learned its rarest classes (hardly
-a training image of theirs is recognised), and their features differ little; `ce_fitted` has learned every training
-image, and its deviation grows as counts fall, as the paper says:
+FITTED = """Feature deviation dis(c) (CDT, figure 3 d), mean over the runs. `ce` has not learned its rarest classes
+(hardly a training image of theirs is recognised), and their features differ little; `ce_fitted` has learned every
+training image, and its deviation grows as counts fall, as the paper says:
 """
 COLUMNS = {"top-1": "top1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
 ABOUT = """# cpu_league
