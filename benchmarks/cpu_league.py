@@ -185,9 +185,9 @@ def deviations(found: list[dict[str, Any]]) -> list[list[float]]:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation in percent."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}"
+    """Mean and sample standard deviation in percent; of one run the value alone."""
+    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{deviation}"
 
 
 def main() -> None:
