@@ -1,0 +1,64 @@
+"""The command line. What a command needs is imported inside it: ``ltcore --help`` and ``ltcore plugins`` stay light.
+
+It is argparse because that starts in 10 ms. typer and cyclopts would read the type hints for us, but what they import
+(pydantic, rich) takes longer than all of ``ltcore plugins``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from ltcore import __version__
+from ltcore.cli import data, plugins, training
+from ltcore.cli.parser import Parser
+from ltcore.errors import LtcoreError
+
+
+def _parser() -> Parser:
+    text = "Train image classifiers on long-tailed data.\n\nExample: ltcore run recipes/digits_lt_ofa_focal.yaml"
+    parser = Parser(prog="ltcore", description=text)
+    parser.add_argument("--version", action="version", version=__version__, help="print the version and stop")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for part in (training, plugins, data):  # the order in which --help lists them
+        part.add(commands)
+    return parser
+
+
+def main() -> None:
+    """Run the command line: messages instead of tracebacks, and exit codes that say whose mistake it was."""
+    # Read by PyTorch when it starts: batches of images on huge pages cost a third of the time to fill on the CPU.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    parser = _parser()
+    if len(sys.argv) == 1:
+        parser.print_help()
+        return
+    arguments = vars(parser.parse_args())
+    debug, function = arguments.pop("debug", False), arguments.pop("function")
+    try:
+        function(**arguments)
+    except LtcoreError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; 'ltcore run RECIPE --resume' goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        hint = ""
+        if type(error).__name__ == "OutOfMemoryError":
+            hint = " Lower batch_size or eval_batch_size."
+        print(
+            f"ltcore failed: {type(error).__name__}: {error}.{hint} Run with --debug for the traceback, and please "
+            "report it",
+            file=sys.stderr,
+        )
+        sys.exit(1)

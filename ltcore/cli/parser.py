@@ -1,0 +1,77 @@
+"""What the commands' parsers share: mistakes that are one message, common options, and how a command is added."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one message. What is not given takes the default of the function that is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+            **settings,
+        )
+        self.flag("--debug", "show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+    def flag(self, name: str, text: str, into: str | None = None) -> None:
+        """An option without a value."""
+        self.add_argument(name, action="store_true", help=text, dest=into or name.strip("-"))
+
+    def recipe(self) -> None:
+        """The argument RECIPE and the option ``--set``."""
+        self.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file (YAML)")
+        self.sets()
+
+    def sets(self) -> None:
+        """The option ``--set``."""
+        text = "change a value, e.g. stages.finetune.epochs=4; may be repeated"
+        self.add_argument("--set", action="append", dest="sets", metavar="PATH=VALUE", help=text)
+
+    def json(self) -> None:
+        """The option ``--json``."""
+        self.flag("--json", "print JSON", "as_json")
+
+
+def add_command(commands: Any, name: str, function: Callable[..., None]) -> Parser:
+    """A command's parser; what ``--help`` says is the function's docstring."""
+    first, *rest = (function.__doc__ or "").strip().splitlines()
+    parser: Parser = commands.add_parser(
+        name, help=first, description="\n".join([first, *(line.strip() for line in rest)])
+    )
+    parser.set_defaults(function=function)
+    return parser
+
+
+def show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
+    """Print a command's findings, as text or as JSON."""
+    print(json.dumps(content, indent=2) if as_json else render(content))
+
+
+def whole(text: str) -> int:
+    """A whole number above 0, from an argument's text."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
+def minutes(text: str) -> float:
+    """A number of minutes, from an argument's text."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of minutes")
+    return number
