@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ltcore_decoupling import LWS, NCM, CosineClassifier, NCMOptions, ScaledClassifier, freeze_parameters
+from ltcore_decoupling import LWS, NCM, CosineClassifier, LWSOptions, NCMOptions, ScaledClassifier, freeze_parameters
 from pydantic import ValidationError
 from torch import nn
 
@@ -108,8 +108,46 @@ def test_lws_is_rebuilt_and_restored(previous):
     assert torch.equal(copy.deepcopy(first)(X), first(X))
 
 
-def test_lws_has_no_options_and_needs_a_classifier():
-    assert not LWS().options.model_dump() and LWS().requires == {"earlier_stage"}
+def test_lws_with_weights_that_train_begins_as_the_classifier_and_trains_them_slower(previous):
+    """One step of SGD against the same step on every parameter, with learning rates of their own."""
+    scaled = LWS(LWSOptions(weight_lr=0.25)).build_classifier(previous=previous)
+    assert scaled.training and torch.equal(scaled(X), previous(X))
+    plain = copy.deepcopy(scaled)
+    plain.weight_lr = 1.0
+    targets = torch.tensor([0, 1, 2, 2, 1, 0])
+    slow = [parameter for name, parameter in plain.named_parameters() if name != "scale"]
+    for classifier, groups in (
+        (scaled, [{"params": list(scaled.parameters())}]),
+        (plain, [{"params": [plain.scale]}, {"params": slow, "lr": 0.1 * 0.25}]),
+    ):
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(classifier(X), targets).backward()
+            optimizer.step()
+    found, expected = scaled.state_dict(), plain.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    moved = [name for name, p in previous.named_parameters() if not torch.equal(found[f"inner.{name}"], p)]
+    assert moved == [name for name, _ in previous.named_parameters()] and not torch.equal(scaled.scale, torch.ones(3))
+
+
+def test_the_bias_of_weights_that_train_is_not_scaled():
+    """Gradients of the scaled classifier written out, in float64."""
+    previous = nn.Linear(4, 3).double()
+    scaled = ScaledClassifier(previous, 0.5)
+    with torch.no_grad():
+        scaled.scale.copy_(torch.tensor([0.5, 1.0, 3.0]))
+    x = X.double()
+    weight, bias = (p.detach().clone().requires_grad_() for p in (previous.weight, previous.bias))
+    (x @ (scaled.scale.detach()[:, None] * weight).T + bias).pow(2).sum().backward()
+    scaled(x).pow(2).sum().backward()
+    torch.testing.assert_close(scaled.inner.weight.grad, 0.5 * weight.grad)
+    torch.testing.assert_close(scaled.inner.bias.grad, 0.5 * bias.grad)
+
+
+def test_lws_freezes_by_default_and_needs_a_classifier():
+    assert LWS().options.model_dump() == {"weight_lr": 0.0} and LWS().requires == {"earlier_stage"}
     with pytest.raises(RecipeError, match="'lws' scales a trained classifier"):
         LWS().build_classifier(previous=None)
 
@@ -218,7 +256,7 @@ def test_lws_trains_the_scales_only_and_starts_where_the_stage_before_ended(tmp_
     result, path = run(recipe(tmp_path, "lws", [lws], ["lws"]), tmp_path)
     first, second = tensors_of(path, 0, "representation"), tensors_of(path, 1, "classifier")
     for name in ("weight", "bias"):
-        assert torch.equal(second.pop(f"model/classifier.frozen.{name}"), first.pop(f"model/classifier.{name}"))
+        assert torch.equal(second.pop(f"model/classifier.inner.{name}"), first.pop(f"model/classifier.{name}"))
     scale = second.pop("model/classifier.scale")
     assert scale.shape == (4,) and (scale != 1).all()
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items()) and set(first) == set(second)
@@ -227,7 +265,7 @@ def test_lws_trains_the_scales_only_and_starts_where_the_stage_before_ended(tmp_
 def test_lws_after_lws_and_under_a_calibration(tmp_path):
     stages = [{**SECOND, "methods": ["lws"]}, {**SECOND, "name": "more", "methods": ["lws"], "classifier": "rebuild"}]
     result, path = run(recipe(tmp_path, "twice", stages, ["lws", "tau_norm"], calibrate=["tau_norm"]), tmp_path)
-    assert "model/classifier.frozen.frozen.weight" in tensors_of(path, 2, "more")
+    assert "model/classifier.inner.inner.weight" in tensors_of(path, 2, "more")
     assert 0 <= result["after_calibration"]["top1"] <= 1
 
 

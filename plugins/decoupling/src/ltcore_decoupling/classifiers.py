@@ -6,8 +6,9 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from ltcore_decoupling.functional import cosine_logits, scaled_logits
+from ltcore_decoupling.functional import cosine_logits, scaled_logits, slowed_down
 
 
 def freeze_parameters(module: nn.Module) -> nn.Module:
@@ -27,32 +28,51 @@ def freeze_parameters(module: nn.Module) -> nn.Module:
     return frozen
 
 
+class _Applied(nn.Module):
+    """Logits and bias of a classifier in one call, since its bias may be made from its parameters."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.inner(pooled), getattr(self.inner, "bias", None)
+
+
 class ScaledClassifier(nn.Module):
-    """A frozen classifier whose weights have one learnable scale a class, 1 at the start. See `scaled_logits`.
+    """A trained classifier whose weights have one learnable scale a class, 1 at the start. See `scaled_logits`.
 
     Args:
         classifier: maps [N, D] to [N, C], and has ``weight`` [C, D] and ``bias`` ([C] or None) as they are applied.
+        weight_lr: learning rate of its own parameters, as a share of the scales'; 0 freezes them.
     """
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, weight_lr: float = 0.0) -> None:
         super().__init__()
-        self.frozen = freeze_parameters(classifier)
-        weight = torch.as_tensor(self.frozen.weight)
+        self.inner = copy.deepcopy(classifier) if weight_lr else freeze_parameters(classifier)
+        self.weight_lr = weight_lr
+        weight = torch.as_tensor(self.inner.weight)
         self.scale = nn.Parameter(torch.ones(len(weight), dtype=weight.dtype, device=weight.device))
 
     def forward(self, pooled: Tensor) -> Tensor:
         """[N, D] to [N, C]."""
-        return scaled_logits(self.frozen(pooled), self.scale, self.bias)
+        if not self.training or not self.weight_lr:
+            return scaled_logits(self.inner(pooled), self.scale, self.bias)
+        slowed = {
+            f"inner.{name}": slowed_down(parameter, self.weight_lr) for name, parameter in self.inner.named_parameters()
+        }
+        logits, bias = functional_call(_Applied(self.inner), slowed, (pooled,))
+        return scaled_logits(logits, self.scale, bias)
 
     @property
     def weight(self) -> Tensor:
         """[C, D], as applied."""
-        return torch.as_tensor(self.frozen.weight) * self.scale[:, None]
+        return torch.as_tensor(self.inner.weight) * self.scale[:, None]
 
     @property
     def bias(self) -> Tensor | None:
-        """[C], as applied: that of the frozen classifier."""
-        bias: Tensor | None = getattr(self.frozen, "bias", None)
+        """[C], as applied: that of the classifier within."""
+        bias: Tensor | None = getattr(self.inner, "bias", None)
         return bias
 
 

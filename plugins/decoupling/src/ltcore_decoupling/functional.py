@@ -29,6 +29,20 @@ def scaled_logits(logits: Tensor, scale: Tensor, bias: Tensor | None = None) -> 
     return logits + (scale - 1) * (logits if bias is None else logits - bias)
 
 
+def slowed_down(parameter: Tensor, share: float) -> Tensor:
+    """The same values, bit for bit, with `share` of the gradient: with SGD, a learning rate that is `share` of others'.
+
+    Args:
+        parameter: any shape.
+        share: 0 lets no gradient through.
+
+    Returns:
+        As `parameter`.
+    """
+    held = parameter.detach()
+    return held + share * (parameter - held)
+
+
 def class_mean_directions(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     r"""The mean of each class's L2-normalised features, normalised again.
 
