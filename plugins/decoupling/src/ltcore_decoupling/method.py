@@ -16,6 +16,7 @@ class LWS(Method):
     See `scaled_logits`. The classifier inside is frozen, so ``trainable: [classifier]`` trains the scales only.
     """
 
+    interface = "1.0"
     requires = frozenset({"earlier_stage"})
 
     @hookimpl
@@ -40,6 +41,7 @@ class NCMOptions(Options):
 class NCM(Method):
     """Nearest class mean on L2-normalised features (Kang et al. 2020), see `class_mean_directions`."""
 
+    interface = "1.0"
     Options = NCMOptions
 
     @hookimpl
