@@ -26,11 +26,15 @@ class Method(nn.Module):
     ``@ltcore.hookimpl``. Its own modules and buffers are saved, moved and restored with the model. They are created
     in ``__init__``, or in the hook ``on_run_start`` where their shape depends on the data.
 
-    A subclass sets ``Options`` to its options class, and any of `requires`, `provides`, `breaks`, `auxiliary` and
-    `tap`, as a class attribute or as a property that reads the options.
+    A subclass sets ``Options`` to its options class, `interface` to the version of the hooks that it was written for,
+    and any of `requires`, `provides`, `breaks`, `auxiliary` and `tap`, as a class attribute or as a property that reads
+    the options.
     """
 
     Options: ClassVar[type[Options]] = Options
+
+    #: ``MAJOR.MINOR``, see `ltcore.interface`. A class that does not say was written for the first version.
+    interface: ClassVar[str] = "1.0"
 
     @property
     def requires(self) -> AbstractSet[str]:

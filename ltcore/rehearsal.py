@@ -67,7 +67,7 @@ def rehearse(
     plan = make_plan(loaded)
     device = choose_device(loaded)
     cut, about = _data(plan, counts)
-    notes += about
+    notes += [*about, *plan.warnings]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     temporary = Path(tempfile.mkdtemp(prefix="ltcore-rehearsal-"))

@@ -242,6 +242,7 @@ class Run:
             f"data      {self.recipe.data.use}: {len(counts)} classes of {int(counts.max())} to {int(counts.min())} "
             f"images, {int(counts.sum())} to train on{held}, {len(data.test or ())} to test on",
             *(f"note      {note}" for note in data.notes),
+            *(f"warning   {text}" for text in self.plan.warnings),
             f"backbone  {self.recipe.backbone.use}, {millions:.2f} million parameters, on {self.device}",
         ]
 

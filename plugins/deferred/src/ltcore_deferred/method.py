@@ -32,6 +32,8 @@ class DRWOptions(DRSOptions):
 class _Deferred(Method):
     """What begins at an epoch of its stage."""
 
+    interface = "1.0"
+
     def check_stage(self, stage: Stage) -> None:
         """Refuse a stage that ends before its start, where it would never act.
 

@@ -66,6 +66,7 @@ class SAFA(Method):
     The buffer `trained` says whether a stage has trained them.
     """
 
+    interface = "1.0"
     Options = SAFAOptions
     provides = frozenset({"paired_batches"})
     auxiliary = ("cycle", "tail_mode_seeking", "head_mode_seeking", "contrastive")
