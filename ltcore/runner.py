@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore import calibrated, checkpoint, diagnostics, metrics, reuse
+from ltcore import calibrated, checkpoint, diagnostics, metrics, reuse, trace
 from ltcore.context import Context, RunState
 from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
@@ -138,7 +138,7 @@ class Run:
         reporter: Reporter,
         reused: reuse.Reuse | None = None,
     ) -> None:
-        self.reused = reused
+        self.reused, self.tracing = reused, trace.asked()
         self.plan, self.data, self.directory, self.device, self.reporter = plan, data, directory, device, reporter
         self.recipe = recipe = plan.loaded.recipe
         self.position = Position()
@@ -284,10 +284,11 @@ class Run:
     def _train_stage(self, index: int, hooks: Hooks, tensors: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
         stage, position = self.plan.stages[index].stage, self.position
         self._enter(stage.name, index)
+        watch = trace.Watch(stage, hooks, self.state, trace.STEPS if self.tracing else 0)
         self._prepare_classifier(index, hooks)
         if tensors:
             checkpoint.restore_model(self.model, tensors, self.directory.last)
-        trainer = self.trainer(self, self.plan.stages[index], hooks)
+        trainer = self.trainer(self, self.plan.stages[index], hooks, watch)
         trainer.train(tensors, plain)
         figures = self._evaluate()
         position.results.append(
