@@ -14,11 +14,24 @@ import ltcore
 from ltcore import Method, hookimpl
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "init", "plan", "schema", "plugins", "plugins show", "data", "data list", "data describe", "predict")
+COMMANDS = (
+    "run",
+    "init",
+    "plan",
+    "schema",
+    "plugins",
+    "plugins show",
+    "data",
+    "data list",
+    "data describe",
+    "predict",
+    "export",
+)
 CHEAP = {
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
     "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
     "predict": "--out {out}/predictions.csv",
+    "export": "--out {out}/digits.pt2",
 }
 
 _LIGHT = """
