@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,7 @@ class CifarResNet(Method):
     """ResNet-8 to ResNet-110 for small images (He et al. 2016), see `ResNet`."""
 
     Options = CifarResNetOptions
+    checked_with: ClassVar = {"depth": 8, "width": 4}
 
     @hookimpl
     def build_backbone(self, in_channels: int) -> Backbone:
@@ -52,6 +53,7 @@ class CifarDenseNet(Method):
     """DenseNet for small images, without bottlenecks (Huang et al. 2017), see `DenseNet`."""
 
     Options = CifarDenseNetOptions
+    checked_with: ClassVar = {"depth": 7, "growth": 4}
 
     @hookimpl
     def build_backbone(self, in_channels: int, image_size: int) -> Backbone:
@@ -89,6 +91,7 @@ class CifarResNeXt(Method):
     """ResNeXt for small images (Xie et al. 2017), see `ResNeXt`."""
 
     Options = CifarResNeXtOptions
+    checked_with: ClassVar = {"depth": 11, "cardinality": 2, "width": 4}
 
     @hookimpl
     def build_backbone(self, in_channels: int) -> Backbone:

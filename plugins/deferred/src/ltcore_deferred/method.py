@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -31,6 +31,8 @@ class DRWOptions(DRSOptions):
 
 class _Deferred(Method):
     """What begins at an epoch of its stage."""
+
+    checked_with: ClassVar = {"start_epoch": 1}
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse a stage that ends before its start, where it would never act.
