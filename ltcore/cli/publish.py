@@ -10,7 +10,7 @@ from typing import Any
 from ltcore.cli.parser import add_command
 
 
-def check(names: Sequence[str] = (), as_json: bool = False) -> None:
+def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool = False) -> None:
     """Train installed methods on a few dozen made-up images, and see that they keep to what ltcore asks of them.
 
     Without NAME, every method of the installed plugins is checked; core's own data sets and its timm backbone only
@@ -22,7 +22,7 @@ def check(names: Sequence[str] = (), as_json: bool = False) -> None:
     from ltcore.testing.installed import check_installed
 
     reports = []
-    for report in check_installed(names):
+    for report in check_installed(names, without):
         reports.append(report)
         if not as_json:
             print(report, flush=True)
@@ -40,4 +40,6 @@ def add(commands: Any) -> None:
     """Add these commands to the command line."""
     command = add_command(commands, "check", check)
     command.add_argument("names", metavar="NAME", nargs="*", help="a method's name; by default those of all plugins")
+    text = "leave a check out, such as pairs, which takes longest; may be repeated"
+    command.add_argument("--without", action="append", metavar="CHECK", help=text)
     command.json()

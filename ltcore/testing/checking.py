@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from ltcore import discovery
 from ltcore.discovery import Offer
-from ltcore.errors import LtcoreError, RecipeError
+from ltcore.errors import LtcoreError, RecipeError, listed, nearest
 from ltcore.method import Method
 from ltcore.testing import pairs
 from ltcore.testing.options import check_options
@@ -34,11 +34,15 @@ _WATCHED = {
     "auxiliary": "declared against returned terms, in every step",
     "synchronisation": "the operators of every step",
 }
+_NEEDS_STEADY = frozenset({"resume", "test_data", "processes"})
 _SMALL, _ODD = 1, 7
 
 
 def check_method(
-    kind: type[Method], options: Mapping[str, Any] | None = None, recipe: Mapping[str, Any] | None = None
+    kind: type[Method],
+    options: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
 ) -> None:
     """See that a method keeps to what ltcore asks of it; `docs/check.md` lists the checks.
 
@@ -46,24 +50,35 @@ def check_method(
         kind: the method's class, installed or not.
         options: options to check it with, over its class's `checked_with`.
         recipe: parts of the recipes, such as ``stages``, for a method that no composed recipe suits.
+        without: names of checks to leave out, such as ``pairs``, which takes longest.
 
     Raises:
         ConformanceError: checks failed; the message lists them with what to change.
     """
-    report = conformance(kind, options, recipe)
+    report = conformance(kind, options, recipe, without)
     if not report.passed:
         raise ConformanceError(report)
 
 
 def conformance(
-    kind: type[Method], options: Mapping[str, Any] | None = None, recipe: Mapping[str, Any] | None = None
+    kind: type[Method],
+    options: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
 ) -> Report:
-    """All checks of a method; arguments as for `check_method`."""
+    """All checks of a method; arguments as for `check_method`.
+
+    Raises:
+        ValueError: `without` names no check.
+    """
+    for name in without:
+        if name not in CHECKS:
+            raise ValueError(f"there is no check '{name}'{nearest(name, CHECKS) or ';'} there is {listed(CHECKS)}")
     name = next((offer.name for offer in discovery.offers() if _is(offer, kind)), None)
     own = {} if name else {_name_of(kind): kind}
     with discovery.lent({**PARTS, **own}), _one_thread():
         offer = discovery.find(name or next(iter(own)))
-        checks = list(_Conformance(offer, kind, options or {}, recipe or {}).checks())
+        checks = list(_Conformance(offer, kind, options or {}, recipe or {}, without).checks())
     order = list(CHECKS)
     return Report(
         offer.name, f"{offer.distribution} {offer.version}", tuple(sorted(checks, key=lambda c: order.index(c.name)))
@@ -98,8 +113,15 @@ def _one_thread() -> Iterator[None]:
 class _Conformance:
     """The checks of one method."""
 
-    def __init__(self, offer: Offer, kind: type[Method], options: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-        self.offer, self.kind, self.asked = offer, kind, recipe
+    def __init__(
+        self,
+        offer: Offer,
+        kind: type[Method],
+        options: Mapping[str, Any],
+        recipe: Mapping[str, Any],
+        without: Collection[str],
+    ) -> None:
+        self.offer, self.kind, self.asked, self.without = offer, kind, recipe, without
         self.options = {**kind.checked_with, **options}
 
     def checks(self) -> Iterator[Check]:
@@ -120,7 +142,8 @@ class _Conformance:
         failed = ", ".join(check.name for check in made if check.outcome == "failed")
         for name in CHECKS:
             if name not in done:
-                yield Check(name, "", "not applicable", f"not tried, because of what failed: {failed}")
+                why = "left out" if name in self.without else f"not tried, because of what failed: {failed}"
+                yield Check(name, "", "not applicable", why)
 
     def _trainings(self) -> Iterator[Check]:
         start()  # the other process imports what it needs meanwhile
@@ -141,14 +164,25 @@ class _Conformance:
                 return
             yield self._steps(watch)
             yield from self._seen(watch, ended=False)
-            yield self._resume(folder)
-        seed = [fault for fault in watch.faults if fault.check == "seed"]
-        yield Check("seed", _SEED, "failed", seed[0].message, seed[0].change) if seed else self._same_seed()
-        if not any(fault.check == "test_data" for fault in watch.faults):
-            yield self._test_data()
-        yield self._batch_sizes()
-        yield self._processes()
-        yield self._pairs()
+            yield from self._compared(folder, {fault.check for fault in watch.faults})
+
+    def _compared(self, folder: Path, found: set[str]) -> Iterator[Check]:
+        """The checks that train again; where the same seed gives another result, equal results are not asked for."""
+        comparisons: dict[str, Callable[[], Check]] = {
+            "seed": self._same_seed,
+            "resume": lambda: self._resume(folder),
+            "test_data": self._test_data,
+            "processes": self._processes,
+            "batch_sizes": self._batch_sizes,
+            "pairs": self._pairs,
+        }
+        steady = "seed" not in found
+        for name, compare in comparisons.items():
+            if name in found or name in self.without or (name in _NEEDS_STEADY and not steady):
+                continue
+            made = compare()
+            steady = steady and (name != "seed" or made.outcome == "passed")
+            yield made
 
     def _recipe(self) -> dict[str, Any]:
         """A recipe that suits the method, with a stage in which its networks are frozen where it has some."""
@@ -160,6 +194,8 @@ class _Conformance:
                 return with_frozen
             except RecipeError:
                 pass
+            except LtcoreError:
+                return with_frozen  # the watched training says what is wrong
         return changed(compose(parts), **self.asked)
 
     # -- what the watch has seen -----------------------------------------------------------------------------------
@@ -180,21 +216,18 @@ class _Conformance:
                 f"the parameter '{name.removeprefix('methods.')}' trains and never got a gradient",
                 "use it in what a hook returns, without detach() or no_grad(); keep what is not trained in a buffer",
             )
-        for name, tried in _WATCHED.items():
+        for name, tried in (_WATCHED | {"test_data": _TEST, "seed": _SEED}).items():
             faults = [fault for fault in watch.faults if fault.check == name]
             if faults:
                 messages = "\n".join(dict.fromkeys(fault.message for fault in faults))
                 changes = "; ".join(dict.fromkeys(fault.change for fault in faults))
                 yield Check(name, tried, "failed", messages, changes)
-            elif ended:
-                pass
+            elif ended or name not in _WATCHED:
+                continue  # not seen, or seen in part only
             elif name == "auxiliary" and "auxiliary_losses" not in self.part.hooks:
                 yield Check(name, tried, "not applicable", "it has no auxiliary losses")
             else:
                 yield Check(name, tried, "passed")
-        read = [fault for fault in watch.faults if fault.check == "test_data"]
-        if read:
-            yield Check("test_data", _TEST, "failed", read[0].message, read[0].change)
 
     # -- what is the same ------------------------------------------------------------------------------------------
 

@@ -275,7 +275,8 @@ class _WatchedSampler:
         with self._watch._random("the sampler's draw", "dropout"):
             drawn = self._sampler.draw(steps, distribution, generator)
         if self._watch.looking:
-            again = self._sampler.draw(steps, distribution, torch.Generator().set_state(state))
+            with self._watch._random("the sampler's draw", "dropout"):
+                again = self._sampler.draw(steps, distribution, torch.Generator().set_state(state))
             if len(again.indices) != len(drawn.indices) or not all(map(torch.equal, again.indices, drawn.indices)):
                 self._watch.fault(
                     "seed",
