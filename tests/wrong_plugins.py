@@ -4,6 +4,7 @@ import os
 import random
 import sys
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -191,7 +192,7 @@ class DropsItsOptions(Method):
         strength: float = 1.0
         """What logits are multiplied with."""
 
-    checked_with = {"strength": 2.0}
+    checked_with: ClassVar = {"strength": 2.0}
 
     @hookimpl
     def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:

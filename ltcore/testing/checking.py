@@ -16,7 +16,7 @@ from ltcore import discovery
 from ltcore.discovery import Offer
 from ltcore.errors import LtcoreError, RecipeError, listed, nearest
 from ltcore.method import Method
-from ltcore.testing import pairs
+from ltcore.testing import pairs, synchronisation
 from ltcore.testing.options import check_options
 from ltcore.testing.parts import PARTS
 from ltcore.testing.processes import elsewhere, start
@@ -32,7 +32,7 @@ _WATCHED = {
     "inputs": "arguments, context and model before and behind every hook",
     "randomness": "the states of random, numpy.random and torch before and behind every hook",
     "auxiliary": "declared against returned terms, in every step",
-    "synchronisation": "the operators of every step",
+    "synchronisation": "the operators of every step" + "; and what CUDA reports" * torch.cuda.is_available(),
 }
 _NEEDS_STEADY = frozenset({"resume", "test_data", "processes"})
 _SMALL, _ODD = 1, 7
@@ -74,15 +74,14 @@ def conformance(
     for name in without:
         if name not in CHECKS:
             raise ValueError(f"there is no check '{name}'{nearest(name, CHECKS) or ';'} there is {listed(CHECKS)}")
-    name = next((offer.name for offer in discovery.offers() if _is(offer, kind)), None)
-    own = {} if name else {_name_of(kind): kind}
+    known = next((offer.name for offer in discovery.offers() if _is(offer, kind)), None)
+    own = {} if known else {_name_of(kind): kind}
     with discovery.lent({**PARTS, **own}), _one_thread():
-        offer = discovery.find(name or next(iter(own)))
+        offer = discovery.find(known or next(iter(own)))
         checks = list(_Conformance(offer, kind, options or {}, recipe or {}, without).checks())
-    order = list(CHECKS)
-    return Report(
-        offer.name, f"{offer.distribution} {offer.version}", tuple(sorted(checks, key=lambda c: order.index(c.name)))
-    )
+    made = {check.name: check for check in checks}
+    made |= {name: Check(name, "", "not applicable", "left out") for name in without}
+    return Report(offer.name, f"{offer.distribution} {offer.version}", tuple(made[name] for name in CHECKS))
 
 
 def _is(offer: Offer, kind: type[Method]) -> bool:
@@ -136,14 +135,13 @@ class _Conformance:
         if made[-1].outcome == "passed":
             method = self.kind(self.kind.Options(**self.options))
             yield from note(check_hooks(self.offer, method))
-            if made[-1].outcome == "passed":
+            if made[-1].outcome == "passed" and set(CHECKS) - {"options", "hooks"} - set(self.without):
                 yield from note(*self._trainings())
         done = {check.name for check in made}
         failed = ", ".join(check.name for check in made if check.outcome == "failed")
         for name in CHECKS:
             if name not in done:
-                why = "left out" if name in self.without else f"not tried, because of what failed: {failed}"
-                yield Check(name, "", "not applicable", why)
+                yield Check(name, "", "not applicable", f"not tried, because of what failed: {failed}")
 
     def _trainings(self) -> Iterator[Check]:
         start()  # the other process imports what it needs meanwhile
@@ -163,6 +161,7 @@ class _Conformance:
                 yield from self._seen(watch, ended=True)
                 return
             yield self._steps(watch)
+            self._wait_on_gpu(watch)
             yield from self._seen(watch, ended=False)
             yield from self._compared(folder, {fault.check for fault in watch.faults})
 
@@ -207,6 +206,16 @@ class _Conformance:
             message = f"{never[0]} was never called in a recipe that lists the method"
             return Check("steps", tried, "failed", message, _HELP)
         return Check("steps", tried, "passed")
+
+    def _wait_on_gpu(self, watch: Watch) -> None:
+        """Where there is a GPU, let CUDA itself say what waits for it."""
+        if not torch.cuda.is_available() or any(fault.check == "synchronisation" for fault in watch.faults):
+            return
+        try:
+            train(changed(self.recipe, device="cuda"), Watch(watch.names, waiting=True))
+        except LtcoreError as error:
+            what = "waits for the GPU" if "synchronizing CUDA operation" in str(error) else "does not train on a GPU"
+            watch.fault("synchronisation", f"it {what}: {plainly(error)}", synchronisation.CHANGE)
 
     def _seen(self, watch: Watch, ended: bool) -> Iterator[Check]:
         """The checks that one watched training answers; what it did not get to is not applicable."""

@@ -13,7 +13,7 @@ from ltcore.discovery import Offer
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.hookspecs import KINDS
 from ltcore.testing.recipes import Part, compose, part_of, plainly, plan_of, with_companions
-from ltcore.testing.trial import WatchedRun, train
+from ltcore.testing.trial import CALIBRATED, WatchedRun, train
 from ltcore.testing.watch import Watch
 
 FOLDS = frozenset(hook for hook, kind in KINDS.items() if kind == "fold")
@@ -99,9 +99,11 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     if both and first.role is None and second.role is None:
         return "trained", f"both answer {both[0]}, of which there can be one, and the plan went through"
     try:
-        train(recipe, Watch())
+        trained = train(recipe, Watch())
     except LtcoreError as error:
         return "refused", f"it ended when data had been read: {plainly(error)}"
+    if not bool(trained.tensors[CALIBRATED].isfinite().all()):
+        return "trained", "the logits that come of it are not finite"
     broken = sorted(first.method.requires & second.method.breaks | second.method.requires & first.method.breaks)
     if broken:
         return "trained", f"one needs {broken[0]}, which the other breaks, and they trained together"

@@ -27,7 +27,7 @@ _OPERATORS = {
     "aten::_unique2": "`torch.unique`",
 }
 _METHODS = {Tensor.tolist: "`.tolist()`", Tensor.numpy: "`.numpy()`", Tensor.cpu: "`.cpu()`"}
-_CHANGE = (
+CHANGE = (
     "keep it on the device: `torch.where`, a mask that multiplies, blocks of a fixed size. What is the same in "
     "the whole epoch belongs into on_epoch_start"
 )
@@ -64,7 +64,7 @@ def note(watch: Watch, what: str) -> None:
     if watch.quiet:
         return
     where = watch.where or "the forward pass of what it built"
-    watch.fault("synchronisation", f"{where} waits for the device in every step: {what}", _CHANGE)
+    watch.fault("synchronisation", f"{where} waits for the device in every step: {what}", CHANGE)
 
 
 class _Functions(TorchFunctionMode):

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ltcore.plan import Plan
 
 
+#: The entry of `Trained.tensors` with the logits of the training images after calibration.
+CALIBRATED = "calibrated logits"
+
+
 @dataclass
 class Saved:
     """A checkpoint inside a stage.
@@ -136,7 +140,7 @@ class WatchedRun(Run):
         trained.losses = [(line["stage"], line["epoch"], line["loss"]) for line in map(json.loads, lines)]
         trained.tensors = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         pooled = self.provider.features("train", "pooled")
-        trained.tensors["calibrated logits"] = logits_of(classifier, pooled, 500)
+        trained.tensors[CALIBRATED] = logits_of(classifier, pooled, 500)
         return trained
 
 

@@ -53,10 +53,11 @@ class Watch:
     Args:
         names: the methods, by their names in the recipe; those that build data or backbone included.
         looking: look at everything; else only count the calls.
+        waiting: look only at what waits for the device, see `ltcore.testing.synchronisation`.
     """
 
-    def __init__(self, names: frozenset[str] = frozenset(), looking: bool = False) -> None:
-        self.names, self.looking = names, looking
+    def __init__(self, names: frozenset[str] = frozenset(), looking: bool = False, waiting: bool = False) -> None:
+        self.names, self.looking, self.waiting = names, looking, waiting
         self.calls: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.state: RunState | None = None
@@ -202,13 +203,14 @@ class Watch:
 
     def step(self, forward: Forward, model: Model, names: set[str]) -> Forward:
         """A step's forward pass, looked at."""
-        if not self.looking:
+        if not (self.looking or self.waiting):
             return forward
 
         def watched(batch: Batch, class_weights: Tensor | None) -> dict[str, Tensor]:
             with Waits(self):
                 terms = forward(batch, class_weights)
-            self._look_at_graph(terms, model, names)
+            if self.looking:
+                self._look_at_graph(terms, model, names)
             return terms
 
         return watched
