@@ -18,7 +18,7 @@ from ltcore.data.streaming import build_loader, worker_count
 from ltcore.errors import DataError, RecipeError, RunError
 from ltcore.evaluation import logits_of, pooled_features
 from ltcore.features import FeatureProvider
-from ltcore.hooks import Answers, Hooks, implementations
+from ltcore.hooks import Answers, Hooks
 from ltcore.model import Model
 from ltcore.plan import Plan, make_plan
 from ltcore.recipe.loading import LoadedRecipe
@@ -210,11 +210,15 @@ class Run:
             self.reporter.finished(result_rows(result), self.directory.path)
         return result
 
+    def start(self) -> None:
+        """Let every method make what depends on the data."""
+        torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
+        Hooks(self.plan.start, self.contexts).event("on_run_start")
+        self._move()
+
     def train(self) -> None:
         """Train the stages that are not done yet; the others are read from their files."""
-        torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
-        Hooks(implementations(self.plan.entries.values()), self.contexts).event("on_run_start")
-        self._move()
+        self.start()
         if self.reused and not self.directory.last.exists():
             self.reused.into(self)
         tensors, plain = self._restore()

@@ -21,6 +21,7 @@ COMMANDS = (
     "schema",
     "plugins",
     "plugins show",
+    "check",
     "data",
     "data list",
     "data describe",
