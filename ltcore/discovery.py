@@ -149,6 +149,11 @@ def find(name: str) -> Offer:
     )
 
 
+def taken_by(name: str) -> str | None:
+    """The distribution that offers a name, installed or one of ours; None where it is free."""
+    return next((offer.distribution for offer in offers() if offer.name == name), _OURS.get(name))
+
+
 def load(offer: Offer) -> type[Method]:
     """Import the class that an offer names.
 

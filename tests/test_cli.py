@@ -21,6 +21,7 @@ COMMANDS = (
     "schema",
     "plugins",
     "plugins show",
+    "new",
     "check",
     "data",
     "data list",
@@ -31,6 +32,7 @@ COMMANDS = (
 CHEAP = {
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
     "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
+    "new": "--out {out}/mynoise",
     "predict": "--out {out}/predictions.csv",
     "export": "--out {out}/digits.pt2",
 }

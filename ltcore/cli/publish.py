@@ -1,13 +1,41 @@
-"""The commands for authors of plugins: `check`."""
+"""The commands for authors of plugins: `new` and `check`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ltcore.cli.parser import add_command
+
+
+def new(
+    name: str,
+    hooks: Sequence[str] = (),
+    out: Path | None = None,
+    license: str = "apache-2.0",
+    author: str | None = None,
+    force: bool = False,
+) -> None:
+    """Write a plugin to start from: a distribution with code, tests, a recipe and a card, which works as it stands.
+
+    Example: ltcore new mynoise --hook augment_features
+    """
+    from ltcore.new import write_plugin
+
+    files = write_plugin(name, hooks, out, license, author, force)
+    folder = files[0].parent
+    for path in files:
+        print(f"  {path}")
+    recipe = next(path for path in files if path.parent.name == "recipes")
+    method = next(path for path in files if path.name == "method.py")
+    print(
+        f"\nInstall it, and see that it works:\n\n    pip install -e {folder}\n    pytest {folder}\n    "
+        f"ltcore check {method.parent.name.removeprefix('ltcore_')}\n    ltcore run {recipe}\n\n"
+        f"Then change {method} and functional.py beside it."
+    )
 
 
 def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool = False) -> None:
@@ -38,6 +66,14 @@ def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool 
 
 def add(commands: Any) -> None:
     """Add these commands to the command line."""
+    command = add_command(commands, "new", new)
+    command.add_argument("name", metavar="NAME", help="what recipes will call the method, such as my_noise")
+    text = "a hook that it implements, by default augment_features; may be repeated: docs/hooks.md has them all"
+    command.add_argument("--hook", action="append", dest="hooks", metavar="HOOK", help=text)
+    command.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; by default ltcore-NAME")
+    command.add_argument("--license", choices=("apache-2.0", "mit", "bsd-3-clause"), help="by default apache-2.0")
+    command.add_argument("--author", metavar="NAME", help="for pyproject.toml and the licence")
+    command.flag("--force", "write over files that are there")
     command = add_command(commands, "check", check)
     command.add_argument("names", metavar="NAME", nargs="*", help="a method's name; by default those of all plugins")
     text = "leave a check out, such as pairs, which takes longest; may be repeated"

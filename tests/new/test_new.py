@@ -1,0 +1,195 @@
+"""What `ltcore new` writes: it passes its own tests, `ltcore check`, ruff, mypy and a training as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ltcore import discovery
+from ltcore.errors import RecipeError
+from ltcore.hookspecs import KINDS
+from ltcore.interface import INTERFACE
+from ltcore.new import LICENSES, version_range, write_plugin
+from ltcore.new.names import ALONE, Names, check_hooks
+from ltcore.new.source import import_block
+
+TOGETHER = [hook for hook in KINDS if hook not in ALONE]
+#: Name of the method -> its hooks.
+MADE = {
+    **{f"try_{hook}": [hook] for hook in KINDS},
+    "try_all_of_them": TOGETHER,
+    "try_a_long_name_of_forty_letters_at_most": ["auxiliary_losses", "augment_features", "compute_loss"],
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder for each of `MADE`, and one beside it where they are found as installed distributions are."""
+    root = tmp_path_factory.mktemp("made")
+    site = root / "site"
+    site.mkdir()
+    for name, hooks in MADE.items():
+        write_plugin(name, hooks, root / name)
+        install(root / name, site)
+    return root
+
+
+def install(folder, site):
+    """What ``pip install -e`` leaves: the metadata, and the way to the source."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points = project["entry-points"]["ltcore.plugins"]
+    (info / "entry_points.txt").write_text("[ltcore.plugins]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+    (site / f"{project['name']}.pth").write_text(f"{folder / 'src'}\n")
+
+
+def python(made, *words, cwd=None):
+    """Run Python where everything that was made is installed."""
+    start = f"import site, sys; site.addsitedir({str(made / 'site')!r}); sys.argv = sys.argv[1:]; "
+    start += "import runpy; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", start, *map(str, words)],
+        cwd=cwd or made,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_every_hook_can_be_asked_for(made):
+    for name, hooks in MADE.items():
+        method = (made / name / "src" / f"ltcore_{name}" / "method.py").read_text()
+        assert re.findall(r"@hookimpl\n(?:    @.*\n)?    def (\w+)\(", method) == [h for h in KINDS if h in hooks]
+        assert f'    interface = "{INTERFACE}"\n' in method
+
+
+def test_ruff_finds_nothing_and_would_change_nothing(made):
+    for words in (["check"], ["format", "--check"]):
+        code, text = python(made, "ruff", *words, "--no-cache", ".")
+        assert code == 0, text
+
+
+def test_its_own_tests_of_the_mathematics_pass(made):
+    tests = [made / name / "tests" / f"test_{name}_functional.py" for name in MADE]
+    code, text = python(made, "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *tests)
+    assert code == 0 and int(re.search(r"(\d+) passed", text)[1]) > len(MADE), text
+
+
+def test_its_recipe_trains(made, tmp_path):
+    """One here, all of them below, as with the tests of the method."""
+    name = "try_all_of_them"
+    (recipe,) = (made / name / "recipes").iterdir()
+    code, text = python(made, "ltcore", "run", recipe, "--set", "stages.joint.epochs=1", "--out", tmp_path)
+    assert code == 0 and "results:" in text, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MADE)
+def test_check_mypy_and_the_whole_recipe(made, name, tmp_path):
+    code, text = python(made, "ltcore", "check", name)
+    assert code == 0 and "1 method checked, all passed" in text, text
+    code, text = python(made, "mypy", "--cache-dir", made / "mypy", cwd=made / name)
+    assert code == 0 and "Success" in text, text
+    code, text = python(made, "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=made / name)
+    assert code == 0, text
+    (recipe,) = (made / name / "recipes").iterdir()
+    code, text = python(made, "ltcore", "run", recipe, "--out", tmp_path)
+    assert code == 0 and "results:" in text, text
+
+
+def test_card_and_package_agree(made):
+    for name, hooks in MADE.items():
+        card = (made / name / "README.md").read_text()
+        assert all(f"`{hook}`" in card for hook in hooks) and f"pip install {Names.of(name).distribution}" in card
+        recipe = next((made / name / "recipes").iterdir())
+        assert recipe.read_text() in card and f"recipes/{recipe.name}" in card
+        assert not re.search(
+            r"@[A-Z]+@", "".join(path.read_text() for path in (made / name).rglob("*") if path.is_file())
+        )
+
+
+@pytest.mark.parametrize("license", LICENSES)
+def test_licences(license, tmp_path):
+    write_plugin("mynoise", license=license, author="A. Person", out=tmp_path / "x")
+    project = tomllib.loads((tmp_path / "x" / "pyproject.toml").read_text())["project"]
+    assert (project["license"], project["authors"]) == (LICENSES[license], [{"name": "A. Person"}])
+    text = (tmp_path / "x" / "LICENSE").read_text()
+    assert ("Apache License" in text) if license == "apache-2.0" else ("A. Person" in text)
+    assert project["dependencies"] == ["ltcore>=0.1,<0.2"]
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_to_do_next(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("new", "my-noise", "--hook", "compute_loss", "--hook", "augment_features")
+    assert (done.code, done.err) == (0, "")
+    for line in ("pip install -e ltcore-my-noise", "ltcore check my_noise"):
+        assert f"    {line}\n" in done.out
+    listed = [Path(line.strip()) for line in done.out.split("\n\n")[0].splitlines()]
+    assert sorted(listed) == sorted(p for p in Path("ltcore-my-noise").rglob("*") if p.is_file())
+    again = cli("new", "my-noise")
+    again.is_one_message(2, "ltcore-my-noise is there already", "--out", "--force")
+    assert cli("new", "my-noise", "--force").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["2good"], ["'2good' cannot be a method's name", "'my_noise'"]),
+        (["a" * 41], ["up to 40"]),
+        (["class"], ["collide"]),
+        (["method"], ["collide"]),
+        (["focal"], ["'focal' is taken by ltcore-focal"]),
+        (["digits_lt"], ["'digits_lt' is taken by ltcore"]),
+        (["x", "--hook", "augment_feature"], ["no hook 'augment_feature'", "did you mean 'augment_features'?"]),
+        (["x", "--hook", "build_data", "--hook", "compute_loss"], ["build_data", "'data.use'", "of its own"]),
+    ],
+)
+def test_what_cannot_be_is_one_message(cli, words, parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli("new", *words).is_one_message(2, *parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_prefix_of_a_distribution_is_left_out():
+    assert Names.of("ltcore-my-noise") == Names.of("my_noise")
+    assert Names.of("my_noise") == Names("my_noise", "ltcore_my_noise", "ltcore-my-noise", "MyNoise")
+
+
+def test_a_name_of_ours_that_is_not_installed_is_taken(monkeypatch):
+    monkeypatch.setattr(discovery, "offers", list)
+    with pytest.raises(RecipeError, match="'focal' is taken by ltcore-focal"):
+        Names.of("focal")
+    assert Names.of("mynoise").name == "mynoise"
+
+
+def test_hooks_come_in_the_order_of_a_run_and_once():
+    assert check_hooks(["compute_loss", "on_run_start", "compute_loss"]) == ["on_run_start", "compute_loss"]
+
+
+@pytest.mark.parametrize(
+    ("version", "allowed"), [("0.1.0", ">=0.1,<0.2"), ("0.12.3", ">=0.12,<0.13"), ("1.4.2", ">=1.4,<2")]
+)
+def test_range_of_versions(version, allowed):
+    assert version_range(version) == allowed
+
+
+def test_imports_are_merged_in_order():
+    found = import_block(
+        ["from torch import Tensor, nn", "import torch", "from ltcore_x.functional import f", "import math",
+         "from torch import Tensor", "from ltcore import Method, hookimpl, Context"],
+        "ltcore_x",
+    )  # fmt: skip
+    assert found == (
+        "import math\n\nimport torch\nfrom ltcore import Context, Method, hookimpl\nfrom torch import Tensor, nn\n\n"
+        "from ltcore_x.functional import f"
+    )
