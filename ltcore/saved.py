@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltcore import checkpoint
-from ltcore.calibrated import TOLERANCE, Calibrated, Description, read
+from ltcore.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
 from ltcore.console import Reporter
 from ltcore.data.splits import ArraySplit
 from ltcore.data.streaming import build_loader, worker_count
@@ -178,8 +178,7 @@ class SavedRun:
         except LtcoreError as error:
             raise type(error)(f"{error}{self._changed()}") from error
         model.eval().requires_grad_(False)
-        logits = model(found.description.normalised(found.images))
-        difference = found.difference(logits)
+        difference = relative_difference(model(found.description.normalised(found.images)), found.logits)
         if not difference <= TOLERANCE:
             raise RunError(
                 f"{found.path}: the model built from it is not the run's: on images with known logits it is off by "

@@ -88,7 +88,9 @@ def test_the_same_image_in_every_form(digits, tmp_path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((1, 8, 8)), "should be uint8"),
+        (np.zeros((1, 8, 8)), r"float64 of shape \(1, 8, 8\), but should be uint8"),
+        (np.zeros((8, 8), dtype=np.uint8), "should be uint8"),
+        (np.array([None]), "pixels are object"),
         (torch.zeros(8, 8, dtype=torch.uint8), "should be uint8"),
         ("nowhere.png", "no such file"),
         ([1, 2], "should be paths"),
