@@ -69,7 +69,8 @@ def build_backbone(in_channels: int, image_size: int) -> Backbone:
     Called once while planning, on the meta device (names and shapes, no values), and once a run. Returns an
     ``ltcore.Backbone``: it sets ``feature_dim`` and ``inner_taps``, and turns images into maps; ``pool`` is the plain
     mean unless it is replaced, and ``spatial`` says whether it is. ``has_maps(tap)`` says where features are
-    [N, D, H, W]: everywhere but at ``pooled``, unless it is replaced.
+    [N, D, H, W]: everywhere but at ``pooled``, unless it is replaced. Options named ``pretrained`` and ``weights``
+    choose the values to start from; a rehearsal, and opening a run that has ended, leave them out.
     """
 
 
@@ -213,4 +214,9 @@ def post_calibrate(classifier: nn.Module, context: Context) -> nn.Module:
     Called once after the last stage, without gradients, for the methods under ``calibrate``, in their order. The first
     one gets a copy of the trained classifier. ``ltcore.classifier.CalibratedClassifier`` wraps one as ``scale * logits
     + shift`` and keeps ``weight`` and ``bias`` as they are applied. ``result.json`` has the figures before and after.
+
+    When a run that has ended is opened (``ltcore.load``, ``ltcore predict``, ``ltcore export``), its model is built
+    again without the data: ``on_run_start``, ``build_classifier`` and ``post_calibrate`` are called once more, class
+    counts as in the run, features of one row a class that mean nothing. Then all tensors are loaded, so what a
+    classifier has learnt or is calibrated to belongs in its parameters and buffers.
     """

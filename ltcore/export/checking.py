@@ -37,7 +37,7 @@ def compare(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[str]:
     Raises:
         RunError: the logits differ, or the exported model fails.
     """
-    probe = saved.probe
+    probe = saved.calibrated
     images = saved.description.normalised(probe.images).contiguous()
     parts = [images[:1], images[1:]]  # one image alone, too
     said = [_judge("the probe", _called(call, parts), probe.logits, TOLERANCE)]
