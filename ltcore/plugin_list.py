@@ -167,7 +167,7 @@ def load_data(what: str, sets: Sequence[str]) -> PreparedData:
     """
     from ltcore.plan import provider
     from ltcore.recipe.loading import load_recipe
-    from ltcore.run import read_data
+    from ltcore.runner import read_data
 
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(what)

@@ -15,7 +15,7 @@ from ltcore.checks import NEEDS
 from ltcore.console import Reporter
 from ltcore.hooks import Hooks
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.samplers import EpochBatches, PlainSampler, class_balanced
 
 
