@@ -11,7 +11,7 @@ from ltcore.report.markup import element
 
 # Small enough to be read at the width of a phone, where 440 units are some 350 pixels.
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 16, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 24, 44
 
 #: Styles of series, in a fixed order: the colours are in style.css, the markers here.
 MARKERS = (
@@ -57,7 +57,7 @@ class Axis:
         if self.named is not None:
             return list(self.named)
         found = _powers(self.low, self.high) if self.log else _round_values(self.low, self.high)
-        return [(value, f"{100 * value:g}" if self.percent else f"{value:,.7g}") for value in found]
+        return [(value, f"{100 * value:g}" if self.percent else _plain(value)) for value in found]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Chart:
         for value, text in self.dividers:
             x = _short(self._x(value))
             grid.append(element("path", d=f"M{x} {TOP}V{bottom}", class_="divider"))
-            grid.append(element("text", text, x=_short(float(x) + 3), y=TOP - 4, class_="divider"))
+            grid.append(element("text", text, x=_short(float(x) + 3), y=TOP - 10, class_="divider"))
         grid.append(element("path", d=f"M{LEFT} {TOP}V{bottom}H{right}", class_="axis"))
         grid.append(element("text", self.x.title, x=(LEFT + right) // 2, y=HEIGHT - 8, class_="middle title"))
         middle = (TOP + bottom) // 2
@@ -194,6 +194,14 @@ def definitions() -> Element:
 def _short(value: float) -> str:
     """A coordinate with one decimal; a tenth of a unit cannot be seen, and pages hold thousands of them."""
     return f"{value:.1f}".removesuffix(".0")
+
+
+def _plain(value: float) -> str:
+    """A tick's number: ``2,000``, ``0.05``, ``5e-4``."""
+    if 0 < value < 0.01:
+        digits, exponent = f"{value:.0e}".split("e")
+        return f"{digits}e{int(exponent)}"
+    return f"{value:,.7g}"
 
 
 def _round_values(low: float, high: float, most: int = 6) -> list[float]:

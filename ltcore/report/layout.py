@@ -39,6 +39,11 @@ def panels(*content: Element | None) -> Element:
     return element("div", *content, class_="panels")
 
 
+def beside(runs: Runs, *content: Element) -> Element:
+    """Elements side by side where one run has the page's width, one below the other where several share it."""
+    return panels(*content) if len(runs) == 1 else element("div", *content)
+
+
 def each_run(runs: Runs, draw: Callable[[int, ReportedRun], Sequence[Content]]) -> Element:
     """A panel for every run, with the run's name above it where there are several."""
     made = []

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
-from xml.etree.ElementTree import Element
 
 from ltcore import __version__
-from ltcore.report import classes, predicted, sections
+from ltcore.report import classes, pictured, predicted, sections
 from ltcore.report.chart import definitions
 from ltcore.report.data import Outcome, ReportedRun
 from ltcore.report.layout import Runs, run_name
 from ltcore.report.markup import element, embedded, render
+from ltcore.report.material import Material
 
 
-def build(runs: Runs, extra: list[Element]) -> str:
+def build(runs: Runs, materials: Sequence[Material]) -> str:
     """The page's HTML.
 
     Args:
         runs: what is reported, in the order of the colours.
-        extra: sections made of the model and the images, which the runs' figures do not hold.
+        materials: for each run, what its images and model gave.
     """
     title = f"ltcore report: {runs[0].name if len(runs) == 1 else f'{len(runs)} runs'}"
     found = [
@@ -33,7 +34,8 @@ def build(runs: Runs, extra: list[Element]) -> str:
         predicted.confusion(runs),
         predicted.reliability(runs),
         classes.diagnostics(runs),
-        *extra,
+        pictured.features(runs, materials),
+        pictured.hardest(runs, materials),
         classes.all_classes(runs),
     ]
     shown = [each for each in found if each is not None]

@@ -11,6 +11,7 @@ from ltcore.report.layout import (
     MISSING,
     Runs,
     accuracy_axis,
+    beside,
     cell,
     each_run,
     ended,
@@ -119,7 +120,7 @@ def confusion(runs: Runs) -> Element | None:
         matrix = element(
             "div", element("div", *buttons, class_="buttons"), canvas, said, class_="confusion", data_run=index
         )
-        return [matrix, _largest(run)]
+        return [beside(runs, matrix, _largest(run))]
 
     text = (
         "What each class is taken for, as a share of its test images; rows are classes, columns predictions, both with "
@@ -138,5 +139,4 @@ def _largest(run: ReportedRun) -> Element:
         [run.names[target], run.names[said], element("td", str(images), class_="number")]
         for images, target, said in cells[:_LARGEST]
     ]
-    caption = "The most frequent confusions"
-    return details(caption, table(["class", "taken for", "test images"], rows, caption))
+    return table(["class", "taken for", "test images"], rows, "The most frequent confusions")

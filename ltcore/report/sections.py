@@ -15,6 +15,7 @@ from ltcore.report.layout import (
     MISSING,
     Runs,
     accuracy_axis,
+    beside,
     cell,
     each_run,
     ended,
@@ -117,15 +118,16 @@ def frequency(runs: Runs) -> Element | None:
         run = runs[members[0]]
         for group, rule in RULES.items():
             own = [count for count in run.counts if shot_group(count) == group]
-            whose = ", ".join(run_name(runs, index) for index in members)
-            rows.append([whose, f"{group} ({rule})", str(len(own)), f"{sum(own):,}"])
+            whose = [", ".join(run_name(runs, index) for index in members)] if len(tails) > 1 else []
+            rows.append([*whose, f"{group} ({rule})", str(len(own)), f"{sum(own):,}"])
     run = found[0][1]
     said = f"From {max(counts):,} training images of the most frequent class down to {min(counts):,}."
     picture = Chart("Training images of each class", said, x, y, series).draw()
     imbalance = max(run.counts) / min(run.counts)
     same = f" {len(run.counts)} classes; the largest has {imbalance:.4g} times as many images as the smallest."
     text = "How long the tail is." + (same if len(tails) == 1 else "")
-    groups = table(["run", "group", "classes", "training images"], rows, "Classes and training images of each group")
+    head = [*(["runs"] if len(tails) > 1 else []), "group", "classes", "training images"]
+    groups = table(head, rows, "Classes and training images of each group")
     return section("frequency", "Class frequency", text, panels(picture, groups))
 
 
@@ -150,7 +152,7 @@ def stages(runs: Runs) -> Element | None:
         if not rows:
             return [element("p", "No stage has ended yet.")]
         shown = table(["after", *(title for title, _ in FIGURES)], rows, "Figures after each stage, in percent")
-        return [_groups_by_stage(run), shown]
+        return [beside(runs, _groups_by_stage(run), shown)]
 
     text = (
         "What each stage, and calibration, does to frequent and rare classes: the first point of each line is the "
