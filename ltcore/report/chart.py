@@ -23,6 +23,8 @@ MARKERS = (
     "M0-4v8M-4 0h8",  # plus
     "M0 4l3.8-6.6h-7.6z",  # triangle, upside down
 )
+#: From this many points on, markers are smaller.
+MANY = 60
 DASHES = (None, "7 3", "2 2.5", "9 3 2 3")
 
 
@@ -73,6 +75,8 @@ class Series:
         marks: whether they are marked.
         dash: number of the line's dash.
         hollow: whether markers are outlined only.
+        faint: whether markers are half transparent.
+        trend: more points, joined by a line without markers.
     """
 
     name: str
@@ -83,11 +87,19 @@ class Series:
     marks: bool = True
     dash: int = 0
     hollow: bool = False
+    faint: bool = False
+    trend: Sequence[tuple[float, float]] = ()
 
     @property
     def classes(self) -> str:
         """The classes by which style.css colours it."""
-        return f"s{self.style % len(MARKERS)}" + (" hollow" if self.hollow else "")
+        how = (" hollow" if self.hollow else "") + (" faint" if self.faint else "")
+        return f"s{self.style % len(MARKERS)}{how}"
+
+    @property
+    def dashes(self) -> str | None:
+        """The pattern of its line."""
+        return DASHES[self.dash % len(DASHES)]
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,8 @@ class Chart:
             x = _short(self._x(value))
             grid.append(element("path", d=f"M{x} {TOP}V{bottom}", class_="divider"))
             grid.append(element("text", text, x=_short(float(x) + 3), y=TOP - 10, class_="divider"))
-        grid.append(element("path", d=f"M{LEFT} {TOP}V{bottom}H{right}", class_="axis"))
+        frame = f"M{LEFT} {TOP}V{bottom}H{right}" + ("" if self.x.title else f"V{TOP}z")
+        grid.append(element("path", d=frame, class_="axis"))
         grid.append(element("text", self.x.title, x=(LEFT + right) // 2, y=HEIGHT - 8, class_="middle title"))
         middle = (TOP + bottom) // 2
         turned = f"rotate(-90 13 {middle})"
@@ -160,26 +173,27 @@ class Chart:
 
     def _draw(self, series: Series) -> Element:
         group = element("g", class_=series.classes)
-        placed = [(_short(self._x(x)), _short(self._y(y))) for x, y in series.points]
-        if series.line and placed:
-            path = "M" + "L".join(f"{x} {y}" for x, y in placed)
-            dash = DASHES[series.dash % len(DASHES)]
-            group.append(element("path", d=path, class_="line", stroke_dasharray=dash))
+        placed = self._placed(series.points)
+        line = placed if series.line else self._placed(series.trend)
+        if line:
+            path = "M" + "L".join(f"{x} {y}" for x, y in line)
+            group.append(element("path", d=path, class_="line", stroke_dasharray=series.dashes))
         if series.marks:
-            marker = f"#marker{series.style % len(MARKERS)}"
+            marker = f"#{'small' if len(placed) >= MANY else 'marker'}{series.style % len(MARKERS)}"
             titles = series.titles or [""] * len(placed)
             for (x, y), title in zip(placed, titles, strict=True):
                 group.append(element("use", element("title", title) if title else None, href=marker, x=x, y=y))
         return group
 
+    def _placed(self, points: Sequence[tuple[float, float]]) -> list[tuple[str, str]]:
+        return [(_short(self._x(x)), _short(self._y(y))) for x, y in points]
+
 
 def swatch(series: Series) -> Element:
     """A series's line and marker, for a legend."""
     picture = element("svg", viewBox="-16 -6 32 12", class_=f"swatch {series.classes}", aria_hidden="true")
-    if series.line:
-        picture.append(
-            element("path", d="M-16 0H16", class_="line", stroke_dasharray=DASHES[series.dash % len(DASHES)])
-        )
+    if series.line or series.trend:
+        picture.append(element("path", d="M-16 0H16", class_="line", stroke_dasharray=series.dashes))
     if series.marks:
         picture.append(element("use", href=f"#marker{series.style % len(MARKERS)}"))
     return picture
@@ -187,7 +201,10 @@ def swatch(series: Series) -> Element:
 
 def definitions() -> Element:
     """The markers that all charts of a page refer to."""
-    shapes = (element("path", id=f"marker{number}", d=shape) for number, shape in enumerate(MARKERS))
+    shapes = [element("path", id=f"marker{number}", d=shape) for number, shape in enumerate(MARKERS)]
+    shapes += [
+        element("path", id=f"small{number}", d=shape, transform="scale(0.65)") for number, shape in enumerate(MARKERS)
+    ]
     return element("svg", element("defs", *shapes), width=0, height=0, class_="definitions", aria_hidden="true")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -33,7 +34,22 @@ from ltcore.report.sections import tested
 _FEW_CLASSES = 30
 _TENTHS = 10
 
-Values = Sequence[float | None]
+
+@dataclass(frozen=True)
+class Kind:
+    """A figure of every class, for a chart.
+
+    Attributes:
+        run: whose.
+        name: for the legend.
+        style: number of its colour and marker.
+        values: a value a class; None where there is none.
+    """
+
+    run: ReportedRun
+    name: str
+    style: int
+    values: Sequence[float | None]
 
 
 def accuracy(runs: Runs) -> Element | None:
@@ -42,48 +58,57 @@ def accuracy(runs: Runs) -> Element | None:
     if not found:
         return None
     if len(runs) == 1:
-        rows = tested(runs[0])
-        kinds = [(runs[0], name, figures["per_class_accuracy"]) for name, _, figures in rows]
-    else:
         kinds = [
-            (run, run_name(runs, index), _final(run)["per_class_accuracy"]) for index, run in found
+            Kind(runs[0], name, place, figures["per_class_accuracy"])
+            for place, (name, _, figures) in enumerate(tested(runs[0]))
         ]
-    styles = list(range(len(kinds))) if len(runs) == 1 else [index for index, _ in found]
-    chart = _by_count(runs, "Accuracy of each class", accuracy_axis(), kinds, styles, percent)
+    else:
+        kinds = [Kind(run, run_name(runs, index), index, _final(run)["per_class_accuracy"]) for index, run in found]
+    charts = [_by_count(runs, "Accuracy on test images", accuracy_axis(), kinds, percent)]
+    if trained := _diagnosed(runs, "train_accuracy"):
+        charts.append(_by_count(runs, "Accuracy on training images", accuracy_axis(), trained, percent))
     lines = "; lines are the means of the classes' tenths, by frequency" if _many(runs) else ""
     text = f"Which classes fail, and whether those are the rare ones: a point is a class{lines}."
-    return section("accuracy", "Accuracy of each class against its training images", text, panels(chart))
+    return section("accuracy", "Accuracy of each class against its training images", text, panels(*charts))
 
 
 def diagnostics(runs: Runs) -> Element | None:
-    """What the run's diagnostics found: norms of the classifier's rows, feature deviation, accuracy on training images."""
-    kinds: list[tuple[ReportedRun, str, dict[str, Any]]] = []
-    styles = []
-    for index, run in ended(runs):
-        known = [(stage["name"], stage["diagnostics"]) for stage in run.stages if "diagnostics" in stage]
-        for name, figures in known if len(runs) == 1 else known[-1:]:
-            styles.append(len(styles) if len(runs) == 1 else index)
-            kinds.append((run, name if len(runs) == 1 else run_name(runs, index), figures))
-    if not kinds:
+    """What the run's diagnostics found: norms of the classifier's rows and feature deviation."""
+    norms, deviations = _diagnosed(runs, "classifier_norm"), _diagnosed(runs, "feature_deviation")
+    if not norms:
         return None
-
-    def draw(title: str, name: str, axis: str = "") -> Element:
-        values = [(run, label, figures[name]) for run, label, figures in kinds]
-        known = [value for _, _, each in values for value in each if value is not None]
-        y = upward_axis(axis, known) if axis else accuracy_axis()
-        return _by_count(runs, title, y, values, styles, number if axis else percent)
-
     text = (
-        "Why rare classes fail. A classifier whose rows grow with the number of images favours frequent classes; "
-        "features of rare classes lie further from those of their test images (CDT, Ye et al. 2020, section 3.3), "
-        "while training images are all learned."
+        "Why rare classes fail. A classifier whose rows grow with the number of images favours frequent classes; and "
+        "features of training images that lie far from those of the class's test images do not generalise (CDT, Ye et "
+        "al. 2020, section 3.3)."
     )
     charts = (
-        draw("Norm of the classifier's row of each class", "classifier_norm", "norm"),
-        draw("Feature deviation between training and test images", "feature_deviation", "distance of the means"),
-        draw("Accuracy on training images", "train_accuracy"),
+        _by_count(runs, "Norm of the classifier's row of each class", _axis("norm", norms), norms, number),
+        _by_count(
+            runs,
+            "Feature deviation between training and test images",
+            _axis("distance of the means", deviations),
+            deviations,
+            number,
+        ),
     )
     return section("diagnostics", "Classifier norms and feature deviation", text, panels(*charts))
+
+
+def _diagnosed(runs: Runs, name: str) -> list[Kind]:
+    """A figure of the diagnostics: of one run after each stage, of several after the last."""
+    kinds = []
+    for index, run in ended(runs):
+        known = [(stage["name"], stage["diagnostics"][name]) for stage in run.stages if "diagnostics" in stage]
+        if len(runs) == 1:
+            kinds += [Kind(run, stage, place, values) for place, (stage, values) in enumerate(known)]
+        elif known:
+            kinds.append(Kind(run, run_name(runs, index), index, known[-1][1]))
+    return kinds
+
+
+def _axis(title: str, kinds: Sequence[Kind]) -> Axis:
+    return upward_axis(title, [value for kind in kinds for value in kind.values if value is not None])
 
 
 def all_classes(runs: Runs) -> Element | None:
@@ -128,35 +153,30 @@ def _many(runs: Runs) -> bool:
     return any(len(run.counts) > _FEW_CLASSES for run in runs)
 
 
-def _by_count(
-    runs: Runs,
-    title: str,
-    y: Axis,
-    kinds: Sequence[tuple[ReportedRun, str, Values]],
-    styles: Sequence[int],
-    write: Any,
-) -> Element:
-    """A point a class at its number of training images; earlier kinds of one run are hollow."""
+def _by_count(runs: Runs, title: str, y: Axis, kinds: Sequence[Kind], write: Callable[[float | None], str]) -> Element:
+    """A point a class at its number of training images; all kinds of one run but the last are hollow."""
     x = count_axis(runs)
     series = []
-    for place, ((run, name, values), style) in enumerate(zip(kinds, styles, strict=True)):
-        known = [(label, value) for label in run.order if (value := values[label]) is not None]
-        points = [(float(run.counts[label]), value) for label, value in known]
-        titles = [f"{run.names[label]}: {run.counts[label]} images, {write(value)}" for label, value in known]
-        series.append(Series(name, points, style, titles, hollow=place + 1 < len(kinds)))
+    for place, kind in enumerate(kinds):
+        known = [(label, value) for label in kind.run.order if (value := kind.values[label]) is not None]
+        counts = kind.run.counts
+        points = [(float(counts[label]), value) for label, value in known]
+        titles = [f"{kind.run.names[label]}: {counts[label]} images, {write(value)}" for label, value in known]
+        means = []
         if len(known) > _FEW_CLASSES:
             means = [
                 (float(np.exp(np.log(part[:, 0]).mean())), float(part[:, 1].mean()))
                 for part in np.array_split(np.array(points), _TENTHS)
             ]
-            series.append(Series(f"{name}, mean of tenths", means, style, line=True, marks=False, dash=style))
-    said = "; ".join(_said(name, run, values, write) for run, name, values in kinds)
+        hollow = len(runs) == 1 and place + 1 < len(kinds)
+        series.append(Series(kind.name, points, kind.style, titles, hollow=hollow, dash=kind.style, trend=means))
+    said = "; ".join(_said(each, write) for each in series)
     return Chart(title, said, x, y, series, group_dividers(x)).draw()
 
 
-def _said(name: str, run: ReportedRun, values: Values, write: Any) -> str:
+def _said(series: Series, write: Callable[[float | None], str]) -> str:
     """A series in words: the means of the most frequent and the rarest third."""
-    known = [value for label in run.order if (value := values[label]) is not None]
-    third = max(1, len(known) // 3)
-    head, tail = sum(known[:third]) / third, sum(known[-third:]) / third
-    return f"{name}: {write(head)} for the most frequent third of the classes, {write(tail)} for the rarest"
+    values = [value for _, value in series.points]
+    third = max(1, len(values) // 3)
+    head, tail = sum(values[:third]) / third, sum(values[-third:]) / third
+    return f"{series.name}: {write(head)} for the most frequent third of the classes, {write(tail)} for the rarest"

@@ -29,9 +29,7 @@ MISSING = "–"  # noqa: RUF001 (a dash where a figure is missing)
 def section(identity: str, title: str, text: str, *content: Content) -> Element:
     """A section of the page with a heading and a sentence on what it shows."""
     heading = element("h2", title, id=f"{identity}-title")
-    return element(
-        "section", heading, element("p", text), *content, id=identity, aria_labelledby=f"{identity}-title"
-    )
+    return element("section", heading, element("p", text), *content, id=identity, aria_labelledby=f"{identity}-title")
 
 
 def panels(*content: Element | None) -> Element:

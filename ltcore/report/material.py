@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: Training and test images whose features are mapped, at most so many of each.
 SAMPLES = 500
 #: Classes shown as the hardest, and example images of each.
-CLASSES, EXAMPLES = 10, 4
+CLASSES, EXAMPLES = 9, 4
 SEED = 0
 
 _THUMBNAIL = 96  # pixels of a side
@@ -144,8 +144,9 @@ def hardest(run: ReportedRun) -> list[HardClass]:
         missed = own[said[own] != label]
         taken_for = sorted(Counter(said[missed].tolist()).items(), key=lambda pair: (-pair[1], pair[0]))
         # One image of each class that it was taken for, then a second of each, and so on.
-        place = {other: rank for rank, (other, _) in enumerate(taken_for)}
-        order = np.lexsort(([place[other] for other in said[missed].tolist()], rank_within(said[missed])))
+        places = {other: rank for rank, (other, _) in enumerate(taken_for)}
+        place = np.array([places[other] for other in said[missed].tolist()])
+        order = np.lexsort((place, rank_within(said[missed])))
         examples = [Example(int(index), int(said[index])) for index in missed[order][:EXAMPLES]]
         found.append(HardClass(label, len(own), len(own) - len(missed), taken_for, examples))
     return found

@@ -30,7 +30,7 @@ def features(runs: Runs, materials: Sequence[Material]) -> Element | None:
         return [_map(runs, index, found)] if found else [element("p", "There are no features of this run.")]
 
     text = (
-        "How the network arranges images: circles are training images, filled marks test images. Where a rare "
+        "How the network arranges images: outlined marks are training images, filled ones test images. Where a rare "
         "class's test images lie far from its training images, its features do not generalise. t-SNE of at most "
         f"{SAMPLES} training and {SAMPLES} test images, drawn evenly over the classes with seed {SEED}; distances "
         "between groups mean little."
@@ -46,13 +46,13 @@ def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
     groups = np.array([shot_group(count) for count in run.counts])[found.labels]
     series = []
     for group, style in GROUP_STYLES.items():
-        for tested in (False, True):
+        for tested in (True, False):  # the few training images of rare classes above their test images
             chosen = np.flatnonzero((groups == group) & (found.tested == tested))
             points = [(float(px), float(py)) for px, py in found.points[chosen]]
             titles = [run.names[label] for label in found.labels[chosen]]
             split = "test" if tested else "training"
             if points:
-                series.append(Series(f"{group}, {split}", points, style, titles, hollow=not tested))
+                series.append(Series(f"{group}, {split}", points, style, titles, hollow=not tested, faint=tested))
     names = []
     for label in np.unique(found.labels) if len(run.names) <= _NAMED_CLASSES else ():
         middle = np.median(found.points[found.labels == label], axis=0)
@@ -99,7 +99,7 @@ def _picture(run: ReportedRun, found: HardClass, example: Example) -> Element:
     name, said = run.names[found.label], run.names[example.said]
     alt = f"test image {example.index} of {name}, taken for {said}"
     small = "small" if example.small else None
-    return element("li", element("img", src=example.image, alt=alt, class_=small, loading="lazy"), f"→ {said}")
+    return element("li", element("img", src=example.image, alt=alt, class_=small), f"→ {said}")
 
 
 def _table(index: int, run: ReportedRun, found: Sequence[HardClass]) -> Element:

@@ -62,9 +62,7 @@ def _diagram(kinds: list[tuple[str, Outcome, int, bool]]) -> Element:
     series = []
     for name, outcome, style, before in kinds:
         known = [
-            (c / n, r / n, n)
-            for n, r, c in zip(outcome.samples, outcome.right, outcome.confidence, strict=True)
-            if n
+            (c / n, r / n, n) for n, r, c in zip(outcome.samples, outcome.right, outcome.confidence, strict=True) if n
         ]
         titles = [f"confidence {percent(x)}, accuracy {percent(y)}, {n:.0f} images" for x, y, n in known]
         points = [(x, y) for x, y, _ in known]
@@ -93,9 +91,7 @@ def _shares(kinds: list[tuple[str, Outcome, int, bool]]) -> Element:
 
 def _bins(outcome: Outcome) -> list[list[Content]]:
     rows: list[list[Content]] = []
-    for at, (n, right, confidence) in enumerate(
-        zip(outcome.samples, outcome.right, outcome.confidence, strict=True)
-    ):
+    for at, (n, right, confidence) in enumerate(zip(outcome.samples, outcome.right, outcome.confidence, strict=True)):
         means = [percent(confidence / n), percent(right / n)] if n else [MISSING, MISSING]
         rows.append([f"{percent(at / ECE_BINS)} to {percent((at + 1) / ECE_BINS)}", f"{n:.0f}", *means])
     return rows

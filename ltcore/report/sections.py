@@ -15,7 +15,6 @@ from ltcore.report.layout import (
     MISSING,
     Runs,
     accuracy_axis,
-    beside,
     cell,
     each_run,
     ended,
@@ -85,7 +84,7 @@ def configuration(runs: Runs) -> Element:
 
 
 def _selection(index: int, selection: dict[str, Any]) -> Element:
-    rows = []
+    rows: list[list[Content]] = []
     for place, candidate in enumerate(selection["candidates"]):
         options = ", ".join(f"{path} = {value}" for path, value in candidate["options"].items())
         chosen = "chosen" if candidate["options"] == selection["chosen"] else ""
@@ -113,13 +112,13 @@ def frequency(runs: Runs) -> Element | None:
         series.append(Series(whose, ranked, members[0], line=True, marks=len(tails) > 1, dash=place))
         if len(tails) == 1:
             series += _grouped(run)
-    rows = []
+    rows: list[list[Content]] = []
     for members in tails.values():
         run = runs[members[0]]
         for group, rule in RULES.items():
             own = [count for count in run.counts if shot_group(count) == group]
-            whose = [", ".join(run_name(runs, index) for index in members)] if len(tails) > 1 else []
-            rows.append([*whose, f"{group} ({rule})", str(len(own)), f"{sum(own):,}"])
+            named = [", ".join(run_name(runs, index) for index in members)] if len(tails) > 1 else []
+            rows.append([*named, f"{group} ({rule})", str(len(own)), f"{sum(own):,}"])
     run = found[0][1]
     said = f"From {max(counts):,} training images of the most frequent class down to {min(counts):,}."
     picture = Chart("Training images of each class", said, x, y, series).draw()
@@ -148,11 +147,13 @@ def stages(runs: Runs) -> Element | None:
         return None
 
     def draw(index: int, run: ReportedRun) -> list[Content]:
-        rows = [[name, *figure_cells(figures, f"{index}/{path}")] for name, path, figures in run.figures]
+        rows: list[list[Content]] = [
+            [name, *figure_cells(figures, f"{index}/{path}")] for name, path, figures in run.figures
+        ]
         if not rows:
             return [element("p", "No stage has ended yet.")]
         shown = table(["after", *(title for title, _ in FIGURES)], rows, "Figures after each stage, in percent")
-        return [beside(runs, _groups_by_stage(run), shown)]
+        return [_groups_by_stage(run), shown]
 
     text = (
         "What each stage, and calibration, does to frequent and rare classes: the first point of each line is the "
@@ -202,7 +203,10 @@ def training(runs: Runs) -> Element | None:
         head = ["epoch", "loss", "learning rate", "seconds", "images a second"]
         return [details("Values", table(head, rows, "Training, epoch by epoch"))]
 
-    text = "Mean loss of each epoch and its last learning rate; a vertical line is the beginning of a stage."
+    text = (
+        "Mean loss of each epoch, and its last learning rate on a logarithmic scale; a vertical line is the beginning "
+        "of a stage."
+    )
     return section("training", "Training curves", text, panels(*charts), each_run(runs, draw))
 
 
