@@ -32,14 +32,9 @@ def section(identity: str, title: str, text: str, *content: Content) -> Element:
     return element("section", heading, element("p", text), *content, id=identity, aria_labelledby=f"{identity}-title")
 
 
-def panels(*content: Element | None) -> Element:
-    """Elements side by side where there is room."""
-    return element("div", *content, class_="panels")
-
-
-def beside(runs: Runs, *content: Element) -> Element:
-    """Elements side by side where one run has the page's width, one below the other where several share it."""
-    return panels(*content) if len(runs) == 1 else element("div", *content)
+def panels(*content: Element | None, narrow: bool = False) -> Element:
+    """Elements side by side where there is room, two or, if `narrow`, three in a row."""
+    return element("div", *content, class_="panels narrow" if narrow else "panels")
 
 
 def each_run(runs: Runs, draw: Callable[[int, ReportedRun], Sequence[Content]]) -> Element:
@@ -48,7 +43,7 @@ def each_run(runs: Runs, draw: Callable[[int, ReportedRun], Sequence[Content]]) 
     for index, run in enumerate(runs):
         heading = element("h3", key(index), run_name(runs, index)) if len(runs) > 1 else None
         made.append(element("div", heading, *draw(index, run)))
-    return made[0] if len(made) == 1 else panels(*made)
+    return made[0] if len(made) == 1 else panels(*made, narrow=len(made) > 2)
 
 
 def run_name(runs: Runs, index: int) -> str:

@@ -77,9 +77,9 @@ def table(head: Sequence[Content], rows: Iterable[Sequence[Content | Element]], 
     return element("div", whole, class_="scroll", role="region", aria_label=caption, tabindex=0)
 
 
-def details(summary: str, *content: Content) -> Element:
-    """Something that is folded away."""
-    return element("details", element("summary", summary), *content)
+def details(summary: str, *content: Content, unfolded: bool = False) -> Element:
+    """Something that is folded away, at least at first unless it is `unfolded`."""
+    return element("details", element("summary", summary), *content, open=unfolded)
 
 
 def _is_cell(content: Content) -> bool:

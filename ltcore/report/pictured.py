@@ -71,7 +71,8 @@ def hardest(runs: Runs, materials: Sequence[Material]) -> Element | None:
         found = materials[index].hardest
         if not found:
             return [element("p", "No class has an error." if run.predictions else "There are no predictions.")]
-        return [element("ul", *(_item(index, run, each) for each in found), class_="hard"), _table(index, run, found)]
+        level = "h3" if len(runs) == 1 else "h4"
+        return [element("ul", *(_item(run, each, level) for each in found), class_="hard"), _table(index, run, found)]
 
     text = (
         "The classes with the lowest accuracy and what their test images were taken for, with some of these images: "
@@ -80,8 +81,8 @@ def hardest(runs: Runs, materials: Sequence[Material]) -> Element | None:
     return section("hardest", "The hardest classes", text, each_run(runs, draw))
 
 
-def _item(index: int, run: ReportedRun, found: HardClass) -> Element:
-    heading = element("h4", run.names[found.label])
+def _item(run: ReportedRun, found: HardClass, level: str) -> Element:
+    heading = element(level, run.names[found.label])
     count = run.counts[found.label]
     said = f"{found.right} of {found.images} test images recognised; {count:,} training images"
     shown = [each for each in found.examples if each.image]

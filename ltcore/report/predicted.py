@@ -11,7 +11,6 @@ from ltcore.report.layout import (
     MISSING,
     Runs,
     accuracy_axis,
-    beside,
     cell,
     each_run,
     ended,
@@ -23,6 +22,7 @@ from ltcore.report.layout import (
 from ltcore.report.markup import Content, details, element, table
 
 _LARGEST = 20
+_CONFUSIONS = "The most frequent confusions"
 
 
 def reliability(runs: Runs) -> Element | None:
@@ -116,7 +116,8 @@ def confusion(runs: Runs) -> Element | None:
         matrix = element(
             "div", element("div", *buttons, class_="buttons"), canvas, said, class_="confusion", data_run=index
         )
-        return [beside(runs, matrix, _largest(run))]
+        largest = _largest(run)
+        return [panels(matrix, largest) if len(runs) == 1 else element("div", matrix, details(_CONFUSIONS, largest))]
 
     text = (
         "What each class is taken for, as a share of its test images; rows are classes, columns predictions, both with "
@@ -135,4 +136,4 @@ def _largest(run: ReportedRun) -> Element:
         [run.names[target], run.names[said], element("td", str(images), class_="number")]
         for images, target, said in cells[:_LARGEST]
     ]
-    return table(["class", "taken for", "test images"], rows, "The most frequent confusions")
+    return table(["class", "taken for", "test images"], rows, _CONFUSIONS)

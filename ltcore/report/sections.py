@@ -42,7 +42,7 @@ def overview(runs: Runs) -> Element:
             if run.result
             else [element("td", MISSING, class_="number") for _ in FIGURES]
         )
-        rows.append([name, *figures, _state(run), element("td", element("code", str(run.path)))])
+        rows.append([name, *figures, _state(run), element("td", element("code", str(run.path)), class_="path")])
     head = ["run", *(title for title, _ in FIGURES), "state", "directory"]
     text = (
         "Figures on the test images at the end of each run, calibration included, in percent. Many, medium and few are "
@@ -67,7 +67,7 @@ def configuration(runs: Runs) -> Element:
         facts = [(name, str(about[name])) for name in ("device", "device_name", "python", "platform") if name in about]
         facts += [(name, str(version)) for name, version in about.get("versions", {}).items()]
         content: list[Content] = [
-            details("Plan", element("pre", run.plan_text, tabindex=0, aria_label="plan")),
+            details("Plan", element("pre", run.plan_text, tabindex=0, aria_label="plan"), unfolded=len(runs) == 1),
             details("Recipe", element("pre", run.recipe_text, tabindex=0, aria_label="recipe")),
         ]
         if facts:
@@ -170,7 +170,7 @@ def tested(run: ReportedRun) -> list[tuple[str, str, dict[str, Any]]]:
 def _groups_by_stage(run: ReportedRun) -> Element:
     rows = tested(run)
     names = tuple((float(place), name) for place, (name, _, _) in enumerate(rows))
-    x = Axis("", -0.5, len(rows) - 0.5, named=names)
+    x = Axis("after", -0.5, len(rows) - 0.5, named=names)
     series = []
     for place, (group, style) in enumerate(GROUP_STYLES.items()):
         known = [(at, figures[group], name) for at, (name, _, figures) in enumerate(rows) if figures[group] is not None]
