@@ -144,8 +144,10 @@ def read_run(path: Path) -> ReportedRun:
         raise RunError(f"{path} is no run directory (it holds no recipe.yaml){hint}")
     directory = RunDirectory(path)
     text = (path / "recipe.yaml").read_text()
-    name, seed, plan = _planned(path)
     result = _read_json(path / "result.json")
+    name, seed, plan = _planned(path)
+    if result:
+        name, seed = result["recipe"], result["seed"]
     epochs = _read_lines(path / "metrics.jsonl")
     stages = result["stages"] if result else _ended_stages(directory)
     if not (result or epochs or stages):

@@ -146,20 +146,22 @@ def stages(runs: Runs) -> Element | None:
     if not any(run.figures for run in runs):
         return None
 
+    several = len(runs) > 1
+    rows: list[list[Content]] = []
+    for index, run in enumerate(runs):
+        whose = [run_name(runs, index)] if several else []
+        rows += [[*whose, name, *figure_cells(figures, f"{index}/{path}")] for name, path, figures in run.figures]
+    head = [*(["run"] if several else []), "after", *(title for title, _ in FIGURES)]
+    shown = table(head, rows, "Figures after each stage, in percent")
+
     def draw(index: int, run: ReportedRun) -> list[Content]:
-        rows: list[list[Content]] = [
-            [name, *figure_cells(figures, f"{index}/{path}")] for name, path, figures in run.figures
-        ]
-        if not rows:
-            return [element("p", "No stage has ended yet.")]
-        shown = table(["after", *(title for title, _ in FIGURES)], rows, "Figures after each stage, in percent")
-        return [_groups_by_stage(run), shown]
+        return [_groups_by_stage(run) if tested(run) else element("p", "No stage has ended yet.")]
 
     text = (
         "What each stage, and calibration, does to frequent and rare classes: the first point of each line is the "
         "first stage's end, the last the result. In percent."
     )
-    return section("stages", "Many, medium and few, stage by stage", text, each_run(runs, draw))
+    return section("stages", "Many, medium and few, stage by stage", text, each_run(runs, draw), shown)
 
 
 def tested(run: ReportedRun) -> list[tuple[str, str, dict[str, Any]]]:
