@@ -136,8 +136,10 @@ def test_no_errors_no_requests_no_sideways_scrolling(browser, pages, name, width
     assert browser.run("return getComputedStyle(document.querySelector('svg text')).fontSize") == "12px"
     drawn = browser.run("return [...document.querySelectorAll('canvas')].map((each) => each.width)")
     assert all(300 <= found <= width for found in drawn) and drawn
-    smallest = """return Math.min(...[...document.querySelectorAll('figure > svg text')].map(
-        (text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))"""
+    smallest = """return Math.min(...[...document.querySelectorAll('figure > svg text')].map((text) => {
+        const turned = text.getScreenCTM();
+        return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(turned.a, turned.b);
+    }))"""
     assert browser.run(smallest) >= 8  # pixels, as they are seen
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,12 @@ class Predictions:
     before: Outcome | None
     after: Outcome
 
-    def confusion(self) -> list[list[int]]:
+    @cached_property
+    def confusion(self) -> list[tuple[int, int, int]]:
         """The cells of the confusion matrix that are not zero: class, prediction and number of test images."""
-        pairs = np.stack([self.targets, self.after.predictions], axis=1)
-        cells, images = np.unique(pairs, axis=0, return_counts=True)
-        return np.column_stack([cells, images]).tolist()  # type: ignore[no-any-return]
+        width = int(max(self.targets.max(), self.after.predictions.max())) + 1
+        cells, images = np.unique(self.targets * width + self.after.predictions, return_counts=True)
+        return list(zip((cells // width).tolist(), (cells % width).tolist(), images.tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _data(runs: Runs) -> list[dict[str, Any]]:
             "stages": None if run.result else run.stages,
             "epochs": run.epochs,
             "order": run.order,
-            "confusion": run.predictions.confusion() if run.predictions else None,
+            "confusion": run.predictions.confusion if run.predictions else None,
             "reliability": _reliability(run),
         }
         for index, run in enumerate(runs)

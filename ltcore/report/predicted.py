@@ -130,7 +130,7 @@ def confusion(runs: Runs) -> Element | None:
 
 def _largest(run: ReportedRun) -> Element:
     assert run.predictions
-    cells = [(images, target, said) for target, said, images in run.predictions.confusion() if target != said]
+    cells = [(images, target, said) for target, said, images in run.predictions.confusion if target != said]
     cells.sort(key=lambda each: (-each[0], each[1], each[2]))
     rows: list[list[Content]] = [
         [run.names[target], run.names[said], element("td", str(images), class_="number")]
