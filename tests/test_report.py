@@ -280,6 +280,14 @@ def test_a_selection_is_shown(train, tmp_path):
         assert page.figures[f"0/selection/candidates/{place}/score"] == percent(candidate["score"])
 
 
+def test_diagnostics_of_each_epoch_and_none(train, tmp_path):
+    with_them, _ = report([train(diagnostics="epoch")], tmp_path / "report.html")
+    assert "Mean accuracy of the classes" in with_them.charts
+    without, _ = report([train(diagnostics="off")], tmp_path / "report.html")
+    assert not {"Mean accuracy of the classes", "Accuracy on training images"} & set(without.charts)
+    assert "diagnostics" in with_them.sections and "diagnostics" not in without.sections
+
+
 TWO_STAGES = """
   - {name: one, epochs: 2, batch_size: 8, optimizer: {lr: 0.01}}
   - {name: two, epochs: 2, batch_size: 8, optimizer: {lr: 0.01}}"""
@@ -382,7 +390,8 @@ def test_samples_are_fair_to_rare_classes():
         (Axis("", 0, 0.153), ["0", "0.05", "0.1", "0.15"]),
         (Axis("", 4, 150, log=True), ["5", "10", "20", "50", "100"]),
         (Axis("", 1e-6, 0.2, log=True), ["1e-6", "1e-5", "1e-4", "1e-3", "0.01", "0.1"]),
-        (Axis("", 0, 12_000), ["0", "2,000", "4,000", "6,000", "8,000", "10,000", "12,000"][:7]),
+        (Axis("", 0, 12_000), ["0", "2,000", "4,000", "6,000", "8,000", "10,000", "12,000"]),
+        (Axis("", 0, 3, whole=True), ["0", "1", "2", "3"]),
     ],
 )
 def test_ticks(axis, expected):

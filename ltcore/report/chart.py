@@ -11,7 +11,7 @@ from ltcore.report.markup import element
 
 # Small enough to be read at the width of a phone, where 440 units are some 350 pixels.
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 24, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 20, 24, 44
 
 #: Styles of series, in a fixed order: the colours are in style.css, the markers here.
 MARKERS = (
@@ -38,6 +38,7 @@ class Axis:
         high: the value at its end.
         log: whether it is logarithmic.
         percent: whether its fractions are shown in percent.
+        whole: whether only whole numbers are written beside it.
         named: places with names of their own, in place of round numbers.
     """
 
@@ -46,6 +47,7 @@ class Axis:
     high: float
     log: bool = False
     percent: bool = False
+    whole: bool = False
     named: tuple[tuple[float, str], ...] | None = None
 
     def place(self, value: float) -> float:
@@ -58,7 +60,7 @@ class Axis:
         """Values with what is written beside them."""
         if self.named is not None:
             return list(self.named)
-        found = _powers(self.low, self.high) if self.log else _round_values(self.low, self.high)
+        found = _powers(self.low, self.high) if self.log else _round_values(self.low, self.high, self.whole)
         return [(value, f"{100 * value:g}" if self.percent else _plain(value)) for value in found]
 
 
@@ -174,15 +176,16 @@ class Chart:
     def _draw(self, series: Series) -> Element:
         group = element("g", class_=series.classes)
         placed = self._placed(series.points)
-        line = placed if series.line else self._placed(series.trend)
-        if line:
-            path = "M" + "L".join(f"{x} {y}" for x, y in line)
-            group.append(element("path", d=path, class_="line", stroke_dasharray=series.dashes))
+        if series.line and placed:
+            group.append(element("path", d=_path(placed), class_="line", stroke_dasharray=series.dashes))
         if series.marks:
             marker = f"#{'small' if len(placed) >= MANY else 'marker'}{series.style % len(MARKERS)}"
             titles = series.titles or [""] * len(placed)
             for (x, y), title in zip(placed, titles, strict=True):
                 group.append(element("use", element("title", title) if title else None, href=marker, x=x, y=y))
+        if series.trend:  # above the points, which would hide it
+            path = _path(self._placed(series.trend))
+            group.append(element("path", d=path, class_="line trend", stroke_dasharray=series.dashes))
         return group
 
     def _placed(self, points: Sequence[tuple[float, float]]) -> list[tuple[str, str]]:
@@ -208,6 +211,10 @@ def definitions() -> Element:
     return element("svg", element("defs", *shapes), width=0, height=0, class_="definitions", aria_hidden="true")
 
 
+def _path(placed: Sequence[tuple[str, str]]) -> str:
+    return "M" + "L".join(f"{x} {y}" for x, y in placed)
+
+
 def _short(value: float) -> str:
     """A coordinate with one decimal; a tenth of a unit cannot be seen, and pages hold thousands of them."""
     return f"{value:.1f}".removesuffix(".0")
@@ -221,10 +228,11 @@ def _plain(value: float) -> str:
     return f"{value:,.7g}"
 
 
-def _round_values(low: float, high: float, most: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten from `low` to `high`."""
+def _round_values(low: float, high: float, whole: bool, most: int = 6) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten from `low` to `high`; of 1 at least, if `whole`."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(n * power for n in (1, 2, 5, 10) if (high - low) / (n * power) <= most)
+    step = max(step, 1.0) if whole else step
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(n * step, 12) for n in range(first, last + 1)]
 

@@ -111,7 +111,9 @@ def confusion(runs: Runs) -> Element | None:
             for act, text, said in (("in", "+", "zoom in"), ("out", "−", "zoom out"), ("whole", "whole", "show all"))  # noqa: RUF001
         ]
         help_text = f"Confusion matrix of {name}. Arrow keys move to a cell, plus and minus zoom, 0 shows all."
-        canvas = element("canvas", tabindex=0, role="img", aria_label=help_text, aria_describedby=f"cell-{index}")
+        canvas = element(
+            "canvas", tabindex=0, role="application", aria_label=help_text, aria_describedby=f"cell-{index}"
+        )
         said = element("p", "", id=f"cell-{index}", class_="cell", aria_live="polite")
         matrix = element(
             "div", element("div", *buttons, class_="buttons"), canvas, said, class_="confusion", data_run=index

@@ -102,7 +102,7 @@ def frequency(runs: Runs) -> Element | None:
     for index, run in found:
         tails.setdefault(tuple(run.counts), []).append(index)
     counts = [count for run in runs for count in run.counts]
-    x = Axis("classes, the most frequent first", 0, max(len(run.counts) for run in runs) + 1)
+    x = Axis("classes, the most frequent first", 0, max(len(run.counts) for run in runs) + 1, whole=True)
     y = Axis("training images", min(counts) / 1.25, max(counts) * 1.25, log=True)
     series = []
     for place, members in enumerate(tails.values()):
@@ -191,7 +191,7 @@ def training(runs: Runs) -> Element | None:
     """Training curves out of ``metrics.jsonl``."""
     if not any(run.epochs for run in runs):
         return None
-    x = Axis("epoch, counted through all stages", 0, max(len(run.epochs) for run in runs) + 1)
+    x = Axis("epoch, counted through all stages", 0, max(len(run.epochs) for run in runs) + 1, whole=True)
     layouts = {tuple(_stage_starts(run)) for run in runs}
     dividers = layouts.pop() if len(layouts) == 1 else ()
     charts = [_curve(runs, x, dividers, "loss", "Training loss"), _rates(runs, x, dividers), _accuracies(runs, x)]
