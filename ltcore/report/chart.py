@@ -23,7 +23,7 @@ MARKERS = (
     "M0-4v8M-4 0h8",  # plus
     "M0 4l3.8-6.6h-7.6z",  # triangle, upside down
 )
-#: From this many points on, markers are smaller.
+#: Where a series has this many points, all markers of the chart are smaller.
 MANY = 60
 DASHES = (None, "7 3", "2 2.5", "9 3 2 3")
 
@@ -179,7 +179,8 @@ class Chart:
         if series.line and placed:
             group.append(element("path", d=_path(placed), class_="line", stroke_dasharray=series.dashes))
         if series.marks:
-            marker = f"#{'small' if len(placed) >= MANY else 'marker'}{series.style % len(MARKERS)}"
+            size = "small" if any(len(each.points) >= MANY for each in self.series) else "marker"
+            marker = f"#{size}{series.style % len(MARKERS)}"
             titles = series.titles or [""] * len(placed)
             for (x, y), title in zip(placed, titles, strict=True):
                 group.append(element("use", element("title", title) if title else None, href=marker, x=x, y=y))
