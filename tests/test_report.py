@@ -5,6 +5,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -421,3 +422,12 @@ def test_damaged_lines_are_named(digits_run, tmp_path):
     (copy / "metrics.jsonl").write_text("{\n{}\n")
     with pytest.raises(RunError, match=r"metrics\.jsonl is damaged"):
         read_run(copy)
+
+
+def test_the_documentation_names_every_section(digits_page):
+    documentation = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
+    rows = documentation.split("| --- | --- |\n")[1].split("\n\n")[0].splitlines()
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", digits_page[0].raw)
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == titles
+    assert f"at most {material.SAMPLES} training and {material.SAMPLES} test images" in documentation
+    assert material.CLASSES == 9 and "the nine with" in documentation
