@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -405,6 +405,34 @@ def test_series_differ_without_colour():
     groups = re.findall(r'<g class="s(\d)">(.*?)</g>', drawn)
     looks = {(re.search('stroke-dasharray="(.*?)"', part), re.search('href="(.*?)"', part)[1]) for _, part in groups}
     assert len(looks) == len(groups) == 7
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def lab(color, seen):
+    """CIE L*a*b* of a colour as it is seen."""
+    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(xyz @ np.clip(np.array(seen) @ linear, 0, 1) / [0.9505, 1, 1.089])  # near enough for dark colours
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("seen", BLINDNESS)
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_colours_differ_for_colour_blind_readers(digits_page, scheme, seen):
+    style = digits_page[0].raw
+    colors = [re.findall(rf"--s{number}: (#\w{{6}});", style)[scheme] for number in range(7)]
+    seen_as = [lab(color, BLINDNESS[seen]) for color in colors]
+    for one, other in combinations(range(7), 2):
+        assert np.linalg.norm(seen_as[one] - seen_as[other]) > 15, (colors[one], colors[other])
 
 
 def test_markup_escapes():
