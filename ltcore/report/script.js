@@ -124,7 +124,6 @@ class Matrix {
     const scale = window.devicePixelRatio || 1;
     canvas.width = Math.round(side * scale);
     canvas.height = Math.round(side * scale);
-    canvas.style.height = `${side}px`;
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
     const style = getComputedStyle(canvas);
