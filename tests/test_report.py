@@ -143,7 +143,8 @@ def test_every_figure_is_the_results(digits_page, digits_run):
         names = set(result["after_calibration"]) - {"per_class_accuracy"}
         assert {f"{place}/{name}" for name in names} <= shown
         assert f"{place}/per_class_accuracy" in shown or place == "after_calibration"
-    assert {f"stages/1/diagnostics/{name}" for name in ("classifier_norm", "feature_deviation")} <= shown
+    named = {f"stages/{stage}/diagnostics/{name}" for stage in (0, 1) for name in ("classifier_norm", "train_accuracy")}
+    assert named | {"stages/0/diagnostics/feature_deviation", "stages/1/diagnostics/feature_deviation"} <= shown
 
 
 def test_embedded_data_is_what_the_run_wrote(digits_page, digits_run):
@@ -327,19 +328,20 @@ def test_a_run_that_has_not_ended(train, make_run, digits_run, tmp_path):
 
 def test_what_cannot_be_shown_is_one_message(cli, digits_run, tmp_path):
     out = tmp_path / "report.html"
-    cli("report", tmp_path / "none", "-o", out).is_one_message(1, "none is no run directory", "runs/NAME/DATE-seed0")
+    cli("report", tmp_path / "none", "-o", out).is_one_message(2, "none is no run directory", "runs/NAME/DATE-seed0")
     above = digits_run.parent
-    cli("report", above, "-o", out).is_one_message(1, f"{above} is no run directory", f"such as {digits_run}")
-    cli("report", above.parent, "-o", out).is_one_message(1, "is no run directory", f"such as {digits_run}")
+    cli("report", above, "-o", out).is_one_message(2, f"{above} is no run directory", f"such as {digits_run}")
+    cli("report", above.parent, "-o", out).is_one_message(2, "is no run directory", f"such as {digits_run}")
     begun = tmp_path / "begun"
     begun.mkdir()
     shutil.copy(digits_run / "recipe.yaml", begun)
-    cli("report", digits_run, begun, "-o", out).is_one_message(1, f"{begun}: ", "not ended its first epoch")
+    cli("report", digits_run, begun, "-o", out).is_one_message(2, f"{begun}: ", "not ended its first epoch")
     (begun / "result.json").write_text("{")
     cli("report", begun, "-o", out).is_one_message(1, f"{begun / 'result.json'} is damaged")
     assert not out.exists()
-    result = cli("report", digits_run, "-o", tmp_path / "no" / "r.html", "--no-features", "--no-images")
-    result.is_one_message(1, "r.html cannot be written", "-o")
+    page = tmp_path / "no" / "r.html"
+    cli("report", digits_run, "-o", page).is_one_message(2, f"{page} cannot be written", f"{page.parent} is no folder")
+    cli("report", digits_run, "-o", tmp_path).is_one_message(2, f"{tmp_path} cannot be written", "it is a folder", "-o")
     cli("report").is_one_message(2, "RUN")
 
 
@@ -397,6 +399,16 @@ def test_samples_are_fair_to_rare_classes():
 )
 def test_ticks(axis, expected):
     assert [text for _, text in axis.ticks()] == expected
+
+
+def test_names_of_stages_do_not_run_into_each_other(train, tmp_path):
+    names = ("quite_a_long_name", "another_name_of_a_stage", "short", "a_stage_of_that_name")
+    stages = [{"name": name, "iterations": 1, "optimizer": {"lr": 0.01}} for name in names]
+    page, _ = report([train(stages=stages)], tmp_path / "report.html")
+    below = [text for text in re.findall(r"<text[^>]*data-x[^>]*>(.*?)</text>", page.raw) if text[:4] in str(names)]
+    assert below == ["quite_a_long…", "another_name…", "short", "a_stage_of_t…"]
+    above = re.findall(r'<text[^>]*class="divider">(.*?)</text>', page.raw)
+    assert "short" in above and "quite_a_long_name" not in above
 
 
 def test_series_differ_without_colour():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltcore.checkpoint import write_atomically
-from ltcore.errors import RunError
+from ltcore.errors import RecipeError, RunError
 from ltcore.report.data import read_run
 from ltcore.report.material import gather
 from ltcore.report.page import build
@@ -25,8 +25,14 @@ def write_report(runs: Sequence[Path], out: Path, features: bool = True, images:
         What had to be left out and why, a sentence each.
 
     Raises:
-        RunError: a run cannot be shown, or the file not be written.
+        RecipeError: a directory holds no run, or nothing to show yet, or the file is in no folder.
+        RunError: a file of a run is damaged, or the page cannot be written.
     """
+    if out.is_dir() or not out.parent.is_dir():
+        raise RecipeError(
+            f"{out} cannot be written: {'it' if out.is_dir() else out.parent} is "
+            f"{'a' if out.is_dir() else 'no'} folder; name another file with -o"
+        )
     found = [read_run(path) for path in runs]
     materials = [gather(run, features, images) for run in found]
     page = build(found, materials)

@@ -25,6 +25,8 @@ MARKERS = (
 )
 #: Where a series has this many points, all markers of the chart are smaller.
 MANY = 60
+#: Width of a letter on average.
+_LETTER = 6.3
 DASHES = (None, "7 3", "2 2.5", "9 3 2 3")
 
 
@@ -161,10 +163,12 @@ class Chart:
             x = _short(self._x(value))
             grid.append(element("path", d=f"M{x} {bottom}v4", class_="axis"))
             grid.append(element("text", text, x=x, y=bottom + 16, class_="middle", data_x=value))
-        for value, text in self.dividers:
+        ends = [*(self._x(value) for value, _ in self.dividers[1:]), WIDTH]
+        for (value, text), end in zip(self.dividers, ends, strict=False):
             x = _short(self._x(value))
             grid.append(element("path", d=f"M{x} {TOP}V{bottom}", class_="divider"))
-            grid.append(element("text", text, x=_short(float(x) + 3), y=TOP - 10, class_="divider"))
+            if end - float(x) > _LETTER * len(text):  # else it would run into the next one
+                grid.append(element("text", text, x=_short(float(x) + 3), y=TOP - 10, class_="divider"))
         frame = f"M{LEFT} {TOP}V{bottom}H{right}" + ("" if self.x.title else f"V{TOP}z")
         grid.append(element("path", d=frame, class_="axis"))
         grid.append(element("text", self.x.title, x=(LEFT + right) // 2, y=HEIGHT - 8, class_="middle title"))

@@ -34,6 +34,13 @@ from ltcore.report.sections import tested
 _FEW_CLASSES = 30
 _TENTHS = 10
 
+#: The diagnostics in the table of all classes: what they are in ``result.json``, and how they are shown.
+_DIAGNOSTICS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+    ("train_accuracy", "accuracy on training images", percent),
+    ("classifier_norm", "norm", number),
+    ("feature_deviation", "deviation", number),
+)
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -121,11 +128,11 @@ def all_classes(runs: Runs) -> Element | None:
             return [element("p", "The run has not ended.")]
         images = np.bincount(run.predictions.targets, minlength=len(run.counts)) if run.predictions else None
         columns = [(name, f"{path}/per_class_accuracy", f["per_class_accuracy"]) for name, path, f in tested(run)]
-        last = [(place, stage["diagnostics"]) for place, stage in enumerate(run.stages) if "diagnostics" in stage]
         extra = [
-            (title, f"stages/{place}/diagnostics/{name}", figures[name])
-            for place, figures in last[-1:]
-            for title, name in (("norm", "classifier_norm"), ("deviation", "feature_deviation"))
+            (f"{title}, {stage['name']}", f"stages/{place}/diagnostics/{name}", stage["diagnostics"][name], write)
+            for place, stage in enumerate(run.stages)
+            if "diagnostics" in stage
+            for name, title, write in _DIAGNOSTICS
         ]
         rows = []
         for label in run.order:
@@ -133,9 +140,9 @@ def all_classes(runs: Runs) -> Element | None:
             row.append(element("td", f"{run.counts[label]:,}", class_="number"))
             row.append(element("td", f"{images[label]:,}" if images is not None else "", class_="number"))
             row += [cell(values[label], f"{index}/{path}/{label}") for _, path, values in columns]
-            row += [cell(values[label], f"{index}/{path}/{label}", number) for _, path, values in extra]
+            row += [cell(values[label], f"{index}/{path}/{label}", write) for _, path, values, write in extra]
             rows.append(row)
-        titles = [*(f"accuracy, {name}" for name, _, _ in columns), *(title for title, _, _ in extra)]
+        titles = [*(f"accuracy, {name}" for name, _, _ in columns), *(title for title, *_ in extra)]
         head = ["class", "group", "training images", "test images", *titles]
         return [details(f"All {len(rows)} classes", table(head, rows, "Every class, the most frequent first"))]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltcore import checkpoint, metrics
-from ltcore.errors import LtcoreError, RunError
+from ltcore.errors import LtcoreError, RecipeError, RunError
 from ltcore.plan import make_plan
 from ltcore.plan_text import describe, render
 from ltcore.recipe.loading import load_recipe
@@ -136,14 +136,15 @@ def read_run(path: Path) -> ReportedRun:
     """Read a run's directory.
 
     Raises:
-        RunError: it is no run's, it holds nothing to show yet, or one of its files is damaged.
+        RecipeError: it is no run's, or it holds nothing to show yet.
+        RunError: one of its files is damaged.
     """
     if not (path / "recipe.yaml").is_file():
         runs = sorted(each.parent for each in path.glob("*/recipe.yaml")) or sorted(
             each.parent for each in path.glob("*/*/recipe.yaml")
         )
         hint = f"; name one of the runs in it, such as {runs[-1]}" if runs else ", such as runs/NAME/DATE-seed0"
-        raise RunError(f"{path} is no run directory (it holds no recipe.yaml){hint}")
+        raise RecipeError(f"{path} is no run directory (it holds no recipe.yaml){hint}")
     directory = RunDirectory(path)
     text = (path / "recipe.yaml").read_text()
     result = _read_json(path / "result.json")
@@ -153,7 +154,7 @@ def read_run(path: Path) -> ReportedRun:
     epochs = _read_lines(path / "metrics.jsonl")
     stages = result["stages"] if result else _ended_stages(directory)
     if not (result or epochs or stages):
-        raise RunError(f"{path}: this run has not ended its first epoch, so there is nothing to report yet")
+        raise RecipeError(f"{path}: this run has not ended its first epoch, so there is nothing to report yet")
     environment = _read_json(path / "environment.json") or {}
     predictions = _predictions(path, result) if result else None
     return ReportedRun(path, name, seed, text, plan, result, stages, epochs, environment, predictions)
@@ -197,7 +198,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = _parse(path.read_text())
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); 'ltcore run RECIPE --resume' does not mend it") from error
+        raise RunError(f"{path} is damaged ({error}); copy it again from where the run was trained") from error
     return found
 
 
@@ -209,7 +210,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         return [_parse(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); report the run without it: move the file away") from error
+        raise RunError(
+            f"{path} is damaged ({error}); move it away, and the report leaves the training curves out"
+        ) from error
 
 
 def _parse(text: str) -> Any:

@@ -105,8 +105,13 @@ def accuracy_axis(title: str = "accuracy, percent") -> Axis:
 
 
 def upward_axis(title: str, values: Sequence[float]) -> Axis:
-    """From 0 to a little more than the largest of some values."""
-    return Axis(title, 0, 1.05 * max([*values, 1e-9]))
+    """From 0, or the smallest of some values where that is less, to a little more than the largest."""
+    return Axis(title, min([*values, 0]), 1.05 * max([*values, 1e-9]))
+
+
+def shorten(text: str, letters: int) -> str:
+    """A text of no more than so many letters."""
+    return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
 def ended(runs: Runs) -> list[tuple[int, ReportedRun]]:

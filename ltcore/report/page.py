@@ -8,7 +8,7 @@ from string import Template
 from typing import Any
 
 from ltcore import __version__
-from ltcore.report import classes, pictured, predicted, sections
+from ltcore.report import classes, curves, pictured, predicted, sections
 from ltcore.report.chart import definitions
 from ltcore.report.data import Outcome, ReportedRun
 from ltcore.report.layout import Runs, run_name
@@ -30,7 +30,7 @@ def build(runs: Runs, materials: Sequence[Material]) -> str:
         sections.frequency(runs),
         classes.accuracy(runs),
         sections.stages(runs),
-        sections.training(runs),
+        curves.training(runs),
         predicted.confusion(runs),
         predicted.reliability(runs),
         classes.diagnostics(runs),
