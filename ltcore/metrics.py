@@ -64,7 +64,7 @@ def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int]
     _check(logits, targets, counts)
     num_classes = logits.shape[1]
 
-    predictions, ranks, confidences = _rank(logits.detach(), targets)
+    predictions, ranks, confidences = rank(logits.detach(), targets)
     hits = predictions == targets
     support = torch.bincount(targets, minlength=num_classes).double()
     predicted = torch.bincount(predictions, minlength=num_classes).double()
@@ -102,8 +102,16 @@ def _check(logits: Tensor, targets: Tensor, counts: Tensor) -> None:
         raise ValueError(f"targets go from {targets.min()} to {targets.max()}, but there are {logits.shape[1]} classes")
 
 
-def _rank(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Predicted label, the target's rank (0 is the first) and the largest softmax value of every sample, each [N]."""
+def rank(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted label, the target's rank (0 is the first) and the largest softmax value of every sample, each [N].
+
+    Args:
+        logits: [N, C], floating point, on any device.
+        targets: labels in 0..C-1, [N] int64, on the CPU.
+
+    Raises:
+        RunError: a logit is not finite.
+    """
     labels = torch.arange(logits.shape[1])
     predictions, ranks, confidences = [], [], []
     for rows, wanted in zip(torch.split(logits, _CHUNK_ROWS), torch.split(targets, _CHUNK_ROWS), strict=True):
@@ -122,12 +130,27 @@ def _rank(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(predictions), torch.cat(ranks), torch.cat(confidences)
 
 
-def _calibration_error(confidences: Tensor, hits: Tensor) -> float:
-    """Sum over bins of |accuracy - confidence|, weighted by the bin's share of the samples; bins are (low, high]."""
+def reliability(confidences: Tensor, hits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a reliability diagram draws: samples, right predictions and summed confidence of each bin (low, high].
+
+    Args:
+        confidences: largest softmax value of each sample, [N] float64.
+        hits: whether its prediction is right, [N] bool.
+
+    Returns:
+        Three tensors [`ECE_BINS`] float64.
+    """
     edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=torch.float64)
     bins = torch.bucketize(confidences, edges[1:-1])
-    gaps = torch.bincount(bins, weights=hits.double() - confidences, minlength=ECE_BINS)
-    return (gaps.abs().sum() / len(hits)).item()
+    weights = (torch.ones_like(confidences), hits.double(), confidences)
+    samples, right, summed = (torch.bincount(bins, weights=weight, minlength=ECE_BINS) for weight in weights)
+    return samples, right, summed
+
+
+def _calibration_error(confidences: Tensor, hits: Tensor) -> float:
+    """Sum over bins of |accuracy - confidence|, weighted by the bin's share of the samples."""
+    _, right, summed = reliability(confidences, hits)
+    return ((right - summed).abs().sum() / len(hits)).item()
 
 
 def _mean(values: Tensor) -> float | None:

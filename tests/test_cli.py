@@ -26,6 +26,7 @@ COMMANDS = (
     "data",
     "data list",
     "data describe",
+    "report",
     "predict",
     "export",
 )
@@ -33,6 +34,7 @@ CHEAP = {
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
     "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
     "new": "--out {out}/mynoise",
+    "report": "-o {out}/report.html --no-features",
     "predict": "--out {out}/predictions.csv",
     "export": "--out {out}/digits.pt2",
 }

@@ -1,0 +1,189 @@
+"""The sections that look at every class: accuracy, classifier norms, feature deviation, and the table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from ltcore.data.describe import shot_group
+from ltcore.report.chart import Axis, Chart, Series
+from ltcore.report.data import ReportedRun
+from ltcore.report.layout import (
+    Runs,
+    accuracy_axis,
+    cell,
+    count_axis,
+    each_run,
+    ended,
+    group_dividers,
+    number,
+    panels,
+    percent,
+    run_name,
+    section,
+    upward_axis,
+)
+from ltcore.report.markup import Content, details, element, table
+from ltcore.report.sections import tested
+
+#: With more classes than these, a line shows the mean of each tenth of them.
+_FEW_CLASSES = 30
+_TENTHS = 10
+
+#: The diagnostics in the table of all classes: what they are in ``result.json``, and how they are shown.
+_DIAGNOSTICS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+    ("train_accuracy", "accuracy on training images", percent),
+    ("classifier_norm", "norm", number),
+    ("feature_deviation", "deviation", number),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A figure of every class, for a chart.
+
+    Attributes:
+        run: whose.
+        name: for the legend.
+        style: number of its colour and marker.
+        values: a value a class; None where there is none.
+    """
+
+    run: ReportedRun
+    name: str
+    style: int
+    values: Sequence[float | None]
+
+
+def accuracy(runs: Runs) -> Element | None:
+    """Accuracy of each class against its training images."""
+    found = ended(runs)
+    if not found:
+        return None
+    if len(runs) == 1:
+        kinds = [
+            Kind(runs[0], name, place, figures["per_class_accuracy"])
+            for place, (name, _, figures) in enumerate(tested(runs[0]))
+        ]
+    else:
+        kinds = [Kind(run, run_name(runs, index), index, _final(run)["per_class_accuracy"]) for index, run in found]
+    charts = [_by_count(runs, "Accuracy on test images", accuracy_axis(), kinds, percent)]
+    if trained := _diagnosed(runs, "train_accuracy"):
+        charts.append(_by_count(runs, "Accuracy on training images", accuracy_axis(), trained, percent))
+    lines = "; lines are the means of the classes' tenths, by frequency" if _many(runs) else ""
+    text = f"Which classes fail, and whether those are the rare ones: a point is a class{lines}."
+    return section("accuracy", "Accuracy of each class against its training images", text, panels(*charts))
+
+
+def diagnostics(runs: Runs) -> Element | None:
+    """What the run's diagnostics found: norms of the classifier's rows and feature deviation."""
+    norms, deviations = _diagnosed(runs, "classifier_norm"), _diagnosed(runs, "feature_deviation")
+    if not norms:
+        return None
+    text = (
+        "Why rare classes fail. A classifier whose rows grow with the number of images favours frequent classes; and "
+        "features of training images that lie far from those of the class's test images do not generalise (CDT, Ye et "
+        "al. 2020, section 3.3)."
+    )
+    charts = (
+        _by_count(runs, "Norm of the classifier's row of each class", _axis("norm", norms), norms, number),
+        _by_count(
+            runs,
+            "Feature deviation between training and test images",
+            _axis("distance of the means", deviations),
+            deviations,
+            number,
+        ),
+    )
+    return section("diagnostics", "Classifier norms and feature deviation", text, panels(*charts))
+
+
+def _diagnosed(runs: Runs, name: str) -> list[Kind]:
+    """A figure of the diagnostics: of one run after each stage, of several after the last."""
+    kinds = []
+    for index, run in ended(runs):
+        known = [(stage["name"], stage["diagnostics"][name]) for stage in run.stages if "diagnostics" in stage]
+        if len(runs) == 1:
+            kinds += [Kind(run, stage, place, values) for place, (stage, values) in enumerate(known)]
+        elif known:
+            kinds.append(Kind(run, run_name(runs, index), index, known[-1][1]))
+    return kinds
+
+
+def _axis(title: str, kinds: Sequence[Kind]) -> Axis:
+    return upward_axis(title, [value for kind in kinds for value in kind.values if value is not None])
+
+
+def all_classes(runs: Runs) -> Element | None:
+    """Every class with its figures: the charts' values as text."""
+    if not ended(runs):
+        return None
+
+    def draw(index: int, run: ReportedRun) -> list[Content]:
+        if not run.result:
+            return [element("p", "The run has not ended.")]
+        images = np.bincount(run.predictions.targets, minlength=len(run.counts)) if run.predictions else None
+        columns = [(name, f"{path}/per_class_accuracy", f["per_class_accuracy"]) for name, path, f in tested(run)]
+        extra = [
+            (f"{title}, {stage['name']}", f"stages/{place}/diagnostics/{name}", stage["diagnostics"][name], write)
+            for place, stage in enumerate(run.stages)
+            if "diagnostics" in stage
+            for name, title, write in _DIAGNOSTICS
+        ]
+        rows = []
+        for label in run.order:
+            row: list[Content] = [run.names[label], shot_group(run.counts[label])]
+            row.append(element("td", f"{run.counts[label]:,}", class_="number"))
+            row.append(element("td", f"{images[label]:,}" if images is not None else "", class_="number"))
+            row += [cell(values[label], f"{index}/{path}/{label}") for _, path, values in columns]
+            row += [cell(values[label], f"{index}/{path}/{label}", write) for _, path, values, write in extra]
+            rows.append(row)
+        titles = [*(f"accuracy, {name}" for name, _, _ in columns), *(title for title, *_ in extra)]
+        head = ["class", "group", "training images", "test images", *titles]
+        return [details(f"All {len(rows)} classes", table(head, rows, "Every class, the most frequent first"))]
+
+    text = "The values of the charts by class, the most frequent first; accuracies in percent."
+    return section("classes", "All classes", text, each_run(runs, draw))
+
+
+def _final(run: ReportedRun) -> dict[str, Any]:
+    assert run.result is not None
+    figures: dict[str, Any] = run.result["after_calibration"]
+    return figures
+
+
+def _many(runs: Runs) -> bool:
+    return any(len(run.counts) > _FEW_CLASSES for run in runs)
+
+
+def _by_count(runs: Runs, title: str, y: Axis, kinds: Sequence[Kind], write: Callable[[float | None], str]) -> Element:
+    """A point a class at its number of training images; all kinds of one run but the last are hollow."""
+    x = count_axis(runs)
+    series = []
+    for place, kind in enumerate(kinds):
+        known = [(label, value) for label in kind.run.order if (value := kind.values[label]) is not None]
+        counts = kind.run.counts
+        points = [(float(counts[label]), value) for label, value in known]
+        titles = [f"{kind.run.names[label]}: {counts[label]} images, {write(value)}" for label, value in known]
+        means = []
+        if len(known) > _FEW_CLASSES:
+            means = [
+                (float(np.exp(np.log(part[:, 0]).mean())), float(part[:, 1].mean()))
+                for part in np.array_split(np.array(points), _TENTHS)
+            ]
+        hollow = len(runs) == 1 and place + 1 < len(kinds)
+        series.append(Series(kind.name, points, kind.style, titles, hollow=hollow, dash=kind.style, trend=means))
+    said = "; ".join(_said(each, write) for each in series)
+    return Chart(title, said, x, y, series, group_dividers(x)).draw()
+
+
+def _said(series: Series, write: Callable[[float | None], str]) -> str:
+    """A series in words: the means of the most frequent and the rarest third."""
+    values = [value for _, value in series.points]
+    third = max(1, len(values) // 3)
+    head, tail = sum(values[:third]) / third, sum(values[-third:]) / third
+    return f"{series.name}: {write(head)} for the most frequent third of the classes, {write(tail)} for the rarest"

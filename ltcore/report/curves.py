@@ -1,0 +1,117 @@
+"""The section on training: curves out of ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from ltcore.report.chart import Axis, Chart, Series
+from ltcore.report.data import ReportedRun
+from ltcore.report.layout import (
+    Runs,
+    accuracy_axis,
+    each_run,
+    number,
+    panels,
+    percent,
+    run_name,
+    section,
+    upward_axis,
+)
+from ltcore.report.markup import Content, details, table
+
+
+def training(runs: Runs) -> Element | None:
+    """Training curves out of ``metrics.jsonl``."""
+    if not any(run.epochs for run in runs):
+        return None
+    x = Axis("epoch, counted through all stages", 0, max(len(run.epochs) for run in runs) + 1, whole=True)
+    layouts = {tuple(_stage_starts(run)) for run in runs}
+    dividers = layouts.pop() if len(layouts) == 1 else ()
+    charts = [_curve(runs, x, dividers, "loss", "Training loss"), _rates(runs, x, dividers), _accuracies(runs, x)]
+
+    def draw(index: int, run: ReportedRun) -> list[Content]:
+        names = ("loss", "lr", "seconds", "images_per_second")
+        rows = [
+            [f"{line['stage']}, epoch {line['epoch'] + 1}", *(number(line[name], 4) for name in names)]
+            + [percent(_mean_accuracy(line, split)) for split in ("train", "test")]
+            for line in run.epochs
+        ]
+        head = ["epoch", "loss", "learning rate", "seconds", "images a second"]
+        head += ["mean accuracy on training images", "on test images"]
+        return [details("Values", table(head, rows, "Training, epoch by epoch"))]
+
+    text = (
+        "Mean loss of each epoch, and its last learning rate on a logarithmic scale; a vertical line is the beginning "
+        "of a stage."
+    )
+    return section("training", "Training curves", text, panels(*charts), each_run(runs, draw))
+
+
+def _stage_starts(run: ReportedRun) -> list[tuple[float, str]]:
+    starts, at = [], 1
+    for name, lines in groupby(run.epochs, key=lambda line: str(line["stage"])):
+        starts.append((at - 0.5, name))
+        at += len(list(lines))
+    return starts
+
+
+def _lines(runs: Runs, name: str) -> list[Series]:
+    made = []
+    for index, run in enumerate(runs):
+        points = [(float(at), line[name]) for at, line in enumerate(run.epochs, 1) if line[name] is not None]
+        made.append(Series(run_name(runs, index), points, index, line=True, marks=len(points) == 1, dash=index))
+    return made
+
+
+def _values(series: Sequence[Series]) -> list[float]:
+    return [value for each in series for _, value in each.points]
+
+
+def _curve(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]], name: str, title: str) -> Element:
+    series = _lines(runs, name)
+    said = "; ".join(
+        f"{each.name}: from {number(each.points[0][1])} to {number(each.points[-1][1])}"
+        for each in series
+        if each.points
+    )
+    return Chart(title, said, x, upward_axis("loss", _values(series)), series, dividers).draw()
+
+
+def _rates(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]]) -> Element | None:
+    series = _lines(runs, "lr")
+    positive = [value for value in _values(series) if value > 0]
+    if not positive:
+        return None
+    floor = max(min(positive), max(positive) / 1e6)  # the very end of a cosine is as good as 0
+    series = [
+        Series(s.name, [p for p in s.points if p[1] >= floor], s.style, line=True, marks=s.marks, dash=s.dash)
+        for s in series
+    ]
+    y = Axis("learning rate", floor / 1.5, max(positive) * 1.5, log=True)
+    said = f"Between {number(floor)} and {number(max(positive))}."
+    return Chart("Learning rate", said, x, y, series, dividers).draw()
+
+
+def _accuracies(runs: Runs, x: Axis) -> Element | None:
+    """Mean class accuracies by epoch, where the recipe asked for diagnostics in each."""
+    series = []
+    for index, run in enumerate(runs):
+        for place, split in enumerate(("train", "test")):
+            means = [(float(at), _mean_accuracy(line, split)) for at, line in enumerate(run.epochs, 1)]
+            points = [(at, mean) for at, mean in means if mean is not None]
+            if points:
+                name = f"{run_name(runs, index)}, {'training' if split == 'train' else split} images"
+                series.append(Series(name, points, index, line=True, marks=len(points) == 1, dash=2 * place))
+    if not series:
+        return None
+    said = "; ".join(f"{each.name}: {100 * each.points[-1][1]:.1f} percent at the end" for each in series)
+    return Chart("Mean accuracy of the classes", said, x, accuracy_axis(), series).draw()
+
+
+def _mean_accuracy(line: dict[str, Any], split: str) -> float | None:
+    """Mean accuracy of the classes at an epoch's end; None where no diagnostics were made then."""
+    known = [value for value in line.get("diagnostics", {}).get(f"{split}_accuracy", ()) if value is not None]
+    return sum(known) / len(known) if known else None

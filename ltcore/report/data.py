@@ -1,0 +1,220 @@
+"""What a report shows of a run, read from the run's directory: nothing here trains, and no image is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltcore import checkpoint, metrics
+from ltcore.errors import LtcoreError, RecipeError, RunError
+from ltcore.plan import make_plan
+from ltcore.plan_text import describe, render
+from ltcore.recipe.loading import load_recipe
+from ltcore.rundir import RunDirectory
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a classifier said of the test images.
+
+    Attributes:
+        predictions: [N] int64.
+        samples: test images of each confidence bin, [`ltcore.metrics.ECE_BINS`].
+        right: right predictions of each bin.
+        confidence: summed confidence of each bin.
+    """
+
+    predictions: NDArray[np.int64]
+    samples: list[float]
+    right: list[float]
+    confidence: list[float]
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], targets: Tensor) -> Outcome:
+        """From logits [N, C] and targets [N]."""
+        predictions, _, confidences = metrics.rank(torch.from_numpy(logits), targets)
+        samples, right, summed = metrics.reliability(confidences, predictions == targets)
+        return cls(predictions.numpy(), samples.tolist(), right.tolist(), summed.tolist())
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What is said of the test images, before and after calibration.
+
+    Attributes:
+        targets: [N] int64.
+        before: without calibration; None where nothing calibrates.
+        after: the run's result.
+    """
+
+    targets: NDArray[np.int64]
+    before: Outcome | None
+    after: Outcome
+
+    @cached_property
+    def confusion(self) -> list[tuple[int, int, int]]:
+        """The cells of the confusion matrix that are not zero: class, prediction and number of test images."""
+        width = int(max(self.targets.max(), self.after.predictions.max())) + 1
+        cells, images = np.unique(self.targets * width + self.after.predictions, return_counts=True)
+        return list(zip((cells // width).tolist(), (cells % width).tolist(), images.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A run as its directory tells it.
+
+    Attributes:
+        path: the directory.
+        name: the recipe's name.
+        seed: the run's seed; None where the recipe cannot be read any more.
+        recipe_text: the recipe.
+        plan_text: what ``ltcore plan`` says of it, or why it says nothing.
+        result: ``result.json``; None while the run has not ended.
+        stages: a record for each stage that has ended, as in ``result.json``.
+        epochs: the lines of ``metrics.jsonl``.
+        environment: ``environment.json``; empty where there is none.
+        predictions: None while the run has not ended.
+    """
+
+    path: Path
+    name: str
+    seed: int | None
+    recipe_text: str
+    plan_text: str
+    result: dict[str, Any] | None
+    stages: list[dict[str, Any]]
+    epochs: list[dict[str, Any]]
+    environment: dict[str, Any]
+    predictions: Predictions | None
+
+    @property
+    def counts(self) -> list[int]:
+        """Training images of each class; empty while the run has not ended."""
+        found: list[int] = self.result["class_counts"] if self.result else []
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes; empty while the run has not ended."""
+        found: list[str] = self.result["class_names"] if self.result else []
+        return found
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the run has calibrated its classifier."""
+        return bool(self.result and self.result["calibration"])
+
+    @property
+    def order(self) -> list[int]:
+        """The classes, the most frequent first."""
+        return sorted(range(len(self.counts)), key=lambda label: (-self.counts[label], label))
+
+    @property
+    def figures(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Every evaluation in order: its name, where it stands in ``result.json``, and its figures."""
+        rows = []
+        for index, stage in enumerate(self.stages):
+            for split in ("validation", "test"):
+                if split in stage:
+                    name = stage["name"] if split == "test" else f"{stage['name']}, validation images"
+                    rows.append((name, f"stages/{index}/{split}", stage[split]))
+        if self.result and self.calibrated:
+            rows.append(("before calibration", "before_calibration", self.result["before_calibration"]))
+            rows.append(("after calibration", "after_calibration", self.result["after_calibration"]))
+        return rows
+
+
+def read_run(path: Path) -> ReportedRun:
+    """Read a run's directory.
+
+    Raises:
+        RecipeError: it is no run's, or it holds nothing to show yet.
+        RunError: one of its files is damaged.
+    """
+    if not (path / "recipe.yaml").is_file():
+        runs = sorted(each.parent for each in path.glob("*/recipe.yaml")) or sorted(
+            each.parent for each in path.glob("*/*/recipe.yaml")
+        )
+        hint = f"; name one of the runs in it, such as {runs[-1]}" if runs else ", such as runs/NAME/DATE-seed0"
+        raise RecipeError(f"{path} is no run directory (it holds no recipe.yaml){hint}")
+    directory = RunDirectory(path)
+    text = (path / "recipe.yaml").read_text()
+    result = _read_json(path / "result.json")
+    name, seed, plan = _planned(path)
+    if result:
+        name, seed = result["recipe"], result["seed"]
+    epochs = _read_lines(path / "metrics.jsonl")
+    stages = result["stages"] if result else _ended_stages(directory)
+    if not (result or epochs or stages):
+        raise RecipeError(f"{path}: this run has not ended its first epoch, so there is nothing to report yet")
+    environment = _read_json(path / "environment.json") or {}
+    predictions = _predictions(path, result) if result else None
+    return ReportedRun(path, name, seed, text, plan, result, stages, epochs, environment, predictions)
+
+
+def _planned(path: Path) -> tuple[str, int | None, str]:
+    """The recipe's name, its seed and the plan's text; a plugin may be missing where a run is only looked at."""
+    try:
+        loaded = load_recipe(path / "recipe.yaml")
+    except LtcoreError as error:
+        return path.resolve().parent.name, None, f"The recipe cannot be read here: {error}"
+    try:
+        plan = render(describe(make_plan(loaded, to_run=False)))
+    except LtcoreError as error:
+        plan = f"The plan cannot be made here: {error}"
+    return loaded.recipe.name, loaded.recipe.seed, plan
+
+
+def _ended_stages(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The stages' records that a run keeps in its checkpoint until it has ended."""
+    if not directory.last.is_file():
+        return []
+    _, state = checkpoint.load(directory.last)
+    found: list[dict[str, Any]] = state["position"]["results"]
+    return found
+
+
+def _predictions(path: Path, result: dict[str, Any]) -> Predictions | None:
+    if not (path / "predictions.npz").is_file():
+        return None  # somebody has made room
+    with np.load(path / "predictions.npz") as stored:
+        targets = torch.from_numpy(stored["targets"])
+        after = Outcome.of(stored["calibrated_logits"], targets)
+        before = Outcome.of(stored["logits"], targets) if result["calibration"] else None
+    return Predictions(targets.numpy(), before, after)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = _parse(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); copy it again from where the run was trained") from error
+    return found
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file to which a run may be adding one right now."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    try:
+        return [_parse(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged ({error}); move it away, and the report leaves the training curves out"
+        ) from error
+
+
+def _parse(text: str) -> Any:
+    # JSON has no NaN, which Python writes all the same; a browser could not read it.
+    return json.loads(text, parse_constant=lambda _: None)

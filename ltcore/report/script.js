@@ -1,0 +1,199 @@
+"use strict";
+// The confusion matrices: drawn on a canvas from the page's data, because a thousand classes are a million cells.
+
+const MARGIN = 78; // pixels left and above, for the classes' names
+const FEWEST = 4; // cells a side when zoomed in as far as it goes
+
+class Matrix {
+  constructor(box, run) {
+    this.canvas = box.querySelector("canvas");
+    this.said = box.querySelector(".cell");
+    this.names = run.order.map((label) => run.result.class_names[label]);
+    this.counts = run.order.map((label) => run.result.class_counts[label]);
+    this.size = run.order.length;
+    const rank = [];
+    run.order.forEach((label, place) => { rank[label] = place; });
+    this.cells = run.confusion.map(([target, said, images]) => [rank[target], rank[said], images]);
+    this.images = new Map(this.cells.map(([row, column, images]) => [row * this.size + column, images]));
+    this.totals = new Array(this.size).fill(0);
+    for (const [row, , images] of this.cells) this.totals[row] += images;
+    this.cursor = null;
+    this.view = { x: 0, y: 0, span: this.size };
+    this.listen(box);
+    new ResizeObserver(() => this.draw()).observe(this.canvas);
+  }
+
+  listen(box) {
+    const canvas = this.canvas;
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    canvas.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own keys
+      if (steps[event.key]) this.step(...steps[event.key]);
+      else if (event.key === "+" || event.key === "=") this.zoom(0.5);
+      else if (event.key === "-") this.zoom(2);
+      else if (event.key === "0") this.whole();
+      else return;
+      event.preventDefault();
+    });
+    box.querySelector('[data-act="in"]').addEventListener("click", () => this.zoom(0.5));
+    box.querySelector('[data-act="out"]').addEventListener("click", () => this.zoom(2));
+    box.querySelector('[data-act="whole"]').addEventListener("click", () => this.whole());
+    canvas.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey) return; // the page scrolls
+      event.preventDefault();
+      this.point(event);
+      this.zoom(event.deltaY > 0 ? 1.25 : 0.8);
+    }, { passive: false });
+    let from = null;
+    canvas.addEventListener("pointerdown", (event) => {
+      from = { x: event.offsetX, y: event.offsetY, view: { ...this.view } };
+      canvas.setPointerCapture(event.pointerId);
+      this.point(event);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (!from) return this.point(event);
+      this.view.x = from.view.x - (event.offsetX - from.x) / this.pixels();
+      this.view.y = from.view.y - (event.offsetY - from.y) / this.pixels();
+      this.draw();
+    });
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { from = null; });
+    for (const media of ["print", "(prefers-color-scheme: dark)"]) {
+      matchMedia(media).addEventListener("change", () => this.draw());
+    }
+  }
+
+  // Pixels a side of a cell.
+  pixels() {
+    return (this.canvas.clientWidth - MARGIN) / this.view.span;
+  }
+
+  // The cell under a pointer becomes the cursor.
+  point(event) {
+    const column = Math.floor(this.view.x + (event.offsetX - MARGIN) / this.pixels());
+    const row = Math.floor(this.view.y + (event.offsetY - MARGIN) / this.pixels());
+    if (event.offsetX < MARGIN || event.offsetY < MARGIN || row >= this.size || column >= this.size) return;
+    this.choose(row, column);
+  }
+
+  step(down, right) {
+    if (!this.cursor) return this.choose(0, 0);
+    const within = (place) => Math.min(Math.max(place, 0), this.size - 1);
+    const row = within(this.cursor.row + down);
+    const column = within(this.cursor.column + right);
+    const { view } = this;
+    view.x = Math.min(Math.max(view.x, column + 1 - view.span), column);
+    view.y = Math.min(Math.max(view.y, row + 1 - view.span), row);
+    this.choose(row, column);
+  }
+
+  choose(row, column) {
+    this.cursor = { row, column };
+    const images = this.images.get(row * this.size + column) || 0;
+    const total = this.totals[row];
+    const share = total ? ` (${(100 * images / total).toFixed(1)} %)` : "";
+    const same = row === column ? "are recognised" : `are taken for ${this.names[column]}`;
+    this.said.textContent =
+      `${this.names[row]} (${this.counts[row]} training images): ${images} of ${total} test images${share} ${same}` +
+      (row === column ? "" : ` (${this.counts[column]} training images)`);
+    this.draw();
+  }
+
+  // The cursor's cell stays in its place, or the middle does.
+  zoom(factor) {
+    const { view, cursor } = this;
+    const span = Math.min(Math.max(view.span * factor, Math.min(FEWEST, this.size)), this.size);
+    const fix = (start, place) => place - (place - start) * (span / view.span);
+    view.x = fix(view.x, cursor ? cursor.column + 0.5 : view.x + view.span / 2);
+    view.y = fix(view.y, cursor ? cursor.row + 0.5 : view.y + view.span / 2);
+    view.span = span;
+    this.draw();
+  }
+
+  whole() {
+    this.view = { x: 0, y: 0, span: this.size };
+    this.draw();
+  }
+
+  draw() {
+    const { canvas, view, size } = this;
+    const side = canvas.clientWidth;
+    if (!side) return;
+    view.x = Math.min(Math.max(view.x, 0), size - view.span);
+    view.y = Math.min(Math.max(view.y, 0), size - view.span);
+    canvas.style.touchAction = view.span < size ? "none" : "pan-y";
+    const scale = window.devicePixelRatio || 1;
+    canvas.width = Math.round(side * scale);
+    canvas.height = Math.round(side * scale);
+    const pen = canvas.getContext("2d");
+    pen.scale(scale, scale);
+    const style = getComputedStyle(canvas);
+    const color = (name) => style.getPropertyValue(name).trim();
+    const step = this.pixels();
+    const place = (at, start) => MARGIN + (at - start) * step;
+
+    pen.save();
+    pen.beginPath();
+    pen.rect(MARGIN, MARGIN, side - MARGIN, side - MARGIN);
+    pen.clip();
+    pen.font = "11px sans-serif";
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    const drawn = Math.max(step, 1.5); // a single cell among a thousand must still be seen
+    for (const [row, column, images] of this.cells) {
+      const x = place(column, view.x);
+      const y = place(row, view.y);
+      if (x + drawn < MARGIN || y + drawn < MARGIN || x > side || y > side) continue;
+      const share = images / this.totals[row];
+      pen.globalAlpha = 0.12 + 0.88 * share;
+      pen.fillStyle = color("--cell");
+      pen.fillRect(x, y, drawn, drawn);
+      pen.globalAlpha = 1;
+      if (step < 26) continue;
+      pen.fillStyle = color(share > 0.5 ? "--paper" : "--ink");
+      pen.fillText((100 * share).toFixed(share < 0.0995 ? 1 : 0), x + step / 2, y + step / 2);
+    }
+    if (this.cursor) {
+      pen.strokeStyle = color("--s1");
+      pen.lineWidth = 2;
+      const wide = Math.max(step, 5);
+      const half = (wide - step) / 2;
+      pen.strokeRect(place(this.cursor.column, view.x) - half, place(this.cursor.row, view.y) - half, wide, wide);
+    }
+    pen.restore();
+    pen.strokeStyle = color("--quiet");
+    pen.strokeRect(MARGIN, MARGIN, side - MARGIN, side - MARGIN);
+    this.label(pen, color("--ink"), color("--quiet"), step, place);
+  }
+
+  // Names of the classes along both sides, as many as there is room for.
+  label(pen, ink, quiet, step, place) {
+    const { view } = this;
+    const every = Math.max(1, Math.ceil(13 / step));
+    pen.font = "11px sans-serif";
+    pen.fillStyle = ink;
+    pen.textBaseline = "middle";
+    pen.textAlign = "right";
+    const shown = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
+    for (let at = Math.ceil(view.y / every) * every; at < Math.min(view.y + view.span, this.size); at += every) {
+      const y = place(at + 0.5, view.y);
+      if (y >= MARGIN) pen.fillText(shown(this.names[at]), MARGIN - 5, y, MARGIN - 8);
+    }
+    for (let at = Math.ceil(view.x / every) * every; at < Math.min(view.x + view.span, this.size); at += every) {
+      const x = place(at + 0.5, view.x);
+      if (x < MARGIN) continue;
+      pen.save();
+      pen.translate(x, MARGIN - 5);
+      pen.rotate(-Math.PI / 2);
+      pen.textAlign = "left";
+      pen.fillText(shown(this.names[at]), 0, 0, MARGIN - 8);
+      pen.restore();
+    }
+    pen.fillStyle = quiet;
+    pen.textAlign = "left";
+    pen.fillText("predicted →", 4, 14);
+    pen.fillText("class ↓", 4, 30);
+  }
+}
+
+const report = JSON.parse(document.getElementById("report-data").textContent);
+for (const box of document.querySelectorAll(".confusion")) new Matrix(box, report.runs[box.dataset.run]);

@@ -1,0 +1,189 @@
+"""The sections on whole runs: overview, configuration, class counts and stages."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from ltcore.data.describe import RULES, shot_group
+from ltcore.report.chart import Axis, Chart, Series
+from ltcore.report.data import ReportedRun
+from ltcore.report.layout import (
+    FIGURES,
+    MISSING,
+    Runs,
+    accuracy_axis,
+    cell,
+    each_run,
+    ended,
+    figure_cells,
+    key,
+    number,
+    panels,
+    run_name,
+    section,
+    shorten,
+)
+from ltcore.report.markup import Content, details, element, table
+
+#: The number of each shot group's colour and marker.
+GROUP_STYLES = {"many": 0, "medium": 2, "few": 1}
+
+#: Letters that fit below a chart.
+_TICK_LETTERS = 52
+
+
+def overview(runs: Runs) -> Element:
+    """One line of figures for every run."""
+    rows: list[list[Content]] = []
+    for index, run in enumerate(runs):
+        name = element("th", key(index) if len(runs) > 1 else None, run_name(runs, index), scope="row")
+        figures = (
+            figure_cells(run.result["after_calibration"], f"{index}/after_calibration")
+            if run.result
+            else [element("td", MISSING, class_="number") for _ in FIGURES]
+        )
+        rows.append([name, *figures, _state(run), element("td", element("code", str(run.path)), class_="path")])
+    head = ["run", *(title for title, _ in FIGURES), "state", "directory"]
+    text = (
+        "Figures on the test images at the end of each run, calibration included, in percent. Many, medium and few are "
+        "the mean accuracies of the classes with over 100, 20 to 100 and under 20 training images; balanced is the "
+        "mean over all classes, ECE the expected calibration error."
+    )
+    return section("overview", "Overview", text, table(head, rows, "Figures of each run, in percent"))
+
+
+def _state(run: ReportedRun) -> str:
+    if run.result:
+        return "ended"
+    epochs = f"{len(run.epochs)} epoch{'' if len(run.epochs) == 1 else 's'}"
+    return f"not ended: {epochs} and {len(run.stages)} stage{'' if len(run.stages) == 1 else 's'} done"
+
+
+def configuration(runs: Runs) -> Element:
+    """Recipe, plan and surroundings."""
+
+    def draw(index: int, run: ReportedRun) -> list[Content]:
+        about = run.environment
+        facts = [(name, str(about[name])) for name in ("device", "device_name", "python", "platform") if name in about]
+        facts += [(name, str(version)) for name, version in about.get("versions", {}).items()]
+        content: list[Content] = [
+            details("Plan", element("pre", run.plan_text, tabindex=0, aria_label="plan"), unfolded=len(runs) == 1),
+            details("Recipe", element("pre", run.recipe_text, tabindex=0, aria_label="recipe")),
+        ]
+        if facts:
+            content.append(details("Device and versions", table(["what", "value"], facts, "Device and versions")))
+        if run.result and "selection" in run.result:
+            content.append(_selection(index, run.result["selection"]))
+        if run.result and "reused" in run.result:
+            taken = ", ".join(f"{name}: {value}" for name, value in run.result["reused"].items())
+            content.append(element("p", f"Stages were taken over from another run ({taken})."))
+        return content
+
+    text = "What was asked for: the plan says which method does what in which stage; the recipe can be run again."
+    return section("configuration", "Configuration and plan", text, each_run(runs, draw))
+
+
+def _selection(index: int, selection: dict[str, Any]) -> Element:
+    rows: list[list[Content]] = []
+    for place, candidate in enumerate(selection["candidates"]):
+        options = ", ".join(f"{path} = {value}" for path, value in candidate["options"].items())
+        chosen = "chosen" if candidate["options"] == selection["chosen"] else ""
+        rows.append([options, cell(candidate["score"], f"{index}/selection/candidates/{place}/score"), chosen])
+    caption = f"Values chosen on {selection['images']} held-out images by {selection['score']}"
+    return details("Selection", table(["options", "score, percent", ""], rows, caption))
+
+
+def frequency(runs: Runs) -> Element | None:
+    """Training images of each class, the most frequent first."""
+    found = ended(runs)
+    if not found:
+        return None
+    tails: dict[tuple[int, ...], list[int]] = {}
+    for index, run in found:
+        tails.setdefault(tuple(run.counts), []).append(index)
+    counts = [count for run in runs for count in run.counts]
+    x = Axis("classes, the most frequent first", 0, max(len(run.counts) for run in runs) + 1, whole=True)
+    y = Axis("training images", min(counts) / 1.25, max(counts) * 1.25, log=True)
+    series = []
+    for place, members in enumerate(tails.values()):
+        run = runs[members[0]]
+        whose = ", ".join(run_name(runs, index) for index in members) if len(tails) > 1 else "all classes"
+        ranked = [(rank, run.counts[label]) for rank, label in enumerate(run.order, 1)]
+        series.append(Series(whose, ranked, members[0], line=True, marks=len(tails) > 1, dash=place))
+        if len(tails) == 1:
+            series += _grouped(run)
+    rows: list[list[Content]] = []
+    for members in tails.values():
+        run = runs[members[0]]
+        for group, rule in RULES.items():
+            own = [count for count in run.counts if shot_group(count) == group]
+            named = [", ".join(run_name(runs, index) for index in members)] if len(tails) > 1 else []
+            rows.append([*named, f"{group} ({rule})", str(len(own)), f"{sum(own):,}"])
+    run = found[0][1]
+    said = f"From {max(counts):,} training images of the most frequent class down to {min(counts):,}."
+    picture = Chart("Training images of each class", said, x, y, series).draw()
+    imbalance = max(run.counts) / min(run.counts)
+    same = f" {len(run.counts)} classes; the largest has {imbalance:.4g} times as many images as the smallest."
+    text = "How long the tail is." + (same if len(tails) == 1 else "")
+    head = [*(["runs"] if len(tails) > 1 else []), "group", "classes", "training images"]
+    groups = table(head, rows, "Classes and training images of each group")
+    return section("frequency", "Class frequency", text, panels(picture, groups))
+
+
+def _grouped(run: ReportedRun) -> list[Series]:
+    made = []
+    for group, style in GROUP_STYLES.items():
+        ranked = [(rank, label) for rank, label in enumerate(run.order, 1) if shot_group(run.counts[label]) == group]
+        points = [(rank, run.counts[label]) for rank, label in ranked]
+        titles = [f"{run.names[label]}: {run.counts[label]} training images" for _, label in ranked]
+        if points:
+            made.append(Series(group, points, style, titles))
+    return made
+
+
+def stages(runs: Runs) -> Element | None:
+    """The shot groups after each stage and calibration."""
+    if not any(run.figures for run in runs):
+        return None
+
+    several = len(runs) > 1
+    rows: list[list[Content]] = []
+    for index, run in enumerate(runs):
+        whose = [run_name(runs, index)] if several else []
+        rows += [[*whose, name, *figure_cells(figures, f"{index}/{path}")] for name, path, figures in run.figures]
+    head = [*(["run"] if several else []), "after", *(title for title, _ in FIGURES)]
+    shown = table(head, rows, "Figures after each stage, in percent")
+
+    def draw(index: int, run: ReportedRun) -> list[Content]:
+        return [_groups_by_stage(run) if tested(run) else element("p", "No stage has ended yet.")]
+
+    text = (
+        "What each stage, and calibration, does to frequent and rare classes: the first point of each line is the "
+        "first stage's end, the last the result. In percent."
+    )
+    return section("stages", "Many, medium and few, stage by stage", text, each_run(runs, draw), shown)
+
+
+def tested(run: ReportedRun) -> list[tuple[str, str, dict[str, Any]]]:
+    """The run's evaluations on test images in order, that before calibration left out: it is the last stage's."""
+    return [row for row in run.figures if not row[1].endswith("validation") and row[1] != "before_calibration"]
+
+
+def _groups_by_stage(run: ReportedRun) -> Element:
+    rows = tested(run)
+    room = _TICK_LETTERS // len(rows)
+    names = tuple((float(place), shorten(name, room)) for place, (name, _, _) in enumerate(rows))
+    x = Axis("after", -0.5, len(rows) - 0.5, named=names)
+    series = []
+    for place, (group, style) in enumerate(GROUP_STYLES.items()):
+        known = [(at, figures[group], name) for at, (name, _, figures) in enumerate(rows) if figures[group] is not None]
+        points = [(float(at), value) for at, value, _ in known]
+        titles = [f"{group}, {name}: {100 * value:.1f} percent" for _, value, name in known]
+        if points:
+            series.append(Series(group, points, style, titles, line=True, dash=place))
+    said = "; ".join(
+        f"{name}: " + ", ".join(f"{g} {number(100 * f[g])}" for g in GROUP_STYLES if f[g] is not None)
+        for name, _, f in rows
+    )
+    return Chart("Mean accuracy of each group's classes", said, x, accuracy_axis(), series).draw()

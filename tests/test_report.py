@@ -1,0 +1,473 @@
+"""The page of ``ltcore report``: every figure on it is the run's own, whatever its names and however far it is."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ltcore
+from ltcore import ArraySplit, DataSplits, Method, hookimpl, metrics
+from ltcore.errors import RunError
+from ltcore.report import material, write_report
+from ltcore.report.chart import Axis, Chart, Series
+from ltcore.report.data import read_run
+from ltcore.report.layout import percent
+from ltcore.report.markup import element, embedded, render
+
+
+class Page(HTMLParser):
+    """A report as a program reads it.
+
+    Attributes:
+        figures: place in the results -> text of every cell that shows a figure of a result.
+        sections: the sections' ids in order.
+        charts: for each figure, its caption, its ticks and the places and titles of its markers, by series.
+        images: the sources of all images.
+        text: all text outside scripts and styles.
+        data: the embedded data.
+    """
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self, path):
+        super().__init__()
+        self.figures, self.sections, self.charts, self.images, self.tags = {}, [], {}, [], []
+        self.text, self.raw, self._open, self._figure = "", path.read_text(), [], None
+        self._chart, self._tick, self._data = None, None, ""
+        self.feed(self.raw)
+        assert self._open == [], "every element is closed"
+        self.data = json.loads(self._data)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append((tag, found))
+        if tag not in self.VOID:
+            self._open.append((tag, found))
+        if tag == "section":
+            self.sections.append(found["id"])
+        if "data-figure" in found:
+            self._figure = found["data-figure"]
+        if tag == "img":
+            self.images.append(found["src"])
+        if tag == "figure":
+            self._chart = {"x": [], "y": [], "series": {}}
+        if tag == "text" and ("data-x" in found or "data-y" in found):
+            axis = "x" if "data-x" in found else "y"
+            place = float(found[axis]) - (4 if axis == "y" else 0)
+            self._chart[axis].append((place, float(found[f"data-{axis}"])))
+        if tag == "use" and not any("swatch" in each.get("class", "") for _, each in self._open):
+            group = next(each["class"] for name, each in reversed(self._open) if name == "g")
+            self._chart["series"].setdefault(group, []).append([float(found["x"]), float(found["y"]), ""])
+
+    def handle_endtag(self, tag):
+        opened, found = self._open.pop()
+        assert opened == tag
+        if "data-figure" in found:
+            self._figure = None
+
+    def handle_data(self, text):
+        tags = [tag for tag, _ in self._open]
+        if "script" in tags or "style" in tags:
+            if self._open[-1][1].get("id") == "report-data":
+                self._data += text
+            return
+        self.text += text
+        if self._figure:
+            assert self.figures.setdefault(self._figure, text) == text, "a figure is the same wherever it stands"
+        if tags and tags[-1] == "figcaption":
+            self.charts[text] = self._chart
+        if tags[-2:] == ["use", "title"]:
+            group = next(each["class"] for name, each in reversed(self._open) if name == "g")
+            self._chart["series"][group][-1][2] = text
+
+
+def value_at(content, path):
+    """The value at a place like ``stages/0/test/top1``."""
+    for key in path.split("/"):
+        content = content[int(key) if isinstance(content, list) else key]
+    return content
+
+
+def scale(ticks, logarithmic=False):
+    """From a place in the picture to a value, by the axis's ticks."""
+    places, values = np.array(sorted(ticks)).T
+    slope, start = np.polyfit(places, np.log(values) if logarithmic else values, 1)
+    return lambda place: np.exp(slope * place + start) if logarithmic else slope * place + start
+
+
+def report(runs, out, **choices):
+    notes = write_report(runs, out, **{"features": False, "images": False, **choices})
+    return Page(out), notes
+
+
+@pytest.fixture(scope="module")
+def digits_page(digits_run, tmp_path_factory):
+    return report([digits_run], tmp_path_factory.mktemp("report") / "report.html", features=True, images=True)
+
+
+@pytest.fixture
+def train(write_recipe, tmp_path):
+    """Train a small recipe; arguments as for `write_recipe`."""
+
+    def run(name="r", set=(), **parts):
+        return ltcore.run(write_recipe(name, **parts), set=set, out=tmp_path / "runs").path
+
+    return run
+
+
+SECTIONS = (
+    "overview configuration frequency accuracy stages training confusion reliability diagnostics features hardest "
+    "classes"
+).split()
+
+
+def test_every_figure_is_the_results(digits_page, digits_run):
+    page, notes = digits_page
+    result = json.loads((digits_run / "result.json").read_text())
+    assert notes == [] and page.sections == SECTIONS
+    assert page.data["runs"][0]["result"] == result
+    shown = set()
+    for path, text in page.figures.items():
+        run, _, place = path.partition("/")
+        value = value_at(result, place)
+        digits = "classifier_norm" in place or "feature_deviation" in place
+        assert run == "0" and text == (f"{value:.3g}" if digits else percent(value)), path
+        shown.add(place.rpartition("/")[0] if place.rpartition("/")[2].isdigit() else place)
+    for place in ("after_calibration", "stages/0/test", "stages/1/test"):
+        names = set(result["after_calibration"]) - {"per_class_accuracy"}
+        assert {f"{place}/{name}" for name in names} <= shown
+        assert f"{place}/per_class_accuracy" in shown or place == "after_calibration"
+    named = {f"stages/{stage}/diagnostics/{name}" for stage in (0, 1) for name in ("classifier_norm", "train_accuracy")}
+    assert named | {"stages/0/diagnostics/feature_deviation", "stages/1/diagnostics/feature_deviation"} <= shown
+
+
+def test_embedded_data_is_what_the_run_wrote(digits_page, digits_run):
+    run, result = digits_page[0].data["runs"][0], json.loads((digits_run / "result.json").read_text())
+    assert run["epochs"] == [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    saved = ltcore.load(digits_run)
+    said = saved.calibrated_logits.argmax(1)
+    matrix = np.zeros((10, 10), int)
+    for target, predicted, images in run["confusion"]:
+        matrix[target, predicted] = images
+    assert matrix.sum() == len(said)
+    assert (matrix.diagonal() / matrix.sum(1)).tolist() == result["after_calibration"]["per_class_accuracy"]
+    assert all(matrix[t, p] == ((saved.targets == t) & (said == p)).sum() for t in range(10) for p in range(10))
+    bins = run["reliability"]["after"]
+    gaps = np.abs(np.array(bins["right"]) - bins["confidence"]).sum() / sum(bins["samples"])
+    assert len(bins["samples"]) == metrics.ECE_BINS
+    assert gaps == pytest.approx(result["after_calibration"]["ece"], abs=1e-12)
+
+
+def test_markers_stand_where_the_values_are(digits_page, digits_run):
+    result = json.loads((digits_run / "result.json").read_text())
+    charts = digits_page[0].charts
+    order = sorted(range(10), key=lambda label: -result["class_counts"][label])
+    for caption, series, place, logarithmic in (
+        ("Accuracy on test images", "s1", "stages/1/test/per_class_accuracy", True),
+        ("Accuracy on test images", "s0 hollow", "stages/0/test/per_class_accuracy", True),
+        ("Accuracy on training images", "s1", "stages/1/diagnostics/train_accuracy", True),
+        ("Norm of the classifier's row of each class", "s1", "stages/1/diagnostics/classifier_norm", True),
+        ("Feature deviation between training and test images", "s1", "stages/1/diagnostics/feature_deviation", True),
+    ):
+        chart = charts[caption]
+        x, y = scale(chart["x"], logarithmic), scale(chart["y"])
+        values = value_at(result, place)
+        for label, (at, height, title) in zip(order, chart["series"][series], strict=True):
+            count = result["class_counts"][label]
+            assert x(at) == pytest.approx(count, rel=0.01)
+            assert y(height) == pytest.approx(values[label], abs=0.002 * max(1, *values))
+            assert title.startswith(f"{result['class_names'][label]}: {count} images, ")
+    groups = charts["Mean accuracy of each group's classes"]
+    y = scale(groups["y"])
+    for series, name in (("s0", "many"), ("s2", "medium"), ("s1", "few")):
+        heights = [y(height) for _, height, _ in groups["series"][series]]
+        assert heights == pytest.approx([stage["test"][name] for stage in result["stages"]], abs=0.002)
+
+
+def test_hardest_classes_with_their_images(digits_page, digits_run):
+    page, run = digits_page[0], read_run(digits_run)
+    found = material.hardest(run)
+    accuracy = run.result["after_calibration"]["per_class_accuracy"]
+    assert [accuracy[each.label] for each in found] == sorted(a for a in accuracy if a < 1)[: material.CLASSES]
+    said, targets = run.predictions.after.predictions, run.predictions.targets
+    for each in found:
+        assert each.right == ((targets == each.label) & (said == each.label)).sum()
+        assert sum(images for _, images in each.taken_for) == each.images - each.right
+        assert [said[example.index] for example in each.examples] == [example.said for example in each.examples]
+        first = [example.said for example in each.examples][: len(each.taken_for)]
+        assert first == [label for label, _ in each.taken_for][: len(first)]
+    assert len(page.images) == sum(len(each.examples) for each in found)
+    assert all(source.startswith("data:image/png;base64,") for source in page.images)
+
+
+def test_images_and_features_can_be_left_out(digits_run, tmp_path, monkeypatch):
+    def refuse(self):
+        raise AssertionError("the data was read")
+
+    monkeypatch.setattr(ltcore.SavedRun, "read_data", refuse)
+    page, notes = report([digits_run], tmp_path / "report.html")
+    assert page.sections == [name for name in SECTIONS if name != "features"] and page.images == [] and notes == []
+
+
+def test_names_are_text_wherever_they_stand(train, offer_methods, tmp_path):
+    evil = ("<script>alert(1)</script>", "a & b \"quoted\" 'so'", "</script><b>", "${x} $x \u2028 ünï")
+
+    class Odd(Method):
+        @hookimpl
+        def build_data(self):
+            images = torch.arange(16 * 3 * 64).remainder(251).to(torch.uint8).view(16, 3, 8, 8)
+            split = ArraySplit(images, torch.arange(4).repeat_interleave(4))
+            return DataSplits(split, split, evil, (0.5,) * 3, (0.5,) * 3)
+
+    offer_methods(odd=Odd)
+    path = train(data="{use: odd}")
+    page, _ = report([path], tmp_path / "report.html", images=True)
+    assert page.data["runs"][0]["result"]["class_names"] == list(evil)
+    assert [tag for tag, _ in page.tags if tag in ("b", "script")] == ["script", "script"]
+    assert all(name in page.text for name in evil)
+    assert page.images
+
+
+def test_the_page_needs_no_network(digits_page):
+    for tag, attributes in digits_page[0].tags:
+        for name in ("src", "href", "srcset", "data", "action"):
+            address = attributes.get(name)
+            assert address is None or address.startswith(("#", "data:")), (tag, address)
+    style = digits_page[0].raw.split("<style>")[1].split("</style>")[0]
+    script = digits_page[0].raw.rpartition("<script>")[2]
+    assert "url(" not in style and "@import" not in style
+    assert not re.search(r"fetch|XMLHttpRequest|import|WebSocket|https?:", script)
+
+
+def test_what_helps_readers_without_a_mouse_or_a_screen(digits_page):
+    tags = digits_page[0].tags
+    links = [found["href"][1:] for tag, found in tags if tag == "a"]
+    identities = {found["id"] for _, found in tags if "id" in found}
+    assert links[0] == "main" and links[1:] == SECTIONS and set(links) <= identities
+    assert all(found["alt"] for tag, found in tags if tag == "img")
+    pictures = [found for tag, found in tags if tag == "svg"]
+    assert all(found.get("aria-hidden") == "true" or len(found["aria-label"]) > 20 for found in pictures)
+    assert all(found["aria-label"] for _, found in tags if "tabindex" in found and found["tabindex"] == "0")
+    headings = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == 1 and all(after - before <= 1 for before, after in pairwise(headings))
+
+
+def test_runs_side_by_side(digits_run, train, tmp_path):
+    other = train(methods="{tau_norm: {}}", calibrate="[tau_norm]")
+    page, _ = report([digits_run, other], tmp_path / "report.html")
+    results = [json.loads((path / "result.json").read_text()) for path in (digits_run, other)]
+    assert [run["result"] for run in page.data["runs"]] == results
+    assert {path[0] for path in page.figures} == {"0", "1"}
+    for path, text in page.figures.items():
+        value = value_at(results, path)
+        assert text in (percent(value), "–" if value is None else f"{value:.3g}"), path  # noqa: RUF001
+    for place in ("before_calibration", "after_calibration"):
+        assert page.figures[f"1/{place}/ece"] == percent(results[1][place]["ece"])
+    assert set(page.charts["Accuracy on test images"]["series"]) == {"s0", "s1"}
+    assert len(page.charts["Accuracy on test images"]["series"]["s1"]) == 4
+    assert "A digits_lt_ofa_focal, seed 0" in page.text and "B r, seed 0" in page.text
+
+
+def test_a_selection_is_shown(train, tmp_path):
+    chosen = {"options": {"methods.tau_norm.options.tau": [0.0, 1.0]}, "holdout": 1}
+    page, _ = report([train(methods="{tau_norm: {}}", calibrate="[tau_norm]", select=chosen)], tmp_path / "report.html")
+    candidates = page.data["runs"][0]["result"]["selection"]["candidates"]
+    for place, candidate in enumerate(candidates):
+        assert page.figures[f"0/selection/candidates/{place}/score"] == percent(candidate["score"])
+
+
+def test_diagnostics_of_each_epoch_and_none(train, tmp_path):
+    with_them, _ = report([train(diagnostics="epoch")], tmp_path / "report.html")
+    assert "Mean accuracy of the classes" in with_them.charts
+    without, _ = report([train(diagnostics="off")], tmp_path / "report.html")
+    assert not {"Mean accuracy of the classes", "Accuracy on training images"} & set(without.charts)
+    assert "diagnostics" in with_them.sections and "diagnostics" not in without.sections
+
+
+TWO_STAGES = """
+  - {name: one, epochs: 2, batch_size: 8, optimizer: {lr: 0.01}}
+  - {name: two, epochs: 2, batch_size: 8, optimizer: {lr: 0.01}}"""
+
+
+def test_a_run_that_has_not_ended(train, make_run, digits_run, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    run = make_run(stages=TWO_STAGES)
+    shutil.copy(digits_run / "recipe.yaml", run.directory.path / "recipe.yaml")
+    append, lines = run.directory.append_metrics, []
+
+    def stop(line):
+        if len(lines) == 3:
+            raise Stopped
+        lines.append(line)
+        return append(line)
+
+    run.directory.append_metrics = stop
+    with pytest.raises(Stopped):
+        run.execute()
+    path = run.directory.path
+    with open(path / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "two", "ep')  # what a running process has written so far
+    page, notes = report([path], tmp_path / "report.html", features=True, images=True)
+    assert notes == [] and page.data["runs"][0]["epochs"] == lines
+    assert "not ended: 3 epochs and 1 stage done" in page.text
+    assert page.sections == ["overview", "configuration", "stages", "training"]
+    stage = page.data["runs"][0]["stages"][0]
+    assert page.figures["0/stages/0/test/top1"] == percent(stage["test"]["top1"])
+    both, _ = report([path, digits_run], tmp_path / "both.html", images=True)
+    assert both.sections == [name for name in SECTIONS if name != "features"]
+    assert "The run has not ended." in both.text
+
+
+def test_what_cannot_be_shown_is_one_message(cli, digits_run, tmp_path):
+    out = tmp_path / "report.html"
+    cli("report", tmp_path / "none", "-o", out).is_one_message(2, "none is no run directory", "runs/NAME/DATE-seed0")
+    above = digits_run.parent
+    cli("report", above, "-o", out).is_one_message(2, f"{above} is no run directory", f"such as {digits_run}")
+    cli("report", above.parent, "-o", out).is_one_message(2, "is no run directory", f"such as {digits_run}")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(digits_run / "recipe.yaml", begun)
+    cli("report", digits_run, begun, "-o", out).is_one_message(2, f"{begun}: ", "not ended its first epoch")
+    (begun / "result.json").write_text("{")
+    cli("report", begun, "-o", out).is_one_message(1, f"{begun / 'result.json'} is damaged")
+    assert not out.exists()
+    page = tmp_path / "no" / "r.html"
+    cli("report", digits_run, "-o", page).is_one_message(2, f"{page} cannot be written", f"{page.parent} is no folder")
+    cli("report", digits_run, "-o", tmp_path).is_one_message(2, f"{tmp_path} cannot be written", "it is a folder", "-o")
+    cli("report").is_one_message(2, "RUN")
+
+
+def test_a_run_is_shown_without_its_data_and_its_plugins(cli, digits_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits_run, copy)
+    recipe = (copy / "recipe.yaml").read_text()
+    (copy / "recipe.yaml").write_text(recipe.replace("use: digits_lt", "use: npz\n  options: {path: gone.npz}", 1))
+    shown = cli("report", copy, "-o", tmp_path / "report.html")
+    assert shown.code == 0 and "note: " in shown.out and "the data cannot be read" in shown.out, shown
+    page = Page(tmp_path / "report.html")
+    assert page.sections == [name for name in SECTIONS if name != "features"] and page.images == []
+    for changed, said in (("focal", "The plan cannot be made here: "), ("epochs", "The recipe cannot be read here: ")):
+        (copy / "recipe.yaml").write_text(recipe.replace(changed, "gone"))
+        shown = cli("report", copy, "-o", tmp_path / "report.html", "--no-features", "--no-images")
+        assert shown.code == 0 and "report.html (" in shown.out
+        page = Page(tmp_path / "report.html")
+        assert said in page.text and "ltcore report: digits_lt_ofa_focal" in page.text
+
+
+def test_data_that_has_changed_gives_no_images(digits_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits_run, copy)
+    with np.load(copy / "predictions.npz") as stored:
+        arrays = dict(stored)
+    np.savez(copy / "predictions.npz", **{name: array[::-1] for name, array in arrays.items()})
+    page, notes = report([copy], tmp_path / "report.html", images=True)
+    assert page.images == [] and len(notes) == 1 and "the data is not what it was" in notes[0]
+
+
+def test_the_same_run_gives_the_same_page(digits_run, tmp_path):
+    for name in ("one", "two"):
+        report([digits_run], tmp_path / name, images=True)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_samples_are_fair_to_rare_classes():
+    labels = np.repeat([0, 1, 2], [1000, 30, 3])
+    chosen = labels[material.fair_sample(labels, 60)]
+    assert np.bincount(chosen).tolist() in ([29, 28, 3], [28, 29, 3])
+    assert material.fair_sample(labels, 5000).tolist() == list(range(1033))
+    assert material.rank_within(np.array([2, 0, 2, 2, 0])).tolist() == [0, 0, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "axis, expected",
+    [
+        (Axis("", 0, 1, percent=True), ["0", "20", "40", "60", "80", "100"]),
+        (Axis("", 0, 0.153), ["0", "0.05", "0.1", "0.15"]),
+        (Axis("", 4, 150, log=True), ["5", "10", "20", "50", "100"]),
+        (Axis("", 1e-6, 0.2, log=True), ["1e-6", "1e-5", "1e-4", "1e-3", "0.01", "0.1"]),
+        (Axis("", 0, 12_000), ["0", "2,000", "4,000", "6,000", "8,000", "10,000", "12,000"]),
+        (Axis("", 0, 3, whole=True), ["0", "1", "2", "3"]),
+    ],
+)
+def test_ticks(axis, expected):
+    assert [text for _, text in axis.ticks()] == expected
+
+
+def test_names_of_stages_do_not_run_into_each_other(train, tmp_path):
+    names = ("quite_a_long_name", "another_name_of_a_stage", "short", "a_stage_of_that_name")
+    stages = [{"name": name, "iterations": 1, "optimizer": {"lr": 0.01}} for name in names]
+    page, _ = report([train(stages=stages)], tmp_path / "report.html")
+    below = [text for text in re.findall(r"<text[^>]*data-x[^>]*>(.*?)</text>", page.raw) if text[:4] in str(names)]
+    assert below == ["quite_a_long…", "another_name…", "short", "a_stage_of_t…"]
+    above = re.findall(r'<text[^>]*class="divider">(.*?)</text>', page.raw)
+    assert "short" in above and "quite_a_long_name" not in above
+
+
+def test_series_differ_without_colour():
+    series = [Series(str(i), [(0, 0), (1, 1)], i, line=True, dash=i) for i in range(7)]
+    drawn = render(Chart("t", "s", Axis("x", 0, 1), Axis("y", 0, 1), series).draw())
+    groups = re.findall(r'<g class="s(\d)">(.*?)</g>', drawn)
+    looks = {(re.search('stroke-dasharray="(.*?)"', part), re.search('href="(.*?)"', part)[1]) for _, part in groups}
+    assert len(looks) == len(groups) == 7
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def lab(color, seen):
+    """CIE L*a*b* of a colour as it is seen."""
+    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(xyz @ np.clip(np.array(seen) @ linear, 0, 1) / [0.9505, 1, 1.089])  # near enough for dark colours
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("seen", BLINDNESS)
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_colours_differ_for_colour_blind_readers(digits_page, scheme, seen):
+    style = digits_page[0].raw
+    colors = [re.findall(rf"--s{number}: (#\w{{6}});", style)[scheme] for number in range(7)]
+    seen_as = [lab(color, BLINDNESS[seen]) for color in colors]
+    for one, other in combinations(range(7), 2):
+        assert np.linalg.norm(seen_as[one] - seen_as[other]) > 15, (colors[one], colors[other])
+
+
+def test_markup_escapes():
+    assert render(element("p", "a<b", element("i", "&"), "c>d", title='"')) == (
+        '<p title="&quot;">a&lt;b<i>&amp;</i>c&gt;d</p>'
+    )
+    text = render(embedded("d", {"x": "</script>\u2028"}))
+    assert json.loads(text.split(">", 1)[1].rpartition("</script>")[0]) == {"x": "</script>\u2028"}
+    assert text.count("</script>") == 1
+
+
+def test_damaged_lines_are_named(digits_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits_run, copy)
+    (copy / "metrics.jsonl").write_text("{\n{}\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged"):
+        read_run(copy)
+
+
+def test_the_documentation_names_every_section(digits_page):
+    documentation = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
+    rows = documentation.split("| --- | --- |\n")[1].split("\n\n")[0].splitlines()
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", digits_page[0].raw)
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == titles
+    assert f"at most {material.SAMPLES} training and {material.SAMPLES} test images" in documentation
+    assert material.CLASSES == 9 and "the nine with" in documentation

@@ -1,0 +1,271 @@
+"""The page of ``ltcore report`` in a headless Chromium, through its driver's own protocol (W3C WebDriver)."""
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import pytest
+
+import ltcore
+from ltcore.report import write_report
+
+PRESENT = bool(shutil.which("chromium") and shutil.which("chromedriver"))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PRESENT, reason="there is no Chromium")]
+
+_FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --hide-scrollbars""".split()
+
+
+class Browser:
+    """One page in one window."""
+
+    def __init__(self, port):
+        self._root = f"http://127.0.0.1:{port}"
+        self._session = None
+
+    def _call(self, path, body=None, method="POST"):
+        data = None if method != "POST" else json.dumps(body or {}).encode()
+        request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
+        # Never through a proxy: the driver is on this machine.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def start(self, profile):
+        options = {"args": [*_FLAGS, f"--user-data-dir={profile}"], "binary": shutil.which("chromium")}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        found = self._call("/session", {"capabilities": {"alwaysMatch": wanted}})
+        self._session = f"/session/{found['sessionId']}"
+        self._call(f"{self._session}/url", {"url": "about:blank"})
+        self.requests()  # those of the page that a browser begins with
+
+    def stop(self):
+        if self._session:
+            self._call(self._session, method="DELETE")
+
+    def show(self, path, width=1200, height=900):
+        """Open a file in a window of that size; a width below 500 is a phone's."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.devtools("Emulation.setDeviceMetricsOverride", **size)
+        self._call(f"{self._session}/url", {"url": path.as_uri()})
+
+    def run(self, script, *arguments):
+        """What a script returns."""
+        return self._call(f"{self._session}/execute/sync", {"script": script, "args": list(arguments)})
+
+    def press(self, *keys):
+        """Send keys to whatever has the focus."""
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self._call(f"{self._session}/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
+
+    def devtools(self, command, **parameters):
+        return self._call(f"{self._session}/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def console(self):
+        """What the page has written to the console."""
+        return self._call(f"{self._session}/se/log", {"type": "browser"})
+
+    def requests(self):
+        """The addresses that were asked for."""
+        log = self._call(f"{self._session}/se/log", {"type": "performance"})
+        lines = [json.loads(each["message"])["message"] for each in log]
+        return [each["params"]["request"]["url"] for each in lines if each["method"] == "Network.requestWillBeSent"]
+
+
+@contextmanager
+def open_browser(profile):
+    """A browser with an empty profile in the directory `profile`."""
+    driver = subprocess.Popen(
+        [shutil.which("chromedriver"), "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    found = None
+    try:
+        port = next(line.split("port ")[1].strip(" .\n") for line in driver.stdout if "successfully on port" in line)
+        found = Browser(int(port))
+        found.start(profile)
+        yield found
+    finally:
+        if found:
+            found.stop()
+        driver.terminate()
+        driver.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with open_browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pages(digits_run, tmp_path_factory):
+    """Reports of the digits run, of a run with a hundred classes, and of both."""
+    folder = tmp_path_factory.mktemp("reports")
+    (folder / "hundred.yaml").write_text(HUNDRED)
+    hundred = ltcore.run(folder / "hundred.yaml", out=folder / "runs").path
+    runs = {"digits": [digits_run], "hundred": [hundred], "both": [digits_run, hundred]}
+    for name, paths in runs.items():
+        write_report(paths, folder / f"{name}.html", features=name != "both")
+    return {name: folder / f"{name}.html" for name in runs}
+
+
+HUNDRED = """
+data:
+  use: synthetic
+  options: {num_classes: 100, max_count: 100, image_size: 8, test_per_class: 5, noise: 0.8}
+  imbalance: {kind: exponential, factor: 50}
+backbone: {use: cifar_resnet, options: {depth: 8, width: 8}}
+methods: {tau_norm: {}}
+calibrate: [tau_norm]
+stages: [{name: joint, epochs: 2, optimizer: {lr: 0.1}}]
+"""
+
+
+@pytest.mark.parametrize("name", ["digits", "hundred", "both"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_no_errors_no_requests_no_sideways_scrolling(browser, pages, name, width):
+    browser.requests(), browser.console()
+    browser.show(pages[name], width)
+    browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert browser.console() == []
+    assert [url for url in browser.requests() if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert browser.run("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
+    assert browser.run("return getComputedStyle(document.querySelector('svg text')).fontSize") == "12px"
+    drawn = browser.run("return [...document.querySelectorAll('canvas')].map((each) => each.width)")
+    assert all(300 <= found <= width for found in drawn) and drawn
+    smallest = """return Math.min(...[...document.querySelectorAll('figure > svg text')].map((text) => {
+        const turned = text.getScreenCTM();
+        return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(turned.a, turned.b);
+    }))"""
+    assert browser.run(smallest) >= 8  # pixels, as they are seen
+
+
+FOCUSED = """
+const found = document.activeElement, style = getComputedStyle(found);
+return [found.tagName, found.getAttribute("href") || found.dataset.act || "", style.outlineStyle + style.outlineWidth];
+"""
+TAB, LEFT, UP, RIGHT, DOWN, ENTER = "\ue004", "\ue012", "\ue013", "\ue014", "\ue015", "\ue007"
+
+
+def test_everything_is_reached_and_seen_by_the_keyboard(browser, pages):
+    browser.show(pages["hundred"])
+    browser.run("document.activeElement.blur(); window.scrollTo(0, 0)")
+    browser.press(TAB)
+    assert browser.run(FOCUSED)[:2] == ["A", "#main"]
+    assert browser.run("return document.activeElement.getBoundingClientRect().left") >= 0
+    wanted = browser.run(
+        "return [...document.querySelectorAll('a, button, canvas, summary, [tabindex=\"0\"]')]"
+        ".filter((each) => each.checkVisibility()).map((each) => each.tagName)"
+    )
+    seen = []
+    for _ in wanted:
+        tag, _, outline = browser.run(FOCUSED)
+        seen.append(tag)
+        assert outline == "solid3px", tag
+        browser.press(TAB)
+    assert seen == wanted
+
+
+def test_the_skip_link_leads_to_the_report(browser, pages):
+    browser.show(pages["digits"])
+    browser.press(TAB, ENTER)
+    assert browser.run("return document.activeElement.id") == "main"
+
+
+def test_the_matrix_by_keyboard(browser, pages):
+    browser.show(pages["digits"])
+    run = browser.run("return JSON.parse(document.getElementById('report-data').textContent).runs[0]")
+    matrix = np.zeros((10, 10), int)
+    for target, predicted, images in run["confusion"]:
+        matrix[target, predicted] = images
+    names, counts, order = run["result"]["class_names"], run["result"]["class_counts"], run["order"]
+    said = partial(browser.run, "return document.querySelector('.cell').textContent")
+    browser.run("document.querySelector('canvas').focus()")
+
+    def expected(row, column):
+        row, column = order[row], order[column]
+        images, total = matrix[row, column], matrix[row].sum()
+        start = f"{names[row]} ({counts[row]} training images): {images} of {total} test images "
+        share = f"({100 * images / total:.1f} %) "
+        if row == column:
+            return f"{start}{share}are recognised"
+        return f"{start}{share}are taken for {names[column]} ({counts[column]} training images)"
+
+    browser.press(RIGHT)
+    assert said() == expected(0, 0)
+    browser.press(DOWN, DOWN, RIGHT)
+    assert said() == expected(2, 1)
+    browser.press(UP, LEFT, LEFT)  # stays at the border
+    assert said() == expected(1, 0)
+    picture = partial(browser.run, "return document.querySelector('canvas').toDataURL()")
+    before = picture()
+    browser.press("+")
+    nearer = picture()
+    assert nearer != before
+    for _ in range(8):
+        browser.press(DOWN, RIGHT)
+    assert said() == expected(9, 8) and picture() != nearer
+    browser.press("0")
+    browser.press(*[UP] * 8, *[LEFT] * 8)
+    assert said() == expected(1, 0) and picture() == before
+
+
+def test_the_matrix_by_pointer_and_buttons(browser, pages):
+    browser.show(pages["hundred"])
+    press = "document.querySelector('[data-act={}]').click(); return document.querySelector('canvas').toDataURL()"
+    whole = browser.run("return document.querySelector('canvas').toDataURL()")
+    nearer = browser.run(press.format("in"))
+    assert len({whole, nearer, browser.run(press.format("in"))}) == 3
+    assert browser.run(press.format("whole")) == whole
+    browser.run("""
+        const canvas = document.querySelector("canvas");
+        const side = canvas.clientWidth, box = canvas.getBoundingClientRect();
+        const at = { clientX: box.left + side - 2, clientY: box.top + side - 2, bubbles: true };
+        canvas.dispatchEvent(new PointerEvent("pointermove", at));""")
+    run = browser.run("return JSON.parse(document.getElementById('report-data').textContent).runs[0]")
+    rarest = run["result"]["class_names"][run["order"][-1]]
+    assert browser.run("return document.querySelector('.cell').textContent").startswith(f"{rarest} (")
+
+
+def test_dark_and_print(browser, pages):
+    browser.show(pages["digits"])
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    try:
+        assert browser.run(paper) == "rgb(255, 255, 255)"
+        browser.devtools("Emulation.setEmulatedMedia", features=dark)
+        assert browser.run(paper) == "rgb(20, 24, 29)"
+        browser.devtools("Emulation.setEmulatedMedia", media="print", features=dark)
+        assert browser.run(paper) == "rgb(255, 255, 255)"
+        assert browser.run("return document.querySelector('nav').checkVisibility()") is False
+    finally:
+        browser.devtools("Emulation.setEmulatedMedia", media="", features=[])
+
+
+def test_contrast(browser, pages):
+    """At least 4.5 to 1 for text and 3 to 1 for marks (WCAG 2, 1.4.3 and 1.4.11)."""
+    browser.show(pages["digits"])
+    for scheme in ("light", "dark"):
+        browser.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        style = browser.run(
+            "const s = getComputedStyle(document.documentElement); return Object.fromEntries("
+            "['paper','ink','quiet','link','s0','s1','s2','s3','s4','s5','s6']"
+            ".map((name) => [name, s.getPropertyValue('--' + name).trim()]))"
+        )
+        light = {name: luminance(color) for name, color in style.items()}
+        for name, value in light.items():
+            if name != "paper":
+                low, high = sorted((value, light["paper"]))
+                assert (high + 0.05) / (low + 0.05) >= (3 if name.startswith("s") else 4.5), (scheme, name)
+    browser.devtools("Emulation.setEmulatedMedia", media="", features=[])
+
+
+def luminance(color):
+    color = color.lstrip("#")
+    parts = color if len(color) == 6 else "".join(2 * each for each in color)
+    channels = [int(parts[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
