@@ -6,9 +6,7 @@ import io
 import json
 import re
 import shutil
-import sys
 import textwrap
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +27,8 @@ from ltcore.runner import execute
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")])
-ARCHITECTURE, HOOKS, RECIPES, DATA, PLUGIN = (
-    (ROOT / "docs" / f"{name}.md").read_text()
-    for name in ("architecture", "hooks", "recipes", "data", "write_a_plugin")
+ARCHITECTURE, HOOKS, RECIPES, DATA = (
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("architecture", "hooks", "recipes", "data")
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -344,7 +341,7 @@ def test_schedule_names_and_their_keys():
 SNIPPETS = [
     pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
-    if page.name != "write_a_plugin.md"  # has a test of its own
+    if page.name != "write_a_plugin.md"  # tests/test_publishing.py
     for number, text in enumerate(blocks(page.read_text(), "yaml"))
 ]
 
@@ -463,54 +460,6 @@ def test_other_layouts_of_split_lists(listed):
     row = table(sections(DATA)["Split lists"], 1)[listed]
     named = [name for name in re.findall(r"`([^`]+)`", row) if not name.endswith("...")]
     assert set(named) <= set(alternatives(listed, "")) and len(named) >= 1
-
-
-# -- write_a_plugin.md -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def example_plugin(tmp_path, monkeypatch):
-    """The page's files in a folder, offered as an installed distribution would be."""
-    files = dict(
-        re.findall(r"^\*\*([\w./]+)\*\*[^\n]*\n(?:[^\n]+\n)*\n```\w+\n(.*?)^```$", PLUGIN, re.MULTILINE | re.DOTALL)
-    )
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    project = tomllib.loads(files["pyproject.toml"])["project"]
-    info = tmp_path / "src" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    points = [
-        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in p.items()) for group, p in project["entry-points"].items()
-    ]
-    (info / "entry_points.txt").write_text("\n".join(points))
-    monkeypatch.syspath_prepend(tmp_path / "src")
-    yield tmp_path, files
-    for name in [name for name in sys.modules if name.partition(".")[0] == "ltcore_jitter"]:
-        del sys.modules[name]
-
-
-def test_the_example_plugin(example_plugin):
-    from ltcore import static
-    from ltcore.plugin_list import plugin_card
-
-    folder, files = example_plugin
-    listing = blocks(PLUGIN, "text")[0]
-    assert all(Path(name).name in listing for name in files) and len(files) == 6
-    offer = discovery.find("jitter")
-    assert static.inspect(offer).problem is None
-    card = plugin_card("jitter")
-    assert card["hooks"] == ["on_run_start", "augment_features"] and card["requires"] == ["hard_labels"]
-    assert card["options"]["scale"]["description"]
-    result, directory = run(folder / "recipe.yaml", folder, ["stages.joint.epochs=null", "stages.joint.iterations=3"])
-    assert result["versions"]["ltcore-jitter"] == "0.1.0" and (directory / "result.json").is_file()
-    space = {}
-    exec(files["tests/test_jitter.py"], space)
-    for name, function in list(space.items()):
-        if name.startswith("test_"):
-            function()
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
