@@ -48,16 +48,16 @@ class Environment:
         others = folder / "others"
         others.mkdir()
         for path in Path(sysconfig.get_path("purelib")).iterdir():
-            if not re.match(r"_?_?(ltcore|editable|distutils|pip[-.]|pip$)", path.name) and path.suffix != ".pth":
+            if not re.match(r"(ltcore|__editable__|_ltcore|pip[-.]|pip$)", path.name) and path.suffix != ".pth":
                 (others / path.name).symlink_to(path)
         (site,) = (folder / "env").glob("lib/python*/site-packages")
         (site / "others.pth").write_text(f"{others}\n")
-        # Programs of what is installed there: pytest, ruff, mypy.
-        programs = {"pytest": "pytest", "mypy": "mypy", "ruff": "ruff"}
-        for name, module in programs.items():
-            program = folder / "env" / "bin" / name
-            program.write_text(f'#!/bin/sh\nexec "{folder}/env/bin/python" -m {module} "$@"\n')
-            program.chmod(0o755)
+        # The programs of what is installed there.
+        programs = folder / "env" / "bin"
+        (programs / "ruff").symlink_to(Path(sys.executable).parent / "ruff")
+        for name in ("pytest", "mypy"):
+            (programs / name).write_text(f'#!/bin/sh\nexec "{programs}/python" -m {name} "$@"\n')
+            (programs / name).chmod(0o755)
         self.surroundings = {
             **{key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")},
             "PATH": f"{folder / 'env' / 'bin'}{os.pathsep}{os.environ['PATH']}",
