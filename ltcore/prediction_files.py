@@ -64,7 +64,7 @@ def predict_into(
             unread += len(broken)
             done += len(predictions) + len(broken)
             if out is not None and sys.stderr.isatty():
-                print(f"\r{done:,} of {len(files):,} files", end="" if done < len(files) else "\n", file=sys.stderr)
+                print(f"{done:,} of {len(files):,} files", end="\r" if done < len(files) else "\n", file=sys.stderr)
         writer.end()
     if out is not None:
         seconds = time.perf_counter() - began
