@@ -14,7 +14,7 @@ import ltcore
 from ltcore import Method, hookimpl
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "init", "plan", "schema", "plugins", "plugins show", "data", "data list", "data describe")
+COMMANDS = ("run", "init", "plan", "schema", "plugins", "plugins show", "data", "data list", "data describe", "compare")
 CHEAP = {
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
     "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
@@ -44,7 +44,7 @@ def examples(cli, command=""):
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, command):
+def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, request, command):
     (example,) = examples(cli, command)
     assert example.startswith(command)
     words = shlex.split(example.split(" > ")[0])
@@ -55,6 +55,9 @@ def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, comman
             for number in range(2):
                 Image.new("RGB", (4, 4)).save(tmp_path / "photos" / name / f"{number}.png")
         words[1] = str(tmp_path / "photos")
+    if words[0] == "compare":
+        words[1] = str(request.getfixturevalue("digits_run"))
+        words[3] = "digits_lt_ofa_focal"
     monkeypatch.chdir(ROOT)
     result = cli(*words)
     assert (result.code, result.err) == (0, "") and result.out

@@ -274,7 +274,7 @@ class Published(BaseModel):
     metric: Literal["top1", "top5", "many", "medium", "few", "balanced_accuracy"] = "top1"
     """Which figure, by its name in `result.json`."""
     value: float = Field(ge=0, le=100)
-    """The mean in percent, as printed."""
+    """The mean in percent."""
     sd: float | None = Field(default=None, ge=0, le=100)
     """The standard deviation in percent, where it is printed."""
     source: str = Field(min_length=1)
