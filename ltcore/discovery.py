@@ -6,6 +6,8 @@ data sets and its timm backbone are found in the same way, so that a recipe does
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -88,8 +90,34 @@ class Offer:
         return f"method '{self.name}' ({self.distribution} {self.version})"
 
 
+#: Classes that `lent` offers, beside what is installed.
+_LENT: dict[Offer, type[Method]] = {}
+#: What is installed, looked up once where `lent` is in force.
+_INSTALLED: list[Offer] = []
+
+
+@contextmanager
+def lent(classes: Mapping[str, type[Method]]) -> Iterator[None]:
+    """Offer classes by name in this process, beside what is installed, which is looked up once until the end.
+
+    The class stands for the distribution in messages.
+    """
+    before, installed = dict(_LENT), list(_INSTALLED)
+    _INSTALLED[:] = installed or offers()
+    for name, kind in classes.items():
+        _LENT[Offer(name, f"{kind.__module__}:{kind.__qualname__}", kind.__module__, kind.__qualname__)] = kind
+    try:
+        yield
+    finally:
+        _INSTALLED[:] = installed
+        _LENT.clear()
+        _LENT.update(before)
+
+
 def offers() -> list[Offer]:
     """Everything installed, core's first, then plugins by name; nothing is imported."""
+    if _INSTALLED:
+        return [*_INSTALLED, *_LENT]
     core = [Offer(name, value, "ltcore", __version__) for name, value in _CORE.items()]
     plugins = [
         Offer(
@@ -130,6 +158,8 @@ def load(offer: Offer) -> type[Method]:
     """
     from ltcore.method import Method
 
+    if offer in _LENT:
+        return _LENT[offer]
     module, _, attribute = offer.value.partition(":")
     try:
         found: Any = import_module(module)

@@ -91,6 +91,8 @@ class Implementation:
 
 #: Hook name -> the implementations that act, in the recipe's order.
 Answers = dict[str, list[Implementation]]
+Around = Callable[[Implementation, Callable[..., Any]], Callable[..., Any]]
+"""What stands around the calls: see `Hooks.observe`."""
 
 
 def implementations(entries: Iterable[Entry]) -> Answers:
@@ -160,19 +162,32 @@ class Hooks:
         contexts: Mapping[str, Context],
         auxiliary_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self._calls = {
+        self.answers = answers
+        self._bound = {
             name: [answer.bind(contexts.get(answer.entry.key)) for answer in found] for name, found in answers.items()
         }
         self._weights = dict(auxiliary_weights or {})
+        self._losses = [answer.entry for answer in answers["compute_loss"]]
+        self.observe(None)
+
+    def observe(self, around: Around | None) -> None:
+        """Have every call go through what `around` makes of it, in place of an observer before; None: through nothing.
+
+        Args:
+            around: gives, for an implementation and its bound function, a function of the same arguments and answer.
+        """
+        self._calls = {
+            name: [call if around is None else around(answer, call) for answer, call in zip(found, calls, strict=True)]
+            for (name, found), calls in zip(self.answers.items(), self._bound.values(), strict=True)
+        }
         self._auxiliary = [
             (answer.entry, call)
-            for answer, call in zip(answers["auxiliary_losses"], self._calls["auxiliary_losses"], strict=True)
+            for answer, call in zip(self.answers["auxiliary_losses"], self._calls["auxiliary_losses"], strict=True)
         ]
         #: Tap -> the functions of augment_features that act there, in the recipe's order.
         self.taps: dict[str, list[Callable[[Features], Features]]] = {}
-        for answer, call in zip(answers["augment_features"], self._calls["augment_features"], strict=True):
+        for answer, call in zip(self.answers["augment_features"], self._calls["augment_features"], strict=True):
             self.taps.setdefault(answer.entry.method.tap, []).append(_with_equal_rows(answer.entry, call))
-        self._losses = [answer.entry for answer in answers["compute_loss"]]
 
     def has(self, hook: str) -> bool:
         """Whether any method of the stage answers a hook."""

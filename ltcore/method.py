@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,9 +30,15 @@ class Method(nn.Module):
     A subclass sets ``Options`` to its options class, `interface` to the version of the hooks that it was written for,
     and any of `requires`, `provides`, `breaks`, `auxiliary` and `tap`, as a class attribute or as a property that reads
     the options.
+
+    Attributes:
+        Options: the options' class.
+        checked_with: options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs, on some
+            dozens of images of 8 x 8 pixels in 4 classes.
     """
 
     Options: ClassVar[type[Options]] = Options
+    checked_with: ClassVar[Mapping[str, Any]] = {}
 
     #: ``MAJOR.MINOR``, see `ltcore.interface`. A class that does not say was written for the first version.
     interface: ClassVar[str] = "1.0"

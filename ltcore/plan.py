@@ -40,6 +40,7 @@ class Plan:
         backbone: the method that builds the backbone.
         entries: every other method, by its name in the recipe.
         answers: what the data and backbone methods implement, by role.
+        start: what every other method implements, for on_run_start.
         skeleton: the backbone on the meta device: names and shapes, no values.
         stages: the stages in order.
         calibration: the implementations of post_calibrate, in the order of ``calibrate``.
@@ -51,6 +52,7 @@ class Plan:
     backbone: Entry
     entries: dict[str, Entry]
     answers: dict[str, Answers]
+    start: Answers
     skeleton: Backbone
     stages: tuple[StagePlan, ...]
     calibration: Answers
@@ -94,6 +96,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         backbone,
         entries,
         {"data": data_answers, "backbone": backbone_answers},
+        implementations(entries.values()),
         skeleton,
         tuple(stages),
         calibration,

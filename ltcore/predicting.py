@@ -16,7 +16,7 @@ from torch import Tensor
 from ltcore.data.image_files import file_split, find_images
 from ltcore.data.loader import InMemoryLoader, Loader
 from ltcore.data.splits import ArraySplit
-from ltcore.data.streaming import ArrayImages, StreamingLoader
+from ltcore.data.streaming import ArrayImages, Broken, StreamingLoader
 from ltcore.errors import DataError
 from ltcore.evaluation import evaluating
 
@@ -82,9 +82,44 @@ def predict(model: Model, description: Description, images: Images, batch_size: 
     """
     names, loader = _loader(description, images, next(model.parameters()).device)
     with evaluating(model):
-        logits = [model(batch).float().cpu() for batch in loader.eval_batches(batch_size)]
-    found = torch.cat(logits) if logits else torch.empty(0, len(description.class_names))
-    return Predictions(names, found.numpy(), description.class_names)
+        logits = [model(batch).float().cpu().numpy() for batch in loader.eval_batches(batch_size)]
+    return Predictions(names, np.concatenate(logits or [_no_logits(description)]), description.class_names)
+
+
+def predict_files(
+    model: Model, description: Description, files: Sequence[str], batch_size: int, workers: int
+) -> Iterator[tuple[Predictions, list[Broken]]]:
+    """What the model takes files for, a batch at a time; memory does not grow with their number.
+
+    Args:
+        model: the model, in eval mode.
+        description: how images are prepared, and the classes.
+        files: paths of images.
+        batch_size: images at a time.
+        workers: processes that decode ahead of the model.
+
+    Yields:
+        The predictions of a batch, in the order of the files, and what of it cannot be decoded.
+
+    Raises:
+        DataError: the model's images are not of one or three channels.
+        RunError: a process that decodes died.
+    """
+    split = file_split(Path(), files, [0] * len(files))
+    loader = streaming(description, split, workers, next(model.parameters()).device)
+    start = 0
+    with evaluating(model):
+        for images, broken in loader.readable_batches(batch_size):
+            count = len(images) + len(broken)
+            unread = {found.index for found in broken}
+            names = tuple(files[index] for index in range(start, start + count) if index not in unread)
+            logits = model(images).float().cpu().numpy() if names else _no_logits(description)
+            yield Predictions(names, logits, description.class_names), broken
+            start += count
+
+
+def _no_logits(description: Description) -> NDArray[np.float32]:
+    return np.empty((0, len(description.class_names)), dtype=np.float32)
 
 
 def listed_files(paths: Sequence[str | Path]) -> Iterator[str]:

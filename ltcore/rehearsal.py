@@ -22,6 +22,7 @@ from ltcore.rehearsed_run import WARM_UP, Rehearsal
 from ltcore.rundir import RunDirectory
 from ltcore.runner import choose_device, read_data
 from ltcore.selection import Selection
+from ltcore.trace import STEPS
 
 _NO_FOLDER = "/LTCORE_DATA is not set"
 
@@ -50,34 +51,11 @@ def rehearse(
     Raises:
         LtcoreError: as in a run; or the class counts are not known, or memory has run out.
     """
-    with _any_folder():
-        loaded = load_recipe(recipe, sets, seed)
-    loaded, left_out = loaded.without_weights()
-    notes = [
-        f"backbone.options.{name}: no weights are fetched or read; the network starts at random ones"
-        for name in left_out
-    ]
-    networks = 1
-    if loaded.recipe.select is not None:
-        selection = Selection(loaded)
-        networks = len(selection.networks) + selection.asked.retrain
-        candidate = {path: values[0] for path, values in selection.asked.options.items()}
-        loaded = loaded.changed({**candidate, "select": None}, loaded.where("select"))
-        notes.append(f"{networks} networks are trained one after another; one is rehearsed, with the first candidates")
-    plan = make_plan(loaded)
-    device = choose_device(loaded)
-    cut, about = _data(plan, counts)
-    notes += [*about, *plan.warnings]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    temporary = Path(tempfile.mkdtemp(prefix="ltcore-rehearsal-"))
-    try:
-        run = Rehearsal(plan, cut, _directory(temporary), device, steps, say)
-        data = run.data
+    with _rehearsal(recipe, sets, seed, steps, counts, say) as (run, networks, notes):
         run.train()
         at_the_end = run.finish()
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    loaded, data = run.plan.loaded, run.data
+    notes += run.reporter.notes
     if run.reduced:
         notes.append(
             f"a batch of evaluation (eval_batch_size {loaded.recipe.eval_batch_size}) takes longer than a rehearsal "
@@ -86,7 +64,7 @@ def rehearse(
     return {
         "recipe": loaded.recipe.name,
         "estimate": True,
-        "device": str(device),
+        "device": str(run.device),
         "threads": torch.get_num_threads(),
         "workers": run.workers,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -112,6 +90,74 @@ def rehearse(
         "memory": run.memory,
         "checkpoint_bytes": run.checkpoint_bytes,
     }
+
+
+def trace_hooks(
+    recipe: Path,
+    sets: Sequence[str] = (),
+    counts: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train the first steps of every stage of a recipe, and time the methods' hooks in them.
+
+    Args:
+        recipe: the recipe file.
+        sets: changes ``PATH=VALUE``.
+        counts: a file of class counts, in place of those that the data set states.
+        say: tells the user which stage is rehearsed.
+
+    Returns:
+        What ``ltcore plan --trace --json`` prints.
+
+    Raises:
+        LtcoreError: as `rehearse`.
+    """
+    with _rehearsal(recipe, sets, None, STEPS - WARM_UP, counts, say, tracing=True) as (run, _, notes):
+        run.train()
+    return {
+        "recipe": run.recipe.name,
+        "device": str(run.device),
+        "notes": [*notes, *run.data.notes, *run.reporter.notes],
+        "stages": run.traces,
+    }
+
+
+@contextmanager
+def _rehearsal(
+    recipe: Path,
+    sets: Sequence[str],
+    seed: int | None,
+    steps: int,
+    counts: Path | None,
+    say: Callable[[str], None],
+    tracing: bool = False,
+) -> Iterator[tuple[Rehearsal, int, list[str]]]:
+    """A rehearsal that is ready to train, how many networks the recipe trains, and what to say about it."""
+    with _any_folder():
+        loaded = load_recipe(recipe, sets, seed)
+    loaded, left_out = loaded.without_weights()
+    notes = [
+        f"backbone.options.{name}: no weights are fetched or read; the network starts at random ones"
+        for name in left_out
+    ]
+    networks = 1
+    if loaded.recipe.select is not None:
+        selection = Selection(loaded)
+        networks = len(selection.networks) + selection.asked.retrain
+        candidate = {path: values[0] for path, values in selection.asked.options.items()}
+        loaded = loaded.changed({**candidate, "select": None}, loaded.where("select"))
+        notes.append(f"{networks} networks are trained one after another; one is rehearsed, with the first candidates")
+    plan = make_plan(loaded)
+    device = choose_device(loaded)
+    cut, about = _data(plan, counts)
+    notes += [*about, *plan.warnings]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    temporary = Path(tempfile.mkdtemp(prefix="ltcore-rehearsal-"))
+    try:
+        yield Rehearsal(plan, cut, _directory(temporary), device, steps, say, tracing=tracing), networks, notes
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -36,9 +36,22 @@ from ltcore.runner import Run
 from ltcore.samplers import EpochBatches
 from ltcore.stage import StageTrainer
 from ltcore.step import StepForward
+from ltcore.trace import Watch
 
 WARM_UP = 2
 _DECODED = 8  # images that are decoded to see how long one takes
+
+
+class _Notes(Reporter):
+    """Shows nothing, and keeps what the user should read."""
+
+    def __init__(self) -> None:
+        super().__init__(io.StringIO())
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep a line."""
+        self.notes.append(text)
 
 
 class RehearsedTrainer(StageTrainer):
@@ -55,13 +68,18 @@ class RehearsedTrainer(StageTrainer):
         self.run.saving = self.run.clock() - began
         self.run.checkpoint_bytes = max(self.run.checkpoint_bytes, self.run.directory.last.stat().st_size)
 
+    def _watched(self, watch: Watch) -> None:
+        watch.leave()
+        self.watch = None
+        self.run.traces.append(watch.describe())
+
     def _epochs(self) -> Iterator[int]:
         run, per_epoch = self.run, self.sampler.steps_per_epoch()
         total = self.stage.iterations or (self.stage.epochs or 0) * per_epoch
         run.length = per_epoch, total
         whole, rest = divmod(total, per_epoch)
         last = whole if rest >= WARM_UP + run.steps else max(whole - 1, 0)
-        for epoch in sorted({0, last}):
+        for epoch in [0] if run.tracing else sorted({0, last}):
             began, left_out = run.clock(), run.left_out
             yield epoch
             spent = run.clock() - began
@@ -103,9 +121,11 @@ class Rehearsal(Run):
         steps: measured steps of each epoch that is rehearsed.
         say: tells the user which stage is rehearsed.
         clock: seconds.
+        tracing: trace the first steps of each stage, and train no others.
     """
 
     trainer = RehearsedTrainer
+    reporter: _Notes
 
     def __init__(
         self,
@@ -116,6 +136,7 @@ class Rehearsal(Run):
         steps: int,
         say: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
+        tracing: bool = False,
     ) -> None:
         self.steps, self.say, self.clock, self._cut_data = steps, say, clock, cut
         #: Every loader that there was; a stage with data of its own has one of its own.
@@ -128,7 +149,10 @@ class Rehearsal(Run):
         self.measured: list[Measured] = []
         self.stages: list[dict[str, Any]] = []
         self.memory: dict[str, int] = {}
-        super().__init__(plan, cut(None), directory, device, Reporter(io.StringIO()))
+        #: What was seen of the hooks of each stage, as `ltcore.trace.Watch.describe` gives it.
+        self.traces: list[dict[str, Any]] = []
+        super().__init__(plan, cut(None), directory, device, _Notes())
+        self.tracing = tracing
 
     def _cut(self, imbalance: Imbalance | None) -> PreparedData:
         return self._cut_data(imbalance)

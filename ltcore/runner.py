@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore import calibrated, checkpoint, diagnostics, metrics, reuse
+from ltcore import calibrated, checkpoint, diagnostics, metrics, reuse, trace
 from ltcore.context import Context, RunState
 from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
@@ -18,7 +18,7 @@ from ltcore.data.streaming import build_loader, worker_count
 from ltcore.errors import DataError, RecipeError, RunError
 from ltcore.evaluation import logits_of, pooled_features
 from ltcore.features import FeatureProvider
-from ltcore.hooks import Answers, Hooks, implementations
+from ltcore.hooks import Answers, Hooks
 from ltcore.model import Model
 from ltcore.plan import Plan, make_plan
 from ltcore.recipe.loading import LoadedRecipe
@@ -138,7 +138,7 @@ class Run:
         reporter: Reporter,
         reused: reuse.Reuse | None = None,
     ) -> None:
-        self.reused = reused
+        self.reused, self.tracing = reused, trace.asked()
         self.plan, self.data, self.directory, self.device, self.reporter = plan, data, directory, device, reporter
         self.recipe = recipe = plan.loaded.recipe
         self.position = Position()
@@ -210,11 +210,15 @@ class Run:
             self.reporter.finished(result_rows(result), self.directory.path)
         return result
 
+    def start(self) -> None:
+        """Let every method make what depends on the data."""
+        torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
+        Hooks(self.plan.start, self.contexts).event("on_run_start")
+        self._move()
+
     def train(self) -> None:
         """Train the stages that are not done yet; the others are read from their files."""
-        torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
-        Hooks(implementations(self.plan.entries.values()), self.contexts).event("on_run_start")
-        self._move()
+        self.start()
         if self.reused and not self.directory.last.exists():
             self.reused.into(self)
         tensors, plain = self._restore()
@@ -284,10 +288,11 @@ class Run:
     def _train_stage(self, index: int, hooks: Hooks, tensors: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
         stage, position = self.plan.stages[index].stage, self.position
         self._enter(stage.name, index)
+        watch = trace.Watch(stage, hooks, self.state, trace.STEPS if self.tracing else 0)
         self._prepare_classifier(index, hooks)
         if tensors:
             checkpoint.restore_model(self.model, tensors, self.directory.last)
-        trainer = self.trainer(self, self.plan.stages[index], hooks)
+        trainer = self.trainer(self, self.plan.stages[index], hooks, watch)
         trainer.train(tensors, plain)
         figures = self._evaluate()
         position.results.append(

@@ -151,6 +151,11 @@ class SavedRun:
         return calibrated.read(self._directory.calibrated)
 
     @property
+    def probe(self) -> calibrated.Calibrated:
+        """A few images, and the logits that the run's own model gave on them."""
+        return self._calibrated
+
+    @property
     def description(self) -> calibrated.Description:
         """How evaluation prepares images, and the classes."""
         return self._calibrated.description

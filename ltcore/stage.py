@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ltcore import checkpoint
+from ltcore import checkpoint, trace
 from ltcore.errors import PluginError, RunError
 from ltcore.features import FeatureCache
 from ltcore.model import matches, public_name, set_trainable
@@ -65,11 +65,13 @@ class StageTrainer:
         run: the run that the stage belongs to.
         plan: the stage's plan.
         hooks: the stage's methods, bound.
+        watch: sees them being called in the first steps.
     """
 
-    def __init__(self, run: Run, plan: StagePlan, hooks: Hooks) -> None:
+    def __init__(self, run: Run, plan: StagePlan, hooks: Hooks, watch: trace.Watch) -> None:
         self.run, self.plan, self.hooks, self.stage = run, plan, hooks, plan.stage
         self.state, self.model, self.position = run.state, run.model, run.position
+        self.watch: trace.Watch | None = watch
         self.names = self._trainable_names()
         set_trainable(self.model, self.names, self.stage.batch_norm == "adapt")
         self.sampler: Sampler
@@ -147,6 +149,17 @@ class StageTrainer:
             state.progress.fill_((epoch * per_epoch + steps - 1) / total)
             self.hooks.event("on_epoch_end")
             position.epoch, position.step = epoch + 1, 0
+        if self.watch is not None:
+            self._watched(self.watch)
+
+    def _watched(self, watch: trace.Watch) -> None:
+        """The first steps are done: tell what was seen, and let the hooks be called as they are."""
+        watch.leave()
+        self.watch = None
+        if watch.traced:
+            watch.write(self.run.directory.path / "trace.jsonl")
+            for line in trace.render(watch.describe(), self.run.device.type):
+                self.run.reporter.note(line)
 
     def _epochs(self) -> Iterable[int]:
         """The epochs that remain."""
@@ -221,6 +234,8 @@ class StageTrainer:
         seed = (state.seed, stage.name, state.epoch)
         generators = (generator_for(source.generator_device, "images", *seed, step) for step in remaining)
         batches = source.train_batches(drawn.indices[position.step :], generators)
+        if self.watch is not None:
+            self.watch.steps_begin()
         for step, images in zip(remaining, batches, strict=True):
             state.step = step
             done = state.epoch * per_epoch + step
@@ -245,6 +260,11 @@ class StageTrainer:
             self.optimizer.step()
             self.loss_sum += loss.detach()
             position.step, position.images = step + 1, position.images + len(indices)
+            if self.watch is not None:
+                for text in self.watch.step_ended():
+                    self.run.reporter.note(f"warning: {text}")
+                if self.watch.done:
+                    self._watched(self.watch)
             now = time.perf_counter()
             if now - self.shown_at > _SECONDS_BETWEEN_SHOWS:
                 self.shown_at = now

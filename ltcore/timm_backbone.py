@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import model_validator
@@ -113,6 +113,7 @@ class Timm(Method):
     """Any classification model of timm as the backbone (https://github.com/huggingface/pytorch-image-models)."""
 
     Options = TimmOptions
+    checked_with: ClassVar = {"model": "test_resnet"}
 
     @hookimpl
     def build_backbone(self, in_channels: int, image_size: int) -> Backbone:

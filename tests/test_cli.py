@@ -14,10 +14,26 @@ import ltcore
 from ltcore import Method, hookimpl
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "init", "plan", "schema", "plugins", "plugins show", "data", "data list", "data describe", "compare")
+COMMANDS = (
+    "run",
+    "init",
+    "plan",
+    "schema",
+    "plugins",
+    "plugins show",
+    "check",
+    "data",
+    "data list",
+    "data describe",
+    "compare",
+    "predict",
+    "export",
+)
 CHEAP = {
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
     "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
+    "predict": "--out {out}/predictions.csv",
+    "export": "--out {out}/digits.pt2",
 }
 
 _LIGHT = """
@@ -49,15 +65,13 @@ def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, reques
     assert example.startswith(command)
     words = shlex.split(example.split(" > ")[0])
     words += shlex.split(CHEAP.get(words[0], "").format(out=tmp_path))
-    if words[0] == "init":
+    if "photos" in words:
         for name in ("cat", "dog"):
             (tmp_path / "photos" / name).mkdir(parents=True)
             for number in range(2):
                 Image.new("RGB", (4, 4)).save(tmp_path / "photos" / name / f"{number}.png")
-        words[1] = str(tmp_path / "photos")
-    if words[0] == "compare":
-        words[1] = str(request.getfixturevalue("digits_run"))
-        words[3] = "digits_lt_ofa_focal"
+        words[words.index("photos")] = str(tmp_path / "photos")
+    words = [str(request.getfixturevalue("digits_run")) if word.startswith("runs/") else word for word in words]
     monkeypatch.chdir(ROOT)
     result = cli(*words)
     assert (result.code, result.err) == (0, "") and result.out

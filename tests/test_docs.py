@@ -1,7 +1,7 @@
 """The documentation against the code: whatever a page states that can be checked, is."""
 
 import ast
-import inspect
+import importlib.util
 import io
 import json
 import re
@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import ltcore
-from ltcore import Context, Method, discovery, hookspecs
+from ltcore import Context, Method, discovery, interface
 from ltcore.console import Reporter
 from ltcore.hooks import Entry, Implementation, implementations
 from ltcore.hookspecs import KINDS, hookimpl
@@ -221,21 +221,43 @@ def test_run_directory_and_result(write_recipe, tmp_path):
 # -- hooks.md ----------------------------------------------------------------------------------------------------------
 
 
-def signature(name):
-    """``compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor``."""
-    return name + str(inspect.signature(getattr(hookspecs, name))).replace("'", "")
-
-
 HOOK_SECTIONS = {title.strip("`"): text for title, text in sections(HOOKS).items() if title.startswith("`")}
 
 
-def test_every_hook_has_a_section_in_order():
+@pytest.fixture
+def make_hooks():
+    spec = importlib.util.spec_from_file_location("make_hooks", ROOT / "docs" / "make_hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_script_writes(make_hooks):
+    assert make_hooks.page() == HOOKS, "run: python docs/make_hooks.py"
     assert list(HOOK_SECTIONS) == list(KINDS)
+    first = HOOK_SECTIONS["compute_loss"].strip().splitlines()[0]
+    assert first == (
+        "**one** · `compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor` · since 1.0"
+    )
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_signature_and_kind(name):
-    assert HOOK_SECTIONS[name].strip().splitlines()[0] == f"**{KINDS[name]}** · `{signature(name)}`"
+def test_the_page_names_what_a_version_has_changed(make_hooks, monkeypatch):
+    monkeypatch.setattr(interface, "INTERFACE", interface.Version(2, 1))
+    monkeypatch.setitem(interface.ADDED, "compute_loss.targets", interface.Version(1, 3))
+    old = interface.Deprecation(interface.Version(1, 2), interface.Version(3, 0), "use compute_loss")
+    monkeypatch.setitem(interface.DEPRECATED, "adjust_logits", old)
+    change = interface.Change(interface.Version(2, 0), "return a list")
+    monkeypatch.setitem(interface.CHANGED, "mix_inputs.batch", change)
+    found = sections(make_hooks.page())
+    rows = table(found["The interface's version"], 1)
+    assert rows == {
+        "1.3": "argument 'targets' of hook 'compute_loss' was added",
+        "1.2": "hook 'adjust_logits' is deprecated, and goes with 3.0",
+        "2.0": "argument 'batch' of hook 'mix_inputs' was changed",
+    }
+    assert "Argument 'targets' of hook 'compute_loss' is there since 1.3." in found["`compute_loss`"]
+    gone = "Hook 'adjust_logits' is deprecated since 1.2 and goes with 3.0: use compute_loss."
+    assert gone in found["`adjust_logits`"] and "changed in 2.0: return a list." in found["`mix_inputs`"]
 
 
 @pytest.mark.parametrize("name", KINDS)

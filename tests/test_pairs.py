@@ -1,9 +1,8 @@
 """Any two methods in one recipe: they train together, or are refused by name before any data is read."""
 
 import io
-import json
-import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,12 +10,15 @@ import torch
 from torch import nn
 
 from ltcore import Batch, Context, Features, Method, RecipeError, discovery, hookimpl, hookspecs, static
-from ltcore.checks import NEEDS
 from ltcore.console import Reporter
-from ltcore.hooks import Hooks
 from ltcore.recipe.loading import load_recipe
 from ltcore.runner import execute
 from ltcore.samplers import EpochBatches, PlainSampler, class_balanced
+from ltcore.testing.pairs import FOLDS, fitted, together
+from ltcore.testing.parts import PARTS
+from ltcore.testing.recipes import compose, part_of, plan_of
+from ltcore.testing.trial import CALIBRATED, train
+from ltcore.testing.watch import Watch
 
 
 class Mixup(Method):
@@ -113,16 +115,6 @@ MADE = {
     "t_reweighting": Reweighting,
     "t_twins": TwinSampler,
 }
-#: Options of installed methods whose defaults do not suit stages as short, or data as small, as this.
-OPTIONS: dict[str, dict] = {
-    "afg": {"head_images": 10},
-    "distillation": {"head_images": 10},
-    "safa": {"start_epoch": 1},
-}
-#: Methods with networks of their own, which a recipe names in `trainable`.
-NETWORKS = {"safa", "stg", "t_own_term"}
-#: Methods that act on the features of a fixed backbone, and refuse to train it.
-ON_FIXED_FEATURES = {"afg", "distillation"}
 
 
 def hooks_of_all() -> dict[str, set[str]]:
@@ -133,7 +125,6 @@ def hooks_of_all() -> dict[str, set[str]]:
 
 
 HOOKS = hooks_of_all()
-FOLDS = {hook for hook, kind in hookspecs.KINDS.items() if kind == "fold"}
 PAIRS = [
     (a, b)
     for a in sorted(HOOKS)
@@ -142,89 +133,48 @@ PAIRS = [
 ]
 
 
-def recipe_of(first: str, second: str | None = None) -> dict:
-    """Each method where it can act: in the second stage, at the end, or in both."""
-    uses = {first: first}
-    if second:
-        uses[f"{second}_again" if first == second else second] = second
-    acting = [key for key, use in uses.items() if HOOKS[use] - {"post_calibrate", "on_run_start"}]
-    trained = ["classifier"] if ON_FIXED_FEATURES & set(uses.values()) else ["backbone", "classifier"]
-    common = {"batch_size": 16, "optimizer": {"lr": 0.05}}
-    return {
-        "data": "{use: synthetic, options: {class_counts: [25, 17, 9, 5], image_size: 8}, holdout: 1}",
-        "methods": {key: {"use": use, "options": OPTIONS.get(use, {})} for key, use in uses.items()},
-        "stages": [
-            {"name": "first", "iterations": 2, **common},
-            {
-                "name": "second",
-                "iterations": 5,
-                "methods": acting,
-                "trainable": [*trained, *(key for key in acting if uses[key] in NETWORKS)],
-                **common,
-            },
-        ],
-        "calibrate": [key for key, use in uses.items() if "post_calibrate" in HOOKS[use]],
-    }
-
-
-def instance(name: str) -> Method:
-    kind = MADE.get(name) or discovery.load(discovery.find(name))
-    return kind(kind.Options(**OPTIONS.get(name, {})))
-
-
-@pytest.fixture
-def train(offer_methods, write_recipe, tmp_path, monkeypatch):
-    """Run a recipe; returns whether data was read, and the result or the refusal."""
-    offer_methods(MADE)
-    offers = discovery.offers()
-    monkeypatch.setattr(discovery, "offers", lambda: offers)  # looked up once, not for each name
-    read, build_data = [], Hooks.build_data
-    monkeypatch.setattr(Hooks, "build_data", lambda self: read.append(self) or build_data(self))
+@pytest.fixture(scope="module", autouse=True)
+def part():
+    """``part("focal")``: a method as `ltcore check` puts it beside others."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # quicker for tensors as small as these
-
-    def run(parts):
-        loaded = load_recipe(write_recipe(**parts))
-        try:
-            result, path = execute(loaded, tmp_path / "runs", False, Reporter(io.StringIO()))
-        except RecipeError as refusal:
-            return bool(read), refusal
-        losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
-        assert all(math.isfinite(loss) for loss in losses)
-        assert all(np.isfinite(values).all() for values in np.load(path / "predictions.npz").values())
-        assert 0 <= result["after_calibration"]["top1"] <= 1
-        return bool(read), result
-
-    yield run
+    with discovery.lent({**PARTS, **MADE}):
+        yield cache(lambda name: fitted(part_of(discovery.find(name))))
     torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", sorted(HOOKS))
-def test_each_method_trains_alone(train, name):
-    _, outcome = train(recipe_of(name))
-    assert isinstance(outcome, dict), outcome
+def test_each_method_trains_alone(part, name):
+    trained = train(compose([part(name)]), Watch())
+    assert trained.losses and trained.tensors[CALIBRATED].isfinite().all()
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=lambda name: name)
-def test_a_pair_trains_or_is_refused_by_name(train, first, second):
-    parts = recipe_of(first, second)
-    read, outcome = train(parts)
-    if isinstance(outcome, dict):
-        both = {hook for hook in HOOKS[first] & HOOKS[second] if hookspecs.KINDS[hook] == "one"}
-        assert not both, f"both answer {both}, and the run went through"
-        one, other = instance(first), instance(second)
-        assert not one.requires & other.breaks and not other.requires & one.breaks
-        return
-    message = str(outcome)
-    assert not read, f"refused only after the data was read: {message}"
-    assert all(f"'{key}'" in message for key in parts["methods"]), message
-    assert any(word in message for word in (*hookspecs.KINDS, *NEEDS)), message
+def test_a_pair_trains_or_is_refused_by_name(part, first, second):
+    _, problem = together(part(first), part(second))
+    assert problem is None
 
 
-def test_two_losses_in_one_stage_are_refused(train):
-    read, outcome = train(recipe_of("focal", "t_margin"))
-    assert not read
-    assert "stage 'second': 'focal' and 't_margin' both compute the loss (hook compute_loss); keep one" in str(outcome)
+def test_two_losses_in_one_stage_are_refused(part):
+    with pytest.raises(RecipeError) as refusal:
+        plan_of(compose([part("focal"), part("t_margin")]))
+    assert "'t_margin' both compute the loss (hook compute_loss); keep one" in str(refusal.value)
+    assert together(part("focal"), part("t_margin")) == ("refused", None)
+
+
+def test_what_is_wrong_with_a_pair_is_said(part):
+    class Quarrelsome(Method):
+        @hookimpl
+        def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
+            return logits
+
+        def check_stage(self, stage) -> None:
+            if len(stage.methods) > 1:
+                raise RecipeError("not in such company")
+
+    with discovery.lent({"t_quarrelsome": Quarrelsome}):
+        outcome, problem = together(part("focal"), part("t_quarrelsome"))
+    assert outcome == "refused" and problem.startswith("the refusal does not name 'focal': stage 'second': ")
 
 
 BACKBONES = {
@@ -234,13 +184,20 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_focal_then_ofa_then_tau_norm(train, backbone):
-    parts = recipe_of("focal", "ofa") | {"backbone": BACKBONES[backbone]}
-    parts["data"] = parts["data"].replace("image_size: 8", "image_size: 32")
-    parts["methods"]["tau_norm"] = {}
-    parts["stages"][0]["methods"], parts["stages"][1]["methods"] = ["focal"], ["ofa"]
-    parts["stages"][1]["trainable"] = ["classifier"]
-    parts["calibrate"] = ["tau_norm"]
-    _, result = train(parts)
+def test_focal_then_ofa_then_tau_norm(write_recipe, tmp_path, backbone):
+    common = {"batch_size": 16, "optimizer": {"lr": 0.05}}
+    path = write_recipe(
+        data="{use: synthetic, options: {class_counts: [25, 17, 9, 5], image_size: 32}}",
+        backbone=BACKBONES[backbone],
+        methods="{focal: {}, ofa: {}, tau_norm: {}}",
+        stages=[
+            {"name": "first", "iterations": 2, "methods": ["focal"], **common},
+            {"name": "second", "iterations": 5, "methods": ["ofa"], "trainable": ["classifier"], **common},
+        ],
+        calibrate="[tau_norm]",
+    )
+    result, directory = execute(load_recipe(path), tmp_path / "runs", False, Reporter(io.StringIO()))
+    with np.load(directory / "predictions.npz") as arrays:
+        assert all(np.isfinite(values).all() for values in arrays.values())
     assert [stage["name"] for stage in result["stages"]] == ["first", "second"]
     assert result["calibration"] == ["tau_norm"]

@@ -11,7 +11,7 @@ import sys
 import traceback
 
 from ltcore import __version__
-from ltcore.cli import data, plugins, results, training
+from ltcore.cli import data, plugins, publish, results, training, use
 from ltcore.cli.parser import Parser
 from ltcore.errors import LtcoreError
 
@@ -21,7 +21,7 @@ def _parser() -> Parser:
     parser = Parser(prog="ltcore", description=text)
     parser.add_argument("--version", action="version", version=__version__, help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (training, plugins, data, results):  # the order in which --help lists them
+    for part in (training, plugins, publish, data, results, use):  # the order in which --help lists them
         part.add(commands)
     return parser
 

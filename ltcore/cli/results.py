@@ -23,7 +23,7 @@ def compare(
 ) -> None:
     """Average runs over their seeds, recipe by recipe, and test the differences from a baseline.
 
-    Example: ltcore compare runs --baseline digits_lt_ce --format markdown
+    Example: ltcore compare runs/digits_lt_ofa_focal --format markdown
     """
     from ltcore.compare import DEFAULT_METRICS
     from ltcore.compare import compare as compared

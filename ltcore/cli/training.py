@@ -33,11 +33,7 @@ def run(
         from ltcore.rehearsal import rehearse as found_by_rehearsing
         from ltcore.rehearsal_text import render
 
-        def say(text: str) -> None:
-            if sys.stderr.isatty():
-                print(text, file=sys.stderr)
-
-        show(found_by_rehearsing(recipe, sets, seed, rehearse, counts, say), render, as_json)
+        show(found_by_rehearsing(recipe, sets, seed, rehearse, counts, _say), render, as_json)
         return
     if counts is not None or as_json:
         raise RecipeError("--counts and --json belong to a rehearsal; add --rehearse")
@@ -49,6 +45,12 @@ def run(
     from ltcore.runner import execute
 
     execute(loaded, out, resume, Reporter(), source)
+
+
+def _say(text: str) -> None:
+    """How far a rehearsal is, for someone who waits for it."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
 
 
 def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **wished: Any) -> None:
@@ -65,12 +67,30 @@ def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **w
 
 
 def plan(
-    recipe: Path, sets: Sequence[str] = (), as_json: bool = False, taps: bool = False, image_size: int | None = None
+    recipe: Path,
+    sets: Sequence[str] = (),
+    as_json: bool = False,
+    taps: bool = False,
+    image_size: int | None = None,
+    trace: bool = False,
+    counts: Path | None = None,
 ) -> None:
     """Show which method answers which hook in each stage, what trains, sampler and schedule. Reads no data.
 
+    With --trace, show which hooks the first steps of each stage call, and how long they take, on noise.
+
     Example: ltcore plan recipes/digits_lt_ofa_focal.yaml --taps --image-size 8
     """
+    if trace:
+        if taps or image_size:
+            raise RecipeError("--trace shows no taps; leave --taps and --image-size out")
+        from ltcore.rehearsal import trace_hooks
+        from ltcore.trace import render_all
+
+        show(trace_hooks(recipe, sets, counts, _say), render_all, as_json)
+        return
+    if counts is not None:
+        raise RecipeError("--counts belongs to a trace; add --trace")
     from ltcore.recipe.loading import load_recipe
 
     loaded = load_recipe(recipe, sets)
@@ -128,5 +148,8 @@ def add(commands: Any) -> None:
     command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")
     text = "pixels of a side, for --taps; by default the data's option image_size, or 32"
     command.add_argument("--image-size", type=whole, metavar="PIXELS", help=text)
+    command.flag("--trace", "train the first steps of each stage on noise instead; print what each hook takes")
+    text = "for --trace: JSON list of the training images of each class, in place of those the data set states"
+    command.add_argument("--counts", type=Path, metavar="FILE", help=text)
     command.json()
     add_command(commands, "schema", schema)

@@ -65,26 +65,49 @@ class Decoder(Dataset[Any]):
 
     def __getitems__(self, request: Request) -> Tensor | Broken:
         """Images [B, H, W, C] uint8; the first image that cannot be decoded instead, where there is one."""
-        size, channels = self.transform.image_size, len(self.transform.mode)
-        images = _empty((len(request.indices), size, size, channels))
+        images = self._room(request)
         pixels = images.numpy()
         state = torch.get_rng_state()
         try:
             for row, index in enumerate(request.indices.tolist()):
-                try:
-                    with self.split.open(index) as image:
-                        if request.seeds is None:
-                            found = self.transform.evaluate(image)
-                        else:
-                            # Not torch.manual_seed, which seeds GPUs, too.
-                            torch.default_generator.manual_seed(int(request.seeds[row]))
-                            found = self.transform.train(image)
-                    pixels[row] = np.asarray(found).reshape(size, size, channels)
-                except Exception as error:  # a damaged file makes Pillow raise almost anything
-                    return Broken(index, self.split.name(index), _reason(error))
+                seed = None if request.seeds is None else int(request.seeds[row])
+                if broken := self._decode(index, seed, pixels[row]):
+                    return broken
         finally:
             torch.set_rng_state(state)  # without workers, this is the training process
         return images
+
+    def _room(self, request: Request) -> Tensor:
+        size, channels = self.transform.image_size, len(self.transform.mode)
+        return _empty((len(request.indices), size, size, channels))
+
+    def _decode(self, index: int, seed: int | None, pixels: NDArray[np.uint8]) -> Broken | None:
+        try:
+            with self.split.open(index) as image:
+                if seed is None:
+                    found = self.transform.evaluate(image)
+                else:
+                    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds GPUs, too
+                    found = self.transform.train(image)
+            pixels[:] = np.asarray(found).reshape(pixels.shape)
+        except Exception as error:  # a damaged file makes Pillow raise almost anything
+            return Broken(index, self.split.name(index), _reason(error))
+        return None
+
+
+class _Picker(Decoder):
+    """Leaves out what cannot be decoded."""
+
+    def __getitems__(self, request: Request) -> Any:
+        """Images [B', H, W, C] uint8 as evaluation sees them, and the others of the request."""
+        images, read, broken = self._room(request), 0, []
+        pixels = images.numpy()
+        for index in request.indices.tolist():
+            if found := self._decode(index, None, pixels[read]):
+                broken.append(found)
+            else:
+                read += 1
+        return images[:read], broken
 
 
 def _empty(shape: tuple[int, ...]) -> Tensor:
@@ -166,6 +189,25 @@ class StreamingLoader:
             loader = self._loader(persistent=False, requests=requests)
         yield from self._decoded(requests, loader)
 
+    def readable_batches(self, batch_size: int) -> Iterator[tuple[Tensor, list[Broken]]]:
+        """As `eval_batches`, without the images that cannot be decoded, which come along by name.
+
+        Yields:
+            [B', C, H, W] float32, normalised, channels-last; and what of the batch is broken. B' may be 0.
+
+        Raises:
+            RunError: a worker died.
+        """
+        picker = _Picker(self._decoder.split, self._decoder.transform)
+        requests = (Request(index, None) for index in _chunks(len(self), batch_size))
+        if self.workers and len(self) > batch_size:
+            loader = _worker_loader(picker, _Feed(requests), self.workers, persistent=False, device=self.device.type)
+            found: Iterator[Any] = _results(loader)
+        else:
+            found = map(picker.__getitems__, requests)
+        for images, broken in found:
+            yield self._on_device(images), broken
+
     def eval_batch(self, start: int, stop: int) -> Tensor:
         """The images from `start` up to `stop` alone, decoded in this process; as `eval_batches`."""
         request = Request(np.arange(start, min(stop, len(self))), None)
@@ -184,7 +226,10 @@ class StreamingLoader:
                     f"{images.name} cannot be decoded ({images.reason}); replace it, or take it out of the data set, "
                     "or say 'broken: skip' under data to leave such images out"
                 )
-            yield self._normalise(images.to(self.device, non_blocking=True).permute(0, 3, 1, 2))
+            yield self._on_device(images)
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        return self._normalise(images.to(self.device, non_blocking=True).permute(0, 3, 1, 2))
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,11 @@ class ImageTransform:
         crop = TRANSFORMS[self.name].crop
         return crop if crop != "by_size" else ("pad" if self.image_size <= SMALL else "area")
 
+    @property
+    def shorter_side(self) -> int:
+        """To what evaluation resizes an image's shorter side before it cuts out the centre, in pixels."""
+        return self.image_size if self.crop == "pad" else round(self.image_size * _MARGIN)
+
     def load(self) -> None:
         """Import what transforming needs, in the process from which workers are forked, so that they share it."""
         import PIL.Image
@@ -147,9 +152,8 @@ class ImageTransform:
         Raises:
             OSError: it cannot be decoded; Pillow raises other exceptions too where a file is damaged.
         """
-        image, size = upright(image), self.image_size
-        shorter = size if self.crop == "pad" else round(size * _MARGIN)
-        return self._cut(image, _centre_of_resized(image, shorter, size), _GAP_EVALUATION)
+        image = upright(image)
+        return self._cut(image, _centre_of_resized(image, self.shorter_side, self.image_size), _GAP_EVALUATION)
 
     def _cut(self, image: Image, box: Box, gap: float) -> Image:
         """The box of the image, resized to the size."""

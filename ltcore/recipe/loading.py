@@ -107,6 +107,20 @@ class LoadedRecipe:
         return validate(options_class, {} if node is None else node.plain(), self.locator, path, whose)
 
 
+def recipe_from(parts: dict[str, Any], where: str) -> LoadedRecipe:
+    """A recipe that is not in a file.
+
+    Args:
+        parts: the recipe as plain data.
+        where: what messages say in place of ``file:line``.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+    """
+    locator = Locator(located(parts, where), Path(where))
+    return LoadedRecipe(validate(Recipe, parts, locator), parts, locator.path, locator)
+
+
 def load_recipe(path: Path | str, sets: Sequence[str] = (), seed: int | None = None) -> LoadedRecipe:
     """Read, merge, interpolate and check a recipe.
 

@@ -123,8 +123,14 @@ def test_a_stage_in_which_nothing_can_train_is_refused():
     stage = SimpleNamespace(classification=False, trainable=["backbone.layer1", "classifier"])
     with pytest.raises(RecipeError, match="name the method in the stage's trainable"):
         STG().check_stage(stage)
-    STG().check_stage(SimpleNamespace(classification=False, trainable=["mine"]))
+    STG().check_stage(SimpleNamespace(classification=False, trainable=["mine"], batch_size=2))
     STG().check_stage(SimpleNamespace(classification=True, trainable=["classifier"]))
+
+
+def test_a_generator_that_would_learn_from_single_images_is_refused():
+    with pytest.raises(RecipeError, match="batch_size 1 gives the generator's batch norm no variance"):
+        STG().check_stage(SimpleNamespace(classification=True, trainable=["classifier", "stg"], batch_size=1))
+    STG().check_stage(SimpleNamespace(classification=True, trainable=["classifier"], batch_size=1))
 
 
 # Learning.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -26,6 +26,7 @@ class CifarResNet(Method):
 
     interface = "1.0"
     Options = CifarResNetOptions
+    checked_with: ClassVar = {"depth": 8, "width": 4}
 
     @hookimpl
     def build_backbone(self, in_channels: int) -> Backbone:
@@ -54,6 +55,7 @@ class CifarDenseNet(Method):
 
     interface = "1.0"
     Options = CifarDenseNetOptions
+    checked_with: ClassVar = {"depth": 7, "growth": 4}
 
     @hookimpl
     def build_backbone(self, in_channels: int, image_size: int) -> Backbone:
@@ -92,6 +94,7 @@ class CifarResNeXt(Method):
 
     interface = "1.0"
     Options = CifarResNeXtOptions
+    checked_with: ClassVar = {"depth": 11, "cardinality": 2, "width": 4}
 
     @hookimpl
     def build_backbone(self, in_channels: int) -> Backbone:

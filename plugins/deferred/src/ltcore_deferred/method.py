@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -33,6 +33,7 @@ class _Deferred(Method):
     """What begins at an epoch of its stage."""
 
     interface = "1.0"
+    checked_with: ClassVar = {"start_epoch": 1}
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse a stage that ends before its start, where it would never act.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -123,6 +123,7 @@ class AFG(Method):
 
     interface = "1.0"
     Options = AFGOptions
+    checked_with: ClassVar = {"head_images": 10}
     requires = frozenset({"earlier_stage", "hard_labels", "validation"})
     beta: Tensor
     accuracy: Tensor
@@ -283,6 +284,7 @@ class Distillation(Method):
 
     interface = "1.0"
     Options = DistillationOptions
+    checked_with: ClassVar = {"head_images": 10}
     requires = frozenset({"earlier_stage", "hard_labels"})
     auxiliary = ("kd",)
     head: Tensor

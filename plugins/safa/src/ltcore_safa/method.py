@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -68,6 +68,7 @@ class SAFA(Method):
 
     interface = "1.0"
     Options = SAFAOptions
+    checked_with: ClassVar = {"start_epoch": 1}
     provides = frozenset({"paired_batches"})
     auxiliary = ("cycle", "tail_mode_seeking", "head_mode_seeking", "contrastive")
     E: nn.Module

@@ -75,12 +75,16 @@ class STG(Method):
     trained: Tensor
 
     def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage without classification in which the generator cannot train.
+        """Refuse a stage without classification in which the generator cannot train, and learning from single images.
 
         Raises:
-            RecipeError: only backbone or classifier train, and nothing gives them a loss.
+            RecipeError: only backbone or classifier train, and nothing gives them a loss; or the generator trains and
+                its batch norm would have no variance to take from a batch.
         """
-        if not stage.classification and all(p.split(".")[0] in ("backbone", "classifier") for p in stage.trainable):
+        learning = any(p.split(".")[0] not in ("backbone", "classifier") for p in stage.trainable)
+        if learning and stage.batch_size < 2:
+            raise RecipeError("batch_size 1 gives the generator's batch norm no variance; use at least 2")
+        if not stage.classification and not learning:
             raise RecipeError(
                 "without classification the generator is what trains; name the method in the stage's trainable"
             )

@@ -1,0 +1,223 @@
+"""The examples of docs/hooks.md, hook by hook; `docs/make_hooks.py` puts them into the page, and a test runs each."""
+
+# -- imports
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltcore import ArraySplit, Backbone, Batch, Context, DataSplits, EpochBatches, Features, Method, hookimpl
+from ltcore.classifier import CalibratedClassifier
+
+# -- build_data
+
+
+class Greys(Method):
+    @hookimpl
+    def build_data(self) -> DataSplits:
+        targets = torch.arange(60) % 3
+        images = (80 * targets)[:, None, None, None].expand(60, 1, 8, 8).to(torch.uint8)
+        split = ArraySplit(images, targets)
+        return DataSplits(train=split, test=split, class_names=("dark", "grey", "light"), mean=(0.3,), std=(0.3,))
+
+
+# -- build_backbone
+
+
+class TinyBackbone(Backbone):
+    inner_taps = ("stem",)
+    feature_dim = 16
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1)
+
+    def forward_maps(self, images: Tensor) -> Tensor:
+        return self.stem(images).relu()
+
+
+class Tiny(Method):
+    @hookimpl
+    def build_backbone(self, in_channels: int) -> Backbone:
+        return TinyBackbone(in_channels)
+
+
+# -- on_run_start
+
+
+class Prior(Method):
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        self.register_buffer("log_prior", (context.class_counts / context.class_counts.sum()).log())
+
+    @hookimpl
+    def adjust_logits(self, logits: Tensor) -> Tensor:
+        return logits + self.log_prior
+
+
+# -- build_classifier
+
+
+class NoBias(Method):
+    @hookimpl
+    def build_classifier(self, feature_dim: int, num_classes: int) -> nn.Module:
+        return nn.Linear(feature_dim, num_classes, bias=False)
+
+
+# -- on_stage_start
+
+
+class ClassMeans(Method):
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        self.register_buffer("means", torch.zeros(context.num_classes, *context.feature_shape("pooled")))
+
+    @hookimpl
+    def on_stage_start(self, context: Context) -> None:
+        self.means.copy_(context.class_means())
+
+
+# -- build_sampler
+
+
+class Pairs:
+    def __init__(self, targets: Tensor, batch_size: int) -> None:
+        self.order, self.size = torch.argsort(targets, stable=True), batch_size
+
+    def steps_per_epoch(self) -> int:
+        return len(self.order) // self.size
+
+    def draw(self, steps: int, distribution: Tensor | None, generator: torch.Generator) -> EpochBatches:
+        first = torch.randint(len(self.order) - 1, (steps, self.size // 2), generator=generator)
+        return EpochBatches(list(self.order[torch.cat([first, first + 1], 1)]))
+
+
+class Neighbours(Method):
+    provides = frozenset({"paired_batches"})
+
+    @hookimpl
+    def build_sampler(self, batch_size: int, context: Context) -> Pairs:
+        return Pairs(context.training_targets, batch_size)
+
+
+# -- on_epoch_start
+
+
+class LateStart(Method):
+    @hookimpl
+    def on_run_start(self) -> None:
+        self.register_buffer("strength", torch.zeros(()))
+
+    @hookimpl
+    def on_epoch_start(self, context: Context) -> None:
+        self.strength.fill_(float(context.epoch >= 10))
+
+
+# -- class_weights
+
+
+class InverseFrequency(Method):
+    @hookimpl
+    def class_weights(self, context: Context) -> Tensor:
+        return 1 / context.class_counts.float()
+
+
+# -- class_distribution
+
+
+class Deferred(Method):
+    @hookimpl
+    def class_distribution(self, context: Context) -> Tensor | None:
+        if context.epoch < 10:
+            return None
+        return torch.full((context.num_classes,), 1 / context.num_classes)
+
+
+# -- mix_inputs
+
+
+class Mixup(Method):
+    breaks = frozenset({"hard_labels"})
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch, context: Context) -> Batch:
+        rows, device = len(batch.targets), context.device
+        share = torch.rand((), generator=context.generator, device=device)
+        other = torch.randperm(rows, generator=context.generator, device=device)
+        images = share * batch.images + (1 - share) * batch.images[other]
+        return replace(batch, images=images, partner_targets=batch.targets[other], target_weight=share.expand(rows))
+
+
+# -- augment_features
+
+
+class Jitter(Method):
+    requires = frozenset({"hard_labels"})
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        x = features.features
+        noise = torch.randn(x.shape, generator=context.generator, device=x.device, dtype=x.dtype)
+        return features.append(x + 0.1 * noise, features.targets, features.source_index)
+
+
+# -- adjust_logits
+
+
+class Temperatures(Method):
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        counts = context.class_counts.float()
+        self.register_buffer("temperature", (counts.max() / counts) ** 0.3)
+
+    @hookimpl
+    def adjust_logits(self, logits: Tensor) -> Tensor:
+        return logits / self.temperature
+
+
+# -- compute_loss
+
+
+class LabelSmoothing(Method):
+    @hookimpl
+    def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1)
+
+
+# -- auxiliary_losses
+
+
+class SmallFeatures(Method):
+    auxiliary = ("norm",)
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features) -> dict[str, Tensor]:
+        return {"norm": features.features.float().square().mean()}
+
+
+# -- on_epoch_end
+
+
+class Confidence(Method):
+    requires = frozenset({"validation"})
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        self.register_buffer("accuracy", torch.zeros(()))
+
+    @hookimpl
+    @torch.no_grad()
+    def on_epoch_end(self, context: Context) -> None:
+        guesses = context.model.classifier(context.validation_features()).argmax(1)
+        self.accuracy.copy_((guesses == context.validation_targets.to(guesses.device)).float().mean())
+
+
+# -- post_calibrate
+
+
+class Temperature(Method):
+    @hookimpl
+    def post_calibrate(self, classifier: nn.Module) -> nn.Module:
+        return CalibratedClassifier(classifier, scale=0.5)

@@ -1,0 +1,82 @@
+"""Whether an exported model is the run's: the same logits, to rounding, on images whose logits the run has recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltcore.calibrated import TOLERANCE, relative_difference
+from ltcore.data.splits import ArraySplit
+from ltcore.data.streaming import build_loader
+from ltcore.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from ltcore.saved import SavedRun
+
+#: Test images that are compared, evenly spaced, and how many at a time; the last batch is smaller.
+_IMAGES, _BATCH = 250, 32
+#: A run on a GPU rounds differently.
+_TOLERANCE_GPU = 2e-2
+
+
+def compare(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[str]:
+    """Compare on the probe, and on test images where they are at hand.
+
+    Args:
+        saved: the run.
+        call: the exported model: images [N, C, H, W], normalised, to logits [N, classes].
+
+    Returns:
+        Lines that say what was compared.
+
+    Raises:
+        RunError: the logits differ, or the exported model fails.
+    """
+    probe = saved.probe
+    images = saved.description.normalised(probe.images).contiguous()
+    parts = [images[:1], images[1:]]  # one image alone, too
+    said = [_judge("the probe", _called(call, parts), probe.logits, TOLERANCE)]
+    try:
+        data = saved.read_data()
+    except DataError:
+        return [*said, "the test images are not at hand, so they were not compared"]
+    assert data.test is not None
+    index = np.unique(np.linspace(0, len(data.test) - 1, _IMAGES).astype(np.int64))
+    some = data.test.subset(torch.from_numpy(index))
+    if isinstance(some, ArraySplit):
+        some = replace(some, images=some.images.contiguous())
+    loader = build_loader(some, data.transform, data.mean, data.std, 0, torch.device("cpu"))
+    batches = [batch.contiguous() for batch in loader.eval_batches(_BATCH)]
+    expected = torch.from_numpy(saved.calibrated_logits[index])
+    tolerance = TOLERANCE if saved.result["device"] == "cpu" else _TOLERANCE_GPU
+    return [*said, _judge(f"{len(index)} test images", _called(call, batches), expected, tolerance)]
+
+
+def _called(call: Callable[[Tensor], Tensor], batches: list[Tensor]) -> Tensor:
+    try:
+        with torch.no_grad():
+            return torch.cat([call(batch).float() for batch in batches])
+    except Exception as error:
+        sizes = sorted({len(batch) for batch in batches})
+        raise RunError(
+            f"the exported model fails on batches of {' and '.join(map(str, sizes))} images "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''})"
+        ) from error
+
+
+def _judge(what: str, found: Tensor, expected: Tensor, tolerance: float) -> str:
+    if found.shape != expected.shape:
+        raise RunError(
+            f"the exported model gives logits {tuple(found.shape)} on {what}, the run {tuple(expected.shape)}"
+        )
+    difference = relative_difference(found, expected)
+    if not difference <= tolerance:
+        raise RunError(
+            f"the exported model's logits on {what} are not the run's: they are off by {difference:.2g} of the largest"
+        )
+    return f"checked on {what}: logits equal the run's to {difference:.1g} of the largest"

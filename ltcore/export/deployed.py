@@ -1,0 +1,106 @@
+"""What is exported: the network and its calibrated classifier, without what only training needs."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ltcore import __version__
+from ltcore.calibrated import TOLERANCE, relative_difference
+
+if TYPE_CHECKING:
+    from ltcore.backbones import Backbone
+    from ltcore.saved import SavedRun
+
+_ROWS = 32
+#: Norms that features are given to see whether a classifier is linear in them; a cosine does not grow with the norm.
+_SCALES = (0.1, 1.0, 10.0)
+
+
+class Deployed(nn.Module):
+    """Images [N, C, H, W], normalised, to calibrated logits [N, classes].
+
+    Args:
+        backbone: the network.
+        classifier: the calibrated classifier.
+    """
+
+    def __init__(self, backbone: Backbone, classifier: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.classifier = backbone, classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] float32 to [N, classes] float32."""
+        logits: Tensor = self.classifier(self.backbone.pool(self.backbone.forward_maps(images)))
+        return logits
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the classifier is a plain linear layer."""
+        return type(self.classifier) is nn.Linear
+
+
+def deploy(saved: SavedRun) -> Deployed:
+    """The run's model, on the CPU, its calibration folded into a linear classifier where it is one.
+
+    Raises:
+        LtcoreError: as `SavedRun.model`.
+    """
+    model = copy.deepcopy(saved.model).to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    classifier = folded(model.classifier, model.backbone.feature_dim)
+    return Deployed(model.backbone, classifier).eval().requires_grad_(False)
+
+
+def folded(classifier: nn.Module, feature_dim: int) -> nn.Module:
+    """A linear layer with the classifier's weight and bias as they are applied, if it does the same; else itself.
+
+    Whether it does is tried on random features, in float64.
+
+    Args:
+        classifier: maps [N, D] to [N, C].
+        feature_dim: D.
+    """
+    weight, bias = torch.as_tensor(classifier.weight).detach(), classifier.bias
+    linear = nn.Linear(feature_dim, len(weight), dtype=weight.dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        linear.bias.zero_() if bias is None else linear.bias.copy_(torch.as_tensor(bias))
+        exact, tried = copy.deepcopy(classifier).double(), copy.deepcopy(linear).double()
+        rows = torch.randn(_ROWS, feature_dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        differences = [relative_difference(tried(scale * rows), exact(scale * rows)) for scale in _SCALES]
+    return linear if max(differences) < TOLERANCE else classifier
+
+
+def about(saved: SavedRun) -> dict[str, Any]:
+    """What goes along with every format, as JSON: how images are prepared, the classes, and where the model is from."""
+    found = saved.description
+    transform, channels = found.transform, len(found.mean)
+    return {
+        "input": {
+            "shape": ["batch", channels, transform.image_size, transform.image_size],
+            "type": "float32",
+            "mode": transform.mode if channels in (1, 3) else f"{channels} channels",
+        },
+        "preprocessing": {
+            "exif_orientation": "applied",
+            "transparency": "over white",
+            "sixteen_bits": "upper half",
+            "resize_shorter_side": transform.shorter_side,
+            "interpolation": "bilinear",
+            "center_crop": transform.image_size,
+            "scale": "1/255",
+            "mean": list(found.mean),
+            "std": list(found.std),
+        },
+        "output": "logits, calibrated; softmax gives probabilities",
+        "class_names": list(found.class_names),
+        "class_counts": list(found.class_counts),
+        "recipe": saved.recipe.name,
+        "seed": saved.recipe.seed,
+        "calibration": saved.result["calibration"],
+        "test": {name: value for name, value in saved.metrics.items() if isinstance(value, int | float)},
+        "ltcore": __version__,
+    }

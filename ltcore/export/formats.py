@@ -1,0 +1,113 @@
+"""The formats of one file: each is written with what goes along, and loaded again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ltcore.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from ltcore.export.deployed import Deployed
+    from ltcore.saved import SavedRun
+
+#: Name of what goes along, in the formats that hold files or properties.
+ABOUT = "ltcore.json"
+Call = Callable[[Tensor], Tensor]
+
+
+def write_torchscript(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Path) -> Call:
+    """TorchScript by tracing; what goes along is the extra file ``ltcore.json``.
+
+    Raises:
+        RunError: the model cannot be traced.
+    """
+    with _said("TorchScript"):
+        traced = torch.jit.trace(model, _example(saved))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, path, _extra_files={ABOUT: json.dumps(about)})
+        loaded: Call = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    return loaded
+
+
+def write_torch_export(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Path) -> Call:
+    """``torch.export`` with any number of images; what goes along is the extra file ``ltcore.json``.
+
+    Raises:
+        RunError: the model cannot be exported.
+    """
+    with _said("torch.export"):
+        torch.export.save(_program(saved, model), path, extra_files={ABOUT: json.dumps(about)})
+        loaded: Call = torch.export.load(path).module()
+    return loaded
+
+
+def write_onnx(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Path) -> Call:
+    """ONNX with the input ``images``, of any number, and the output ``logits``; properties hold what goes along.
+
+    Raises:
+        RecipeError: the extra ``onnx`` is missing.
+        RunError: the model cannot be exported.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise RecipeError(f"the package '{error.name}' is missing. Try: pip install 'ltcore[onnx]'") from error
+    with _said("ONNX"):
+        program = torch.onnx.export(
+            _program(saved, model), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+        )
+        assert program is not None
+        program.model.metadata_props[ABOUT] = json.dumps(about)
+        program.save(path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def write_safetensors(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Path) -> Call:
+    """The tensors, ``backbone. ...`` and ``classifier. ...``; the metadata ``ltcore.json`` holds what goes along."""
+    from safetensors.torch import load_file, save_file
+
+    # Contiguous copies that share no memory, as safetensors wants them.
+    tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, metadata={"format": "pt", ABOUT: json.dumps(about)})
+    empty = copy.deepcopy(model)
+    for tensor in empty.state_dict().values():
+        tensor.zero_()
+    empty.load_state_dict(load_file(path))
+    return empty
+
+
+def _example(saved: SavedRun) -> Tensor:
+    return saved.description.normalised(saved.probe.images).contiguous()
+
+
+def _program(saved: SavedRun, model: Deployed) -> torch.export.ExportedProgram:
+    batch = {0: torch.export.Dim("batch")}
+    return torch.export.export(model, (_example(saved),), dynamic_shapes={"images": batch})
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """One message of what PyTorch raises, and none of what it warns of: the result is checked.
+
+    Raises:
+        RunError: PyTorch raised.
+    """
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise RunError(f"this network cannot be written as {what} ({type(error).__name__}: {first.strip()})") from error

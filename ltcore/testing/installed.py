@@ -1,0 +1,58 @@
+"""Checks of what is installed, for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ltcore import discovery
+from ltcore.discovery import Offer
+from ltcore.errors import PluginError, RecipeError, listed, nearest
+from ltcore.testing.report import CHECKS, Check, Report
+
+
+def check_installed(names: Sequence[str] = (), without: Sequence[str] = ()) -> Iterator[Report]:
+    """Check installed methods, one after the other.
+
+    Args:
+        names: which; by default every method that is not core's own.
+        without: checks to leave out.
+
+    Raises:
+        RecipeError: there is no such check.
+        PluginError: nothing installed has one of the names, or two distributions have it; nothing has been checked.
+    """
+    for check in without:
+        if check not in CHECKS:
+            raise RecipeError(f"there is no check '{check}'{nearest(check, CHECKS) or ';'} there is {listed(CHECKS)}")
+    installed = discovery.offers()
+    wanted = [discovery.find(name) for name in names] or [
+        offer for offer in installed if offer.distribution != "ltcore"
+    ]
+    if not wanted:
+        raise PluginError("no plugin is installed; name one of core's own methods, such as: ltcore check synthetic")
+    for offer in wanted:
+        yield _checked(offer, without, [other for other in installed if other.name == offer.name])
+
+
+def _checked(offer: Offer, without: Sequence[str], same_name: list[Offer]) -> Report:
+    tried = "its entry point"
+    try:
+        kind = discovery.load(offer)
+    except PluginError as error:
+        failed = Check(
+            "import", tried, "failed", str(error), f"let python -c 'import {offer.value.partition(':')[0]}' pass"
+        )
+        return _only(offer, failed)
+    if len(same_name) > 1:
+        both = " and ".join(f"{other.distribution} {other.version}" for other in same_name)
+        failed = Check(
+            "import", tried, "failed", f"{both} offer the same name", "uninstall one of them, or rename yours"
+        )
+        return _only(offer, failed)
+    from ltcore.testing import conformance
+
+    return conformance(kind, without=without)
+
+
+def _only(offer: Offer, check: Check) -> Report:
+    return Report(offer.name, f"{offer.distribution} {offer.version}", (check,))

@@ -1,0 +1,120 @@
+"""The check `pairs`: a method beside every other one trains, or is refused by name before any data is read."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ltcore import discovery
+from ltcore.checks import NEEDS
+from ltcore.discovery import Offer
+from ltcore.errors import LtcoreError, RecipeError
+from ltcore.hookspecs import KINDS
+from ltcore.testing.recipes import Part, compose, part_of, plainly, plan_of, with_companions
+from ltcore.testing.trial import CALIBRATED, WatchedRun, train
+from ltcore.testing.watch import Watch
+
+FOLDS = frozenset(hook for hook, kind in KINDS.items() if kind == "fold")
+
+
+def fitted(part: Part) -> Part:
+    """A method with what its recipes must mind: whether it refuses to train the backbone, and has own parameters.
+
+    Raises:
+        LtcoreError: no recipe suits it.
+    """
+    import tempfile
+    from pathlib import Path
+
+    refusal: LtcoreError | None = None
+    for fixed in (False, True):
+        candidate = replace(part, fixed=fixed)
+        try:
+            plan = plan_of(compose(with_companions(candidate)))
+            break
+        except RecipeError as error:
+            refusal = refusal or error
+    else:
+        assert refusal is not None
+        raise refusal
+    if part.role is not None:
+        return candidate
+    with tempfile.TemporaryDirectory(prefix="ltcore-check-") as folder:
+        run = WatchedRun(plan, Watch(), Path(folder))
+        run.start()
+    own = plan.entries[part.name].method
+    return replace(candidate, networks=any(True for _ in own.parameters()))
+
+
+@functools.cache
+def installed_part(offer: Offer) -> Part | None:
+    """An installed method as it is put beside others; None where it cannot be used at all, or builds data."""
+    try:
+        part = part_of(offer)
+        return None if part.role == "data" else fitted(part)
+    except Exception:
+        return None
+
+
+def others(part: Part) -> Iterator[Part]:
+    """Every installed method that stands beside another one in a recipe, itself included; core's own are left out."""
+    for offer in discovery.offers():
+        if offer.distribution == "ltcore" or offer.name in ("check_data", "check_backbone"):
+            continue
+        other = installed_part(offer)
+        if other is not None and (part.role is None or other.role is None):
+            yield other
+
+
+def orders(first: Part, second: Part) -> list[tuple[Part, Part]]:
+    """Both orders where the order matters: where both have a hook through which records are passed on."""
+    if first.name != second.name and first.hooks & second.hooks & FOLDS:
+        return [(first, second), (second, first)]
+    return [(first, second)]
+
+
+def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None) -> tuple[str, str | None]:
+    """Train two methods in one recipe.
+
+    Returns:
+        ``trained`` or ``refused``, and what is wrong with that; None where nothing is.
+    """
+    recipe = recipe or compose(_unique(first, second))
+    keys = [*recipe["methods"], *(part.name for part in (first, second) if part.role)]
+    both = sorted(hook for hook in first.hooks & second.hooks if KINDS[hook] == "one")
+    try:
+        plan_of(recipe)
+    except RecipeError as error:
+        message = plainly(error)
+        unnamed = [key for key in keys if f"'{key}'" not in message]
+        if unnamed:
+            return "refused", f"the refusal does not name '{unnamed[0]}': {message}"
+        if not any(
+            word in message for word in (*KINDS, *NEEDS, *first.method.requires, *second.method.requires, "tap")
+        ):
+            return "refused", f"the refusal names no hook and no need: {message}"
+        return "refused", None
+    if both and first.role is None and second.role is None:
+        return "trained", f"both answer {both[0]}, of which there can be one, and the plan went through"
+    try:
+        trained = train(recipe, Watch())
+    except LtcoreError as error:
+        return "refused", f"it ended when data had been read: {plainly(error)}"
+    if not bool(trained.tensors[CALIBRATED].isfinite().all()):
+        return "trained", "the logits that come of it are not finite"
+    broken = sorted(first.method.requires & second.method.breaks | second.method.requires & first.method.breaks)
+    if broken:
+        return "trained", f"one needs {broken[0]}, which the other breaks, and they trained together"
+    return "trained", None
+
+
+def _unique(*parts: Part) -> tuple[Part, ...]:
+    """The methods with their companions, none of which stands twice."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        for each in with_companions(part)[:-1]:
+            if each.name not in [p.name for p in parts]:
+                found[each.name] = each
+    return (*found.values(), *parts)

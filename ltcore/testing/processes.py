@@ -1,0 +1,125 @@
+"""The same training in another process, which is started once and serves all checks of this one."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from ltcore.discovery import Offer
+    from ltcore.method import Method
+    from ltcore.testing.trial import Trained
+
+_HASH_SEED = "20260713"
+_running: list[subprocess.Popen[bytes]] = []
+
+
+def start() -> subprocess.Popen[bytes]:
+    """The other process; it imports what it needs while this one goes on."""
+    if not _running or _running[0].poll() is not None:
+        command = "from ltcore.testing.processes import serve; serve()"
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": _HASH_SEED,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        _running[:] = [process]
+        atexit.register(_stop, process)
+    return _running[0]
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin:
+        process.stdin.close()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def elsewhere(offer: Offer, kind: type[Method], recipe: Mapping[str, Any]) -> Trained | str:
+    """Train a recipe in the other process.
+
+    Args:
+        offer: what offers the method.
+        kind: its class, which the other process imports.
+        recipe: as plain data.
+
+    Returns:
+        What came of it; or, as text, why nothing did.
+    """
+    module = sys.modules.get(kind.__module__)
+    process = start()
+    assert process.stdin is not None and process.stdout is not None
+    task = (offer.name, kind.__module__, kind.__qualname__, getattr(module, "__file__", None), dict(recipe))
+    try:
+        pickle.dump(task, process.stdin)
+        process.stdin.flush()
+        answer: Trained | str = pickle.load(process.stdout)
+    except (OSError, EOFError) as error:
+        return f"the other process ended ({type(error).__name__}, exit code {process.poll()})"
+    return answer
+
+
+def serve() -> None:
+    """Answer tasks on standard input until it is closed; what a plugin prints goes to standard error."""
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        import torch
+
+        from ltcore.testing.trial import train as _  # noqa: F401  (imported while the first task is not there yet)
+
+        torch.set_num_threads(1)
+        source: BinaryIO = sys.stdin.buffer
+        while True:
+            try:
+                task = pickle.load(source)
+            except EOFError:
+                return
+            pickle.dump(_answer(*task), out)
+            out.flush()
+
+
+def _answer(name: str, module: str, qualname: str, file: str | None, recipe: Mapping[str, Any]) -> Trained | str:
+    from ltcore import discovery
+    from ltcore.testing.parts import PARTS
+    from ltcore.testing.trial import train
+    from ltcore.testing.watch import Watch
+
+    try:
+        kind: Any = _imported(module, file)
+        for part in qualname.split("."):
+            kind = getattr(kind, part)
+    except (Exception, SystemExit) as error:
+        return f"another process cannot import {module}:{qualname}: {type(error).__name__}: {error}"
+    installed = any(offer.name == name for offer in discovery.offers())
+    try:
+        with discovery.lent(PARTS if installed else {**PARTS, name: kind}):
+            trained = train(recipe, Watch(frozenset({name})))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    trained.saved.clear()
+    return trained
+
+
+def _imported(name: str, file: str | None) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        spec = importlib.util.spec_from_file_location(name, file) if file else None
+        if spec is None or spec.loader is None:
+            raise
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module

@@ -1,0 +1,162 @@
+"""Recipes that suit a method: in a second stage, as the data, as the backbone, under ``calibrate``, or in several."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ltcore import discovery
+from ltcore.checks import NEEDS
+from ltcore.discovery import Offer
+from ltcore.errors import PluginError, RecipeError
+from ltcore.hooks import Entry, implementations
+from ltcore.method import Method
+from ltcore.plan import Plan, make_plan
+from ltcore.recipe.loading import recipe_from
+
+#: Hooks that are not called in a stage that the method is listed in.
+_OUTSIDE = {"build_data", "build_backbone", "on_run_start", "post_calibrate"}
+WHERE = "the recipe of the check"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A method as a recipe names it.
+
+    Attributes:
+        offer: what offers it.
+        options: its options, as a recipe gives them.
+        method: an instance, to be asked for what it requires.
+        hooks: the hooks that it implements.
+        fixed: whether it refuses to train the backbone.
+        networks: whether it has parameters of its own.
+    """
+
+    offer: Offer
+    options: Mapping[str, Any]
+    method: Method
+    hooks: frozenset[str]
+    fixed: bool = False
+    networks: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a recipe writes after ``use:``."""
+        return self.offer.name
+
+    @property
+    def acts(self) -> bool:
+        """Whether a stage can list it."""
+        return bool(self.hooks - _OUTSIDE)
+
+    @property
+    def role(self) -> str | None:
+        """``data`` or ``backbone`` for a method that builds one; None for others."""
+        return next((role for role in ("data", "backbone") if f"build_{role}" in self.hooks), None)
+
+
+def part_of(offer: Offer, options: Mapping[str, Any] | None = None) -> Part:
+    """A method as it is checked: with its class's `checked_with`, and with `options` over them.
+
+    Raises:
+        LtcoreError: it cannot be made, or is wrongly marked.
+    """
+    kind = discovery.load(offer)
+    given = {**kind.checked_with, **(options or {})}
+    method = kind(kind.Options(**given))
+    found = implementations([Entry(offer.name, offer, method)])
+    return Part(offer, given, method, frozenset(hook for hook, answers in found.items() if answers))
+
+
+def provider_of(need: str) -> Part | None:
+    """An installed method that provides what another one requires."""
+    for offer in discovery.offers():
+        if offer.distribution == "ltcore":
+            continue
+        try:
+            part = part_of(offer)
+        except Exception:
+            continue
+        if need in part.method.provides:
+            return part
+    return None
+
+
+def with_companions(part: Part) -> tuple[Part, ...]:
+    """The method, behind others that provide what only other methods can provide."""
+    needs = set(part.method.requires) - set(NEEDS) - set(part.method.provides)
+    return (*(found for need in sorted(needs) if (found := provider_of(need))), part)
+
+
+def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]:
+    """A recipe with each method where it can act: after a plain stage, in a second one of two epochs.
+
+    Args:
+        parts: the methods, in the order in which they act. One that stands twice has another name the second time.
+        frozen_stage: add a third stage, in which the methods' own networks and the backbone are frozen.
+    """
+    keys = {}
+    for part in parts:
+        keys[f"{part.name}_again" if part.name in keys else part.name] = part
+    methods = {key: part for key, part in keys.items() if part.role is None}
+    acting = [key for key, part in methods.items() if part.acts]
+    trained = ["classifier"] if any(part.fixed for part in parts) else ["backbone", "classifier"]
+    networks = [key for key in acting if methods[key].networks]
+    common = {"batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
+    stages = [
+        {"name": "first", "iterations": 2, **common},
+        {"name": "second", "epochs": 2, "methods": acting, "trainable": [*trained, *networks], **common},
+    ]
+    if frozen_stage:
+        stages.append({"name": "third", "epochs": 2, "methods": acting, "trainable": ["classifier"], **common})
+    recipe: dict[str, Any] = {
+        "name": "check",
+        "device": "cpu",
+        "diagnostics": "off",
+        "checkpoint_seconds": 1e9,
+        "data": {"use": "check_data", "holdout": 1},
+        "backbone": {"use": "check_backbone"},
+        "methods": {key: {"use": part.name, "options": dict(part.options)} for key, part in methods.items()},
+        "stages": stages,
+        "calibrate": [key for key, part in methods.items() if "post_calibrate" in part.hooks],
+    }
+    for part in parts:
+        if part.role:
+            recipe[part.role] = {"use": part.name, "options": dict(part.options)}
+        if part.role == "backbone":
+            recipe["data"]["options"] = {"image_size": 16}
+    return recipe
+
+
+def changed(
+    recipe: Mapping[str, Any],
+    batch_size: int | None = None,
+    test_seed: int | None = None,
+    **parts: Any,
+) -> dict[str, Any]:
+    """A copy of a recipe with another batch size, other test data or other top-level parts."""
+    out = {**copy.deepcopy(dict(recipe)), **parts}
+    if batch_size is not None:
+        out["stages"] = [stage | {"batch_size": batch_size} for stage in out["stages"]]
+    if test_seed is not None:
+        out["data"]["options"] = {**out["data"].get("options", {}), "test_seed": test_seed}
+    return out
+
+
+def plan_of(recipe: Mapping[str, Any]) -> Plan:
+    """The plan of a recipe.
+
+    Raises:
+        LtcoreError: as `ltcore.plan.make_plan`; the place says nothing, as nobody has written the recipe.
+    """
+    try:
+        return make_plan(recipe_from(dict(recipe), WHERE), to_run=False)
+    except (RecipeError, PluginError) as error:
+        raise type(error)(plainly(error)) from error
+
+
+def plainly(error: Exception) -> str:
+    """An error's message without the place in a recipe that nobody has written."""
+    return str(error).replace(f"{WHERE}: ", "")

@@ -1,0 +1,177 @@
+"""Training for a check: the very run that ``ltcore run`` makes, on the checks' data, watched, without its result."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ltcore.console import Reporter
+from ltcore.errors import LtcoreError, RunError
+from ltcore.evaluation import logits_of
+from ltcore.rundir import RunDirectory
+from ltcore.runner import Run, read_data
+from ltcore.stage import StageTrainer
+from ltcore.testing.recipes import plan_of
+from ltcore.testing.state import plain_state, same
+from ltcore.testing.watch import Watch
+
+if TYPE_CHECKING:
+    from ltcore.plan import Plan
+
+
+#: The entry of `Trained.tensors` with the logits of the training images after calibration.
+CALIBRATED = "calibrated logits"
+
+
+@dataclass
+class Saved:
+    """A checkpoint inside a stage.
+
+    Attributes:
+        at: stage, epoch and the number of its steps that were done.
+        content: the file.
+        metrics: ``metrics.jsonl`` as it was.
+        plain: what the methods held outside of their state, by ``method.attribute``.
+    """
+
+    at: tuple[str, int, int]
+    content: bytes
+    metrics: bytes
+    plain: dict[str, str]
+
+
+@dataclass
+class Trained:
+    """What must be equal wherever a training is the same.
+
+    Attributes:
+        losses: stage, epoch and mean loss.
+        tensors: the model with the methods' modules and buffers, and the logits after calibration.
+        saved: checkpoints inside stages, where they were asked for.
+        parameters: names of the methods' own parameters.
+    """
+
+    losses: list[tuple[str, int, float]] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    saved: list[Saved] = field(default_factory=list)
+
+    def difference(self, other: Trained) -> str | None:
+        """What differs first; None where all is the same, bit for bit."""
+        for mine, theirs in zip(self.losses, other.losses, strict=False):
+            if repr(mine) != repr(theirs):
+                stage, epoch, loss = mine
+                return f"the mean loss of stage '{stage}', epoch {epoch + 1}: {loss!r} and {theirs[2]!r}"
+        if len(self.losses) != len(other.losses):
+            return f"the number of epochs: {len(self.losses)} and {len(other.losses)}"
+        names = sorted(set(self.tensors) ^ set(other.tensors))
+        if names:
+            return f"what there is: {names[0]} is there only once"
+        different = [name for name, tensor in self.tensors.items() if not same(tensor, other.tensors[name])]
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        return f"{different[0]}{more}" if different else None
+
+
+class _WatchedTrainer(StageTrainer):
+    """Shows the watch each step, and keeps checkpoints."""
+
+    run: WatchedRun
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = super()._build_optimizer()
+        optimizer.register_step_pre_hook(lambda *_: self.run.watch.look_at_gradients(self.model, self.names))
+        return optimizer
+
+    def _epoch(self, drawn: Any, forward: Any, *others: Any) -> None:
+        if not self.run.watch.held:
+            self.run.watch.held = self.run.held()
+        watched: Any = self.run.watch.step(forward, self.model, self.names)
+        super()._epoch(drawn, watched, *others)
+
+    def save(self) -> None:
+        super().save()
+        at = (self.stage.name, self.position.epoch, self.position.step)
+        content, metrics = self.run.directory.last.read_bytes(), self.run.metrics.read_bytes()
+        self.run.trained.saved.append(Saved(at, content, metrics, self.run.held()))
+
+
+class WatchedRun(Run):
+    """A run for a check.
+
+    Args:
+        plan: the plan.
+        watch: looks at what the method does.
+        folder: where the run's files are.
+    """
+
+    trainer = _WatchedTrainer
+
+    def __init__(self, plan: Plan, watch: Watch, folder: Path) -> None:
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        loaded = plan.loaded
+        plan = watch.wrapped(plan)
+        data = read_data(loaded, plan.answers["data"])
+        self.watch, self.trained = watch, Trained()
+        device = torch.device(loaded.recipe.device)
+        super().__init__(plan, data, RunDirectory(folder), device, Reporter(io.StringIO()))
+        watch.state = self.state
+        self.metrics = self.directory.path / "metrics.jsonl"
+        self.metrics.touch()
+
+    def held(self) -> dict[str, str]:
+        """What the methods hold outside of their state, by ``method.attribute``."""
+        entries = self.plan.entries.items()
+        return {f"{key}.{path}": text for key, e in entries for path, text in plain_state(e.method).items()}
+
+    def outcome(self) -> Trained:
+        """Train and calibrate; what must be the same in another such run."""
+        self.train()
+        classifier = self._calibrated()
+        trained = self.trained
+        lines = self.metrics.read_text().splitlines()
+        trained.losses = [(line["stage"], line["epoch"], line["loss"]) for line in map(json.loads, lines)]
+        trained.tensors = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        pooled = self.provider.features("train", "pooled")
+        trained.tensors[CALIBRATED] = logits_of(classifier, pooled, 500)
+        return trained
+
+
+def train(
+    recipe: Mapping[str, Any], watch: Watch, going_on: Saved | None = None, folder: Path | None = None
+) -> Trained:
+    """Train a recipe.
+
+    Args:
+        recipe: as plain data.
+        watch: looks at what the method does.
+        going_on: go on from this checkpoint, of a run in `folder`.
+        folder: where the run's files are; by default a folder that is gone afterwards.
+
+    Raises:
+        LtcoreError: anything that ends a run.
+    """
+    if folder is None:
+        temporary = Path(tempfile.mkdtemp(prefix="ltcore-check-"))
+        try:
+            return train(recipe, watch, going_on, temporary)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    with watch.alone():
+        run = WatchedRun(plan_of(recipe), watch, folder)
+    if going_on is not None:
+        run.directory.last.write_bytes(going_on.content)
+        run.metrics.write_bytes(going_on.metrics)
+    try:
+        return run.outcome()
+    except LtcoreError:
+        raise
+    except Exception as error:
+        raise RunError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,128 @@
+"""Wrong plugins are caught by the check that is meant for them, and their correct twins pass."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from ltcore import discovery
+from ltcore.testing import ConformanceError, check_method, conformance
+from ltcore.testing.report import CHECKS
+
+spec = spec_from_file_location("wrong_plugins", Path(__file__).parents[1] / "wrong_plugins.py")
+made = sys.modules["wrong_plugins"] = module_from_spec(spec)
+spec.loader.exec_module(made)
+
+#: A wrong class, the check that must catch it, and a part of its message.
+WRONG = [
+    (made.ChangesItsInput, "inputs", "mix_inputs changed its argument 'batch.images'"),
+    (made.ForgetsALoss, "auxiliary", "auxiliary_losses left out ['late']; the class declares ['late', 'norm']"),
+    (made.UsesGlobalRandomState, "randomness", "augment_features draws from torch's global generator in a step"),
+    (made.HidesAParameter, "gradients", "held in 'scales[0]', takes part in the loss, and no optimiser sees it"),
+    (made.KeepsStateOutside, "resume", "other values after the restart: keeps_state_outside.running"),
+    (made.IsNaNForOneImage, "batch_sizes", "with batches of 1: stage 'second', epoch 1, step 1: the classification"),
+    (made.ReadsTestData, "test_data", "post_calibrate reads the test split of a data set"),
+    (made.MisspellsAHook, "hooks", "'adjust_logit' looks like the hook 'adjust_logits' and is not marked"),
+    (made.MarksAMisspelledHook, "hooks", "there is no hook 'compute_los'; did you mean 'compute_loss'?"),
+    (made.TakesAForeignArgument, "hooks", "hook adjust_logits has no argument 'labels'; it has logits, targets"),
+    (made.DoesNotDescribeAnOption, "options", "UndescribedOptions.strength is not described"),
+    (made.DropsItsOptions, "options", "not those it was given"),
+    (made.Fails, "steps", "failed in adjust_logits: RuntimeError"),
+    (made.HasAnEndlessGradient, "gradients", "the gradient of 'classifier.weight' is not finite"),
+    (made.NeverUsesItsParameter, "gradients", "'never_uses_its_parameter.scale' trains and never got a gradient"),
+    (made.ChangesTheModel, "inputs", "on_epoch_end changed context.model.classifier.weight"),
+    (made.UsesPythonsRandom, "randomness", "class_weights uses Python's global random state"),
+    (made.UsesNumpysRandom, "randomness", "the sampler's draw uses NumPy's global random state"),
+    (made.SeedsTorch, "randomness", "on_epoch_start seeds torch's global generator"),
+    (made.WaitsForTheDevice, "synchronisation", "adjust_logits waits for the device in every step: the value of a"),
+    (made.SelectsWithAMask, "synchronisation", "auxiliary_losses waits for the device in every step: an index that"),
+    (made.FindsTheRun, "test_data", "with other test images and labels, the training differs in calibrated logits"),
+    (made.DrawsFromTheSystem, "seed", "two trainings differ in the mean loss of stage 'second'"),
+    (made.DependsOnHashes, "processes", "another process gets another training: it differs in the mean loss"),
+]
+RIGHT = {
+    made.LeavesItsInput: "inputs",
+    made.ReturnsEveryLoss: "auxiliary",
+    made.UsesItsGenerator: "randomness",
+    made.RegistersItsParameter: "gradients",
+    made.KeepsStateInABuffer: "resume",
+    made.IsFiniteForOneImage: "batch_sizes",
+    made.RefusesOneImage: "batch_sizes",
+    made.ReadsValidationData: "test_data",
+    made.SpellsAHook: "hooks",
+}
+
+
+#: How long the rest takes; the first eight are those that must always be caught.
+QUICK = {"options", "hooks"}
+
+
+def cases():
+    for number, (kind, name, message) in enumerate(WRONG):
+        marks = [] if number < 8 or name in QUICK else [pytest.mark.slow]
+        yield pytest.param(kind, name, message, id=kind.__name__, marks=marks)
+
+
+@pytest.mark.parametrize(("kind", "name", "message"), cases())
+def test_a_wrong_plugin_is_caught_by_the_check_that_is_meant_for_it(kind, name, message):
+    report = conformance(kind, without=["pairs"])
+    assert [check.name for check in report.failures] == [name], str(report)
+    assert message in report[name].message and report[name].change
+    assert [check.name for check in report.checks] == list(CHECKS)
+
+
+@pytest.mark.parametrize("kind", RIGHT, ids=lambda kind: kind.__name__)
+def test_its_correct_twin_passes_that_check(kind):
+    report = conformance(kind, without=set(CHECKS) - {RIGHT[kind]})
+    assert report.passed and report[RIGHT[kind]].outcome == "passed", str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RIGHT, ids=lambda kind: kind.__name__)
+def test_its_correct_twin_passes_all_checks(kind):
+    check_method(kind)
+
+
+@pytest.mark.slow
+def test_a_method_that_does_not_mix_and_does_not_say_so_is_caught():
+    report = conformance(made.NeedsPlainRows, without=set(CHECKS) - {"pairs"})
+    assert (
+        "'needs_plain_rows'" in report["pairs"].message and "ended when data had been read" in report["pairs"].message
+    )
+
+
+def test_check_method_raises_with_every_failure():
+    with pytest.raises(ConformanceError) as caught:
+        check_method(made.MisspellsAHook, without=["pairs"])
+    assert caught.value.report["hooks"].outcome == "failed"
+    assert "misspells_a_hook (wrong_plugins MisspellsAHook) failed 1 of 14 checks" in str(caught.value)
+    assert "change: mark it with @hookimpl and call it adjust_logits" in str(caught.value)
+
+
+def test_what_was_not_tried_says_why():
+    report = conformance(made.MisspellsAHook, without=["pairs"])
+    assert report["seed"].message == "not tried, because of what failed: hooks"
+    assert report["pairs"].message == "left out"
+
+
+def test_a_check_that_does_not_exist_cannot_be_left_out():
+    with pytest.raises(ValueError, match="there is no check 'pair'; did you mean 'pairs'"):
+        conformance(made.SpellsAHook, without=["pair"])
+
+
+# -- first-party methods --------------------------------------------------------------------------------------------
+
+
+INSTALLED = [offer.name for offer in discovery.offers() if offer.distribution != "ltcore"]
+
+
+@pytest.mark.parametrize("name", ["ofa", "tau_norm"])
+def test_first_party_methods_pass(name):
+    check_method(discovery.load(discovery.find(name)), without=["pairs"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*INSTALLED, "timm"])
+def test_every_first_party_method_passes(name):
+    check_method(discovery.load(discovery.find(name)))
