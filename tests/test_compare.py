@@ -295,3 +295,15 @@ def test_a_trained_run_is_read_as_its_result_says(digits_run, tmp_path):
     (group,) = group_runs(runs)
     assert group.figures("few") == {0: result["after_calibration"]["few"]}
     assert [run.path for run in left_out] == [tmp_path / "copy"] and "in stage 'finetune'" in left_out[0].why
+
+
+def test_the_command_line_offers_every_figure_and_format(two_groups, cli):
+    from ltcore.compare import METRICS
+    from ltcore.compare.text import FORMATS
+
+    text = " ".join(cli("compare", "--help").out.split())
+    assert ", ".join(METRICS) in text  # written out there, since --help imports no more than it must
+    for metric in METRICS:
+        assert cli("compare", two_groups, "--metric", metric).code == 0
+    for kind in FORMATS:
+        assert cli("compare", two_groups, "--format", kind).code == 0
