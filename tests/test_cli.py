@@ -26,6 +26,7 @@ COMMANDS = (
     "data",
     "data list",
     "data describe",
+    "compare",
     "report",
     "predict",
     "export",
