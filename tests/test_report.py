@@ -327,6 +327,8 @@ def test_a_run_that_has_not_ended(train, make_run, digits_run, tmp_path):
     both, _ = report([path, digits_run], tmp_path / "both.html", images=True)
     assert both.sections == [name for name in SECTIONS if name != "features"]
     assert "The run has not ended." in both.text
+    legend = both.raw.split("<figcaption>Accuracy on test images</figcaption>")[1].partition("</figure>")[0]
+    assert "B digits_lt_ofa_focal, seed 0</li>" in legend  # which of the two it is, though it is alone
 
 
 def test_what_cannot_be_shown_is_one_message(cli, digits_run, tmp_path):
