@@ -4,8 +4,8 @@
 
 Trains a small network for two steps, and then for each number of files lets ``ltcore predict`` write a
 table of them, in a process of its own, start included. The files are JPEGs of 500 x 375 pixels: 200 pictures, linked as
-often as needed. Memory is that of the process and its workers, shared parts counted once (Pss), the largest of what is
-seen ten times a second. Takes about ten minutes on two busy cores.
+often as needed. Memory is that of the process and its workers without the libraries' files, shared parts counted once
+(Pss_Anon and Pss_Shmem), the largest of what is seen ten times a second. Takes about ten minutes on two busy cores.
 """
 
 import argparse
@@ -45,11 +45,11 @@ def links(source: Path, folder: Path, count: int) -> None:
 
 
 def proportional(pid: int) -> int:
-    """Bytes of a process and its children, memory that several share divided among them."""
+    """Bytes of a process and its children, memory that several share divided among them; no pages of files."""
     total = 0
     for process in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        total += next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return total
 
 
@@ -60,14 +60,19 @@ def measure(run: Path, folder: Path, out: Path, workers: int) -> dict[str, float
     while process.poll() is None:
         try:
             most = max(most, proportional(process.pid))
-        except (OSError, StopIteration):
+        except OSError:
             pass  # a process ended meanwhile
         time.sleep(0.1)
     seconds = time.perf_counter() - began
     assert process.returncode == 0
     count = sum(1 for _ in folder.iterdir())
     assert sum(1 for _ in out.open()) == count + 1
-    return {"images": count, "seconds": round(seconds, 1), "per_second": round(count / seconds, 1), "MB": most / 1e6}
+    return {
+        "images": count,
+        "seconds": round(seconds, 1),
+        "per_second": round(count / seconds, 1),
+        "MB": round(most / 1e6),
+    }
 
 
 def main() -> None:

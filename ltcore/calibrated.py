@@ -79,10 +79,6 @@ class Calibrated:
     images: Tensor
     logits: Tensor
 
-    def difference(self, logits: Tensor) -> float:
-        """The largest difference of other logits [P, C] on the probe, relative to the largest logit."""
-        return relative_difference(logits, self.logits)
-
 
 def relative_difference(logits: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest expected logit; infinite where a logit is not finite."""

@@ -181,15 +181,18 @@ def _pixels(given: NDArray[Any] | Tensor) -> Tensor:
     Raises:
         DataError: it is of another type or shape.
     """
-    if isinstance(given, np.ndarray):
-        given = torch.from_numpy(np.ascontiguousarray(given if given.ndim != 3 else given[..., None]))
-        given = given.permute(0, 3, 1, 2) if given.ndim == 4 else given
-    if given.dtype != torch.uint8 or given.ndim != 4:
+    pixels: NDArray[Any] | None
+    if isinstance(given, Tensor):
+        pixels = given.cpu().movedim(1, -1).numpy() if given.ndim == 4 else None
+    else:
+        pixels = given[..., None] if given.ndim == 3 else given
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4:
         raise DataError(
             f"pixels are {given.dtype} of shape {tuple(given.shape)}, but should be uint8: an array [N, H, W] or "
             "[N, H, W, channels], or a tensor [N, channels, H, W]"
         )
-    return given.cpu()
+    # Written to by nobody, but PyTorch warns of arrays that are read-only.
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

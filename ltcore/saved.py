@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltcore import calibrated, checkpoint
+from ltcore import checkpoint
+from ltcore.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
 from ltcore.console import Reporter
 from ltcore.data.splits import ArraySplit
 from ltcore.data.streaming import build_loader, worker_count
@@ -142,23 +143,23 @@ class SavedRun:
         return self._predictions["calibrated_logits"]
 
     @cached_property
-    def _calibrated(self) -> calibrated.Calibrated:
+    def calibrated(self) -> Calibrated:
+        """What ``calibrated.safetensors`` holds: tensors, description, and the probe's images and logits.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
         if not self._directory.calibrated.is_file():
             raise RunError(
                 f"{self.path} holds no calibrated model ({self._directory.calibrated.name}): an earlier version of "
                 "ltcore wrote it; train it again"
             )
-        return calibrated.read(self._directory.calibrated)
+        return read(self._directory.calibrated)
 
     @property
-    def probe(self) -> calibrated.Calibrated:
-        """A few images, and the logits that the run's own model gave on them."""
-        return self._calibrated
-
-    @property
-    def description(self) -> calibrated.Description:
+    def description(self) -> Description:
         """How evaluation prepares images, and the classes."""
-        return self._calibrated.description
+        return self.calibrated.description
 
     @cached_property
     def model(self) -> Model:
@@ -170,16 +171,15 @@ class SavedRun:
             PluginError: a plugin that the recipe names is missing.
             RunError: the model differs from the run's, as when a plugin has changed.
         """
-        found = self._calibrated
+        found = self.calibrated
         try:
             model = rebuild(self._loaded, found.description, self._directory)
             checkpoint.restore_model(model, found.tensors, found.path)
         except LtcoreError as error:
             raise type(error)(f"{error}{self._changed()}") from error
         model.eval().requires_grad_(False)
-        logits = model(found.description.normalised(found.images))
-        difference = found.difference(logits)
-        if not difference <= calibrated.TOLERANCE:
+        difference = relative_difference(model(found.description.normalised(found.images)), found.logits)
+        if not difference <= TOLERANCE:
             raise RunError(
                 f"{found.path}: the model built from it is not the run's: on images with known logits it is off by "
                 f"{difference:.2g} of the largest, because a plugin has changed, or keeps values of the trained "

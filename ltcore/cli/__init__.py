@@ -45,7 +45,8 @@ def main() -> None:
             print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("stopped; 'ltcore run RECIPE --resume' goes on from the last checkpoint", file=sys.stderr)
+        advice = "; 'ltcore run RECIPE --resume' goes on from the last checkpoint" if function is training.run else ""
+        print(f"stopped{advice}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()

@@ -53,8 +53,7 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
     """
     ending, write = FORMATS[to]
     target = Path(f"{saved.recipe.name}{ending}") if out is None else out
-    if target.exists() and not force:
-        raise RecipeError(f"{target} is there already; choose another with --out, or replace it with --force")
+    _refuse_to_replace(target, to == "hub", force)
     model = deploy(saved)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
@@ -67,14 +66,24 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
             checked = compare(saved, call)
         except LtcoreError as error:
             raise type(error)(f"{to}: {error}; nothing was written") from error
-        _put(folder, made, target)
+        _put(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     classifier = "a linear classifier, calibration folded in" if model.is_linear else "the method's own classifier"
     return [f"{target}: {to}, {classifier}", *checked]
 
 
-def _put(folder: Path, made: Path, target: Path) -> None:
+def _refuse_to_replace(target: Path, folder: bool, force: bool) -> None:
+    """Raise unless nothing is there, or an earlier export that may be replaced."""
+    if not target.exists():
+        return
+    if target.is_dir() != folder or (folder and not (target / "config.json").is_file()):
+        raise RecipeError(f"{target} is there already and no earlier export; choose another with --out")
+    if not force:
+        raise RecipeError(f"{target} is there already; choose another with --out, or replace it with --force")
+
+
+def _put(folder: Path, target: Path) -> None:
     """Give what was made its name; a model above 2 GB in ONNX has a second file beside it."""
     mask = os.umask(0)
     os.umask(mask)
@@ -82,7 +91,6 @@ def _put(folder: Path, made: Path, target: Path) -> None:
         if path.is_file():
             path.chmod(0o666 & ~mask)  # safetensors writes files for their owner only
     for path in sorted(folder.iterdir()):
-        final = target.with_name(path.name) if path != made else target
-        if final.is_dir():
-            shutil.rmtree(final)
-        path.replace(final)
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target.with_name(path.name))

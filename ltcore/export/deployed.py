@@ -63,7 +63,7 @@ def folded(classifier: nn.Module, feature_dim: int) -> nn.Module:
         classifier: maps [N, D] to [N, C].
         feature_dim: D.
     """
-    weight, bias = torch.as_tensor(classifier.weight).detach(), classifier.bias
+    weight, bias = torch.as_tensor(classifier.weight).detach(), getattr(classifier, "bias", None)
     linear = nn.Linear(feature_dim, len(weight), dtype=weight.dtype)
     with torch.no_grad():
         linear.weight.copy_(weight)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ltcore.export.formats import Call, write_safetensors, write_torch_export
+from ltcore.export.formats import Call, saying, write_safetensors, write_torch_export
 from ltcore.timm_backbone import TimmOptions
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def write_hub(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Pat
 
         network, arguments = twin
         config = {"label_names": about["class_names"], "pretrained_cfg": _pretrained_cfg(about), "ltcore": about}
-        save_for_hf(network, str(path), config, arguments, safe_serialization=True)
-        call = create_model(f"local-dir:{path}", pretrained=True).eval()
+        with saying("timm cannot write or read the folder"):
+            save_for_hf(network, str(path), config, arguments, safe_serialization=True)
+            call = create_model(f"local-dir:{path}", pretrained=True).eval()
     (path / "README.md").write_text(_card(saved, about, twin is not None))
     return call
 
@@ -75,6 +76,10 @@ def _timm_twin(saved: SavedRun, model: Deployed) -> tuple[nn.Module, dict[str, A
     return network.eval(), arguments
 
 
+#: What timm says of its own weights of the network, which are others.
+_OF_OTHER_WEIGHTS = ("tag", "license", "origin_url", "paper_ids", "paper_name", "test_input_size", "test_crop_pct")
+
+
 def _pretrained_cfg(about: dict[str, Any]) -> dict[str, Any]:
     prepared = about["preprocessing"]
     size, shorter = prepared["center_crop"], prepared["resize_shorter_side"]
@@ -87,9 +92,7 @@ def _pretrained_cfg(about: dict[str, Any]) -> dict[str, Any]:
         "interpolation": prepared["interpolation"],
         "mean": prepared["mean"],
         "std": prepared["std"],
-        # Those of the weights that the training started from, if any, are not this model's.
-        "test_input_size": None,
-        "test_crop_pct": None,
+        **dict.fromkeys(_OF_OTHER_WEIGHTS),
     }
 
 

@@ -203,7 +203,12 @@ def test_what_is_there_is_replaced_only_when_asked_to(saved, tmp_path, cli, digi
     result = cli(*words, "--force")
     assert (result.code, result.err) == (0, "") and "checked on the probe" in result.out
     hub = tmp_path / "hub"
-    (hub / "old").mkdir(parents=True)
+    (hub / "photos").mkdir(parents=True)
+    for to in ("hub", "safetensors"):
+        with pytest.raises(RecipeError, match="no earlier export"):
+            export(saved("digits"), to, hub, force=True)
+    assert os.listdir(hub) == ["photos"]
+    (hub / "config.json").write_text("{}")
     export(saved("digits"), "hub", hub, force=True)
     assert sorted(os.listdir(hub)) == ["README.md", "config.json", "model.pt2", "model.safetensors"]
     assert sorted(os.listdir(tmp_path)) == ["hub", "m.safetensors"]
