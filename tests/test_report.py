@@ -497,3 +497,12 @@ def test_photographs_become_small_jpegs(train, tmp_path):
     (tmp_path / "photos" / "a" / "3.png").unlink()
     page, notes = report([path], tmp_path / "report.html", images=True, features=True)
     assert page.images == [] and len(notes) == 1 and "no feature map and no example images" in notes[0]
+
+
+def test_an_image_that_cannot_be_opened_is_left_out():
+    class Damaged:
+        def open(self, index):
+            raise SyntaxError("not a PNG file")
+
+    example = material.Example(3, 1)
+    assert material._pictured(example, Damaged(), "RGB") is example

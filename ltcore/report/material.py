@@ -220,7 +220,7 @@ def _pictured(example: Example, split: StreamedSplit | ArrayImages, mode: str) -
         image = split.open(example.index)
         image.draft(None, (2 * _THUMBNAIL, 2 * _THUMBNAIL))
         image = converted(upright(image), mode)
-    except OSError:  # the file has gone since the run
+    except Exception:  # the file has gone since the run, or is damaged, for which Pillow has many exceptions
         return example
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     small = max(image.size) <= _LOSSLESS
