@@ -15,7 +15,7 @@ from pathlib import Path
 from ltcore.console import Reporter
 from ltcore.errors import RecipeError
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 
 COLUMNS = {"top-1": "top1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
 

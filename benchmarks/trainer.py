@@ -24,8 +24,8 @@ from ltcore.discovery import Offer
 from ltcore.hooks import Entry, Hooks, implementations
 from ltcore.plan import make_plan
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import Run, read_data
 from ltcore.rundir import RunDirectory
+from ltcore.runner import Run, read_data
 
 RECIPE = """
 data: {{use: synthetic, options: {{class_counts: [400, 240, 160, 80, 40], image_size: {size}, test_per_class: 2}}}}

@@ -1,7 +1,7 @@
 """ltcore: a small core plus plugins for long-tailed image classification in PyTorch.
 
-What a plugin author needs is here; it is imported on first use, so that ``import ltcore`` (and with it the command
-line) stays free of torch.
+What a notebook and a plugin author need is here; it is imported on first use, so that ``import ltcore`` (and with it
+the command line) stays free of torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ltcore.records import Batch as Batch
     from ltcore.records import Features as Features
     from ltcore.samplers import EpochBatches as EpochBatches
+    from ltcore.saved import SavedRun as SavedRun
+    from ltcore.saved import load as load
+    from ltcore.saved import run as run
 
 _HOMES = {
     "ArraySplit": "data.splits",
@@ -36,7 +39,10 @@ _HOMES = {
     "Method": "method",
     "Options": "method",
     "RecipeError": "errors",
+    "SavedRun": "saved",
     "hookimpl": "hookspecs",
+    "load": "saved",
+    "run": "saved",
 }
 __all__ = sorted([*_HOMES, "__version__"])
 

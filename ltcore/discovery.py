@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from ltcore import __version__
+from ltcore import __version__, interface
 from ltcore.errors import PluginError, listed, nearest
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ def load(offer: Offer) -> type[Method]:
     """Import the class that an offer names.
 
     Raises:
-        PluginError: the import fails for whatever reason, or what is found is not a `Method`.
+        PluginError: the import fails for whatever reason, what is found is not a `Method`, or it was written for a
+            hook interface that this core does not have.
     """
     from ltcore.method import Method
 
@@ -166,10 +167,16 @@ def load(offer: Offer) -> type[Method]:
             found = getattr(found, part)
     except (Exception, SystemExit) as error:
         from ltcore.sources import reason
+        from ltcore.static import inspect
 
+        # A newer plugin may well fail because it asks core for what is not there yet.
+        if refused := inspect(offer).refusal:
+            raise PluginError(f"{offer} {refused}") from error
         raise PluginError(
             f"{offer} failed to import: {reason(error)}. Reinstall or update {offer.distribution}, or remove it"
         ) from error
-    if isinstance(found, type) and issubclass(found, Method):
-        return found
-    raise PluginError(f"{offer}: {offer.value} is not an ltcore.Method; tell its author")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise PluginError(f"{offer}: {offer.value} is not an ltcore.Method; tell its author")
+    if refused := interface.refusal(found.interface, offer.distribution):
+        raise PluginError(f"{offer} {refused}")
+    return found

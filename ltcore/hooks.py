@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from ltcore import hookspecs
+from ltcore import hookspecs, interface
 from ltcore.discovery import Offer
 from ltcore.errors import LtcoreError, PluginError, RunError, nearest
 
@@ -97,8 +97,8 @@ def implementations(entries: Iterable[Entry]) -> Answers:
     """For each hook, what the entries implement, in their order.
 
     Raises:
-        PluginError: a marked function is no hook, takes an argument that the hook does not have, or asks for an order
-            of its own.
+        PluginError: a marked function is no hook, takes an argument that the hook does not have, asks for an order of
+            its own, or uses what a later interface than the method's has changed.
     """
     found: Answers = {name: [] for name in hookspecs.KINDS}
     for entry in entries:
@@ -117,6 +117,9 @@ def implementations(entries: Iterable[Entry]) -> Answers:
                         "methods act in the recipe's order; tell its author"
                     )
                 arguments = tuple(name for name in answer.argnames if name in ARGUMENTS[caller.name])
+                for name in (caller.name, *(f"{caller.name}.{argument}" for argument in arguments)):
+                    if changed := interface.broken(name, entry.method.interface, entry.offer.distribution):
+                        raise PluginError(f"{entry.whose} {changed}")
                 found[caller.name].append(Implementation(entry, caller.name, answer.function, arguments))
     return found
 
@@ -127,10 +130,14 @@ def _explain(entry: Entry, manager: pluggy.PluginManager, error: pluggy.PluginVa
         if options is None or options["optionalhook"]:
             continue
         name = options["specname"] or attribute
+        if changed := interface.broken(name, entry.method.interface, entry.offer.distribution):
+            return f"{entry.whose} {changed}"
         if name not in hookspecs.KINDS:
             return f"{entry.whose}: there is no hook '{name}'{nearest(name, hookspecs.KINDS) or ';'} tell its author"
         taken = set(inspect.signature(getattr(entry.method, attribute)).parameters)
         for argument in sorted(taken - set(ARGUMENTS[name])):
+            if changed := interface.broken(f"{name}.{argument}", entry.method.interface, entry.offer.distribution):
+                return f"{entry.whose} {changed}"
             return (
                 f"{entry.whose}: hook {name} has no argument '{argument}'; it has {', '.join(ARGUMENTS[name])}; "
                 "tell its author"

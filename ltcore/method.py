@@ -27,17 +27,19 @@ class Method(nn.Module):
     ``@ltcore.hookimpl``. Its own modules and buffers are saved, moved and restored with the model. They are created
     in ``__init__``, or in the hook ``on_run_start`` where their shape depends on the data.
 
-    A subclass sets ``Options`` to its options class, and any of `requires`, `provides`, `breaks`, `auxiliary` and
-    `tap`, as a class attribute or as a property that reads the options.
-
-    Attributes:
-        Options: the options' class.
-        checked_with: options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs, on some
-            dozens of images of 8 x 8 pixels in 4 classes.
+    A subclass sets ``Options`` to its options class, `interface` to the version of the hooks that it was written for,
+    and any of `requires`, `provides`, `breaks`, `auxiliary` and `tap`, as a class attribute or as a property that reads
+    the options.
     """
 
     Options: ClassVar[type[Options]] = Options
+
+    #: Options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs on some dozens of images
+    #: of 8 x 8 pixels in 4 classes.
     checked_with: ClassVar[Mapping[str, Any]] = {}
+
+    #: ``MAJOR.MINOR``, see `ltcore.interface`. A class that does not say was written for the first version.
+    interface: ClassVar[str] = "1.0"
 
     @property
     def requires(self) -> AbstractSet[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ltcore import discovery
+from ltcore import discovery, interface
 from ltcore.checks import StageChecks
 from ltcore.errors import LtcoreError, PluginError
 from ltcore.hooks import Answers, Entry, implementations
@@ -43,6 +44,7 @@ class Plan:
         skeleton: the backbone on the meta device: names and shapes, no values.
         stages: the stages in order.
         calibration: the implementations of post_calibrate, in the order of ``calibrate``.
+        warnings: what the user should know, and that stops nothing; a sentence each.
     """
 
     loaded: LoadedRecipe
@@ -54,6 +56,7 @@ class Plan:
     skeleton: Backbone
     stages: tuple[StagePlan, ...]
     calibration: Answers
+    warnings: tuple[str, ...]
 
 
 def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
@@ -97,6 +100,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         skeleton,
         tuple(stages),
         calibration,
+        tuple(interface.warnings(chain(*implementations([data, backbone, *entries.values()]).values()))),
     )
 
 

@@ -43,6 +43,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "stages": [_describe_stage(plan, stage) for stage in plan.stages],
         "select": None if recipe.select is None else recipe.select.model_dump(),
         "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
+        "warnings": list(plan.warnings),
     }
 
 
@@ -141,6 +142,7 @@ def render(described: dict[str, Any]) -> str:
     ]
     for name, method in described["methods"].items():
         lines.append(f"method    {name}{_options(method)} ({method['distribution']} {method['version']})")
+    lines += [f"warning   {text}" for text in described["warnings"]]
     for number, stage in enumerate(described["stages"], 1):
         lines += ["", *_render_stage(stage, number, len(described["stages"]))]
     lines += ["", "calibration"]

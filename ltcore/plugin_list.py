@@ -18,7 +18,7 @@ _DATA_ONLY = "data: {{use: {}}}\nbackbone: {{use: timm}}\nstages: [{{name: none,
 
 
 def plugin_rows(really_import: bool = False) -> list[dict[str, Any]]:
-    """One row for each installed method: name, distribution, version, hooks, and what is wrong with it, if anything.
+    """One row for each installed method: name, distribution, version, interface, hooks, and what is wrong, if anything.
 
     Args:
         really_import: find out what is broken by importing each in a child process, not by reading its source only.
@@ -37,6 +37,7 @@ def plugin_rows(really_import: bool = False) -> list[dict[str, Any]]:
                 "name": offer.name,
                 "distribution": offer.distribution,
                 "version": offer.version,
+                "interface": found.interface,
                 "hooks": list(found.hooks),
                 "broken": problem,
             }
@@ -46,12 +47,13 @@ def plugin_rows(really_import: bool = False) -> list[dict[str, Any]]:
 
 def render_plugins(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as aligned text."""
-    table = [("NAME", "DISTRIBUTION", "VERSION", "HOOKS")]
+    table = [("NAME", "DISTRIBUTION", "VERSION", "INTERFACE", "HOOKS")]
     table += [
         (
             row["name"],
             row["distribution"],
             row["version"],
+            row["interface"] or "?",
             f"BROKEN: {row['broken']}" if row["broken"] else ", ".join(row["hooks"]),
         )
         for row in rows
@@ -90,6 +92,7 @@ def plugin_card(name: str) -> dict[str, Any]:
         "name": name,
         "distribution": offer.distribution,
         "version": offer.version,
+        "interface": kind.interface,
         "summary": (kind.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " "),
         "hooks": answers,
         "requires": needs,
@@ -124,6 +127,7 @@ def render_card(card: dict[str, Any]) -> str:
     lines = [
         f"{card['name']} ({card['distribution']} {card['version']})",
         f"  {card['summary']}",
+        f"  interface {card['interface']}",
         f"  hooks     {', '.join(card['hooks'])}",
     ]
     if card["requires"]:
@@ -167,7 +171,7 @@ def load_data(what: str, sets: Sequence[str]) -> PreparedData:
     """
     from ltcore.plan import provider
     from ltcore.recipe.loading import load_recipe
-    from ltcore.run import read_data
+    from ltcore.runner import read_data
 
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(what)

@@ -17,10 +17,10 @@ from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
 from ltcore.errors import DataError, RecipeError
 from ltcore.plan import Plan, make_plan
-from ltcore.recipe.loading import LoadedRecipe, load_recipe
+from ltcore.recipe.loading import load_recipe
 from ltcore.rehearsed_run import WARM_UP, Rehearsal
-from ltcore.run import choose_device, read_data
 from ltcore.rundir import RunDirectory
+from ltcore.runner import choose_device, read_data
 from ltcore.selection import Selection
 
 _NO_FOLDER = "/LTCORE_DATA is not set"
@@ -52,7 +52,11 @@ def rehearse(
     """
     with _any_folder():
         loaded = load_recipe(recipe, sets, seed)
-    loaded, notes = _without_weights(loaded)
+    loaded, left_out = loaded.without_weights()
+    notes = [
+        f"backbone.options.{name}: no weights are fetched or read; the network starts at random ones"
+        for name in left_out
+    ]
     networks = 1
     if loaded.recipe.select is not None:
         selection = Selection(loaded)
@@ -63,7 +67,7 @@ def rehearse(
     plan = make_plan(loaded)
     device = choose_device(loaded)
     cut, about = _data(plan, counts)
-    notes += about
+    notes += [*about, *plan.warnings]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     temporary = Path(tempfile.mkdtemp(prefix="ltcore-rehearsal-"))
@@ -120,16 +124,6 @@ def _any_folder() -> Iterator[None]:
     finally:
         if named is None:
             del os.environ["LTCORE_DATA"]
-
-
-def _without_weights(loaded: LoadedRecipe) -> tuple[LoadedRecipe, list[str]]:
-    """The recipe with a backbone that starts from random weights, which take the same time and memory."""
-    options = (loaded.source.get("backbone") or {}).get("options") or {}
-    asked = [name for name in ("pretrained", "weights") if options.get(name)]
-    if not asked:
-        return loaded, []
-    changed = loaded.changed({f"backbone.options.{name}": None for name in asked}, loaded.where("backbone", "options"))
-    return changed, [f"backbone.options.{asked[0]}: no weights are fetched or read; the network starts at random ones"]
 
 
 def _directory(path: Path) -> RunDirectory:

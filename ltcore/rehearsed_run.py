@@ -31,8 +31,8 @@ from ltcore.memory import is_lack_of_memory, memory_used
 from ltcore.metrics import evaluate_logits
 from ltcore.plan import Plan
 from ltcore.projection import Measured, TimedBatches, projected_seconds
-from ltcore.run import Run
 from ltcore.rundir import RunDirectory
+from ltcore.runner import Run
 from ltcore.samplers import EpochBatches
 from ltcore.stage import StageTrainer
 from ltcore.step import StepForward

@@ -20,7 +20,7 @@ from ltcore.stage import Position
 if TYPE_CHECKING:
     from ltcore.recipe.loading import LoadedRecipe
     from ltcore.recipe.schema import Recipe
-    from ltcore.run import Run
+    from ltcore.runner import Run
 
 
 @dataclass(frozen=True)

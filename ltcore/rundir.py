@@ -27,6 +27,8 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.last = path / "checkpoints" / "last.safetensors"
+        #: The calibrated model, written when the run has ended; see `ltcore.calibrated`.
+        self.calibrated = path / "checkpoints" / "calibrated.safetensors"
         self._lock: TextIO | None = None
 
     @classmethod

@@ -150,7 +150,7 @@ class Selection:
     ) -> list[float]:
         """The scores of a network's candidates, trained now or in an earlier process."""
         from ltcore.console import Reporter as Silent
-        from ltcore.run import Run
+        from ltcore.runner import Run
 
         if (directory.path / "scores.json").exists():
             scores: list[float] = directory.read_json("scores.json")["scores"]

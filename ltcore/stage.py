@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ltcore.data.loader import Loader
     from ltcore.hooks import Hooks
     from ltcore.plan import StagePlan
-    from ltcore.run import Run
+    from ltcore.runner import Run
 
 #: On an accelerator, how many steps pass before the loss is looked at: looking waits for the device.
 _STEPS_BETWEEN_LOOKS = 100

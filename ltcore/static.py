@@ -22,6 +22,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
+from ltcore import interface
 from ltcore.discovery import Offer, load
 from ltcore.errors import PluginError, nearest
 from ltcore.hookspecs import KINDS
@@ -45,11 +46,15 @@ class Inspection:
         hooks: the hooks that it implements, in the order of `ltcore.hookspecs.KINDS`.
         problem: why it cannot be imported or used; None where nothing speaks against it.
         summary: what the class says of itself: its attribute ``summary``, else the first line of its docstring.
+        interface: the hook interface that it says it was written for; None where that cannot be told.
+        refusal: why this core cannot use it because of that, as `ltcore.interface.refusal` says it.
     """
 
     hooks: tuple[str, ...]
     problem: str | None
     summary: str = field(default="", compare=False)
+    interface: str | None = field(default=None, compare=False)
+    refusal: str | None = field(default=None, compare=False)
 
 
 def inspect(offer: Offer) -> Inspection:
@@ -66,9 +71,18 @@ def inspect(offer: Offer) -> Inspection:
         hooks = reader.hooks(module, attribute)
     except Broken as broken:
         problems.append(str(broken))
-    problems += [f"no hook '{name}'{nearest(name, KINDS)}" for name in hooks if name not in KINDS and not hooks[name]]
+    stated = reader.interface.value if reader.interface else None
+    refused = interface.refusal(stated, offer.distribution) if reader.interface else None
+    # A newer interface comes first: it may be why an import or a hook is not there.
+    problems[:0] = [refused] if refused else []
+    for name, optional in hooks.items():
+        if changed := interface.broken(name, stated, offer.distribution):
+            problems.append(changed)
+        elif name not in KINDS and not optional:
+            problems.append(f"no hook '{name}'{nearest(name, KINDS)}")
     acting = tuple(name for name in KINDS if name in hooks)
-    return Inspection(acting, problems[0] if problems else None, reader.summary)
+    problem = problems[0] if problems else None
+    return Inspection(acting, problem, reader.summary, stated if isinstance(stated, str) else None, refused)
 
 
 def import_report(offers: Sequence[Offer], timeout: float = 120) -> dict[str, str | None]:
@@ -145,8 +159,9 @@ class _Reader:
         self._specs: dict[str, ModuleSpec | None] = {}
         self._sources: dict[str, Source | str | None] = {}
         self._entered: set[str] = set()
-        #: What the class says of itself, once `hooks` has found it.
+        #: What the class says of itself, and of its interface, once `hooks` has found it.
         self.summary = ""
+        self.interface: ast.Constant | None = None
 
     def spec(self, name: str) -> ModuleSpec | None:
         """Where a module is, as importing would find it, but without importing its parents; None where it is not."""
@@ -285,6 +300,7 @@ class _Reader:
         if lineage == known and not any((owner.name, node.name) == _METHOD for owner, node in known):
             raise Broken(f"{module}:{attribute} is not an ltcore.Method")
         self.summary = next(filter(None, (_summary(node) for owner, node in known if owner.name != _METHOD[0])), "")
+        self.interface = _interface(lineage)
         members: dict[str, tuple[str, bool] | None] = {}
         for owner, node in known:  # a function without the mark hides a marked one that it overrides, as for pluggy
             members = self._members(owner, node) | members
@@ -368,6 +384,21 @@ def _summary(node: ast.ClassDef) -> str:
             case ast.Assign(targets=[ast.Name(id="summary")], value=ast.Constant(value=str(text))):
                 return text
     return (ast.get_docstring(node) or "").partition("\n")[0]
+
+
+def _interface(lineage: Iterable[tuple[Source, ast.ClassDef] | None]) -> ast.Constant | None:
+    """What the nearest class says in ``interface``; None where that is no constant, or a class cannot be read."""
+    for found in lineage:
+        if found is None:
+            return None
+        for child in reversed(found[1].body):
+            match child:
+                case (
+                    ast.Assign(targets=[ast.Name(id="interface")], value=value)
+                    | ast.AnnAssign(target=ast.Name(id="interface"), value=value)
+                ):
+                    return value if isinstance(value, ast.Constant) else None
+    return None
 
 
 def _marked(mark: ast.expr, name: str) -> tuple[str, bool]:

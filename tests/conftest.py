@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -54,8 +55,8 @@ def make_run(write_recipe, tmp_path):
     from ltcore.console import Reporter
     from ltcore.plan import make_plan
     from ltcore.recipe.loading import load_recipe
-    from ltcore.run import Run, read_data
     from ltcore.rundir import RunDirectory
+    from ltcore.runner import Run, read_data
 
     def make(name="r", **parts):
         loaded = load_recipe(write_recipe(name, **parts))
@@ -120,3 +121,20 @@ def fake_plugin(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, package, raising=False)
 
     return install
+
+
+#: The digits run that tests share: OFA and focal loss as in the recipe, with a few seconds of training.
+DIGITS_RUN = (
+    "stages.representation.epochs=6",
+    "stages.representation.schedule.warmup_epochs=1",
+    "stages.finetune.iterations=20",
+)
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A finished run of ``recipes/digits_lt_ofa_focal.yaml`` with few epochs, trained once; tests only read it."""
+    import ltcore
+
+    recipe = Path(__file__).parents[1] / "recipes" / "digits_lt_ofa_focal.yaml"
+    return ltcore.run(recipe, set=DIGITS_RUN, out=tmp_path_factory.mktemp("digits")).path

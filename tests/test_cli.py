@@ -192,12 +192,13 @@ def test_plugins(cli):
         "name": "ofa",
         "distribution": "ltcore-ofa",
         "version": "0.1.0",
+        "interface": "1.0",
         "hooks": ["on_run_start", "on_stage_start", "build_sampler", "augment_features"],
         "broken": None,
     }
     text = cli("plugins").out
     for row in rows.values():
-        pattern = [row["name"], row["distribution"], row["version"], ", ".join(row["hooks"])]
+        pattern = [row["name"], row["distribution"], row["version"], row["interface"], ", ".join(row["hooks"])]
         assert re.search(r"^" + r" +".join(map(re.escape, pattern)) + r"$", text, re.MULTILINE)
 
 
@@ -213,7 +214,9 @@ def test_a_broken_plugin_is_listed_and_harms_no_one(cli, fake_plugin, write_reci
     fake_plugin("lame", source)
     (row,) = [row for row in json.loads(cli("plugins", "--json").out) if row["name"] == "lame"]
     assert (row["distribution"], row["version"]) == ("ltcore-lame", "0.2.1") and reason in row["broken"]
-    assert re.search(rf"^lame +ltcore-lame +0\.2\.1 +BROKEN: .*{re.escape(reason)}", cli("plugins").out, re.MULTILINE)
+    assert re.search(
+        rf"^lame +ltcore-lame +0\.2\.1 +\? +BROKEN: .*{re.escape(reason)}", cli("plugins").out, re.MULTILINE
+    )
     assert cli("data", "list").code == 0
     stages = "[{name: joint, iterations: 1, batch_size: 8, methods: [focal], optimizer: {lr: 0.05}}]"
     path = write_recipe(methods="{focal: {}}", stages=stages)

@@ -14,7 +14,7 @@ from ltcore.data.loader import InMemoryLoader
 from ltcore.data.splits import ArraySplit
 from ltcore.errors import PluginError
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.samplers import PlainSampler, class_balanced, square_root
 from ltcore.seeding import derive_seed, generator_for
 

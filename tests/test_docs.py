@@ -25,7 +25,7 @@ from ltcore.plan import make_plan
 from ltcore.recipe import schema
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import parse
-from ltcore.run import execute
+from ltcore.runner import execute
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")])
@@ -128,7 +128,7 @@ class Probe(Method):
 
 def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, monkeypatch):
     called = []
-    bind, read_data = Implementation.bind, ltcore.run.read_data
+    bind, read_data = Implementation.bind, ltcore.runner.read_data
 
     def recording(self, context):
         function = bind(self, context)
@@ -139,7 +139,7 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
         return read_data(*args)
 
     monkeypatch.setattr(Implementation, "bind", recording)
-    monkeypatch.setattr(ltcore.run, "read_data", after_planning)
+    monkeypatch.setattr(ltcore.runner, "read_data", after_planning)
     offer_methods(probe=Probe)
     stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
     stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]
@@ -385,7 +385,7 @@ def test_totals_of_the_long_tail():
 def test_a_folder_of_images_becomes_an_npz(tmp_path, monkeypatch):
     from PIL import Image
 
-    from ltcore.run import read_data
+    from ltcore.runner import read_data
 
     for split, label, count in [("train", "cat", 3), ("train", "dog", 4), ("test", "cat", 2), ("test", "dog", 2)]:
         folder = tmp_path / "images" / split / label

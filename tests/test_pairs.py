@@ -12,7 +12,7 @@ from torch import nn
 from ltcore import Batch, Context, Features, Method, RecipeError, discovery, hookimpl, hookspecs, static
 from ltcore.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.samplers import EpochBatches, PlainSampler, class_balanced
 from ltcore.testing.pairs import FOLDS, fitted, together
 from ltcore.testing.parts import PARTS

@@ -2,6 +2,7 @@
 
 import json
 import os
+from multiprocessing.util import get_temp_dir
 from typing import ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ def elsewhere(tmp_path, monkeypatch):
     """No data set's folder is known, and what is written by accident is seen."""
     monkeypatch.delenv("LTCORE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
+    get_temp_dir()  # multiprocessing keeps the first it finds, and a socket's path in it must be short
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
 

@@ -23,7 +23,7 @@ from ltcore.rundir import RunDirectory
 
 #: All that a run imports; torch._dynamo comes with the first step of an optimiser.
 IMPORTED = (
-    *("ltcore.console", "ltcore.run", "sklearn.datasets", "torch._dynamo"),
+    *("ltcore.console", "ltcore.runner", "sklearn.datasets", "torch._dynamo"),
     *("ltcore_cifar_resnet.network", "ltcore_focal.method", "ltcore_ofa.method", "ltcore_tau_norm.method"),
 )
 
@@ -157,7 +157,7 @@ MOMENTS = {
     "half of stage two's first checkpoint is written": (OPEN, "half", TWO, "last.safetensors"),
     "inside stage two": (SAVE, "after", TWO + 15),
     "stage two is evaluated": (SAVE, "before", TWO + STEPS_TWO),
-    "every stage has ended": ("ltcore.run:Run._finish", "before", 1),
+    "every stage has ended": ("ltcore.runner:Run._finish", "before", 1),
     "the predictions are written and not yet in place": ("numpy:savez_compressed", "after", 1),
     "half of the result is written": (OPEN, "half", 1, "result.json"),
     "the result is written and not yet in place": ("os:replace", "before", 1, "result.json.tmp"),

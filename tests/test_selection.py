@@ -129,8 +129,8 @@ def test_classes_with_few_images_sit_out(run):
 def test_test_images_are_not_there(tmp_path):
     from ltcore.console import Reporter
     from ltcore.recipe.loading import load_recipe
-    from ltcore.run import read_data
     from ltcore.rundir import RunDirectory
+    from ltcore.runner import read_data
 
     class Forbidden:
         def __getattribute__(self, name):
@@ -160,8 +160,8 @@ class Killed(BaseException):
     [
         ("ltcore.stage.StageTrainer.save", 5),  # inside the first network
         ("ltcore.stage.StageTrainer.save", 40),  # inside the second
-        ("ltcore.run.Run.validate", 2),  # its candidates are half scored
-        ("ltcore.run.Run._finish", 1),
+        ("ltcore.runner.Run.validate", 2),  # its candidates are half scored
+        ("ltcore.runner.Run._finish", 1),
         ("shutil.copyfile", 2),  # with retrain: false, its files are half taken over
     ],
 )

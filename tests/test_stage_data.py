@@ -85,7 +85,7 @@ def test_the_classifier_is_that_of_a_run_on_those_images(make_run):
     features = (
         torch.cat([run.model.backbone(loader.eval_batch(i, i + 1)) for i in range(len(cut.train))]).detach().double()
     )
-    from ltcore.run import default_classifier
+    from ltcore.runner import default_classifier
     from ltcore.seeding import derive_seed
 
     torch.manual_seed(derive_seed(0, "classifier", "two"))

@@ -46,7 +46,7 @@ def run(
     loaded = load_recipe(recipe, sets, seed)
 
     from ltcore.console import Reporter
-    from ltcore.run import execute
+    from ltcore.runner import execute
 
     execute(loaded, out, resume, Reporter(), source)
 

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import get_temp_dir
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from ltcore.errors import DataError, RunError
 #: More workers than this rarely help, and each holds a Python process.
 _MOST_WORKERS = 8
 _SCANNED_AT_ONCE = 64
+_LONGEST_TEMPORARY = 85  # a socket's path has 104 bytes at the least, of which its own name takes 18
 
 
 class Request(NamedTuple):
@@ -289,6 +291,12 @@ class _Feed:
 def _worker_loader(
     dataset: Dataset[Any], feed: _Feed, workers: int, persistent: bool, device: str = "cpu"
 ) -> DataLoader[Any]:
+    # Workers hand images over through a socket there; where it cannot be made, they would be waited for for ever.
+    if workers and len(get_temp_dir()) > _LONGEST_TEMPORARY:
+        raise RunError(
+            f"the directory for temporary files, {get_temp_dir()}, is too long a path for worker processes; set TMPDIR "
+            f"to one of at most {_LONGEST_TEMPORARY - 14} characters, or say 'workers: 0' under data"
+        )
     return DataLoader(
         dataset,
         batch_sampler=feed,

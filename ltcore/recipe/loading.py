@@ -65,6 +65,15 @@ class LoadedRecipe:
         source = root.plain()
         return LoadedRecipe(validate(Recipe, source, locator), source, self.path, locator)
 
+    def without_weights(self) -> tuple[LoadedRecipe, list[str]]:
+        """The recipe with a backbone that starts from random weights, and which of its options asked for others."""
+        options = (self.source.get("backbone") or {}).get("options") or {}
+        asked = [name for name in ("pretrained", "weights") if options.get(name)]
+        if not asked:
+            return self, []
+        changes = {f"backbone.options.{name}": None for name in asked}
+        return self.changed(changes, self.where("backbone", "options")), asked
+
     def validate_options(self, options_class: type[OptionsT], path: tuple[Key, ...], whose: str) -> OptionsT:
         """The options at `path`, checked; where nothing stands there, the defaults.
 

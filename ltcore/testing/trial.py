@@ -17,8 +17,8 @@ from torch import Tensor
 from ltcore.console import Reporter
 from ltcore.errors import LtcoreError, RunError
 from ltcore.evaluation import logits_of
-from ltcore.run import Run, read_data
 from ltcore.rundir import RunDirectory
+from ltcore.runner import Run, read_data
 from ltcore.stage import StageTrainer
 from ltcore.testing.recipes import plan_of
 from ltcore.testing.state import plain_state, same

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ltcore.data import streaming
 from ltcore.data.loader import InMemoryLoader
 from ltcore.data.prepare import prepare
 from ltcore.data.splits import ArraySplit, DataSplits, FileSplit
@@ -299,3 +300,10 @@ def test_test_images_reach_no_method(streamed):
     run = streamed()
     assert set(run.provider._loaders) == {"train", "val"}
     assert all(loader._decoder.split.root.name == "train" for loader in run.provider._loaders.values())
+
+
+def test_a_temporary_directory_with_too_long_a_path_is_named_before_workers_wait_for_ever(monkeypatch):
+    long = "/tmp/" + "x" * 90
+    monkeypatch.setattr(streaming, "get_temp_dir", lambda: long)
+    with pytest.raises(RunError, match=rf"{long}, is too long a path.* TMPDIR to one of at most 71 .* 'workers: 0'"):
+        streaming.find_broken(range(3), workers=1)

@@ -16,7 +16,7 @@ from ltcore import DataError, RecipeError
 from ltcore.classifier import CalibratedClassifier
 from ltcore.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 
 COUNTS = torch.tensor([900, 90, 9, 1])
 

@@ -23,7 +23,7 @@ from ltcore.checkpoint import load
 from ltcore.console import Reporter
 from ltcore.hooks import Hooks
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.stage import StageTrainer
 
 CONTEXT = SimpleNamespace(class_counts=torch.tensor([24, 16, 8, 4]), num_classes=4)

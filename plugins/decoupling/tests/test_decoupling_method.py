@@ -17,7 +17,7 @@ from ltcore.checkpoint import load
 from ltcore.classifier import CalibratedClassifier
 from ltcore.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.stage import StageTrainer
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ltcore import DataError, RecipeError
 from ltcore.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.stage import StageTrainer
 from ltcore.step import StepForward
 

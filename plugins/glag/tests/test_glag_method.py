@@ -18,7 +18,7 @@ from ltcore.context import Context, RunState
 from ltcore.data.synthetic import Synthetic
 from ltcore.model import Model
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.stage import StageTrainer
 
 COUNTS = torch.tensor([40, 20, 5, 1])  # with head_images 30, class 0 is head

@@ -18,7 +18,7 @@ from ltcore import DataError
 from ltcore.checkpoint import load
 from ltcore.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.stage import StageTrainer
 
 COUNTS = torch.tensor([81, 16, 1])

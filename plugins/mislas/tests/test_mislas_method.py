@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ltcore.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 
 COUNTS = torch.tensor([110, 60, 10])
 

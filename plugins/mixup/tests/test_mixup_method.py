@@ -18,7 +18,7 @@ from ltcore.console import Reporter
 from ltcore.hooks import Hooks
 from ltcore.recipe.loading import load_recipe
 from ltcore.records import Features
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.stage import StageTrainer
 from ltcore.step import classification_loss
 

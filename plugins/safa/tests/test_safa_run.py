@@ -12,7 +12,7 @@ import torch
 from ltcore import RecipeError
 from ltcore.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 from ltcore.stage import StageTrainer
 from ltcore.step import StepForward
 

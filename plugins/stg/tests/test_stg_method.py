@@ -17,7 +17,7 @@ from ltcore.console import Reporter
 from ltcore.context import RunState
 from ltcore.model import Model, set_trainable
 from ltcore.recipe.loading import load_recipe
-from ltcore.run import execute
+from ltcore.runner import execute
 
 COUNTS = (40, 25, 8, 5, 2)  # with head_fraction 0.4 the head is 0 and 1
 

@@ -27,6 +27,7 @@ class CDTOptions(Options):
 class CDT(Method):
     """Class-dependent temperatures (Ye et al. 2020), see `temperatures` and `tempered_logits`."""
 
+    interface = "1.0"
     Options = CDTOptions
     temperature: Tensor
 
@@ -74,6 +75,7 @@ class CountNormOptions(Options):
 class CountNorm(Method):
     """A trained classifier's weights over a power of the class counts (Ye et al. 2020), see `count_scale`."""
 
+    interface = "1.0"
     Options = CountNormOptions
 
     @hookimpl

@@ -24,6 +24,7 @@ class CifarResNetOptions(Options):
 class CifarResNet(Method):
     """ResNet-8 to ResNet-110 for small images (He et al. 2016), see `ResNet`."""
 
+    interface = "1.0"
     Options = CifarResNetOptions
     checked_with: ClassVar = {"depth": 8, "width": 4}
 
@@ -52,6 +53,7 @@ class CifarDenseNetOptions(Options):
 class CifarDenseNet(Method):
     """DenseNet for small images, without bottlenecks (Huang et al. 2017), see `DenseNet`."""
 
+    interface = "1.0"
     Options = CifarDenseNetOptions
     checked_with: ClassVar = {"depth": 7, "growth": 4}
 
@@ -90,6 +92,7 @@ class CifarResNeXtOptions(Options):
 class CifarResNeXt(Method):
     """ResNeXt for small images (Xie et al. 2017), see `ResNeXt`."""
 
+    interface = "1.0"
     Options = CifarResNeXtOptions
     checked_with: ClassVar = {"depth": 11, "cardinality": 2, "width": 4}
 

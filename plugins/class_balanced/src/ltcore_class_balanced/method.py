@@ -19,6 +19,7 @@ class ClassBalancedOptions(Options):
 class ClassBalanced(Method):
     """Weights by the effective number of samples (Cui et al. 2019), see `effective_number_weights`."""
 
+    interface = "1.0"
     Options = ClassBalancedOptions
 
     @hookimpl
@@ -44,6 +45,7 @@ class InverseFrequencyOptions(Options):
 class InverseFrequency(Method):
     """Weights by inverse frequency, the CDT paper's re-weighting, see `inverse_frequency_weights`."""
 
+    interface = "1.0"
     Options = InverseFrequencyOptions
 
     @hookimpl

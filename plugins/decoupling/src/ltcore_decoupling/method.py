@@ -27,6 +27,7 @@ class LWS(Method):
     """
 
     Options = LWSOptions
+    interface = "1.0"
     requires = frozenset({"earlier_stage"})
 
     @hookimpl
@@ -51,6 +52,7 @@ class NCMOptions(Options):
 class NCM(Method):
     """Nearest class mean on L2-normalised features (Kang et al. 2020), see `class_mean_directions`."""
 
+    interface = "1.0"
     Options = NCMOptions
 
     @hookimpl

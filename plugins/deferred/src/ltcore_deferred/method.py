@@ -32,6 +32,7 @@ class DRWOptions(DRSOptions):
 class _Deferred(Method):
     """What begins at an epoch of its stage."""
 
+    interface = "1.0"
     checked_with: ClassVar = {"start_epoch": 1}
 
     def check_stage(self, stage: Stage) -> None:

@@ -38,6 +38,7 @@ class FeatureNoiseOptions(_WhichOptions):
 class _Changed(Method):
     """Pooled rows of the chosen classes are changed in place; rows that another method made are left alone."""
 
+    interface = "1.0"
     changed: Tensor
 
     @hookimpl

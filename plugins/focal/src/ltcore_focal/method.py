@@ -19,6 +19,7 @@ class FocalOptions(Options):
 class Focal(Method):
     """Focal loss (Lin et al. 2017), see `focal_loss`."""
 
+    interface = "1.0"
     Options = FocalOptions
 
     @hookimpl

@@ -49,6 +49,7 @@ class GradualOptions(Options):
 class GraLoss(Method):
     """Gradual balanced loss: logit adjustment whose strength grows from 0 with the epochs of its stage."""
 
+    interface = "1.0"
     Options = GradualOptions
     log_prior: Tensor
 
@@ -120,6 +121,7 @@ class AFG(Method):
     a draw from its own calibrated Gaussian. Buffers: `beta` [C] and `accuracy` [C], on held-out training images.
     """
 
+    interface = "1.0"
     Options = AFGOptions
     checked_with: ClassVar = {"head_images": 10}
     requires = frozenset({"earlier_stage", "hard_labels", "validation"})
@@ -280,6 +282,7 @@ class Distillation(Method):
     equation 11 is a loss a sample.
     """
 
+    interface = "1.0"
     Options = DistillationOptions
     checked_with: ClassVar = {"head_images": 10}
     requires = frozenset({"earlier_stage", "hard_labels"})

@@ -22,6 +22,7 @@ class LDAMOptions(Options):
 class LDAM(Method):
     """Label-distribution-aware margins (Cao et al. 2019), see `subtract_margin` and `NormalisedClassifier`."""
 
+    interface = "1.0"
     Options = LDAMOptions
     margins: Tensor
 

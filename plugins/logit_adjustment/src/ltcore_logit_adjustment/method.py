@@ -29,6 +29,7 @@ class LogitAdjustment(Method):
     See `adjusted_logits` and `post_hoc_shift`.
     """
 
+    interface = "1.0"
     Options = LogitAdjustmentOptions
     log_prior: Tensor
 
@@ -61,6 +62,7 @@ class LogitAdjustment(Method):
 class BalancedSoftmax(Method):
     """Balanced softmax (Ren et al. 2020), see `balanced_logits`."""
 
+    interface = "1.0"
     log_counts: Tensor
 
     @hookimpl

@@ -26,6 +26,7 @@ class LabelAwareSmoothingOptions(Options):
 class LabelAwareSmoothing(Method):
     """Label smoothing that grows with the class's number of images (MiSLAS), see `label_aware_smoothing_loss`."""
 
+    interface = "1.0"
     Options = LabelAwareSmoothingOptions
     factors: Tensor
 

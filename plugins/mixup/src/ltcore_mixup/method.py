@@ -32,6 +32,7 @@ class RemixOptions(MixupOptions):
 class Mixup(Method):
     """Mixup (Zhang et al. 2018): images blended in pairs, and their labels likewise. See `mix_images`."""
 
+    interface = "1.0"
     Options = MixupOptions
     breaks = frozenset({"hard_labels"})
     table: Tensor

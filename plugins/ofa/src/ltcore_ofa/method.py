@@ -69,6 +69,7 @@ class OFA(Method):
     both learned from phase one when the stage starts.
     """
 
+    interface = "1.0"
     Options = OFAOptions
     requires = frozenset({"spatial_features", "hard_labels", "earlier_stage"})
     confusing_classes: Tensor

@@ -66,6 +66,7 @@ class SAFA(Method):
     The buffer `trained` says whether a stage has trained them.
     """
 
+    interface = "1.0"
     Options = SAFAOptions
     checked_with: ClassVar = {"start_epoch": 1}
     provides = frozenset({"paired_batches"})

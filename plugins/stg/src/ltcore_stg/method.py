@@ -56,6 +56,7 @@ class STG(Method):
     the n head images (`statistics` [n + 1, 2, D], `seen` [n + 1], `place` [N]; the last row is nobody's), `trained`.
     """
 
+    interface = "1.0"
     Options = STGOptions
     requires = frozenset({"hard_labels"})
     auxiliary = ("statistics",)

@@ -25,6 +25,7 @@ class TauNormOptions(Options):
 class TauNorm(Method):
     """Tau-normalisation of the trained classifier (Kang et al. 2020), see `tau_normalize`."""
 
+    interface = "1.0"
     Options = TauNormOptions
 
     @hookimpl

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore import checkpoint, diagnostics, metrics, reuse
+from ltcore import calibrated, checkpoint, diagnostics, metrics, reuse
 from ltcore.context import Context, RunState
 from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
@@ -246,6 +246,7 @@ class Run:
             f"data      {self.recipe.data.use}: {len(counts)} classes of {int(counts.max())} to {int(counts.min())} "
             f"images, {int(counts.sum())} to train on{held}, {len(data.test or ())} to test on",
             *(f"note      {note}" for note in data.notes),
+            *(f"warning   {text}" for text in self.plan.warnings),
             f"backbone  {self.recipe.backbone.use}, {millions:.2f} million parameters, on {self.device}",
         ]
 
@@ -350,13 +351,14 @@ class Run:
         return score
 
     def _finish(self, surroundings: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-        """Calibrate a copy of the classifier, evaluate, and write predictions.npz and result.json."""
+        """Calibrate a copy of the classifier, evaluate, and write the model, predictions.npz and result.json."""
         import numpy as np
 
         recipe, data, state = self.recipe, self.data, self.state
-        calibrated = self._calibrated()
+        classifier = self._calibrated()
         pooled, before, targets = self._outputs("test")
-        after = logits_of(calibrated, pooled, recipe.eval_batch_size)
+        after = logits_of(classifier, pooled, recipe.eval_batch_size)
+        calibrated.write(self.directory.calibrated, self.model, classifier, data, recipe.seed)
         temporary = self.directory.path / "predictions.tmp.npz"
         np.savez_compressed(
             temporary, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
