@@ -32,6 +32,7 @@ COMMANDS = (
     "export",
 )
 CHEAP = {
+    "check": "--without pairs",
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
     "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
     "new": "--out {out}/mynoise",
