@@ -87,9 +87,16 @@ class Reporter:
             self._print(f"  {line}")
 
     def stage_started(
-        self, name: str, index: int, count: int, epochs: int, steps_per_epoch: int, first_epoch: int
+        self,
+        name: str,
+        index: int,
+        count: int,
+        epochs: int,
+        steps_per_epoch: int,
+        first_epoch: int,
+        first_step: int = 0,
     ) -> None:
-        """Open stage `index` of `count`; a `first_epoch` above 0 means that the run is being resumed there."""
+        """Open stage `index` of `count`; a run that is being resumed there begins at `first_step` of `first_epoch`."""
         self._stop_bar()
         self._title = f"stage {index + 1}/{count} {name}"
         self._epochs, self._steps, self._first_epoch = epochs, steps_per_epoch, first_epoch

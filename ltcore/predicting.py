@@ -181,12 +181,12 @@ def _pixels(given: NDArray[Any] | Tensor) -> Tensor:
     Raises:
         DataError: it is of another type or shape.
     """
-    pixels = (
-        np.moveaxis(given.cpu().numpy(), 1, -1) if isinstance(given, Tensor) and given.ndim == 4 else np.asarray(given)
-    )
-    if pixels.ndim == 3 and isinstance(given, np.ndarray):
-        pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+    pixels: NDArray[Any] | None
+    if isinstance(given, Tensor):
+        pixels = given.cpu().movedim(1, -1).numpy() if given.ndim == 4 else None
+    else:
+        pixels = given[..., None] if given.ndim == 3 else given
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4:
         raise DataError(
             f"pixels are {given.dtype} of shape {tuple(given.shape)}, but should be uint8: an array [N, H, W] or "
             "[N, H, W, channels], or a tensor [N, channels, H, W]"

@@ -52,7 +52,7 @@ def predict_into(
     top = min(top, len(saved.class_names))
     model = saved.model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = worker_count("auto") if workers is None else workers
-    unread, began = 0, time.perf_counter()
+    done, unread, began = 0, 0, time.perf_counter()
     with _destination(out) as stream:
         writer = _Json(stream) if as_json else _Lines(stream) if out is None else _Table(stream, top)
         for predictions, broken in predict_files(model, saved.description, files, batch_size, count):
@@ -62,6 +62,9 @@ def predict_into(
                 print(f"{found.said}: cannot be decoded, left out", file=sys.stderr)
                 writer.refuse(found.name, found.reason)
             unread += len(broken)
+            done += len(predictions) + len(broken)
+            if out is not None and sys.stderr.isatty():
+                print(f"{done:,} of {len(files):,} files", end="\r" if done < len(files) else "\n", file=sys.stderr)
         writer.end()
     if out is not None:
         seconds = time.perf_counter() - began

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from ltcore.checkpoint import write_atomically
 from ltcore.errors import RecipeError, RunError
+from ltcore.recipe.yaml_source import dump_yaml, parse
 
 _PACKAGES = ("ltcore", "torch", "torchvision", "timm", "numpy", "pluggy", "pydantic", "safetensors", "scikit-learn")
 
@@ -59,14 +60,15 @@ class RunDirectory:
 
     @classmethod
     def find(cls, out: Path, name: str, recipe_text: str) -> RunDirectory:
-        """The latest run of exactly this recipe.
+        """The latest run of exactly this recipe, whatever figures of papers stand in it.
 
         Raises:
             RecipeError: there is none.
         """
         # A name with a dot is a directory whose process was killed before the directory was complete.
         runs = [path for path in (out / name).glob("[!.]*") if (path / "recipe.yaml").is_file()]
-        same = [path for path in runs if (path / "recipe.yaml").read_text() == recipe_text]
+        wanted = _without_published(recipe_text)
+        same = [path for path in runs if _without_published((path / "recipe.yaml").read_text()) == wanted]
         if not same:
             other = f" ({len(runs)} there differ in a setting; see their recipe.yaml)" if runs else ""
             raise RecipeError(f"--resume: no run of this recipe in {out / name}{other}; start it without --resume")
@@ -120,6 +122,14 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         if path.exists():
             os.truncate(path, min(size, path.stat().st_size))
+
+
+def _without_published(recipe_text: str) -> str:
+    """A recipe's text without the figures of papers, which may be added or put right while a run goes on."""
+    if "published:" not in recipe_text:
+        return recipe_text
+    source = parse(recipe_text, str).plain()
+    return dump_yaml({key: value for key, value in source.items() if key != "published"})
 
 
 def environment(device: str, distributions: Iterable[str]) -> dict[str, Any]:

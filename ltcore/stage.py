@@ -129,7 +129,13 @@ class StageTrainer:
         bf16 = stage.precision == "bf16" or (stage.precision == "auto" and self.run.device.type == "cuda")
         forward = StepForward(self.model, self.hooks, start, stage.classification, torch.bfloat16 if bf16 else None)
         self.run.reporter.stage_started(
-            stage.name, position.stage, len(self.run.plan.stages), state.epochs, min(per_epoch, total), position.epoch
+            stage.name,
+            position.stage,
+            len(self.run.plan.stages),
+            state.epochs,
+            min(per_epoch, total),
+            position.epoch,
+            position.step,
         )
         for epoch in self._epochs():
             steps = min(per_epoch, total - epoch * per_epoch)

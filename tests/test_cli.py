@@ -26,11 +26,13 @@ COMMANDS = (
     "data",
     "data list",
     "data describe",
+    "compare",
     "report",
     "predict",
     "export",
 )
 CHEAP = {
+    "check": "--without pairs",
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
     "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
     "new": "--out {out}/mynoise",

@@ -292,6 +292,7 @@ def test_example_runs(name, offer_methods, write_recipe, tmp_path):
 SCHEDULES = (schema.ConstantSchedule, schema.StepSchedule, schema.MultistepSchedule, schema.CosineSchedule)
 KEYS = {
     "The recipe": (schema.Recipe,),
+    "published": (schema.Published,),
     "Data": (schema.Data,),
     "Imbalance": (schema.Imbalance,),
     "Transform": (schema.Transform,),

@@ -28,7 +28,7 @@ def test_a_cifar10_recipe_differs_from_its_twin_by_the_data_only():
             load_recipe(p).source for p in (path, path.with_name(path.name.replace("cifar10_", "cifar100_")))
         )
         changed = {key for key in ours.keys() | other.keys() if ours.get(key) != other.get(key)}
-        assert changed == {"name", "description", "data"}
+        assert changed - {"published"} == {"name", "description", "data"}
 
 
 # Section 4.1 of SAFA: batch, epochs, learning rate, milestones, T_th.
@@ -61,7 +61,18 @@ def test_a_safa_recipe_adds_safa_to_its_baseline(path):
         stage["methods"].remove("safa")
         stage["trainable"].remove("safa")
     changed = {key for key in baseline.keys() | safa.keys() if baseline.get(key) != safa.get(key)}
-    assert changed == {"name", "description"}
+    assert changed - {"published"} == {"name", "description"}
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if "published:" in path.read_text()], ids=lambda p: p.stem)
+def test_published_figures_hold_for_settings_that_exist(path):
+    from ltcore.compare.found import flat
+
+    recipe = load_recipe(path).recipe
+    settings = dict(flat(recipe.model_dump(mode="json")))
+    assert all(condition in settings for figure in recipe.published for condition in figure.when)
+    holding = [f for f in recipe.published if all(settings[key] == value for key, value in f.when.items())]
+    assert len(holding) == 1, "one figure for the recipe as it stands"
 
 
 def test_the_index_has_every_recipe():
@@ -72,26 +83,30 @@ def test_the_index_has_every_recipe():
 
 
 @pytest.mark.parametrize(
-    ("name", "comment", "outcome"),
+    ("name", "comment", "published", "outcome"),
     [
         (
             "places_lt_a",
-            "Not verified by us yet. (SAFA, table 3;\n# 41.5 top-1 in the paper)",
+            "Not verified by us yet.",
+            "[{value: 41.5, source: 'SAFA, table 3'}]",
             "SAFA, table 3 | 41.5 | not yet",
         ),
         (
             "places_lt_b",
-            "Verified by us: 41.2 over three seeds (CDT, table 2, ResNet-9: 4.5).",
-            "CDT, table 2 | ResNet-9: 4.5 | yes",
+            "Verified by us: 41.2 over three seeds.",
+            "[{value: 4.5, source: 'CDT, table 2', when: {seed: 7}}, {value: 6, source: 'CDT, table 2', note: 'big'}]",
+            "CDT, table 2 | 6.0 (big); 4.5 at seed 7 | yes",
         ),
-        ("places_lt_c", "Not verified by us yet (OFA, section 4).", None),
-        ("flowers_a", "Not verified by us yet.", None),
+        ("places_lt_c", "Not verified by us yet (OFA, section 4).", "[]", None),
+        ("flowers_a", "Not verified by us yet.", "[]", None),
     ],
 )
-def test_the_index_reads_the_heads(name, comment, outcome, tmp_path):
+def test_the_index_reads_heads_and_published_figures(name, comment, published, outcome, tmp_path):
     index = runpy.run_path(str(ROOT / "benchmarks" / "recipe_index.py"))
     base = ROOT / "recipes" / "digits_lt_ce.yaml"
-    (tmp_path / f"{name}.yaml").write_text(f"# {comment}\nextends: {base}\ndescription: 'flowers, Places-LT'\n")
+    (tmp_path / f"{name}.yaml").write_text(
+        f"# {comment}\nextends: {base}\ndescription: 'flowers, Places-LT'\npublished: {published}\n"
+    )
     if outcome is None:
         with pytest.raises(ValueError, match=name):
             index["page"](tmp_path)

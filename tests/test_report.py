@@ -1,5 +1,7 @@
 """The page of ``ltcore report``: every figure on it is the run's own, whatever its names and however far it is."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ltcore
 from ltcore import ArraySplit, DataSplits, Method, hookimpl, metrics
@@ -324,6 +327,8 @@ def test_a_run_that_has_not_ended(train, make_run, digits_run, tmp_path):
     both, _ = report([path, digits_run], tmp_path / "both.html", images=True)
     assert both.sections == [name for name in SECTIONS if name != "features"]
     assert "The run has not ended." in both.text
+    legend = both.raw.split("<figcaption>Accuracy on test images</figcaption>")[1].partition("</figure>")[0]
+    assert "B digits_lt_ofa_focal, seed 0</li>" in legend  # which of the two it is, though it is alone
 
 
 def test_what_cannot_be_shown_is_one_message(cli, digits_run, tmp_path):
@@ -471,3 +476,33 @@ def test_the_documentation_names_every_section(digits_page):
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == titles
     assert f"at most {material.SAMPLES} training and {material.SAMPLES} test images" in documentation
     assert material.CLASSES == 9 and "the nine with" in documentation
+
+
+def test_photographs_become_small_jpegs(train, tmp_path):
+    random = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(10):
+            pixels = random.integers(0, 256, (150, 200, 4), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    options = {"root": str(tmp_path / "photos")}
+    data = {"use": "image_folder", "options": options, "transform": {"image_size": 16}, "workers": 0}
+    path = train(data=data)
+    page, notes = report([path], tmp_path / "report.html", images=True, features=True)
+    assert notes == [] and page.images and "features" in page.sections
+    for source in page.images:
+        kind, _, content = source.partition(",")
+        image = Image.open(io.BytesIO(base64.b64decode(content)))
+        assert kind == "data:image/jpeg;base64" and image.size == (96, 72)
+    (tmp_path / "photos" / "a" / "3.png").unlink()
+    page, notes = report([path], tmp_path / "report.html", images=True, features=True)
+    assert page.images == [] and len(notes) == 1 and "no feature map and no example images" in notes[0]
+
+
+def test_an_image_that_cannot_be_opened_is_left_out():
+    class Damaged:
+        def open(self, index):
+            raise SyntaxError("not a PNG file")
+
+    example = material.Example(3, 1)
+    assert material._pictured(example, Damaged(), "RGB") is example

@@ -39,7 +39,7 @@ def test_python(digits_run, tmp_path, monkeypatch, capsys):
 def test_commands(cli, digits_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    for number in (1, 2):
+    for number in (0, 1):
         Image.effect_noise((20, 20), 60).save(tmp_path / "photos" / f"{number}.png")
     commands = re.findall(r"^\$ ltcore (.+)$", PAGE, re.MULTILINE)
     assert len(commands) == 3

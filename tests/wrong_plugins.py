@@ -199,6 +199,14 @@ class DropsItsOptions(Method):
         return logits * self.options.strength
 
 
+class IsFromTheFuture(Method):
+    interface = "99.0"
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits
+
+
 class Fails(Method):
     @hookimpl
     def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,48 @@
-"""The commands about results of runs: `report`."""
+"""The commands about runs that have ended: `compare` and `report`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ltcore.cli.parser import add_command
+from ltcore.errors import RunError
+
+_SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
+
+
+def compare(
+    runs: Sequence[Path],
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
+    stages: bool = False,
+    kind: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Average runs over their seeds, recipe by recipe, and test the differences from a baseline.
+
+    Example: ltcore compare runs/digits_lt_ofa_focal --format markdown
+    """
+    from ltcore.compare import DEFAULT_METRICS
+    from ltcore.compare import compare as compared
+    from ltcore.compare.text import left_out, render
+
+    found = compared(runs, baseline, list(dict.fromkeys(metrics or DEFAULT_METRICS)), stages)
+    chosen = kind or (_SUFFIXES.get(out.suffix, "table") if out else "table")
+    text = render(found, chosen)
+    if out is None:
+        print(text, end="")
+    else:
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"--out {out}: cannot be written: {error.strerror}") from error
+    # CSV has no place for it, and a file is not what the user looks at now.
+    if chosen == "csv" or out is not None:
+        for line in left_out(found):
+            print(line, file=sys.stderr)
 
 
 def report(runs: Sequence[Path], out: Path = Path("report.html"), features: bool = True, images: bool = True) -> None:
@@ -23,6 +59,20 @@ def report(runs: Sequence[Path], out: Path = Path("report.html"), features: bool
 
 def add(commands: Any) -> None:
     """Add these commands to the command line."""
+    command = add_command(commands, "compare", compare)
+    command.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUNS", help="run directories, or folders that hold them"
+    )
+    text = "the recipe to test the others against; by default the first"
+    command.add_argument("--baseline", metavar="NAME", help=text)
+    names = ("top1", "top5", "balanced_accuracy", "many", "medium", "few", "macro_f1", "ece")
+    text = f"a figure to show: {', '.join(names)}; may be repeated, and the first one is tested"
+    command.add_argument("--metric", action="append", dest="metrics", choices=names, metavar="METRIC", help=text)
+    command.flag("--stages", "also the figures at each stage's end, and before and after calibration")
+    text = "table, markdown, latex (booktabs), csv or json; by default what --out ends in, or table"
+    kinds = ("table", "markdown", "latex", "csv", "json")
+    command.add_argument("--format", dest="kind", choices=kinds, metavar="FORMAT", help=text)
+    command.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of printing")
     command = add_command(commands, "report", report)
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories of runs")
     text = "the page to write, by default report.html"

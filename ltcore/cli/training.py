@@ -22,6 +22,7 @@ def run(
     rehearse: int | None = None,
     counts: Path | None = None,
     as_json: bool = False,
+    log: Sequence[str] = (),
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes; or rehearse it without its data.
 
@@ -30,6 +31,8 @@ def run(
     if rehearse is not None:
         if resume or source is not None:
             raise RecipeError("a rehearsal goes on from no run; leave --resume and --from out")
+        if log:
+            raise RecipeError("a rehearsal has nothing to log; leave --log out")
         from ltcore.rehearsal import rehearse as found_by_rehearsing
         from ltcore.rehearsal_text import render
 
@@ -41,10 +44,13 @@ def run(
 
     loaded = load_recipe(recipe, sets, seed)
 
-    from ltcore.console import Reporter
+    from ltcore.logs import LoggingReporter, refuse_missing
+
+    refuse_missing(log)
+
     from ltcore.runner import execute
 
-    execute(loaded, out, resume, Reporter(), source)
+    execute(loaded, out, resume, LoggingReporter(log, loaded.source), source)
 
 
 def _say(text: str) -> None:
@@ -132,6 +138,8 @@ def add(commands: Any) -> None:
     text = "for --rehearse: JSON list of the training images of each class, in place of those the data set states"
     command.add_argument("--counts", type=Path, metavar="FILE", help=text)
     command.json()
+    text = "also log to tensorboard or wandb (extras tb and wandb of ltcore); may be repeated"
+    command.add_argument("--log", action="append", choices=("tensorboard", "wandb"), metavar="WHERE", help=text)
     command = add_command(commands, "init", init)
     command.add_argument("folder", type=Path, metavar="DIR", help="the folder of your images")
     command.add_argument("--out", type=Path, metavar="RECIPE", help="the recipe to write; by default recipe.yaml")

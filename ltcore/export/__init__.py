@@ -53,6 +53,8 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
     """
     ending, write = FORMATS[to]
     target = Path(f"{saved.recipe.name}{ending}") if out is None else out
+    if to == "torch_export" and target.suffix != ending:
+        raise RecipeError(f"{target}: torch.export reads files that end in {ending}; choose such a name with --out")
     _refuse_to_replace(target, to == "hub", force)
     model = deploy(saved)
     try:

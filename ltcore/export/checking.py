@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ltcore.calibrated import TOLERANCE, relative_difference
-from ltcore.data.splits import ArraySplit
 from ltcore.data.streaming import build_loader
 from ltcore.errors import DataError, RunError
+from ltcore.export.formats import saying
 
 if TYPE_CHECKING:
     from ltcore.saved import SavedRun
@@ -48,8 +47,6 @@ def compare(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[str]:
     assert data.test is not None
     index = np.unique(np.linspace(0, len(data.test) - 1, _IMAGES).astype(np.int64))
     some = data.test.subset(torch.from_numpy(index))
-    if isinstance(some, ArraySplit):
-        some = replace(some, images=some.images.contiguous())
     loader = build_loader(some, data.transform, data.mean, data.std, 0, torch.device("cpu"))
     batches = [batch.contiguous() for batch in loader.eval_batches(_BATCH)]
     expected = torch.from_numpy(saved.calibrated_logits[index])
@@ -58,15 +55,9 @@ def compare(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[str]:
 
 
 def _called(call: Callable[[Tensor], Tensor], batches: list[Tensor]) -> Tensor:
-    try:
-        with torch.no_grad():
-            return torch.cat([call(batch).float() for batch in batches])
-    except Exception as error:
-        sizes = sorted({len(batch) for batch in batches})
-        raise RunError(
-            f"the exported model fails on batches of {' and '.join(map(str, sizes))} images "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''})"
-        ) from error
+    sizes = " and ".join(map(str, sorted({len(batch) for batch in batches})))
+    with saying(f"the exported model fails on batches of {sizes} images"):
+        return torch.cat([call(batch).float() for batch in batches])
 
 
 def _judge(what: str, found: Tensor, expected: Tensor, tolerance: float) -> str:

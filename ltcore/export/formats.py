@@ -30,7 +30,7 @@ def write_torchscript(saved: SavedRun, model: Deployed, about: dict[str, Any], p
     Raises:
         RunError: the model cannot be traced.
     """
-    with saying("TorchScript"):
+    with saying("this network cannot be written as TorchScript"):
         traced = torch.jit.trace(model, _example(saved))  # type: ignore[no-untyped-call]
         torch.jit.save(traced, path, _extra_files={ABOUT: json.dumps(about)})
         loaded: Call = torch.jit.load(path)  # type: ignore[no-untyped-call]
@@ -43,7 +43,7 @@ def write_torch_export(saved: SavedRun, model: Deployed, about: dict[str, Any], 
     Raises:
         RunError: the model cannot be exported.
     """
-    with saying("torch.export"):
+    with saying("this network cannot be written as torch.export"):
         torch.export.save(_program(saved, model), path, extra_files={ABOUT: json.dumps(about)})
         loaded: Call = torch.export.load(path).module()
     return loaded
@@ -61,7 +61,7 @@ def write_onnx(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Pa
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RecipeError(f"the package '{error.name}' is missing. Try: pip install 'ltcore[onnx]'") from error
-    with saying("ONNX"):
+    with saying("this network cannot be written as ONNX"):
         program = torch.onnx.export(
             _program(saved, model), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
         )
@@ -99,7 +99,7 @@ def _program(saved: SavedRun, model: Deployed) -> torch.export.ExportedProgram:
 
 @contextmanager
 def saying(what: str) -> Iterator[None]:
-    """One message of what a library raises, and none of what it warns of: the result is checked.
+    """One message of what a library raises, after `what`, and none of what it warns of: the result is checked.
 
     Raises:
         RunError: the library raised.
@@ -110,4 +110,4 @@ def saying(what: str) -> Iterator[None]:
             yield
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise RunError(f"this network cannot be written as {what} ({type(error).__name__}: {first.strip()})") from error
+        raise RunError(f"{what} ({type(error).__name__}: {first.strip()})") from error

@@ -42,7 +42,7 @@ def write_hub(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Pat
 
         network, arguments = twin
         config = {"label_names": about["class_names"], "pretrained_cfg": _pretrained_cfg(about), "ltcore": about}
-        with saying("timm's folder"):
+        with saying("timm cannot write or read the folder"):
             save_for_hf(network, str(path), config, arguments, safe_serialization=True)
             call = create_model(f"local-dir:{path}", pretrained=True).eval()
     (path / "README.md").write_text(_card(saved, about, twin is not None))

@@ -16,6 +16,22 @@ from ltcore.recipe.merging import apply_set, interpolate, load_chain, put
 from ltcore.recipe.schema import Recipe
 from ltcore.recipe.validation import validate
 
+#: Paths of a recipe that change no result beyond what another machine changes: no part of what an experiment is.
+NEUTRAL = frozenset(
+    {
+        "name",
+        "description",
+        "published",
+        "seed",
+        "device",
+        "diagnostics",
+        "checkpoint_seconds",
+        "eval_batch_size",
+        "data.workers",
+        "data.options.root",
+    }
+)
+
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
@@ -131,4 +147,14 @@ def load_recipe(path: Path | str, sets: Sequence[str] = (), seed: int | None = N
     merged = Located(entries, merged.where)
     locator = Locator(interpolate(merged, Locator(merged, path)), path)
     source = locator.root.plain()
-    return LoadedRecipe(validate(Recipe, source, locator), source, path, locator)
+    loaded = LoadedRecipe(validate(Recipe, source, locator), source, path, locator)
+    kept = _still_published(loaded.recipe, {text.partition("=")[0].strip() for text in sets})
+    return (
+        loaded if len(kept) == len(loaded.recipe.published) else loaded.changed({"published": kept or None}, str(path))
+    )
+
+
+def _still_published(recipe: Recipe, changed: set[str]) -> list[dict[str, Any]]:
+    """The published figures that ``--set`` of these paths leaves true: those whose `when` speaks of each of them."""
+    changed = changed - NEUTRAL
+    return [figure.model_dump(exclude_unset=True) for figure in recipe.published if changed <= set(figure.when)]

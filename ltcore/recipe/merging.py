@@ -18,7 +18,7 @@ _ENV = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 def load_chain(path: Path, chain: tuple[Path, ...] = ()) -> Located:
     """Read a recipe and everything that it extends, merged.
 
-    A parent's ``name`` and ``description`` are its own, so they are not inherited.
+    A parent's ``name``, ``description`` and ``published`` are its own, so they are not inherited.
 
     Args:
         path: the recipe file.
@@ -41,7 +41,7 @@ def load_chain(path: Path, chain: tuple[Path, ...] = ()) -> Located:
     parent_path = _parent_path(extends, path, chain)
     parent = load_chain(parent_path, chain)
     assert isinstance(parent.value, dict)
-    inherited = {key: child for key, child in parent.value.items() if key not in ("name", "description")}
+    inherited = {key: child for key, child in parent.value.items() if key not in ("name", "description", "published")}
     if stages is not None and isinstance(stages.value, dict):
         entries["stages"] = _patch_stages(inherited.get("stages"), stages, parent_path)
         inherited.pop("stages")  # patched already

@@ -268,6 +268,23 @@ class Select(BaseModel):
         return options
 
 
+class Published(BaseModel):
+    """A figure that a paper printed for what the recipe describes, to stand beside our own."""
+
+    metric: Literal["top1", "top5", "many", "medium", "few", "balanced_accuracy"] = "top1"
+    """Which figure, by its name in `result.json`."""
+    value: float = Field(ge=0, le=100)
+    """The mean in percent."""
+    sd: float | None = Field(default=None, ge=0, le=100)
+    """The standard deviation in percent, where it is printed."""
+    source: str = Field(min_length=1)
+    """The paper, and the table or figure in it."""
+    note: str = ""
+    """What a reader should know beside it."""
+    when: dict[str, str | int | float | bool] = {}
+    """Values in the recipe, by path, without which the figure is another experiment's."""
+
+
 class Recipe(BaseModel):
     """A whole experiment: the data, the backbone, the methods and the stages."""
 
@@ -275,6 +292,8 @@ class Recipe(BaseModel):
     """The recipe's name, and the folder of its runs; by default the file's name without its suffix."""
     description: str = ""
     """What the recipe is for."""
+    published: list[Published] = []
+    """Figures of papers for this recipe, which `ltcore compare` shows beside ours; nothing else reads them."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The run's seed; `--seed` overrides it."""
     device: str = "auto"
@@ -325,6 +344,12 @@ class Recipe(BaseModel):
         return self
 
     def _problems(self) -> Iterator[tuple[Path, str]]:
+        for index, figure in enumerate(self.published):
+            for condition in figure.when:
+                key = condition.split(".")[0]
+                if key not in type(self).model_fields:
+                    near = nearest(key, type(self).model_fields)
+                    yield ("published", index, "when", condition), f"a recipe has no key '{key}'{near}"
         names = [stage.name for stage in self.stages]
         for index, stage in enumerate(self.stages):
             if stage.data and self.data.holdout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from ltcore.report.markup import element
@@ -119,6 +119,7 @@ class Chart:
         dividers: values of x with a vertical line, and what stands right of it.
         diagonal: whether a line goes from corner to corner.
         labels: texts at points, (x, y, text).
+        legend: whether there is a legend for a single series, too.
     """
 
     title: str
@@ -128,7 +129,8 @@ class Chart:
     series: Sequence[Series]
     dividers: Sequence[tuple[float, str]] = ()
     diagonal: bool = False
-    labels: Sequence[tuple[float, float, str]] = field(default=())
+    labels: Sequence[tuple[float, float, str]] = ()
+    legend: bool = False
 
     def draw(self) -> Element:
         """The chart as a figure with its legend."""
@@ -142,7 +144,7 @@ class Chart:
         for x, y, text in self.labels:
             picture.append(element("text", text, x=_short(self._x(x)), y=_short(self._y(y) + 4), class_="label"))
         legend = None
-        if len(self.series) > 1:
+        if len(self.series) > 1 or self.legend:
             legend = element("ul", *(element("li", swatch(each), each.name) for each in self.series), class_="legend")
         return element("figure", element("figcaption", self.title), picture, legend)
 

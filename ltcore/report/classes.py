@@ -178,7 +178,7 @@ def _by_count(runs: Runs, title: str, y: Axis, kinds: Sequence[Kind], write: Cal
         hollow = len(runs) == 1 and place + 1 < len(kinds)
         series.append(Series(kind.name, points, kind.style, titles, hollow=hollow, dash=kind.style, trend=means))
     said = "; ".join(_said(each, write) for each in series)
-    return Chart(title, said, x, y, series, group_dividers(x)).draw()
+    return Chart(title, said, x, y, series, group_dividers(x), legend=len(runs) > 1).draw()
 
 
 def _said(series: Series, write: Callable[[float | None], str]) -> str:

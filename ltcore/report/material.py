@@ -118,7 +118,7 @@ def gather(run: ReportedRun, features: bool, images: bool) -> Material:
     except LtcoreError as error:
         found.notes.append(f"{run.path}: no feature map and no example images, for the data cannot be read: {error}")
         return found
-    if data.test is None or data.test.targets.tolist() != run.predictions.targets.tolist():
+    if not _is_the_same(data, run):
         found.notes.append(f"{run.path}: no feature map and no example images, for the data is not what it was")
         return found
     if images:
@@ -129,6 +129,17 @@ def gather(run: ReportedRun, features: bool, images: bool) -> Material:
         except LtcoreError as error:
             found.notes.append(f"{run.path}: no feature map: {error}")
     return found
+
+
+def _is_the_same(data: PreparedData, run: ReportedRun) -> bool:
+    """Whether the classes, their training images and the test labels are what they were when the run was trained."""
+    assert run.predictions is not None
+    return (
+        data.test is not None
+        and list(data.class_names) == run.names
+        and data.class_counts.tolist() == run.counts
+        and data.test.targets.tolist() == run.predictions.targets.tolist()
+    )
 
 
 def hardest(run: ReportedRun) -> list[HardClass]:
@@ -209,7 +220,7 @@ def _pictured(example: Example, split: StreamedSplit | ArrayImages, mode: str) -
         image = split.open(example.index)
         image.draft(None, (2 * _THUMBNAIL, 2 * _THUMBNAIL))
         image = converted(upright(image), mode)
-    except OSError:  # the file has gone since the run
+    except Exception:  # the file has gone since the run, or is damaged, for which Pillow has many exceptions
         return example
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     small = max(image.size) <= _LOSSLESS

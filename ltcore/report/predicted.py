@@ -44,7 +44,7 @@ def reliability(runs: Runs) -> Element | None:
             cell(run.result[when]["ece"], f"{index}/{when}/ece") for when in ("before_calibration", "after_calibration")
         ]
         errors.append([run_name(runs, index), *cells])
-    charts = (_diagram(kinds), _shares(kinds))
+    charts = (_diagram(kinds, len(runs) > 1), _shares(kinds, len(runs) > 1))
     caption = "Expected calibration error, in percent"
     error = table(["run", "before calibration", "after calibration"], errors, caption)
     bins = [
@@ -58,7 +58,7 @@ def reliability(runs: Runs) -> Element | None:
     return section("reliability", "Reliability and calibration error", text, panels(*charts), error, *bins)
 
 
-def _diagram(kinds: list[tuple[str, Outcome, int, bool]]) -> Element:
+def _diagram(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Element:
     series = []
     for name, outcome, style, before in kinds:
         known = [
@@ -73,10 +73,10 @@ def _diagram(kinds: list[tuple[str, Outcome, int, bool]]) -> Element:
         for name, o, _, _ in kinds
     )
     x = Axis("confidence, percent", 0, 1, percent=True)
-    return Chart("Accuracy by confidence", said, x, accuracy_axis(), series, diagonal=True).draw()
+    return Chart("Accuracy by confidence", said, x, accuracy_axis(), series, diagonal=True, legend=legend).draw()
 
 
-def _shares(kinds: list[tuple[str, Outcome, int, bool]]) -> Element:
+def _shares(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Element:
     series = []
     for name, outcome, style, before in kinds:
         total = sum(outcome.samples)
@@ -86,7 +86,7 @@ def _shares(kinds: list[tuple[str, Outcome, int, bool]]) -> Element:
     x = Axis("confidence, percent", 0, 1, percent=True)
     y = Axis("test images of the bin, percent", 0, 1, percent=True)
     said = "; ".join(f"{name}: {percent(o.samples[-1] / sum(o.samples))} in the highest bin" for name, o, _, _ in kinds)
-    return Chart("Test images by confidence", said, x, y, series).draw()
+    return Chart("Test images by confidence", said, x, y, series, legend=legend).draw()
 
 
 def _bins(outcome: Outcome) -> list[list[Content]]:

@@ -29,6 +29,9 @@ from ltcore.report.markup import Content, details, element, table
 #: The number of each shot group's colour and marker.
 GROUP_STYLES = {"many": 0, "medium": 2, "few": 1}
 
+#: The number of the colour that stands for no run and no group.
+_NEUTRAL = 4
+
 #: Letters that fit below a chart.
 _TICK_LETTERS = 52
 
@@ -43,7 +46,14 @@ def overview(runs: Runs) -> Element:
             if run.result
             else [element("td", MISSING, class_="number") for _ in FIGURES]
         )
-        rows.append([name, *figures, _state(run), element("td", element("code", str(run.path)), class_="path")])
+        rows.append(
+            [
+                name,
+                *figures,
+                element("td", _state(run), class_="state"),
+                element("td", element("code", str(run.path)), class_="path"),
+            ]
+        )
     head = ["run", *(title for title, _ in FIGURES), "state", "directory"]
     text = (
         "Figures on the test images at the end of each run, calibration included, in percent. Many, medium and few are "
@@ -106,13 +116,14 @@ def frequency(runs: Runs) -> Element | None:
     x = Axis("classes, the most frequent first", 0, max(len(run.counts) for run in runs) + 1, whole=True)
     y = Axis("training images", min(counts) / 1.25, max(counts) * 1.25, log=True)
     series = []
-    for place, members in enumerate(tails.values()):
+    for members in tails.values():
         run = runs[members[0]]
         whose = ", ".join(run_name(runs, index) for index in members) if len(tails) > 1 else "all classes"
         ranked = [(rank, run.counts[label]) for rank, label in enumerate(run.order, 1)]
-        series.append(Series(whose, ranked, members[0], line=True, marks=len(tails) > 1, dash=place))
-        if len(tails) == 1:
-            series += _grouped(run)
+        several = len(tails) > 1
+        style = members[0] if several else _NEUTRAL
+        series.append(Series(whose, ranked, style, line=True, marks=several, dash=members[0] if several else 0))
+        series += [] if several else _grouped(run)
     rows: list[list[Content]] = []
     for members in tails.values():
         run = runs[members[0]]

@@ -22,7 +22,7 @@ from ltcore.testing.parts import PARTS
 from ltcore.testing.processes import elsewhere, start
 from ltcore.testing.recipes import changed, compose, part_of, plainly, plan_of, with_companions
 from ltcore.testing.report import CHECKS, Check, ConformanceError, Report
-from ltcore.testing.spelling import check_hooks
+from ltcore.testing.spelling import check_hooks, check_interface
 from ltcore.testing.trial import Saved, train
 from ltcore.testing.watch import Watch
 
@@ -34,6 +34,7 @@ _WATCHED = {
     "auxiliary": "declared against returned terms, in every step",
     "synchronisation": "the operators of every step" + "; and what CUDA reports" * torch.cuda.is_available(),
 }
+_WITHOUT_TRAINING = frozenset({"options", "hooks", "interface"})
 _NEEDS_STEADY = frozenset({"resume", "test_data", "processes"})
 _SMALL, _ODD = 1, 7
 
@@ -94,7 +95,7 @@ def _is(offer: Offer, kind: type[Method]) -> bool:
 
 
 def _name_of(kind: type[Method]) -> str:
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower().strip("_")
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__).lower().strip("_")
     return f"{name}_checked" if any(offer.name == name for offer in discovery.offers()) else name
 
 
@@ -135,7 +136,9 @@ class _Conformance:
         if made[-1].outcome == "passed":
             method = self.kind(self.kind.Options(**self.options))
             yield from note(check_hooks(self.offer, method))
-            if made[-1].outcome == "passed" and set(CHECKS) - {"options", "hooks"} - set(self.without):
+            if made[-1].outcome == "passed":
+                yield from note(check_interface(self.offer, method))
+            if made[-1].outcome == "passed" and set(CHECKS) - _WITHOUT_TRAINING - set(self.without):
                 yield from note(*self._trainings())
         done = {check.name for check in made}
         failed = ", ".join(check.name for check in made if check.outcome == "failed")

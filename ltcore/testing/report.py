@@ -12,6 +12,7 @@ Outcome = Literal["passed", "failed", "not applicable"]
 CHECKS = {
     "options": "options have defaults, survive a round trip, are described, frozen, and refuse what they do not know",
     "hooks": "hooks are marked, spelled as core spells them, and take arguments that they have",
+    "interface": "the class says which version of the hooks it was written for, and this core has it",
     "steps": "every hook of the method is called in a training that goes through",
     "gradients": "what trains gets a finite gradient, and nothing else takes part",
     "inputs": "a hook leaves its arguments, the context and the model as they were",

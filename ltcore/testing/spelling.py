@@ -1,9 +1,10 @@
-"""The check `hooks`."""
+"""The checks `hooks` and `interface`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import get_close_matches
+from itertools import chain
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from ltcore.discovery import Offer
 from ltcore.errors import PluginError
 from ltcore.hooks import ARGUMENTS, Entry, implementations
 from ltcore.hookspecs import KINDS, PROJECT
+from ltcore.interface import INTERFACE, refusal, warnings
 from ltcore.method import Method
 from ltcore.testing.report import Check
 
@@ -57,6 +59,19 @@ def _problems(offer: Offer, method: Method, marked: list[str]) -> Iterator[tuple
         return
     if not any(found.values()):
         yield "it implements no hook, so it does nothing", "mark what core shall call with @hookimpl from ltcore"
+
+
+def check_interface(offer: Offer, method: Method) -> Check:
+    """The version of the hooks that a class states is one that this core has, and has what the method uses."""
+    stated = method.interface
+    tried = f"it states {stated!r}, and this core has {INTERFACE}"
+    refused = refusal(stated, offer.distribution)
+    if refused is None:
+        found = chain(*implementations([Entry(offer.name, offer, method)]).values())
+        refused = next(iter(warnings(found)), None)
+    if refused is None:
+        return Check("interface", tried, "passed")
+    return Check("interface", tried, "failed", refused, f'set `interface = "{INTERFACE}"`, and use what it has')
 
 
 def _functions(kind: type) -> list[str]:

@@ -226,6 +226,8 @@ def test_mistakes(cli, digits_run, tmp_path, monkeypatch):
     cli("export", digits_run).is_one_message(2, "--to")
     cli("export", digits_run, "--to", "coreml").is_one_message(2, "invalid choice: 'coreml'")
     cli("export", tmp_path, "--to", "onnx").is_one_message(2, "is no run")
+    out = tmp_path / "m.pth"
+    cli("export", digits_run, "--to", "torch_export", "--out", out).is_one_message(2, str(out), "end in .pt2")
     out = tmp_path / "no" / "m.pt"
     cli("export", digits_run, "--to", "torchscript", "--out", out).is_one_message(1, "cannot write", "--out")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -244,7 +246,7 @@ def test_a_model_that_differs_leaves_nothing_behind(to, saved, tmp_path, monkeyp
 
     monkeypatch.setattr("ltcore.export.deploy", wrong)
     with pytest.raises(RunError, match=rf"{to}: the exported model's logits on the probe .* nothing was written"):
-        export(saved("timm"), to, tmp_path / "m")
+        export(saved("timm"), to, tmp_path / f"m{FORMATS[to][0]}")
     assert not os.listdir(tmp_path)
 
 
@@ -275,7 +277,7 @@ def test_a_network_that_a_format_cannot_hold(saved, tmp_path, monkeypatch):
 
     monkeypatch.setattr("ltcore.export.deploy", lambda run: Untraceable())
     with pytest.raises(RunError, match=r"torch_export: this network cannot be written as torch\.export \(.*nothing"):
-        export(saved("digits"), "torch_export", tmp_path / "m")
+        export(saved("digits"), "torch_export", tmp_path / "m.pt2")
     assert not os.listdir(tmp_path)
 
 

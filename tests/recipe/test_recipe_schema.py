@@ -61,7 +61,10 @@ def test_cache(cache, views):
     assert load(GOOD.replace("epochs: 3", f"epochs: 3\n    cache: {cache}")).recipe.stages[0].cache_views == views
 
 
-KNOWN = "'name', 'description', 'seed', 'device', 'data', 'backbone', 'methods', 'stages', 'calibrate', 'select'"
+KNOWN = (
+    "'name', 'description', 'published', 'seed', 'device', 'data', 'backbone', 'methods', 'stages', "
+    "'calibrate', 'select'"
+)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ WRONG = [
     (made.TakesAForeignArgument, "hooks", "hook adjust_logits has no argument 'labels'; it has logits, targets"),
     (made.DoesNotDescribeAnOption, "options", "UndescribedOptions.strength is not described"),
     (made.DropsItsOptions, "options", "not those it was given"),
+    (made.IsFromTheFuture, "interface", "is written for hook interface 99.0"),
     (made.Fails, "steps", "failed in adjust_logits: RuntimeError"),
     (made.HasAnEndlessGradient, "gradients", "the gradient of 'classifier.weight' is not finite"),
     (made.NeverUsesItsParameter, "gradients", "'never_uses_its_parameter.scale' trains and never got a gradient"),
@@ -55,7 +56,7 @@ RIGHT = {
 
 
 #: How long the rest takes; the first eight are those that must always be caught.
-QUICK = {"options", "hooks"}
+QUICK = {"options", "hooks", "interface"}
 
 
 def cases():
@@ -64,7 +65,7 @@ def cases():
         yield pytest.param(kind, name, message, id=kind.__name__, marks=marks)
 
 
-@pytest.mark.parametrize(("kind", "name", "message"), cases())
+@pytest.mark.parametrize(("kind", "name", "message"), list(cases()))
 def test_a_wrong_plugin_is_caught_by_the_check_that_is_meant_for_it(kind, name, message):
     report = conformance(kind, without=["pairs"])
     assert [check.name for check in report.failures] == [name], str(report)
@@ -96,7 +97,7 @@ def test_check_method_raises_with_every_failure():
     with pytest.raises(ConformanceError) as caught:
         check_method(made.MisspellsAHook, without=["pairs"])
     assert caught.value.report["hooks"].outcome == "failed"
-    assert "misspells_a_hook (wrong_plugins MisspellsAHook) failed 1 of 14 checks" in str(caught.value)
+    assert "misspells_a_hook (wrong_plugins MisspellsAHook) failed 1 of 15 checks" in str(caught.value)
     assert "change: mark it with @hookimpl and call it adjust_logits" in str(caught.value)
 
 

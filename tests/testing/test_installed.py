@@ -8,7 +8,7 @@ from ltcore import discovery
 from ltcore.testing import installed
 from ltcore.testing.report import CHECKS, Check, Report
 
-LATE = [word for name in set(CHECKS) - {"options", "hooks"} for word in ("--without", name)]
+LATE = [word for name in set(CHECKS) - {"options", "hooks", "interface"} for word in ("--without", name)]
 SOURCE = """
 from ltcore import Method, hookimpl
 

@@ -1,0 +1,152 @@
+"""The runs below some folders: those that have ended, and by name those that cannot be averaged."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltcore.errors import LtcoreError, RecipeError
+from ltcore.recipe.loading import NEUTRAL, load_recipe
+
+#: The fields of ``result.json`` that a comparison reads.
+_FIELDS = ("recipe", "seed", "data", "num_classes", "before_calibration", "after_calibration", "stages")
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run that has ended.
+
+    Attributes:
+        path: its directory.
+        name: its recipe's name.
+        seed: its seed.
+        settings: the recipe with its defaults as a flat mapping by path, without what changes no result.
+        published: the figures of papers that hold for these settings, as the recipe has them.
+        result: the content of ``result.json``.
+    """
+
+    path: Path
+    name: str
+    seed: int
+    settings: dict[str, Any]
+    published: list[dict[str, Any]]
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is not averaged, and why."""
+
+    path: Path
+    why: str
+
+
+def find_runs(paths: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
+    """The runs in `paths`, which are run directories or hold them at any depth; each run once, in the order of `paths`.
+
+    Of runs with the same settings and seed the one that was begun last is kept, and the others are left out by name.
+
+    Raises:
+        RecipeError: a path does not exist or holds no run.
+    """
+    left_out: list[LeftOut] = []
+    kept: dict[tuple[str, str, int], FoundRun] = {}
+    seen: set[Path] = set()
+    for path in paths:
+        if not path.is_dir():
+            raise RecipeError(f"{path}: no such directory; name run directories, or folders that hold them")
+        directories = list(_run_directories(path))
+        if not directories:
+            raise RecipeError(f"{path}: no run is in it (a run's directory has a recipe.yaml)")
+        for directory in directories:
+            if directory.resolve() in seen:
+                continue
+            seen.add(directory.resolve())
+            found = _read(directory)
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+                continue
+            key = (found.name, json.dumps(found.settings, sort_keys=True), found.seed)
+            other = kept.get(key)
+            # A run's directory is named by the time when it began; a second one of that second has a suffix.
+            if other is not None:
+                first, found = sorted((other, found), key=lambda run: (run.path.name, str(run.path)))
+                left_out.append(LeftOut(first.path, f"seed {found.seed} was run again later: {found.path}"))
+            kept[key] = found
+    return list(kept.values()), left_out
+
+
+def _run_directories(path: Path) -> Iterator[Path]:
+    """Run directories at or below `path`, by name; what is inside a run is its own."""
+    for folder, names, files in os.walk(path):
+        if "recipe.yaml" in files or "result.json" in files:
+            names.clear()
+            yield Path(folder)
+        names.sort()
+
+
+def _read(path: Path) -> FoundRun | LeftOut:
+    if path.name.startswith("."):
+        return LeftOut(path, "killed before its directory was complete")
+    if not (path / "result.json").is_file():
+        return LeftOut(path, f"no result.json: {_where_it_stands(path)}")
+    try:
+        result = json.loads((path / "result.json").read_text())
+        missing = [field for field in _FIELDS if field not in result]
+    except (OSError, ValueError, TypeError) as error:
+        return LeftOut(path, f"its result.json cannot be read: {error}")
+    if missing:
+        return LeftOut(path, f"its result.json has no {', '.join(missing)}; it is no result of this version of ltcore")
+    try:
+        recipe = load_recipe(path / "recipe.yaml").recipe
+    except LtcoreError as error:
+        return LeftOut(path, f"its recipe cannot be read: {str(error).splitlines()[0]}")
+    told = dict(flat(recipe.model_dump(mode="json", exclude={"published"})))
+    settings = {key: value for key, value in told.items() if key not in NEUTRAL}
+    published = [
+        figure.model_dump(exclude={"when"})
+        for figure in recipe.published
+        if all(key in told and told[key] == value for key, value in figure.when.items())
+    ]
+    return FoundRun(path, recipe.name, result["seed"], settings, published, result)
+
+
+def _where_it_stands(path: Path) -> str:
+    """How far an unfinished run has come, as its ``metrics.jsonl`` tells, and whether a process works on it."""
+    try:
+        lines = (path / "metrics.jsonl").read_text().splitlines()
+        last = json.loads(lines[-1])
+        place = f"in stage '{last['stage']}' after epoch {last['epoch'] + 1}"
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        place = "before its first epoch had ended"
+    if _is_locked(path):
+        return f"a process is still working on it, {place}"
+    return f"it failed or was killed {place}; 'ltcore run RECIPE --resume' goes on with it"
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with open(path / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of plain data by dotted path; the parts of a list of named things (stages) go by their names."""
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from flat(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        for item in value:
+            yield from flat(item, f"{path}.{item['name']}")
+    else:
+        yield path, value

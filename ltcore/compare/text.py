@@ -1,0 +1,202 @@
+"""A comparison as a table for the terminal, Markdown or LaTeX, and as CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ltcore.compare import ERRORS, METRICS
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell's text, and whether it is its column's best."""
+
+    text: str
+    best: bool = False
+
+
+def render(content: dict[str, Any], kind: str) -> str:
+    """A comparison (`ltcore.compare.compare`) in one of `FORMATS`, ending in a line break."""
+    return FORMATS[kind](content)
+
+
+def _spread(figure: dict[str, Any]) -> str:
+    """Mean and standard deviation in percent: ``92.2 ± 1.5``; the mean alone of a single run, ``-`` of none."""
+    if figure["mean"] is None:
+        return "-"
+    return f"{100 * figure['mean']:.1f}" + ("" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}")
+
+
+def _p(test: dict[str, Any] | None) -> str:
+    if test is None or test["p_holm"] is None:
+        return "-"
+    return "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
+
+
+def _best(content: dict[str, Any], metric: str) -> str | None:
+    """The best mean of a column as it is shown; None where there is nothing to choose between."""
+    means = [group["figures"][metric]["mean"] for group in content["groups"]]
+    known = [mean for mean in means if mean is not None]
+    if len(known) < 2:
+        return None
+    return f"{100 * (min(known) if metric in ERRORS else max(known)):.1f}"
+
+
+def _rows(content: dict[str, Any]) -> list[list[_Cell]]:
+    """The table's cells, the heads first; the first column is a name."""
+    metrics, tested = content["metrics"], content["baseline"] is not None
+    figures = [figure for group in content["groups"] for figure in group["published"]]
+    published = [metric for metric in metrics if any(figure["metric"] == metric for figure in figures)]
+    heads = ["recipe", "n", *(METRICS[metric] for metric in metrics)]
+    heads += [f"{METRICS[metric]}, published" for metric in published]
+    heads += [f"difference in {METRICS[metrics[0]]}", "p"] if tested else []
+    rows = [[_Cell(head) for head in heads]]
+    best = {metric: _best(content, metric) for metric in metrics}
+    for group in content["groups"]:
+        row = [_Cell(group["label"]), _Cell(str(len(group["seeds"])))]
+        for metric in metrics:
+            text = _spread(group["figures"][metric])
+            row.append(_Cell(text, text.split(" ")[0] == best[metric]))
+        row += [_Cell(_published(group, metric)) for metric in published]
+        test = group["test"]
+        if tested:
+            known = test is not None and test["difference"] is not None
+            row += [_Cell(f"{100 * test['difference']:+.1f}" if known else "-"), _Cell(_p(test))]
+        rows.append(row)
+        for stage in group["stages"]:
+            shown = [_Cell(f"- {stage['name']}"), _Cell("")]
+            shown += [_Cell(_spread(stage["figures"][metric])) for metric in metrics]
+            rows.append(shown + [_Cell("")] * (len(heads) - len(shown)))
+    return rows
+
+
+def _published(group: dict[str, Any], metric: str) -> str:
+    """``80.48 (SAFA, table 1)``, as many as there are."""
+    shown = []
+    for figure in group["published"]:
+        if figure["metric"] == metric:
+            sd = "" if figure["sd"] is None else f" ± {figure['sd']}"
+            shown.append(f"{figure['value']}{sd} ({figure['source']})")
+    return "; ".join(shown) or "-"
+
+
+def _notes(content: dict[str, Any]) -> list[str]:
+    """What stands below a table."""
+    notes = ["Mean ± sample standard deviation over n seeds, in percent, last epoch, after calibration."]
+    if content["baseline"] is not None:
+        metric = METRICS[content["metrics"][0]]
+        test = f"two-sided paired t-test of {metric} over common seeds, with Holm's correction"
+        notes.append(f"Baseline: {content['baseline']}. p: {test}.")
+    for group in content["groups"]:
+        if group["differs"]:
+            settings = ", ".join(f"{path}={json.dumps(value)}" for path, value in group["differs"].items())
+            notes.append(f"{group['label']}: {settings}")
+        if group["test"] and group["test"]["why"]:
+            notes.append(f"{group['label']}: no p-value: {group['test']['why']}")
+        if group["test"] and 0 < len(group["test"]["seeds"]) < len(group["seeds"]):
+            seeds = ", ".join(map(str, group["test"]["seeds"]))
+            notes.append(f"{group['label']}: the difference is over seeds {seeds}, which the baseline has too")
+        noted = [figure for figure in group["published"] if figure["note"]]
+        notes += [f"{group['label']}: {figure['source']}: {figure['note']}" for figure in noted]
+    return notes
+
+
+def left_out(content: dict[str, Any]) -> list[str]:
+    """A line for each run that is not averaged."""
+    return [f"not averaged: {run['path']}: {run['why']}" for run in content["left_out"]]
+
+
+def _table(content: dict[str, Any]) -> str:
+    from rich.cells import cell_len  # names may hold characters that are two columns wide
+
+    rows = [[cell.text for cell in row] for row in _rows(content)]
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        padding = [" " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)]
+        lines.append(
+            "  ".join([row[0] + padding[0], *(p + text for p, text in zip(padding[1:], row[1:], strict=True))])
+        )
+    return "\n".join([*(line.rstrip() for line in lines), "", *_notes(content), *left_out(content)]) + "\n"
+
+
+def _markdown(content: dict[str, Any]) -> str:
+    def shown(cell: _Cell) -> str:
+        text = cell.text.replace("\\", "\\\\").replace("|", "\\|")
+        return f"**{text}**" if cell.best else text
+
+    heads, *body = [[shown(cell) for cell in row] for row in _rows(content)]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *body]
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    notes = [f"- {line}" for line in (*_notes(content), *left_out(content))]
+    return "\n".join([*table, "", *notes]) + "\n"
+
+
+def _latex(content: dict[str, Any]) -> str:
+    def shown(cell: _Cell) -> str:
+        text = "".join(_LATEX.get(character, character) for character in cell.text)
+        text = "--" if text == "-" else text.replace("±", r"$\pm$")
+        return rf"\textbf{{{text}}}" if cell.best else text
+
+    heads, *body = [" & ".join(shown(cell) for cell in row) + r" \\" for row in _rows(content)]
+    columns = len(_rows(content)[0])
+    comments = [f"% {line}" for line in ("needs \\usepackage{booktabs}", *_notes(content), *left_out(content))]
+    table = [rf"\begin{{tabular}}{{l{'r' * (columns - 1)}}}", r"\toprule", heads, r"\midrule", *body]
+    return "\n".join([*comments, *table, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _csv(content: dict[str, Any]) -> str:
+    metrics = content["metrics"]
+    spreads = [f"{metric}_{part}" for metric in metrics for part in ("mean", "sd", "n")]
+    columns = ["label", "recipe", "stage", "seeds", *spreads, "published", "difference", "p", "p_holm", "no_p_because"]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+
+    def write(group: dict[str, Any], stage: str, figures: dict[str, Any], more: dict[str, Any]) -> None:
+        numbers = {f"{metric}_{part}": value for metric in metrics for part, value in figures[metric].items()}
+        seeds = " ".join(map(str, group["seeds"]))
+        row = {"label": group["label"], "recipe": group["recipe"], "stage": stage, "seeds": seeds}
+        writer.writerow(row | numbers | more)
+
+    for group in content["groups"]:
+        test = group["test"] or {}
+        published = [f"{f['metric']} {f['value']} ({f['source']})" for f in group["published"]]
+        more = {key: test.get(key) for key in ("difference", "p", "p_holm")}
+        write(
+            group,
+            "",
+            group["figures"],
+            {**more, "published": "; ".join(published), "no_p_because": test.get("why", "")},
+        )
+        for stage in group["stages"]:
+            write(group, stage["name"], stage["figures"], {})
+    return stream.getvalue()
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+#: Name -> how a comparison is written.
+FORMATS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "table": _table,
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "json": _json,
+}

@@ -1,0 +1,309 @@
+"""Runs grouped, averaged, tested and named: on result files written here, and on a run that was trained."""
+
+import csv
+import io
+import json
+import math
+import random
+import shutil
+
+import pytest
+
+from ltcore.compare import compare, group_runs
+from ltcore.compare.found import find_runs
+from ltcore.compare.testing import holm, paired_test, spread
+from ltcore.errors import RecipeError
+from ltcore.recipe.loading import load_recipe
+from ltcore.recipe.yaml_source import dump_yaml
+from ltcore.rundir import RunDirectory
+
+RECIPE = """name: {name}
+seed: {seed}
+data: {{use: synthetic, options: {{class_counts: [8, 4], image_size: 8}}}}
+backbone: {{use: cifar_resnet, options: {{depth: 8}}}}
+stages:
+- name: joint
+  epochs: 2
+  optimizer: {{lr: {lr}}}
+"""
+
+
+def figures(top1):
+    shown = dict.fromkeys(("many", "medium"))
+    return {"top1": top1, "top5": None, **shown, "few": top1 / 2, "balanced_accuracy": top1, "ece": 1 - top1}
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """A finished run's directory as a run leaves it; arguments replace parts of it."""
+
+    def write(name, seed, top1, lr=0.1, begun=1, more="", **parts):
+        path = tmp_path / "runs" / name / f"20260101-00000{begun}-seed{seed}"
+        while path.exists():
+            path = path.with_name(path.name + "-2")
+        path.mkdir(parents=True)
+        (path / "recipe.yaml").write_text(RECIPE.format(name=name, seed=seed, lr=lr) + more)
+        result = {"recipe": name, "seed": seed, "data": "synthetic", "num_classes": 2, "calibration": [], **parts}
+        result |= {f"{when}_calibration": figures(top1) for when in ("before", "after")}
+        result |= {"stages": [{"name": "joint", "test": figures(top1 / 4)}]}
+        (path / "result.json").write_text(json.dumps(result))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def two_groups(write_run, tmp_path):
+    for seed, (a, b) in enumerate([(0.50, 0.53), (0.60, 0.61), (0.70, 0.75)]):
+        write_run("a_ce", seed, a)
+        write_run("b_better", seed, b)
+    return tmp_path / "runs"
+
+
+def test_statistics_by_hand_and_as_scipy_has_them(two_groups):
+    # Differences 0.03, 0.01, 0.05: mean 0.03, sample deviation 0.02, t = 0.03 / (0.02 / sqrt(3)) = 2.598.
+    # With 2 degrees of freedom the two-sided p is 1 - t / sqrt(2 + t**2).
+    from scipy.stats import ttest_rel
+
+    t = 0.03 / (0.02 / math.sqrt(3))
+    by_hand = 1 - t / math.sqrt(2 + t**2)
+    first, second = compare([two_groups])["groups"]
+    assert first["figures"]["top1"] == {"mean": pytest.approx(0.6), "sd": pytest.approx(0.1), "n": 3}
+    assert first["test"] is None and second["test"]["seeds"] == [0, 1, 2] and second["test"]["metric"] == "top1"
+    assert second["test"]["difference"] == pytest.approx(0.03)
+    assert second["test"]["p"] == pytest.approx(by_hand, rel=1e-9) == pytest.approx(0.121690, abs=1e-5)
+    assert second["test"]["p"] == ttest_rel([0.53, 0.61, 0.75], [0.5, 0.6, 0.7]).pvalue
+
+
+def test_statistics_equal_scipys_on_any_numbers():
+    from scipy.stats import tstd, ttest_rel
+
+    drawn = random.Random(0)
+    for n in (2, 3, 5, 20):
+        ours = {seed: drawn.random() for seed in range(n)}
+        theirs = {seed: drawn.random() for seed in range(n + 3)}  # more seeds, which are not paired
+        found = paired_test(ours, theirs)
+        assert found.p == ttest_rel(list(ours.values()), [theirs[seed] for seed in range(n)]).pvalue
+        assert spread(list(ours.values())).sd == pytest.approx(tstd(list(ours.values())), rel=1e-12)
+
+
+def test_holm_by_hand():
+    # Smallest first: 3 * 0.01, 2 * 0.03, 1 * 0.04, none below the one before it; in the given order.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([0.02]) == [0.02] and holm([]) == []
+
+
+def test_holm_is_over_the_comparisons_that_have_a_p(two_groups, write_run):
+    for seed, value in enumerate([0.40, 0.65, 0.90]):
+        write_run("c_noisy", seed, value)
+    write_run("d_single", 0, 0.9)
+    _, better, noisy, single = compare([two_groups])["groups"]
+    p = [better["test"]["p"], noisy["test"]["p"]]
+    assert [better["test"]["p_holm"], noisy["test"]["p_holm"]] == holm(p) and p[0] * 2 == better["test"]["p_holm"]
+    assert single["test"]["p"] is None and "1 seed in common with the baseline" in single["test"]["why"]
+    assert single["figures"]["top1"] == {"mean": 0.9, "sd": None, "n": 1}
+
+
+def test_where_no_test_is_possible_it_says_so(write_run, tmp_path, cli):
+    for seed in (0, 1):
+        write_run("a", seed, 0.5)
+        write_run("b", seed, 0.6)
+        write_run("c", seed + 5, 0.6 + seed / 10)
+        write_run("d", seed, 0.6 + seed / 10, num_classes=3)
+    _, b, c, d = compare([tmp_path / "runs"])["groups"]
+    assert b["test"]["p"] is None and "the same for every seed" in b["test"]["why"]
+    assert c["test"]["difference"] is None and "no seed in common" in c["test"]["why"]
+    assert d["test"]["difference"] is None and "other data" in d["test"]["why"]
+    text = cli("compare", tmp_path / "runs").out
+    assert all(
+        f"{name}: no p-value: {test['test']['why']}" in text for name, test in zip("bcd", (b, c, d), strict=True)
+    )
+
+
+def test_unfinished_and_broken_runs_are_named_and_not_averaged(two_groups, write_run, cli):
+    def unfinished(seed):
+        path = write_run("a_ce", seed, 0.01)
+        (path / "result.json").unlink()
+        return path
+
+    begun, killed, running, broken, old = unfinished(3), unfinished(4), unfinished(5), unfinished(6), unfinished(7)
+    line = {"stage": "joint", "epoch": 6, "loss": 1.0, "lr": 0.1}
+    (killed / "metrics.jsonl").write_text(f"{json.dumps(line)}\n")
+    directory = RunDirectory(running)
+    directory.lock()
+    (broken / "result.json").write_text('{"recipe": ')
+    (old / "result.json").write_text("{}")
+    changed = write_run("a_ce", 8, 0.01, more="zzz: 1\n")
+    hidden = two_groups / "a_ce" / ".20260101-000009-seed9-77"
+    hidden.mkdir()
+    (hidden / "recipe.yaml").write_text("")
+    found = compare([two_groups])
+    reasons = {run["path"]: run["why"] for run in found["left_out"]}
+    expected = {
+        begun: "failed or was killed before its first epoch had ended",
+        killed: "failed or was killed in stage 'joint' after epoch 7",
+        running: "a process is still working on it",
+        broken: "result.json cannot be read",
+        old: "has no recipe, seed",
+        changed: "zzz: unknown key",
+        hidden: "killed before its directory was complete",
+    }
+    assert set(reasons) == {str(path) for path in expected}
+    assert all(words in reasons[str(path)] for path, words in expected.items())
+    assert found["groups"][0]["seeds"] == [0, 1, 2]
+    assert found["groups"][0]["figures"]["top1"]["mean"] == pytest.approx(0.6)
+    for kind in ("table", "markdown", "latex"):
+        text = cli("compare", two_groups, "--format", kind).out
+        assert all(f"not averaged: {path}: " in text for path in expected), kind
+    assert all(f"not averaged: {path}: " in cli("compare", two_groups, "--format", "csv").err for path in expected)
+
+
+def test_a_seed_that_was_run_twice_counts_once(write_run, tmp_path):
+    first, second = write_run("a", 0, 0.2, begun=1), write_run("a", 0, 0.4, begun=2)
+    third = write_run("a", 0, 0.6, begun=2)  # begun in the same second
+    found = compare([tmp_path / "runs"])
+    assert found["groups"][0]["figures"]["top1"] == {"mean": 0.6, "sd": None, "n": 1}
+    assert {run["path"] for run in found["left_out"]} == {str(first), str(second)}
+    assert all("seed 0 was run again later" in run["why"] for run in found["left_out"])
+    assert len(compare([first, second, third, first])["left_out"]) == 2  # named twice, read once
+
+
+def test_groups_of_one_name_are_told_apart_by_their_settings(write_run, tmp_path, cli):
+    for seed in (0, 1):
+        write_run("a", seed, 0.5, lr=0.1)
+        write_run("a", seed, 0.6, lr=0.2)
+        write_run(
+            "a", seed + 2, 0.5, lr=0.1, more="device: cpu\ncheckpoint_seconds: 1\ndescription: 'none of it counts'\n"
+        )
+    first, second = compare([tmp_path / "runs"])["groups"]
+    assert (first["label"], second["label"]) == ("a #1", "a #2") and first["seeds"] == [0, 1, 2, 3]
+    assert first["differs"] == {"stages.joint.optimizer.lr": 0.1}
+    assert second["differs"] == {"stages.joint.optimizer.lr": 0.2}
+    text = cli("compare", tmp_path / "runs").out
+    assert "a #2: stages.joint.optimizer.lr=0.2\n" in text
+    cli("compare", tmp_path / "runs", "--baseline", "a").is_one_message(2, "2 groups have this name", "'a #1'; 'a #2'")
+    assert compare([tmp_path / "runs"], "a #2")["baseline"] == "a #2"
+
+
+def test_what_is_asked_for_wrongly(two_groups, tmp_path, cli):
+    cli("compare", tmp_path / "none").is_one_message(2, "none: no such directory")
+    (tmp_path / "empty").mkdir()
+    cli("compare", tmp_path / "empty").is_one_message(2, "empty: no run is in it")
+    cli("compare", two_groups, "--baseline", "a_cee").is_one_message(2, "--baseline a_cee", "did you mean 'a_ce'?")
+    cli("compare", two_groups, "--metric", "top2").is_one_message(2, "invalid choice")
+    cli("compare", two_groups, "--out", tmp_path / "no" / "t.md").is_one_message(1, "t.md: cannot be written")
+    for result in two_groups.rglob("result.json"):
+        result.unlink()
+    with pytest.raises(RecipeError, match="none of the 6 runs has a result"):
+        compare([two_groups])
+
+
+def test_published_figures_stand_beside_ours(write_run, tmp_path, cli):
+    figures = (
+        "published: [{value: 61.5, sd: 0.3, source: 'X, table 1', note: 'n'}, {value: 9, source: Y, when: {seed: 7}}]"
+    )
+    for seed in (0, 1):
+        write_run("a", seed, 0.5, more=figures)
+        write_run("b", seed, 0.6)
+    first, second = compare([tmp_path / "runs"])["groups"]
+    assert first["published"] == [{"metric": "top1", "value": 61.5, "sd": 0.3, "source": "X, table 1", "note": "n"}]
+    assert second["published"] == []
+    text = cli("compare", tmp_path / "runs").out
+    assert "top-1, published" in text and "61.5 ± 0.3 (X, table 1)" in text and "a: X, table 1: n\n" in text
+    assert "published" not in cli("compare", tmp_path / "runs", "--metric", "few").out
+
+
+def test_a_changed_recipe_keeps_only_the_figures_that_speak_of_the_change(write_recipe):
+    path = write_recipe(
+        published="[{value: 1, source: a}, {value: 2, source: b, when: {data.holdout: 0}}, "
+        "{value: 3, source: c, when: {data.holdout: 1}}]"
+    )
+
+    def kept(*sets):
+        return [figure.value for figure in load_recipe(path, sets).recipe.published]
+
+    assert kept() == kept("device=cpu", "data.workers=0", "seed=3") == [1, 2, 3]
+    assert kept("data.holdout=1") == [2, 3]
+    assert kept("data.holdout=1", "stages.joint.epochs=2") == []
+    assert "published" not in load_recipe(path, ["stages.joint.epochs=2"]).source
+    with pytest.raises(RecipeError, match="a recipe has no key 'dada'; did you mean 'data'"):
+        load_recipe(write_recipe(published="[{value: 1, source: a, when: {dada.holdout: 1}}]"))
+
+
+def test_published_figures_are_not_inherited_and_do_not_stop_a_resume(write_recipe, tmp_path):
+    parent = write_recipe("parent", published="[{value: 1, source: a}]")
+    child = tmp_path / "child.yaml"
+    child.write_text(f"extends: {parent.name}\n")
+    assert load_recipe(child).recipe.published == []
+    source = {"name": "r", "seed": 1, "data": {"use": "synthetic"}}
+    directory = RunDirectory.create(tmp_path / "runs", "r", 1, dump_yaml(source))
+    added = source | {"published": [{"value": 1, "source": "a"}]}
+    assert RunDirectory.find(tmp_path / "runs", "r", dump_yaml(added)).path == directory.path
+    with pytest.raises(RecipeError, match="1 there differ"):
+        RunDirectory.find(tmp_path / "runs", "r", dump_yaml(added | {"seed": 2}))
+
+
+def test_every_format_holds_the_same_figures(two_groups, write_run, tmp_path, cli):
+    awkward = "50%_a|b&c~{d}"
+    for seed in (0, 1):
+        write_run(awkward, seed, 0.4 + seed / 10)
+    content = json.loads(cli("compare", two_groups, "--format", "json", "--stages").out)
+    assert content == json.loads(json.dumps(compare([two_groups], stages=True)))
+    rows = list(csv.DictReader(io.StringIO(cli("compare", two_groups, "--format", "csv", "--stages").out)))
+    finals = [row for row in rows if not row["stage"]]
+    assert len(rows) == 2 * len(finals) == 6
+    for row, group in zip(finals, content["groups"], strict=True):
+        assert row["label"] == group["label"]
+        assert float(row["top1_mean"]) == group["figures"]["top1"]["mean"]
+        assert float(row["top1_sd"]) == group["figures"]["top1"]["sd"]
+        p = None if group["test"] is None else group["test"]["p_holm"]
+        assert row["p_holm"] == ("" if p is None else str(p))
+    markdown = cli("compare", two_groups, "--format", "markdown").out
+    assert "| b_better | 3 | **63.0 ± 11.1** |" in markdown and "50%_a\\|b&c" in markdown
+    assert all(
+        line.replace("\\|", "").count("|") == markdown.splitlines()[1].count("|") for line in markdown.splitlines()[:5]
+    )
+    latex = cli("compare", two_groups, "--format", "latex").out
+    assert (
+        r"b\_better & 3 & \textbf{63.0 $\pm$ 11.1} & " in latex
+        and r"50\%\_a|b\&c\textasciitilde{}\{d\} & 2 & " in latex
+    )
+    body = latex[latex.index(r"\begin") :]
+    assert [body.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    assert len({line.replace(r"\&", "").count("&") for line in body.splitlines() if line.endswith(r"\\")}) == 1
+    # The error's best is its smallest; a written file has what is printed, by its suffix.
+    assert r"\textbf{37.0 $\pm$ 11.1}" in latex
+    for suffix, kind in ((".md", "markdown"), (".tex", "latex"), (".json", "json"), (".txt", "table")):
+        assert cli("compare", two_groups, "--out", tmp_path / f"t{suffix}").code == 0
+        assert (tmp_path / f"t{suffix}").read_text() == cli("compare", two_groups, "--format", kind).out
+
+
+def test_stages_show_before_and_after_calibration(write_run, tmp_path):
+    write_run("a", 0, 0.4)
+    (run,) = (tmp_path / "runs").rglob("result.json")
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"calibration": ["x"], "before_calibration": figures(0.3)}))
+    (group,) = compare([tmp_path / "runs"], stages=True)["groups"]
+    shown = [(row["name"], row["figures"]["top1"]["mean"]) for row in group["stages"]]
+    assert shown == [("joint", 0.1), ("before calibration", 0.3), ("after calibration", 0.4)]
+
+
+def test_a_trained_run_is_read_as_its_result_says(digits_run, tmp_path):
+    shutil.copytree(digits_run, tmp_path / "copy")
+    (tmp_path / "copy" / "result.json").unlink()
+    runs, left_out = find_runs([digits_run, tmp_path / "copy"])
+    result = json.loads((digits_run / "result.json").read_text())
+    (group,) = group_runs(runs)
+    assert group.figures("few") == {0: result["after_calibration"]["few"]}
+    assert [run.path for run in left_out] == [tmp_path / "copy"] and "in stage 'finetune'" in left_out[0].why
+
+
+def test_the_command_line_offers_every_figure_and_format(two_groups, cli):
+    from ltcore.compare import METRICS
+    from ltcore.compare.text import FORMATS
+
+    text = " ".join(cli("compare", "--help").out.split())
+    assert ", ".join(METRICS) in text  # written out there, since --help imports no more than it must
+    for metric in METRICS:
+        assert cli("compare", two_groups, "--metric", metric).code == 0
+    for kind in FORMATS:
+        assert cli("compare", two_groups, "--format", kind).code == 0
