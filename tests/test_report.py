@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,8 @@ import ltcore
 from ltcore import ArraySplit, DataSplits, Method, hookimpl, metrics
 from ltcore.errors import RunError
 from ltcore.report import material, write_report
-from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import read_run
 from ltcore.report.layout import percent
-from ltcore.report.markup import element, embedded, render
 
 
 class Page(HTMLParser):
@@ -391,21 +389,6 @@ def test_samples_are_fair_to_rare_classes():
     assert material.rank_within(np.array([2, 0, 2, 2, 0])).tolist() == [0, 0, 1, 2, 1]
 
 
-@pytest.mark.parametrize(
-    "axis, expected",
-    [
-        (Axis("", 0, 1, percent=True), ["0", "20", "40", "60", "80", "100"]),
-        (Axis("", 0, 0.153), ["0", "0.05", "0.1", "0.15"]),
-        (Axis("", 4, 150, log=True), ["5", "10", "20", "50", "100"]),
-        (Axis("", 1e-6, 0.2, log=True), ["1e-6", "1e-5", "1e-4", "1e-3", "0.01", "0.1"]),
-        (Axis("", 0, 12_000), ["0", "2,000", "4,000", "6,000", "8,000", "10,000", "12,000"]),
-        (Axis("", 0, 3, whole=True), ["0", "1", "2", "3"]),
-    ],
-)
-def test_ticks(axis, expected):
-    assert [text for _, text in axis.ticks()] == expected
-
-
 def test_names_of_stages_do_not_run_into_each_other(train, tmp_path):
     names = ("quite_a_long_name", "another_name_of_a_stage", "short", "a_stage_of_that_name")
     stages = [{"name": name, "iterations": 1, "optimizer": {"lr": 0.01}} for name in names]
@@ -414,51 +397,6 @@ def test_names_of_stages_do_not_run_into_each_other(train, tmp_path):
     assert below == ["quite_a_long…", "another_name…", "short", "a_stage_of_t…"]
     above = re.findall(r'<text[^>]*class="divider">(.*?)</text>', page.raw)
     assert "short" in above and "quite_a_long_name" not in above
-
-
-def test_series_differ_without_colour():
-    series = [Series(str(i), [(0, 0), (1, 1)], i, line=True, dash=i) for i in range(7)]
-    drawn = render(Chart("t", "s", Axis("x", 0, 1), Axis("y", 0, 1), series).draw())
-    groups = re.findall(r'<g class="s(\d)">(.*?)</g>', drawn)
-    looks = {(re.search('stroke-dasharray="(.*?)"', part), re.search('href="(.*?)"', part)[1]) for _, part in groups}
-    assert len(looks) == len(groups) == 7
-
-
-# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
-BLINDNESS = {
-    "none": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
-}
-
-
-def lab(color, seen):
-    """CIE L*a*b* of a colour as it is seen."""
-    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    x, y, z = np.cbrt(xyz @ np.clip(np.array(seen) @ linear, 0, 1) / [0.9505, 1, 1.089])  # near enough for dark colours
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-@pytest.mark.parametrize("seen", BLINDNESS)
-@pytest.mark.parametrize("scheme", [0, 1])
-def test_colours_differ_for_colour_blind_readers(digits_page, scheme, seen):
-    style = digits_page[0].raw
-    colors = [re.findall(rf"--s{number}: (#\w{{6}});", style)[scheme] for number in range(7)]
-    seen_as = [lab(color, BLINDNESS[seen]) for color in colors]
-    for one, other in combinations(range(7), 2):
-        assert np.linalg.norm(seen_as[one] - seen_as[other]) > 15, (colors[one], colors[other])
-
-
-def test_markup_escapes():
-    assert render(element("p", "a<b", element("i", "&"), "c>d", title='"')) == (
-        '<p title="&quot;">a&lt;b<i>&amp;</i>c&gt;d</p>'
-    )
-    text = render(embedded("d", {"x": "</script>\u2028"}))
-    assert json.loads(text.split(">", 1)[1].rpartition("</script>")[0]) == {"x": "</script>\u2028"}
-    assert text.count("</script>") == 1
 
 
 def test_damaged_lines_are_named(digits_run, tmp_path):
