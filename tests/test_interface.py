@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -191,6 +192,23 @@ def test_the_interface_is_read_without_importing(cli, fake_plugin):
     assert set(rows.values()) == {"1.0", None}  # core's own, and all that is installed
     assert re.search(r"^computed +ltcore-computed +0\.2\.1 +\? ", cli("plugins").out, re.MULTILINE)
     assert "\n  interface 1.0\n" in cli("plugins", "show", "computed").out
+
+
+def test_a_plugin_that_prints_and_takes_its_time_leaves_others_alone(cli, fake_plugin, write_recipe):
+    before = json.loads(cli("plugins", "--json").out)
+    fake_plugin(
+        "noisy",
+        "import time\nprint('a greeting')\ntime.sleep(600)\nfrom ltcore import Method, hookimpl\n"
+        "class Noisy(Method):\n    @hookimpl\n    def compute_loss(self, logits, targets): ...\n",
+    )
+    after = cli("plugins", "--json")
+    rows = {row["name"]: row for row in json.loads(after.out)}
+    assert rows.pop("noisy")["hooks"] == ["compute_loss"] and list(rows.values()) == before and not after.err
+    path = write_recipe(methods="{focal: {}}", stages=STAGES.replace("old", "focal"))
+    for words in (["plan", path], ["plugins", "show", "focal"]):
+        done = cli(*words)
+        assert done.code == 0 and "greeting" not in done.out + done.err, words
+    assert "ltcore_noisy" not in sys.modules
 
 
 def test_every_first_party_plugin_says_its_interface():
