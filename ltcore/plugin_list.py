@@ -25,7 +25,11 @@ def plugin_rows(really_import: bool = False) -> list[dict[str, Any]]:
     """
     offers = discovery.offers()
     names = [offer.name for offer in offers]
-    imported = static.import_report(offers) if really_import else {}
+    imported: dict[str, str | None] = {}
+    if really_import:
+        from ltcore.importing import import_report  # a plain listing does not need what child processes take
+
+        imported = import_report(offers)
     rows = []
     for offer in offers:
         found = static.inspect(offer)

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from ltcore import discovery, static
+from ltcore import discovery, importing
 from ltcore.discovery import Offer
-from ltcore.static import Inspection, import_report, inspect
+from ltcore.importing import import_report
+from ltcore.static import Inspection, inspect
 
 GOOD = """
     from ltcore import Method, hookimpl
@@ -418,5 +419,5 @@ def test_import_report_does_not_wait_for_ever(fake):
 
 
 def test_import_report_of_nothing(monkeypatch):
-    monkeypatch.setattr(static.subprocess, "Popen", None)
+    monkeypatch.setattr(importing.subprocess, "Popen", None)
     assert import_report([]) == {}
