@@ -39,7 +39,7 @@ def test_every_hook_is_documented_typed_and_has_a_kind():
     for name, kind in hookspecs.KINDS.items():
         function = getattr(hookspecs, name)
         assert kind in get_args(hookspecs.Kind)
-        assert function.__doc__.endswith("."), name
+        assert function.__doc__.strip().endswith("."), name
         assert set(function.__annotations__) == {*inspect.signature(function).parameters, "return"}, name
         assert (function.__annotations__["return"] == "None") == (kind == "all"), name
 
