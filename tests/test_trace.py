@@ -22,6 +22,7 @@ from ltcore.trace import STEPS, Watch, asked, render
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LOGITS = torch.zeros(1)
+LOGITS = torch.zeros(1, 3)
 STAGE = {"name": "joint", "epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.05}}
 
 
@@ -72,7 +73,7 @@ def test_what_a_call_within_another_takes_counts_once():
     clock = Ticking()
     method = Seconds(clock)
     hooks, state, watch = watched(method, clock, steps=2)
-    method.inner = lambda: hooks.auxiliary_losses(None, None)
+    method.inner = lambda: hooks.auxiliary_losses(None, LOGITS)
     hooks.event("on_stage_start")
     watch.steps_begin()
     for step in range(2):
@@ -103,7 +104,7 @@ def test_lines_of_a_trace(tmp_path):
     clock = Ticking()
     method = Seconds(clock)
     hooks, state, watch = watched(method, clock, steps=1)
-    method.inner = lambda: hooks.auxiliary_losses(None, None)
+    method.inner = lambda: hooks.auxiliary_losses(None, LOGITS)
     hooks.event("on_stage_start")
     watch.steps_begin()
     state.step = 0
@@ -139,7 +140,7 @@ def test_afterwards_the_hooks_are_called_as_if_nobody_had_looked(steps):
 @pytest.mark.parametrize("classification", [True, False])
 def test_a_stage_without_classification_calls_no_hooks_of_it(classification):
     hooks, _, watch = watched(Seconds(Ticking()), Ticking(), 0, classification)
-    hooks.auxiliary_losses(None, None)
+    hooks.auxiliary_losses(None, LOGITS)
     silent = watch.step_ended()
     assert len(silent) == classification
     if classification:
@@ -152,11 +153,9 @@ def test_a_stage_without_classification_calls_no_hooks_of_it(classification):
 # A run
 
 
-class Bypass(nn.Module):
-    """A network with a module that no forward pass comes by."""
-
-
 class Branching(CifarResNet):
+    """Its network has a module that no forward pass comes by."""
+
     @hookimpl
     def build_backbone(self, in_channels, image_size):
         backbone = super().build_backbone(in_channels)
