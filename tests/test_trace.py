@@ -21,7 +21,6 @@ from ltcore.rehearsal import trace_hooks
 from ltcore.trace import STEPS, Watch, asked, render
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-LOGITS = torch.zeros(1)
 LOGITS = torch.zeros(1, 3)
 STAGE = {"name": "joint", "epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.05}}
 
