@@ -16,7 +16,7 @@ from ltcore.method import Method
 from ltcore.plan import Plan, make_plan
 from ltcore.recipe.loading import recipe_from
 
-#: Hooks for which a stage need not list the method.
+#: Hooks that are not called in a stage that the method is listed in.
 _OUTSIDE = {"build_data", "build_backbone", "on_run_start", "post_calibrate"}
 WHERE = "the recipe of the check"
 
@@ -48,8 +48,8 @@ class Part:
 
     @property
     def acts(self) -> bool:
-        """Whether a stage lists it; one that only prepares something for other methods has no other place."""
-        return bool(self.hooks - _OUTSIDE) or self.hooks == {"on_run_start"}
+        """Whether a stage can list it."""
+        return bool(self.hooks - _OUTSIDE)
 
     @property
     def role(self) -> str | None:
