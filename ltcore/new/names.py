@@ -90,4 +90,8 @@ def check_hooks(hooks: Sequence[str]) -> list[str]:
             f"a method with {alone[0]} is named under '{alone[0].removeprefix('build_')}.use' of a recipe and asked "
             "nothing else; make a plugin of its own for the other hooks"
         )
+    if found == ["on_run_start"]:
+        raise RecipeError(
+            "a method with on_run_start alone does nothing in a stage; name the hook that uses what it prepares, too"
+        )
     return found

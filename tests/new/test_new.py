@@ -20,7 +20,8 @@ from ltcore.new.source import import_block
 TOGETHER = [hook for hook in KINDS if hook not in ALONE]
 #: Name of the method -> its hooks.
 MADE = {
-    **{f"try_{hook}": [hook] for hook in KINDS},
+    **{f"try_{hook}": [hook] for hook in KINDS if hook != "on_run_start"},  # which does nothing alone
+    "try_on_run_start": ["on_run_start", "adjust_logits"],
     "try_all_of_them": TOGETHER,
     "try_a_long_name_of_forty_letters_at_most": ["auxiliary_losses", "augment_features", "compute_loss"],
 }
@@ -151,6 +152,7 @@ def test_the_command_says_what_to_do_next(cli, tmp_path, monkeypatch):
         (["focal"], ["'focal' is taken by ltcore-focal"]),
         (["digits_lt"], ["'digits_lt' is taken by ltcore"]),
         (["x", "--hook", "augment_feature"], ["no hook 'augment_feature'", "did you mean 'augment_features'?"]),
+        (["x", "--hook", "on_run_start"], ["on_run_start alone does nothing", "too"]),
         (["x", "--hook", "build_data", "--hook", "compute_loss"], ["build_data", "'data.use'", "of its own"]),
     ],
 )
