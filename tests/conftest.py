@@ -2,15 +2,11 @@
 
 import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core, so a thread a process; read when torch is imported
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
