@@ -15,6 +15,7 @@ from ltcore import checkpoint
 from ltcore.errors import RecipeError
 from ltcore.recipe.loading import load_recipe
 from ltcore.rundir import RunDirectory
+from ltcore.selection import as_selected
 from ltcore.stage import Position
 
 if TYPE_CHECKING:
@@ -66,12 +67,10 @@ def find(path: Path, loaded: LoadedRecipe) -> Reuse:
     source = RunDirectory(path)
     if not source.finished:
         raise RecipeError(f"--from {path}: no run that has ended is there (it would have a result.json)")
-    theirs = load_recipe(path / "recipe.yaml").recipe
-    if theirs.select and theirs.select.retrain is False:
+    selection = source.read_json("result.json").get("selection")
+    if selection and not selection["retrained"]:
         raise RecipeError(f"--from {path}: its network was chosen and trained without the held-out images")
-    chosen = source.read_json("result.json").get("selection", {}).get("chosen")
-    if chosen:
-        theirs = load_recipe(path / "recipe.yaml").changed({**chosen, "select": None}, f"--from {path}").recipe
+    theirs = as_selected(load_recipe(path / "recipe.yaml"), selection).recipe
     ours = loaded.recipe
     for key in ("seed", "data", "backbone"):
         if _told(ours, key) != _told(theirs, key):

@@ -26,6 +26,7 @@ from ltcore.rebuilding import rebuild
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
 from ltcore.rundir import RunDirectory
 from ltcore.runner import execute, read_data
+from ltcore.selection import as_selected
 
 if TYPE_CHECKING:
     from ltcore.data.prepare import PreparedData
@@ -104,12 +105,7 @@ class SavedRun:
 
     @cached_property
     def _loaded(self) -> LoadedRecipe:
-        loaded = load_recipe(self.path / "recipe.yaml")
-        selection = self.result.get("selection")
-        if selection is None:
-            return loaded
-        held = {} if selection["retrained"] else {"data.holdout": selection["holdout"]}
-        return loaded.changed({**selection["chosen"], **held, "select": None}, loaded.where("select"))
+        return as_selected(load_recipe(self.path / "recipe.yaml"), self.result.get("selection"))
 
     @property
     def recipe(self) -> Recipe:

@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 Values = dict[str, Any]
 
 
+def as_selected(loaded: LoadedRecipe, record: Values | None) -> LoadedRecipe:
+    """The recipe by which the network of a run was trained.
+
+    Args:
+        loaded: the run's recipe.
+        record: what its ``result.json`` has under ``selection``; None where nothing was selected.
+    """
+    if record is None:
+        return loaded
+    held = {} if record["retrained"] else {"data.holdout": record["holdout"]}
+    return loaded.changed({**record["chosen"], **held, "select": None}, loaded.where("select"))
+
+
 @dataclass(frozen=True)
 class Selected:
     """What a selection has come to.
