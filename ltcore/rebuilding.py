@@ -20,7 +20,7 @@ from ltcore.data.loader import Loader
 from ltcore.data.prepare import PreparedData
 from ltcore.data.splits import ArraySplit, StreamedSplit
 from ltcore.features import FeatureProvider
-from ltcore.hooks import Hooks, implementations
+from ltcore.hooks import Hooks
 from ltcore.model import Model
 from ltcore.plan import Plan, make_plan
 from ltcore.recipe.loading import LoadedRecipe
@@ -53,7 +53,7 @@ class _Rebuilt(Run):
         self.provider.state = self.state
 
     def built(self) -> Model:
-        Hooks(implementations(self.plan.entries.values()), self.contexts).event("on_run_start")
+        self.start()
         for index, stage in enumerate(self.plan.stages):
             self._enter(stage.stage.name, index)
             self._prepare_classifier(index, Hooks(stage.answers, self.contexts))
