@@ -57,7 +57,6 @@ class Trained:
         losses: stage, epoch and mean loss.
         tensors: the model with the methods' modules and buffers, and the logits after calibration.
         saved: checkpoints inside stages, where they were asked for.
-        parameters: names of the methods' own parameters.
     """
 
     losses: list[tuple[str, int, float]] = field(default_factory=list)
