@@ -21,9 +21,9 @@ def mistakes(root: Path) -> Iterator[str]:
     """What does not agree, as ``FILE: what, and what it should be``."""
     core = _project(root / "pyproject.toml")
     version = core["version"]
-    stated = _assigned(root / "ltcore" / "__init__.py", "__version__")
+    stated = _assigned(root / "ltcore" / "contract" / "interface.py", "__version__")
     if stated != version:
-        yield f"ltcore/__init__.py: __version__ is {stated}, and pyproject.toml says {version}"
+        yield f"ltcore/contract/interface.py: __version__ is {stated}, and pyproject.toml says {version}"
     yield from _changelog(root, version)
     cited = re.search(r"^version: (.+)$", (root / "CITATION.cff").read_text(), re.MULTILINE)
     if cited is None or cited[1].strip("\"'") != version:
@@ -51,11 +51,11 @@ def mistakes(root: Path) -> Iterator[str]:
             if method in offered:
                 yield f"{where}: method '{method}' is offered by {offered[method]}, too"
             offered[method] = name
-    known = _assigned(root / "ltcore" / "discovery.py", "_OURS")
+    known = _assigned(root / "ltcore" / "discovery" / "catalogue.py", "_OURS")
     for method in sorted(offered.keys() | known.keys()):
         if offered.get(method) != known.get(method):
             yield (
-                f"ltcore/discovery.py: _OURS['{method}'] is {known.get(method)}, and the entry points say "
+                f"ltcore/discovery/catalogue.py: _OURS['{method}'] is {known.get(method)}, and the entry points say "
                 f"{offered.get(method)}"
             )
 

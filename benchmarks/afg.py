@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ltcore import Features
-from ltcore.samplers import PlainSampler, class_balanced
+from ltcore.contract.samplers import PlainSampler, class_balanced
 
 DIMENSIONS, BATCH, LARGEST, SMALLEST = 2048, 512, 1000, 2
 MEAN_COUNT = 437513 / 8142

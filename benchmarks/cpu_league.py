@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ltcore.errors import RecipeError
+from ltcore.files.run_directory import RunDirectory
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import dump_yaml
-from ltcore.rundir import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 PROTOCOL = [

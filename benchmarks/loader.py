@@ -38,8 +38,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import datasets, transforms
 from torchvision.transforms.functional import to_pil_image
 
+from ltcore.contract.splits import ArraySplit, FileSplit
 from ltcore.data.loader import InMemoryLoader, crop_flip
-from ltcore.data.splits import ArraySplit, FileSplit
 from ltcore.data.streaming import StreamingLoader
 from ltcore.data.transforms import ImageTransform
 from ltcore.seeding import generator_for

@@ -12,10 +12,10 @@ import statistics
 from datetime import date
 from pathlib import Path
 
-from ltcore.console import Reporter
 from ltcore.errors import RecipeError
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
+from ltcore.training.run import execute
 
 COLUMNS = {"top-1": "top1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
 

@@ -18,14 +18,15 @@ import pluggy
 import torch
 from torch.nn.functional import cross_entropy
 
-from ltcore import Method, hookimpl, hookspecs
-from ltcore.console import Reporter
-from ltcore.discovery import Offer
-from ltcore.hooks import Entry, Hooks, implementations
-from ltcore.plan import make_plan
+from ltcore import Method, hookimpl
+from ltcore.contract import hookspecs
+from ltcore.discovery.binding import Entry, Hooks, implementations
+from ltcore.discovery.catalogue import Offer
+from ltcore.files.run_directory import RunDirectory
+from ltcore.plan.plan import make_plan
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.rundir import RunDirectory
-from ltcore.runner import Run, read_data
+from ltcore.training.run import Run, read_data
 
 RECIPE = """
 data: {{use: synthetic, options: {{class_counts: [400, 240, 160, 80, 40], image_size: {size}, test_per_class: 2}}}}

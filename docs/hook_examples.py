@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltcore import ArraySplit, Backbone, Batch, Context, DataSplits, EpochBatches, Features, Method, hookimpl
-from ltcore.classifier import CalibratedClassifier
+from ltcore.contract.classifier import CalibratedClassifier
 
 # -- build_data
 

@@ -9,15 +9,15 @@ import inspect
 import re
 from pathlib import Path
 
-from ltcore import hookspecs, interface
+from ltcore.contract import hookspecs, interface
 
 HERE = Path(__file__).parent
 HEAD = """# Hooks
 
 Every hook, in the order in which a run meets them; when each is called, step by step, stands at the head of
 [architecture.md](architecture.md), and what the kinds mean in its [table of kinds](architecture.md#kinds).
-This page is written by `python docs/make_hooks.py` from `ltcore/hookspecs.py`, `ltcore/interface.py` and
-`docs/hook_examples.py`.
+This page is written by `python docs/make_hooks.py` from `ltcore/contract/hookspecs.py`,
+`ltcore/contract/interface.py` and `docs/hook_examples.py`.
 
 An implementation is a method of an `ltcore.Method`, marked with `@hookimpl`. It takes whichever of the hook's
 arguments it needs, by name; a misspelled hook or argument is an error. One class may implement several hooks. A data

@@ -6,43 +6,43 @@ the command line) stays free of torch.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ltcore.contract.interface import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ltcore.backbones import Backbone as Backbone
-    from ltcore.context import Context as Context
-    from ltcore.data.splits import ArraySplit as ArraySplit
-    from ltcore.data.splits import DataSplits as DataSplits
+    from ltcore.contract.backbone import Backbone as Backbone
+    from ltcore.contract.context import Context as Context
+    from ltcore.contract.hookspecs import hookimpl as hookimpl
+    from ltcore.contract.method import Method as Method
+    from ltcore.contract.method import Options as Options
+    from ltcore.contract.records import Batch as Batch
+    from ltcore.contract.records import Features as Features
+    from ltcore.contract.samplers import EpochBatches as EpochBatches
+    from ltcore.contract.splits import ArraySplit as ArraySplit
+    from ltcore.contract.splits import DataSplits as DataSplits
     from ltcore.errors import DataError as DataError
     from ltcore.errors import LtcoreError as LtcoreError
     from ltcore.errors import RecipeError as RecipeError
-    from ltcore.hookspecs import hookimpl as hookimpl
-    from ltcore.method import Method as Method
-    from ltcore.method import Options as Options
-    from ltcore.records import Batch as Batch
-    from ltcore.records import Features as Features
-    from ltcore.samplers import EpochBatches as EpochBatches
-    from ltcore.saved import SavedRun as SavedRun
-    from ltcore.saved import load as load
-    from ltcore.saved import run as run
+    from ltcore.runs.saved import SavedRun as SavedRun
+    from ltcore.runs.saved import load as load
+    from ltcore.runs.saved import run as run
 
 _HOMES = {
-    "ArraySplit": "data.splits",
-    "Backbone": "backbones",
-    "Batch": "records",
-    "Context": "context",
+    "ArraySplit": "contract.splits",
+    "Backbone": "contract.backbone",
+    "Batch": "contract.records",
+    "Context": "contract.context",
     "DataError": "errors",
-    "DataSplits": "data.splits",
-    "EpochBatches": "samplers",
-    "Features": "records",
+    "DataSplits": "contract.splits",
+    "EpochBatches": "contract.samplers",
+    "Features": "contract.records",
     "LtcoreError": "errors",
-    "Method": "method",
-    "Options": "method",
+    "Method": "contract.method",
+    "Options": "contract.method",
     "RecipeError": "errors",
-    "SavedRun": "saved",
-    "hookimpl": "hookspecs",
-    "load": "saved",
-    "run": "saved",
+    "SavedRun": "runs.saved",
+    "hookimpl": "contract.hookspecs",
+    "load": "runs.saved",
+    "run": "runs.saved",
 }
 __all__ = sorted([*_HOMES, "__version__"])
 

@@ -12,19 +12,19 @@ import pytest
 @pytest.fixture
 def offer_methods(monkeypatch):
     """Make classes usable in recipes: ``offer_methods(my_loss=MyLoss)`` beside everything that is installed."""
-    from ltcore import discovery
+    from ltcore.discovery import catalogue
 
-    real_offers, real_load = discovery.offers, discovery.load
+    real_offers, real_load = catalogue.offers, catalogue.load
     added = {}
 
     def offers():
-        return real_offers() + [discovery.Offer(name, f"tests:{name}", "ltcore-tests", "0.0") for name in added]
+        return real_offers() + [catalogue.Offer(name, f"tests:{name}", "ltcore-tests", "0.0") for name in added]
 
     def load(offer):
         return added[offer.name] if offer.name in added and offer.distribution == "ltcore-tests" else real_load(offer)
 
-    monkeypatch.setattr(discovery, "offers", offers)
-    monkeypatch.setattr(discovery, "load", load)
+    monkeypatch.setattr(catalogue, "offers", offers)
+    monkeypatch.setattr(catalogue, "load", load)
     return added.update
 
 
@@ -52,11 +52,11 @@ def make_run(write_recipe, tmp_path):
     """A run of a small recipe, silent, on the CPU and ready to ``execute()``; arguments as for `write_recipe`."""
     import torch
 
-    from ltcore.console import Reporter
-    from ltcore.plan import make_plan
+    from ltcore.files.run_directory import RunDirectory
+    from ltcore.plan.plan import make_plan
+    from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import load_recipe
-    from ltcore.rundir import RunDirectory
-    from ltcore.runner import Run, read_data
+    from ltcore.training.run import Run, read_data
 
     def make(name="r", **parts):
         loaded = load_recipe(write_recipe(name, **parts))

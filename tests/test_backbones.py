@@ -3,8 +3,8 @@ import timm
 import torch
 from torch import nn
 
-from ltcore.backbones import Backbone
-from ltcore.timm_backbone import TimmBackbone
+from ltcore.contract.backbone import Backbone
+from ltcore.networks.timm_backbone import TimmBackbone
 
 
 class Net(Backbone):

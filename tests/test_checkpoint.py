@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from ltcore import checkpoint
 from ltcore.errors import RunError
-from ltcore.optim import build_optimizer, set_learning_rate
+from ltcore.files import checkpoint
+from ltcore.networks.optimizers import build_optimizer, set_learning_rate
 
 
 def bits(tensor):

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from ltcore import Batch, Context, Features, Method, RecipeError, hookimpl
-from ltcore.hooks import Hooks
-from ltcore.plan import make_plan
+from ltcore.discovery.binding import Hooks
+from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ltcore.classifier import CalibratedClassifier, scale_weights
+from ltcore.contract.classifier import CalibratedClassifier, scale_weights
 
 POOLED = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
 SCALE, SHIFT = torch.tensor([0.5, 2.0, 3.0]), torch.tensor([1.0, -1.0, 0.25])

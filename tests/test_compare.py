@@ -13,9 +13,9 @@ from ltcore.compare import compare, group_runs
 from ltcore.compare.found import find_runs
 from ltcore.compare.testing import holm, paired_test, spread
 from ltcore.errors import RecipeError
+from ltcore.files.run_directory import RunDirectory
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import dump_yaml
-from ltcore.rundir import RunDirectory
 
 RECIPE = """name: {name}
 seed: {seed}

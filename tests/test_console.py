@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ltcore.console import Reporter, results_table
+from ltcore.progress.console import Reporter, results_table
 
 FIGURES: dict[str, Any] = {
     "top1": 0.4567,
@@ -150,13 +150,13 @@ def test_a_log_in_ascii_does_not_end_the_run() -> None:
 
 
 def test_lines_reach_a_pipe_at_once() -> None:
-    code = "from ltcore.console import Reporter; import os; Reporter().note('now'); os._exit(0)"
+    code = "from ltcore.progress.console import Reporter; import os; Reporter().note('now'); os._exit(0)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "now\n"
 
 
 def test_rich_is_not_imported_for_a_log() -> None:
     code = (
-        "import io, sys; from ltcore.console import Reporter; r = Reporter(io.StringIO()); "
+        "import io, sys; from ltcore.progress.console import Reporter; r = Reporter(io.StringIO()); "
         "r.stage_started('a', 0, 1, 1, 1, 0); r.stage_ended('a', {}, 1.0); assert 'rich' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

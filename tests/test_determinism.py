@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from ltcore import EpochBatches, Method, checkpoint, hookimpl
-from ltcore.console import Reporter
-from ltcore.context import Context, RunState
+from ltcore import EpochBatches, Method, hookimpl
+from ltcore.contract.context import Context, RunState
+from ltcore.contract.samplers import PlainSampler, class_balanced, square_root
+from ltcore.contract.splits import ArraySplit
 from ltcore.data.loader import InMemoryLoader
-from ltcore.data.splits import ArraySplit
 from ltcore.errors import PluginError
+from ltcore.files import checkpoint
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.samplers import PlainSampler, class_balanced, square_root
 from ltcore.seeding import derive_seed, generator_for
+from ltcore.training.run import execute
 
 SGD = "optimizer: {name: sgd, lr: 0.05, momentum: 0.9}"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ltcore.diagnostics import class_accuracy, diagnose, feature_deviation
+from ltcore.evaluation.diagnostics import class_accuracy, diagnose, feature_deviation
 
 
 def deviation(train, train_targets, test, test_targets, classes, **options):
@@ -39,7 +39,7 @@ def test_small_classes_are_not_far_by_chance():
 
 @pytest.mark.parametrize("chunk", [1, 40, 2**25])
 def test_against_a_slow_loop_over_the_same_draws(monkeypatch, chunk):
-    monkeypatch.setattr("ltcore.diagnostics._CHUNK_VALUES", chunk)
+    monkeypatch.setattr("ltcore.evaluation.diagnostics._CHUNK_VALUES", chunk)
     rng = np.random.default_rng(1)
     train, test = rng.normal(size=(9, 3)), rng.normal(size=(6, 3))
     targets, tests = np.array([0, 1, 1, 0, 1, 1, 0, 1, 1]), np.array([0, 1, 0, 1, 0, 1])

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from ltcore import Method, discovery
-from ltcore.discovery import Offer, find, load, offers
+from ltcore import Method
+from ltcore.discovery import catalogue
+from ltcore.discovery.catalogue import Offer, find, load, offers
 from ltcore.errors import PluginError
 
 
@@ -45,7 +46,7 @@ def test_offers_are_cores_own_then_the_plugins_by_name(installed):
 def test_listing_imports_nothing():
     code = """if True:
         import sys
-        from ltcore.discovery import offers
+        from ltcore.discovery.catalogue import offers
         heavy = {"torch", "pydantic", "timm"} | {offer.value.split(":")[0] for offer in offers()}
         assert len(heavy) > 5
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
@@ -53,13 +54,13 @@ def test_listing_imports_nothing():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", discovery._OURS)
+@pytest.mark.parametrize("name", catalogue._OURS)
 def test_ours_are_where_the_messages_say(name):
-    assert find(name).distribution == discovery._OURS[name]
+    assert find(name).distribution == catalogue._OURS[name]
 
 
 def test_what_core_offers_can_be_loaded():
-    for name in discovery._CORE:
+    for name in catalogue._CORE:
         assert issubclass(load(find(name)), Method)
 
 
@@ -77,7 +78,7 @@ def test_unknown_name_that_is_like_nothing():
 
 
 def test_one_of_ours_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(discovery, "entry_points", lambda group: [])
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: [])
     with pytest.raises(PluginError, match=r"^method 'focal' is not installed. Try: pip install ltcore-focal$"):
         find("focal")
     with pytest.raises(PluginError, match=r"Try: pip install ltcore-logit-adjustment$"):

@@ -15,15 +15,16 @@ import torch
 import yaml
 
 import ltcore
-from ltcore import Context, Method, discovery, interface
-from ltcore.console import Reporter
-from ltcore.hooks import Entry, Implementation, implementations
-from ltcore.hookspecs import KINDS, hookimpl
-from ltcore.plan import make_plan
-from ltcore.recipe import schema
+from ltcore import Context, Method
+from ltcore.contract import interface, recipe
+from ltcore.contract.hookspecs import KINDS, hookimpl
+from ltcore.discovery import catalogue
+from ltcore.discovery.binding import Entry, Implementation, implementations
+from ltcore.plan.plan import make_plan
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import parse
-from ltcore.runner import execute
+from ltcore.training.run import execute
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")])
@@ -86,7 +87,7 @@ class Probe(Method):
 
     @hookimpl
     def build_sampler(self, batch_size, context):
-        from ltcore.samplers import PlainSampler
+        from ltcore.contract.samplers import PlainSampler
 
         return PlainSampler(context.training_targets, context.num_classes, batch_size)
 
@@ -125,7 +126,7 @@ class Probe(Method):
 
 def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, monkeypatch):
     called = []
-    bind, read_data = Implementation.bind, ltcore.runner.read_data
+    bind, read_data = Implementation.bind, ltcore.training.run.read_data
 
     def recording(self, context):
         function = bind(self, context)
@@ -136,7 +137,7 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
         return read_data(*args)
 
     monkeypatch.setattr(Implementation, "bind", recording)
-    monkeypatch.setattr(ltcore.runner, "read_data", after_planning)
+    monkeypatch.setattr(ltcore.training.run, "read_data", after_planning)
     offer_methods(probe=Probe)
     stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
     stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]
@@ -182,7 +183,7 @@ def test_records_are_documented():
 
 
 def test_needs_are_documented():
-    from ltcore.checks import NEEDS
+    from ltcore.plan.checks import NEEDS
 
     text = sections(ARCHITECTURE)["Plan and checks"]
     assert all(f"`{word}`" in text for word in NEEDS)
@@ -267,7 +268,7 @@ def test_example_runs(name, offer_methods, write_recipe, tmp_path):
     exec(source, space)
     made = [space[key] for key in space.keys() - before if isinstance(space[key], type)]
     (method,) = [kind for kind in made if issubclass(kind, Method)]
-    entry = Entry("example", discovery.Offer("example", "example:Example", "ltcore-example", "0.1.0"), method())
+    entry = Entry("example", catalogue.Offer("example", "example:Example", "ltcore-example", "0.1.0"), method())
     assert [answer.entry for answer in implementations([entry])[name]] == [entry]
 
     offer_methods(example=method)
@@ -289,20 +290,20 @@ def test_example_runs(name, offer_methods, write_recipe, tmp_path):
 
 # -- recipes.md --------------------------------------------------------------------------------------------------------
 
-SCHEDULES = (schema.ConstantSchedule, schema.StepSchedule, schema.MultistepSchedule, schema.CosineSchedule)
+SCHEDULES = (recipe.ConstantSchedule, recipe.StepSchedule, recipe.MultistepSchedule, recipe.CosineSchedule)
 KEYS = {
-    "The recipe": (schema.Recipe,),
-    "published": (schema.Published,),
-    "Data": (schema.Data,),
-    "Imbalance": (schema.Imbalance,),
-    "Transform": (schema.Transform,),
-    "Normalize": (schema.Normalize,),
-    "Backbone": (schema.Use,),
-    "Methods": (schema.MethodEntry,),
-    "Stages": (schema.Stage,),
-    "optimizer": (schema.Optimizer,),
+    "The recipe": (recipe.Recipe,),
+    "published": (recipe.Published,),
+    "Data": (recipe.Data,),
+    "Imbalance": (recipe.Imbalance,),
+    "Transform": (recipe.Transform,),
+    "Normalize": (recipe.Normalize,),
+    "Backbone": (recipe.Use,),
+    "Methods": (recipe.MethodEntry,),
+    "Stages": (recipe.Stage,),
+    "optimizer": (recipe.Optimizer,),
     "schedule": SCHEDULES,
-    "select": (schema.Select,),
+    "select": (recipe.Select,),
 }
 
 
@@ -324,7 +325,7 @@ def test_every_key_with_its_default(title):
             else:
                 default = model_field.default
                 value = parse(shown.strip("`"), str).plain() if shown.startswith("`") else None
-                if isinstance(default, schema.BaseModel):
+                if isinstance(default, recipe.BaseModel):
                     default, value = default.model_dump(), type(default)(**value).model_dump()
                 allowed.append(shown if value == default and shown.startswith("`") else repr(default))
         assert shown in allowed, f"{name}: {shown}, and the schema has {allowed}"
@@ -350,11 +351,11 @@ SNIPPETS = [
 @pytest.mark.parametrize("text", SNIPPETS)
 def test_yaml_snippet(text, tmp_path, monkeypatch):
     found = parse(text, lambda line: f"snippet:{line}").plain()
-    if not isinstance(found, dict) or set(found) - {*schema.Recipe.model_fields, "extends"}:
+    if not isinstance(found, dict) or set(found) - {*recipe.Recipe.model_fields, "extends"}:
         return  # some other YAML; it parses
     for key, entry in (found.get("methods") or {}).items():
         entry = entry or {}
-        kind = discovery.load(discovery.find(entry.get("use") or key))
+        kind = catalogue.load(catalogue.find(entry.get("use") or key))
         kind.Options.model_validate(entry.get("options") or {})
     monkeypatch.setenv("LTCORE_DATA", str(tmp_path))
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
@@ -377,8 +378,8 @@ def test_yaml_snippet(text, tmp_path, monkeypatch):
 
 
 def test_every_data_set_of_core_is_documented():
-    core = [offer for offer in discovery.offers() if offer.distribution == "ltcore"]
-    kinds = {offer.name: discovery.load(offer) for offer in core}
+    core = [offer for offer in catalogue.offers() if offer.distribution == "ltcore"]
+    kinds = {offer.name: catalogue.load(offer) for offer in core}
     sets = {name: kind for name, kind in kinds.items() if hasattr(kind, "build_data")}
     assert set(table(DATA)) == set(sets)
     for kind in sets.values():
@@ -393,7 +394,7 @@ def test_every_data_set_of_core_is_documented():
 
 def test_totals_of_the_long_tail():
 
-    from ltcore.data.imbalance import Imbalance, long_tailed_counts
+    from ltcore.contract.imbalance import Imbalance, long_tailed_counts
 
     text = sections(DATA)["The long tail"]
     for column, classes in ((1, 10), (2, 100)):
@@ -405,7 +406,7 @@ def test_totals_of_the_long_tail():
 def test_a_folder_of_images_becomes_an_npz(tmp_path, monkeypatch):
     from PIL import Image
 
-    from ltcore.runner import read_data
+    from ltcore.training.run import read_data
 
     for split, label, count in [("train", "cat", 3), ("train", "dog", 4), ("test", "cat", 2), ("test", "dog", 2)]:
         folder = tmp_path / "images" / split / label

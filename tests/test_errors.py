@@ -5,7 +5,8 @@ What can be known before the data is refused before any data is read; the data m
 
 import pytest
 
-from ltcore import DataError, Method, RecipeError, discovery, hookimpl
+from ltcore import DataError, Method, RecipeError, hookimpl
+from ltcore.discovery import catalogue
 
 
 class Mixup(Method):
@@ -258,8 +259,8 @@ def test_plan_refuses_in_the_same_words(cli, write_recipe, reads):
 
 
 def test_a_plugin_of_ours_is_not_installed(cli, write_recipe, reads, monkeypatch):
-    offers = discovery.offers
-    monkeypatch.setattr(discovery, "offers", lambda: [offer for offer in offers() if offer.name != "ofa"])
+    offers = catalogue.offers
+    monkeypatch.setattr(catalogue, "offers", lambda: [offer for offer in offers() if offer.name != "ofa"])
     path = write_recipe(data="{use: watched}", methods="{mine: {use: ofa}}", **two(methods="[mine]"))
     cli("run", path).is_one_message(2, f"{path}:4: method 'ofa' is not installed. Try: pip install ltcore-ofa\n")
     assert not reads

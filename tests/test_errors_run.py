@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ltcore import Method, checkpoint, hookimpl, hookspecs
+from ltcore import Method, hookimpl
+from ltcore.contract import hookspecs
+from ltcore.files import checkpoint
 
 RECIPE = {
     "methods": "{mine: {}}",

@@ -3,9 +3,9 @@ import torch
 
 from ltcore import Context, Method, hookimpl
 from ltcore.errors import RunError
-from ltcore.evaluation import evaluating, pooled_features
-from ltcore.features import FeatureCache
+from ltcore.evaluation.outputs import evaluating, pooled_features
 from ltcore.seeding import generator_for
+from ltcore.training.features import FeatureCache
 
 SEEN: dict = {}
 DATA = "{use: synthetic, options: {class_counts: [24, 16, 8, 4], image_size: 8, test_per_class: 4}, holdout: 1}"

@@ -7,13 +7,14 @@ import torch
 from ltcore_cifar_resnet import CifarResNet
 from torch import nn
 
-from ltcore import Batch, Context, Features, Method, hookimpl, hookspecs
-from ltcore.classifier import CalibratedClassifier
+from ltcore import Batch, Context, Features, Method, hookimpl
+from ltcore.contract import hookspecs
+from ltcore.contract.classifier import CalibratedClassifier
+from ltcore.contract.samplers import PlainSampler
 from ltcore.data.synthetic import Synthetic
-from ltcore.discovery import Offer
+from ltcore.discovery.binding import ARGUMENTS, Entry, Hooks, implementations
+from ltcore.discovery.catalogue import Offer
 from ltcore.errors import PluginError, RecipeError, RunError
-from ltcore.hooks import ARGUMENTS, Entry, Hooks, implementations
-from ltcore.samplers import PlainSampler
 
 LOGITS, TARGETS = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]]), torch.tensor([0, 2])
 

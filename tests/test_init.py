@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ltcore import discovery
+from ltcore.discovery import catalogue
 from ltcore.init import choices, machine
 from ltcore.init.choices import Wishes, choose
 from ltcore.init.machine import Machine
@@ -116,8 +116,8 @@ def test_the_border_of_nearly_balanced(tmp_path):
 
 
 def test_without_the_plugin_the_classifier_is_rebuilt(cli, tmp_path, monkeypatch):
-    offers = [offer for offer in discovery.offers() if offer.name != "logit_adjustment"]
-    monkeypatch.setattr(discovery, "offers", lambda: offers)
+    offers = [offer for offer in catalogue.offers() if offer.name != "logit_adjustment"]
+    monkeypatch.setattr(catalogue, "offers", lambda: offers)
     result, text, recipe = init(cli, put(tmp_path / "photos", LONG), "--epochs", 1, "--model", "test_resnet")
     assert [stage["name"] for stage in recipe["stages"]] == ["train", "classifier"] and "methods" not in recipe
     assert "pip install ltcore-logit-adjustment" in result.out and "(cRT)" in prose(text)

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
-from ltcore import Method, discovery, hookimpl, hookspecs, interface, static
-from ltcore.hooks import ARGUMENTS
-from ltcore.interface import Change, Deprecation, Version
+from ltcore import Method, hookimpl
+from ltcore.contract import hookspecs, interface
+from ltcore.contract.interface import Change, Deprecation, Version
+from ltcore.discovery import catalogue, deprecations, static
+from ltcore.discovery.binding import ARGUMENTS
 
 STAGES = "[{name: joint, iterations: 1, batch_size: 8, methods: [old], optimizer: {lr: 0.05}}]"
 
@@ -112,7 +114,7 @@ def test_a_deprecated_hook_and_argument_are_one_warning_where_they_are_used(cli,
 
 def test_two_methods_of_a_distribution_are_one_warning(monkeypatch):
     monkeypatch.setattr(interface, "INTERFACE", Version(2, 0))
-    text = interface.warnings(answers_of(one=made(), again=made("one"), two=made("two")))
+    text = deprecations.warnings(answers_of(one=made(), again=made("one"), two=made("two")))
     assert len(text) == 1 and text[0].count("'one'") == 1 and text[0].count("'two'") == 1
 
 
@@ -124,10 +126,10 @@ def made(name=None, **functions):
 def answers_of(**methods):
     from itertools import chain
 
-    from ltcore.hooks import Entry, implementations
+    from ltcore.discovery.binding import Entry, implementations
 
     entries = [
-        Entry(key, discovery.Offer(name or key, "x:X", "ltcore-x", "1"), method)
+        Entry(key, catalogue.Offer(name or key, "x:X", "ltcore-x", "1"), method)
         for key, (name, method) in methods.items()
     ]
     return list(chain(*implementations(entries).values()))
@@ -175,7 +177,7 @@ def test_a_hook_that_a_major_version_has_removed_is_refused(cli, fake_plugin, wr
 def test_a_hook_that_is_newer_than_what_the_plugin_says(monkeypatch):
     monkeypatch.setattr(interface, "INTERFACE", Version(1, 2))
     monkeypatch.setitem(interface.ADDED, "on_epoch_start", Version(1, 2))
-    (text,) = interface.warnings(answers_of(old=made()))
+    (text,) = deprecations.warnings(answers_of(old=made()))
     assert "written for hook interface 1.0, uses hook 'on_epoch_start', which is there since 1.2 only" in text
 
 
@@ -212,7 +214,7 @@ def test_a_plugin_that_prints_and_takes_its_time_leaves_others_alone(cli, fake_p
 
 
 def test_every_first_party_plugin_says_its_interface():
-    for offer in discovery.offers():
+    for offer in catalogue.offers():
         if offer.distribution != "ltcore":
-            assert "interface" in {key for base in discovery.load(offer).__mro__[:-1] for key in vars(base)}
+            assert "interface" in {key for base in catalogue.load(offer).__mro__[:-1] for key in vars(base)}
             assert static.inspect(offer).interface == "1.0"

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ltcore import logs
-from ltcore.logs import LoggingReporter
+from ltcore.progress import logs
+from ltcore.progress.logs import LoggingReporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.stage import StageTrainer
+from ltcore.training.run import execute
+from ltcore.training.stage import StageTrainer
 
 TWO_STAGES = {
     "stages": [
@@ -31,7 +31,7 @@ class Killed(Exception):
 @pytest.fixture
 def run(write_recipe, tmp_path, monkeypatch):
     """Run the recipe with logs; `killed_after` ends it as a kill would, after so many checkpoints inside a stage."""
-    monkeypatch.setattr("ltcore.stage._SECONDS_BETWEEN_SHOWS", 0)
+    monkeypatch.setattr("ltcore.training.stage._SECONDS_BETWEEN_SHOWS", 0)
     loaded = load_recipe(write_recipe(**TWO_STAGES))
 
     def run(kinds, out="runs", resume=False, killed_after=None):

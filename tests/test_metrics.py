@@ -12,9 +12,9 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
-from ltcore import metrics
 from ltcore.errors import RunError
-from ltcore.metrics import evaluate_logits, shot_groups
+from ltcore.evaluation import metrics
+from ltcore.evaluation.metrics import evaluate_logits, shot_groups
 
 SCALARS = ("top1", "top5", "many", "medium", "few", "balanced_accuracy", "macro_f1", "ece")
 

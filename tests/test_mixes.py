@@ -36,7 +36,7 @@ MIXES = {
 @pytest.mark.parametrize("mix", MIXES)
 def test_the_mix_trains_and_every_method_acts(mix, make_run, monkeypatch):
     methods, stages, expected = MIXES[mix]
-    from ltcore.hooks import Implementation
+    from ltcore.discovery.binding import Implementation
 
     acted, bind = set(), Implementation.bind
 

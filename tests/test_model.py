@@ -5,9 +5,9 @@ from ltcore_cifar_resnet.network import ResNet
 from torch import nn
 
 from ltcore import Backbone
-from ltcore.evaluation import evaluating
-from ltcore.model import Model, matches, public_name, set_trainable
-from ltcore.timm_backbone import TimmBackbone
+from ltcore.contract.model import Model, matches, public_name, set_trainable
+from ltcore.evaluation.outputs import evaluating
+from ltcore.networks.timm_backbone import TimmBackbone
 
 
 def names(model: Model, *patterns: str) -> set[str]:

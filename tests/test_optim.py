@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ltcore.errors import RecipeError
-from ltcore.optim import TORCH_OPTIMIZERS, build_optimizer, check_optimizer, set_learning_rate
+from ltcore.networks.optimizers import TORCH_OPTIMIZERS, build_optimizer, check_optimizer, set_learning_rate
 
 
 def small_model() -> nn.Module:
@@ -137,7 +137,8 @@ def test_pytorchs_optimizers_do_without_timm(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_timm_is_not_imported_with_the_module() -> None:
     code = (
-        "import sys; from ltcore.optim import check_optimizer; check_optimizer('sgd', {'momentum': 0.9}); "
+        "import sys; from ltcore.networks.optimizers import check_optimizer; "
+        "check_optimizer('sgd', {'momentum': 0.9}); "
         "assert 'timm' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

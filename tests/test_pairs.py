@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from ltcore import Batch, Context, Features, Method, RecipeError, discovery, hookimpl, hookspecs, static
-from ltcore.console import Reporter
+from ltcore import Batch, Context, Features, Method, RecipeError, hookimpl
+from ltcore.contract import hookspecs
+from ltcore.contract.samplers import EpochBatches, PlainSampler, class_balanced
+from ltcore.discovery import catalogue, static
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.samplers import EpochBatches, PlainSampler, class_balanced
 from ltcore.testing.pairs import FOLDS, fitted, together
 from ltcore.testing.parts import PARTS
 from ltcore.testing.recipes import compose, part_of, plan_of
 from ltcore.testing.trial import CALIBRATED, train
 from ltcore.testing.watch import Watch
+from ltcore.training.run import execute
 
 
 class Mixup(Method):
@@ -118,7 +120,7 @@ MADE = {
 
 
 def hooks_of_all() -> dict[str, set[str]]:
-    found = {offer.name: set(static.inspect(offer).hooks) for offer in discovery.offers()}
+    found = {offer.name: set(static.inspect(offer).hooks) for offer in catalogue.offers()}
     found = {name: hooks for name, hooks in found.items() if not hooks & {"build_data", "build_backbone"}}
     marked = {name: {hook for hook in hookspecs.KINDS if hasattr(kind, hook)} for name, kind in MADE.items()}
     return found | marked
@@ -138,8 +140,8 @@ def part():
     """``part("focal")``: a method as `ltcore check` puts it beside others."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # quicker for tensors as small as these
-    with discovery.lent({**PARTS, **MADE}):
-        yield cache(lambda name: fitted(part_of(discovery.find(name))))
+    with catalogue.lent({**PARTS, **MADE}):
+        yield cache(lambda name: fitted(part_of(catalogue.find(name))))
     torch.set_num_threads(threads)
 
 
@@ -172,7 +174,7 @@ def test_what_is_wrong_with_a_pair_is_said(part):
             if len(stage.methods) > 1:
                 raise RecipeError("not in such company")
 
-    with discovery.lent({"t_quarrelsome": Quarrelsome}):
+    with catalogue.lent({"t_quarrelsome": Quarrelsome}):
         outcome, problem = together(part("focal"), part("t_quarrelsome"))
     assert outcome == "refused" and problem.startswith("the refusal does not name 'focal': stage 'second': ")
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import ltcore
-from ltcore.prediction_files import predict_into
+from ltcore.runs.prediction_files import predict_into
 
 ORIENTATION = 0x0112
 

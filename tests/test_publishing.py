@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ltcore.discovery import offers
+from ltcore.discovery.catalogue import offers
 
 ROOT = Path(__file__).parent.parent
 PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]

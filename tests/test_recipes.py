@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ltcore.plan import make_plan
+from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 
 ROOT = Path(__file__).parents[1]

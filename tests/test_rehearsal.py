@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from ltcore import Method, Options, hookimpl
+from ltcore.contract.facts import EncodedSplit, encoded_images
+from ltcore.contract.splits import ArraySplit
+from ltcore.data.counts import fitted_counts, photographs, published_counts, read_counts
 from ltcore.data.digits import DigitsLT
-from ltcore.data.facts import EncodedSplit, encoded_images, fitted_counts, photographs, published_counts, read_counts
 from ltcore.data.loader import InMemoryLoader
 from ltcore.data.partial import PartialLoader
-from ltcore.data.splits import ArraySplit
 from ltcore.data.synthetic import Synthetic, SyntheticOptions
-from ltcore.discovery import find, load
+from ltcore.discovery.catalogue import find, load
 from ltcore.errors import DataError, RunError
-from ltcore.projection import Measured, projected_seconds
-from ltcore.rehearsal import rehearse
-from ltcore.rehearsal_text import duration, render, size
+from ltcore.rehearsal.projection import Measured, projected_seconds
+from ltcore.rehearsal.rehearsal import rehearse
+from ltcore.rehearsal.text import duration, render, size
 
 SHORT = "optimizer: {name: sgd, lr: 0.01}, batch_size: 8"
 
@@ -263,7 +264,7 @@ def test_no_memory_in_core_is_a_message(write_recipe, monkeypatch, cli):
     def none_left(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("ltcore.step.StepForward.__call__", none_left)
+    monkeypatch.setattr("ltcore.training.step.StepForward.__call__", none_left)
     cli("run", write_recipe(), "--rehearse").is_one_message(1, "stage 'joint': memory has run out", "batch_size")
 
 

@@ -18,7 +18,7 @@ def copy(tmp_path):
     """The files that the check reads."""
     for path in [
         *(ROOT / name for name in ("pyproject.toml", "CHANGELOG.md", "CITATION.cff")),
-        *(ROOT / "ltcore" / name for name in ("__init__.py", "discovery.py")),
+        *(ROOT / "ltcore" / name for name in ("contract/interface.py", "discovery/catalogue.py")),
         *ROOT.glob("plugins/*/pyproject.toml"),
         *ROOT.glob("plugins/*/src/*/py.typed"),
     ]:
@@ -35,7 +35,12 @@ def test_the_project_agrees_with_itself(copy):
 @pytest.mark.parametrize(
     ("file", "old", "new", "found"),
     [
-        ("ltcore/__init__.py", r'__version__ = ".*"', '__version__ = "9.9.9"', "__init__.py: __version__ is 9.9.9"),
+        (
+            "ltcore/contract/interface.py",
+            r'__version__ = ".*"',
+            '__version__ = "9.9.9"',
+            "interface.py: __version__ is 9.9.9",
+        ),
         ("CHANGELOG.md", r"## 0\.1\.0", "## 0.0.9", "CHANGELOG.md: there is no entry for 0.1.0"),
         ("CHANGELOG.md", "### Hooks", "### Fixed", "has no part 'Hooks'"),
         ("CITATION.cff", r"\nversion: .*", r"\nversion: 0.0.9", "CITATION.cff: version should be 0.1.0"),
@@ -51,7 +56,7 @@ def test_the_project_agrees_with_itself(copy):
         ("plugins/ofa/pyproject.toml", '"ltcore_ofa:', '"ltcore_fao:', "there is no src/ltcore_fao"),
         ("plugins/ofa/pyproject.toml", "ofa = ", "focal = ", "is offered by ltcore-focal, too"),
         (
-            "ltcore/discovery.py",
+            "ltcore/discovery/catalogue.py",
             ' "ofa": "ltcore-ofa",',
             "",
             "_OURS['ofa'] is None, and the entry points say ltcore-ofa",

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 import ltcore
-from ltcore import ArraySplit, DataSplits, Method, hookimpl, metrics
+from ltcore import ArraySplit, DataSplits, Method, hookimpl
 from ltcore.errors import RunError
+from ltcore.evaluation import metrics
 from ltcore.report import material, write_report
 from ltcore.report.data import read_run
 from ltcore.report.layout import percent

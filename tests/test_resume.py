@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from ltcore.rundir import RunDirectory
+from ltcore.files.run_directory import RunDirectory
 
 # ---------------------------------------------------------------- the process that forks
 
 #: All that a run imports; torch._dynamo comes with the first step of an optimiser.
 IMPORTED = (
-    *("ltcore.console", "ltcore.runner", "sklearn.datasets", "torch._dynamo"),
+    *("ltcore.progress.console", "ltcore.training.run", "sklearn.datasets", "torch._dynamo"),
     *("ltcore_cifar_resnet.network", "ltcore_focal.method", "ltcore_ofa.method", "ltcore_tau_norm.method"),
 )
 
@@ -137,27 +137,31 @@ STAGE_FILE = STEPS_ONE + 1  # for the stage's file,
 BOUNDARY = STAGE_FILE + 1  # for a checkpoint between the stages, and so on for stage two.
 TWO = BOUNDARY + 1
 
-SAVE, OPEN, LINE = "ltcore.checkpoint:save", "ltcore.checkpoint:open", "ltcore.rundir:RunDirectory.append_metrics"
+SAVE, OPEN, LINE = (
+    "ltcore.files.checkpoint:save",
+    "ltcore.files.checkpoint:open",
+    "ltcore.files.run_directory:RunDirectory.append_metrics",
+)
 MOMENTS = {
-    "the directory has just got its name": ("ltcore.rundir:RunDirectory.lock", "before", 1),
+    "the directory has just got its name": ("ltcore.files.run_directory:RunDirectory.lock", "before", 1),
     "half of the first file is written": (OPEN, "half", 1, "environment.json"),
     "before the first checkpoint": (SAVE, "before", 1),
     "inside stage one": (SAVE, "after", 4),
-    "after a forward pass of stage one": ("ltcore.step:StepForward.__call__", "after", 12),
+    "after a forward pass of stage one": ("ltcore.training.step:StepForward.__call__", "after", 12),
     "half of a checkpoint is written": (OPEN, "half", 9, "last.safetensors"),
     "a checkpoint is written and not yet in place": ("os:replace", "before", 12, "last.safetensors.tmp"),
     "an epoch has ended, its line is not written": (LINE, "before", 2),
-    "half of an epoch's line is written": ("ltcore.rundir:open", "half", 2, "metrics.jsonl"),
+    "half of an epoch's line is written": ("ltcore.files.run_directory:open", "half", 2, "metrics.jsonl"),
     "an epoch's line is written": (LINE, "after", 2),
     "half of stage one's file is written": (OPEN, "half", 1, "stage-0"),
     "stage one's file is written, the run still stands in it": (SAVE, "after", STAGE_FILE),
     "between the stages": (SAVE, "after", BOUNDARY),
     "inside on_stage_start of stage two": ("ltcore_ofa.method:most_confusing", "after", 1),
-    "features are cached for stage two": ("ltcore.stage:FeatureCache.__init__", "after", 1),
+    "features are cached for stage two": ("ltcore.training.stage:FeatureCache.__init__", "after", 1),
     "half of stage two's first checkpoint is written": (OPEN, "half", TWO, "last.safetensors"),
     "inside stage two": (SAVE, "after", TWO + 15),
     "stage two is evaluated": (SAVE, "before", TWO + STEPS_TWO),
-    "every stage has ended": ("ltcore.runner:Run._finish", "before", 1),
+    "every stage has ended": ("ltcore.training.run:Run._finish", "before", 1),
     "the predictions are written and not yet in place": ("numpy:savez_compressed", "after", 1),
     "half of the result is written": (OPEN, "half", 1, "result.json"),
     "the result is written and not yet in place": ("os:replace", "before", 1, "result.json.tmp"),
@@ -256,7 +260,7 @@ def test_killed_again_and_again(run, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kill", [MOMENTS["after a forward pass of stage one"], ("ltcore.stage:set_learning_rate", "before", 30)]
+    "kill", [MOMENTS["after a forward pass of stage one"], ("ltcore.training.stage:set_learning_rate", "before", 30)]
 )
 def test_checkpoints_that_are_hours_apart(kill, run, whole, tmp_path):
     arguments = ("--set", "checkpoint_seconds=3600")

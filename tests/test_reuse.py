@@ -60,7 +60,7 @@ def same(one, other):
 def test_later_stages_of_other_methods_go_on_from_it(run, monkeypatch):
     whole = run("whole", RECIPE.replace("METHODS", LATER) + SECOND + CALIBRATE)
     first = run("first", RECIPE.replace("METHODS", "cdt: {}"))
-    from ltcore.stage import StageTrainer
+    from ltcore.training.stage import StageTrainer
 
     trained, real = [], StageTrainer.train
     monkeypatch.setattr(StageTrainer, "train", lambda self, *rest: (trained.append(self.stage.name), real(self, *rest)))
@@ -116,8 +116,8 @@ class Killed(BaseException):
 
 
 def test_killed_while_taking_over_and_while_going_on(run, cli, tmp_path, monkeypatch):
-    from ltcore import checkpoint
-    from ltcore.stage import StageTrainer
+    from ltcore.files import checkpoint
+    from ltcore.training.stage import StageTrainer
 
     text = RECIPE.replace("METHODS", LATER) + SECOND + CALIBRATE + "checkpoint_seconds: 0\n"
     whole, first = run("whole", text), run("first", RECIPE.replace("METHODS", "cdt: {}"))

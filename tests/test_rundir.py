@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from ltcore import rundir
 from ltcore.errors import RecipeError, RunError
-from ltcore.rundir import RunDirectory, environment
+from ltcore.files import run_directory
+from ltcore.files.run_directory import RunDirectory, environment
 
 TEXT = "name: r\nseed: 0\n"
 
@@ -23,7 +23,7 @@ def still_clock(monkeypatch):
         def now(cls, tz=None):
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(rundir, "datetime", Still)
+    monkeypatch.setattr(run_directory, "datetime", Still)
 
 
 def aged(directory, seconds):
@@ -66,7 +66,7 @@ def test_the_latest_run_of_exactly_this_recipe_is_found(tmp_path, still_clock):
 
 
 def test_what_a_killed_process_left_is_no_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(rundir.Path, "rename", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(run_directory.Path, "rename", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         RunDirectory.create(tmp_path, "r", 0, TEXT)
     (left,) = (tmp_path / "r").iterdir()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from ltcore.samplers import DISTRIBUTIONS, ClassPools, PlainSampler, class_balanced, draw_classes, square_root
+from ltcore.contract.samplers import DISTRIBUTIONS, ClassPools, PlainSampler, class_balanced, draw_classes, square_root
 
 COUNTS = torch.tensor([60, 30, 9, 1])
 TARGETS = torch.repeat_interleave(torch.arange(4), COUNTS)[

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltcore.recipe.schema import Stage
-from ltcore.schedules import learning_rate
+from ltcore.contract.recipe import Stage
+from ltcore.networks.schedules import learning_rate
 
 
 def schedule(name: str, warmup_epochs: int = 0, **options: Any) -> Any:

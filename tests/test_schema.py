@@ -25,7 +25,7 @@ calibrate: [tau_norm]
 
 @pytest.fixture(scope="module")
 def validator():
-    from ltcore.schema import recipe_schema
+    from ltcore.recipe.json_schema import recipe_schema
 
     schema, skipped = recipe_schema()
     assert not skipped

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ltcore.selection import Selection, combinations, only_calibrates, shown
+from ltcore.training.selection import Selection, combinations, only_calibrates, shown
 
 RECIPE = """
 name: r
@@ -127,10 +127,10 @@ def test_classes_with_few_images_sit_out(run):
 
 
 def test_test_images_are_not_there(tmp_path):
-    from ltcore.console import Reporter
+    from ltcore.files.run_directory import RunDirectory
+    from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import load_recipe
-    from ltcore.rundir import RunDirectory
-    from ltcore.runner import read_data
+    from ltcore.training.run import read_data
 
     class Forbidden:
         def __getattribute__(self, name):
@@ -158,10 +158,10 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("target", "call"),
     [
-        ("ltcore.stage.StageTrainer.save", 5),  # inside the first network
-        ("ltcore.stage.StageTrainer.save", 40),  # inside the second
-        ("ltcore.runner.Run.validate", 2),  # its candidates are half scored
-        ("ltcore.runner.Run._finish", 1),
+        ("ltcore.training.stage.StageTrainer.save", 5),  # inside the first network
+        ("ltcore.training.stage.StageTrainer.save", 40),  # inside the second
+        ("ltcore.training.run.Run.validate", 2),  # its candidates are half scored
+        ("ltcore.training.run.Run._finish", 1),
         ("shutil.copyfile", 2),  # with retrain: false, its files are half taken over
     ],
 )
@@ -227,7 +227,7 @@ def test_nothing_to_choose_on(cli, tmp_path):
 
 
 def test_what_only_calibrates():
-    from ltcore.recipe.schema import Recipe
+    from ltcore.contract.recipe import Recipe
 
     stage = {"name": "s", "epochs": 1, "methods": ["a"], "optimizer": {"lr": 1}}
     recipe = Recipe(

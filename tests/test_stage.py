@@ -172,7 +172,7 @@ def test_a_parameter_that_no_optimiser_holds_is_refused(execute, name):
 
 
 def test_the_optimiser_holds_what_trains_and_no_more(execute, monkeypatch):
-    from ltcore import stage
+    from ltcore.training import stage
 
     held, build = [], stage.build_optimizer
     monkeypatch.setattr(stage, "build_optimizer", lambda name, p, *rest: held.append(p) or build(name, p, *rest))

@@ -85,8 +85,8 @@ def test_the_classifier_is_that_of_a_run_on_those_images(make_run):
     features = (
         torch.cat([run.model.backbone(loader.eval_batch(i, i + 1)) for i in range(len(cut.train))]).detach().double()
     )
-    from ltcore.runner import default_classifier
     from ltcore.seeding import derive_seed
+    from ltcore.training.run import default_classifier
 
     torch.manual_seed(derive_seed(0, "classifier", "two"))
     classifier = default_classifier(features.shape[1], 4).double()
@@ -104,7 +104,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("call", [4, 16, 22])
 def test_resume(call, cli, write_recipe, tmp_path, monkeypatch):
-    from ltcore.stage import StageTrainer
+    from ltcore.training.stage import StageTrainer
 
     recipe = write_recipe(
         data=DATA + f"imbalance: {LONG}}}", stages=stages(f"data: {{imbalance: {EVEN}}}, "), checkpoint_seconds="0"

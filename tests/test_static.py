@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from ltcore import discovery, importing
-from ltcore.discovery import Offer
-from ltcore.importing import import_report
-from ltcore.static import Inspection, inspect
+from ltcore.discovery import catalogue, importing
+from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.importing import import_report
+from ltcore.discovery.static import Inspection, inspect
 
 GOOD = """
     from ltcore import Method, hookimpl
@@ -32,7 +32,7 @@ GOOD = """
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """Install a distribution from file texts; give its offer as `discovery.find` does."""
+    """Install a distribution from file texts; give its offer as `catalogue.find` does."""
     monkeypatch.syspath_prepend(str(tmp_path))
     packages = []
 
@@ -50,7 +50,7 @@ def fake(tmp_path, monkeypatch):
         entry = f"[ltcore.plugins]\n{name} = {value.format(package=package)}\n"
         (info / "entry_points.txt").write_text(entry)
         importlib.invalidate_caches()
-        return discovery.find(name)
+        return catalogue.find(name)
 
     yield install
     for module in [m for m in sys.modules if m.split(".")[0] in packages]:
@@ -60,8 +60,8 @@ def fake(tmp_path, monkeypatch):
 def check_imports(offer):
     """Whether the offer really imports here."""
     try:
-        discovery.load(offer)
-    except discovery.PluginError:
+        catalogue.load(offer)
+    except catalogue.PluginError:
         return False
     return True
 
@@ -77,9 +77,9 @@ def test_the_hooks_of_a_good_plugin_in_the_order_of_the_run(fake):
     "head, mark",
     [
         ("import ltcore\nfrom ltcore import Method", "ltcore.hookimpl"),
-        ("import ltcore as lt\nfrom ltcore.method import Method", "lt.hookimpl"),
+        ("import ltcore as lt\nfrom ltcore.contract.method import Method", "lt.hookimpl"),
         ("from ltcore import Method, hookspecs", "hookspecs.hookimpl"),
-        ("from ltcore import Method\nfrom ltcore.hookspecs import hookimpl as mark", "mark()"),
+        ("from ltcore import Method\nfrom ltcore.contract.hookspecs import hookimpl as mark", "mark()"),
         ("from ltcore import Method\nfrom ltcore import hookimpl\nmark = hookimpl", "mark"),
     ],
 )
@@ -133,7 +133,7 @@ def test_re_exports_and_bases_in_other_files(fake):
             """,
             "deep/base.py": """
                 from ltcore import hookimpl as mark
-                from ltcore.timm_backbone import Timm
+                from ltcore.networks.timm_backbone import Timm
 
                 class Base(Timm):
                     @mark
@@ -194,7 +194,7 @@ def test_a_class_inside_a_class_and_a_circle_of_imports(fake):
     ],
 )
 def test_our_own_plugins(name, hooks):
-    found = inspect(discovery.find(name))
+    found = inspect(catalogue.find(name))
     assert found.problem is None
     assert set(found.hooks) >= hooks
 
@@ -202,11 +202,11 @@ def test_our_own_plugins(name, hooks):
 def test_what_is_read_is_what_pluggy_finds():
     import pluggy
 
-    from ltcore import hookspecs
+    from ltcore.contract import hookspecs
 
     manager = pluggy.PluginManager(hookspecs.PROJECT)
-    for offer in discovery.offers():
-        method = discovery.load(offer)
+    for offer in catalogue.offers():
+        method = catalogue.load(offer)
         marked = {name for name in dir(method) if manager.parse_hookimpl_opts(method, name) is not None}
         assert set(inspect(offer).hooks) == marked, offer
 
@@ -222,8 +222,8 @@ BROKEN = {
     "core's module": ("from ltcore.lost import x\n", "No module named 'ltcore.lost'"),
     "core's name": ("from ltcore import Metod\n", "cannot import name 'Metod' from 'ltcore'; did you mean 'Method'?"),
     "name for type checkers only": (
-        "from ltcore.method import Stage\n",
-        "cannot import name 'Stage' from 'ltcore.method', which has it for type checkers only",
+        "from ltcore.contract.method import Stage\n",
+        "cannot import name 'Stage' from 'ltcore.contract.method', which has it for type checkers only",
     ),
     "beyond the package": ("from ..other import x\n", "attempted relative import beyond top-level package"),
     "syntax": ("def f(:\n", "SyntaxError: invalid syntax (__init__.py, line 1)"),
@@ -371,8 +371,8 @@ def test_a_changed_file_is_read_again(fake, tmp_path):
 def test_inspecting_everything_imports_no_torch():
     code = """
         import sys
-        from ltcore.discovery import offers
-        from ltcore.static import inspect
+        from ltcore.discovery.catalogue import offers
+        from ltcore.discovery.static import inspect
         assert all(inspect(offer).hooks for offer in offers()), [(o.name, inspect(o)) for o in offers()]
         heavy = {"torch", "pydantic", "numpy", "timm"} | {offer.value.split(":")[0] for offer in offers()}
         assert not heavy & set(sys.modules), heavy & set(sys.modules)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from ltcore.statistics import largest_classes, nearest_classes
+from ltcore.contract.statistics import largest_classes, nearest_classes
 
 QUERIES = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
 MEANS = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ltcore import Backbone, Batch, Features, Method, hookimpl
-from ltcore.discovery import Offer
+from ltcore.contract.model import Model
+from ltcore.discovery.binding import Entry, Hooks, implementations
+from ltcore.discovery.catalogue import Offer
 from ltcore.errors import PluginError
-from ltcore.hooks import Entry, Hooks, implementations
-from ltcore.model import Model
-from ltcore.step import StepForward, classification_loss
+from ltcore.training.step import StepForward, classification_loss
 
 CLASSES, ROWS = 3, 6
 WEIGHTS = torch.tensor([1.0, 4.0, 0.25])

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ltcore.errors import RecipeError
-from ltcore.tap_probe import probe, tap_shapes
-from ltcore.timm_backbone import Timm, TimmBackbone, TimmOptions
+from ltcore.networks.tap_probe import probe, tap_shapes
+from ltcore.networks.timm_backbone import Timm, TimmBackbone, TimmOptions
 
 
 def build(model: str, channels: int = 3, size: int = 64, **options) -> TimmBackbone:

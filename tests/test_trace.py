@@ -12,13 +12,13 @@ from ltcore_cifar_resnet import CifarResNet
 from torch import nn
 
 from ltcore import Method, hookimpl
-from ltcore.discovery import Offer
-from ltcore.hooks import Entry, Hooks, implementations
-from ltcore.hookspecs import STEP_HOOKS
-from ltcore.plan import make_plan
+from ltcore.contract.hookspecs import STEP_HOOKS
+from ltcore.discovery.binding import Entry, Hooks, implementations
+from ltcore.discovery.catalogue import Offer
+from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
-from ltcore.rehearsal import trace_hooks
-from ltcore.trace import STEPS, Watch, asked, render
+from ltcore.rehearsal.rehearsal import trace_hooks
+from ltcore.training.trace import STEPS, Watch, asked, render
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LOGITS = torch.zeros(1, 3)

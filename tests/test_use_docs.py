@@ -22,7 +22,7 @@ def test_python(digits_run, tmp_path, monkeypatch, capsys):
         assert (ROOT / recipe).is_file()
         return saved
 
-    monkeypatch.setattr("ltcore.saved.run", instead)
+    monkeypatch.setattr("ltcore.runs.saved.run", instead)
     monkeypatch.chdir(tmp_path)
     from ltcore.export import export
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from ltcore.errors import RecipeError
-from ltcore.timm_backbone import Timm, TimmOptions
+from ltcore.networks.timm_backbone import Timm, TimmOptions
 
 
 def build(model="test_resnet", channels=3, size=32, **options):

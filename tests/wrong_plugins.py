@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ltcore import Batch, Context, EpochBatches, Features, Method, Options, RecipeError, hookimpl
-from ltcore.classifier import CalibratedClassifier
+from ltcore.contract.classifier import CalibratedClassifier
+from ltcore.contract.samplers import PlainSampler
 from ltcore.data.synthetic import Synthetic
-from ltcore.samplers import PlainSampler
 
 # -- the eight of the issue ---------------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ import os
 import sys
 import traceback
 
-from ltcore import __version__
 from ltcore.cli import data, plugins, publish, results, training, use
 from ltcore.cli.parser import Parser
+from ltcore.contract.interface import __version__
 from ltcore.errors import LtcoreError
 
 

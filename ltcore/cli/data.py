@@ -14,7 +14,7 @@ def list_data(as_json: bool = False) -> None:
 
     Example: ltcore data list
     """
-    from ltcore.plugin_list import data_rows, render_data
+    from ltcore.listing.plugins import data_rows, render_data
 
     show(data_rows(), render_data, as_json)
 
@@ -25,7 +25,7 @@ def describe_data(what: str, sets: Sequence[str] = (), png: Path | None = None, 
     Example: ltcore data describe digits_lt --set data.imbalance.factor=10 --set data.imbalance.kind=exponential
     """
     from ltcore.data.describe import describe, render
-    from ltcore.plugin_list import load_data
+    from ltcore.listing.plugins import load_data
 
     found = describe(load_data(what, sets), what)
     if png is not None:

@@ -12,7 +12,7 @@ def plugins(as_json: bool = False, really_import: bool = False) -> None:
 
     Example: ltcore plugins
     """
-    from ltcore.plugin_list import plugin_rows, render_plugins
+    from ltcore.listing.plugins import plugin_rows, render_plugins
 
     show(plugin_rows(really_import), render_plugins, as_json)
 
@@ -22,7 +22,7 @@ def show_plugin(name: str, as_json: bool = False, really_import: bool = False) -
 
     Example: ltcore plugins show ofa
     """
-    from ltcore.plugin_list import plugin_card, render_card  # which imports the plugin, whether asked to or not
+    from ltcore.listing.plugins import plugin_card, render_card  # which imports the plugin, whether asked to or not
 
     show(plugin_card(name), render_card, as_json)
 

@@ -33,8 +33,8 @@ def run(
             raise RecipeError("a rehearsal goes on from no run; leave --resume and --from out")
         if log:
             raise RecipeError("a rehearsal has nothing to log; leave --log out")
-        from ltcore.rehearsal import rehearse as found_by_rehearsing
-        from ltcore.rehearsal_text import render
+        from ltcore.rehearsal.rehearsal import rehearse as found_by_rehearsing
+        from ltcore.rehearsal.text import render
 
         show(found_by_rehearsing(recipe, sets, seed, rehearse, counts, _say), render, as_json)
         return
@@ -44,11 +44,11 @@ def run(
 
     loaded = load_recipe(recipe, sets, seed)
 
-    from ltcore.logs import LoggingReporter, refuse_missing
+    from ltcore.progress.logs import LoggingReporter, refuse_missing
 
     refuse_missing(log)
 
-    from ltcore.runner import execute
+    from ltcore.training.run import execute
 
     execute(loaded, out, resume, LoggingReporter(log, loaded.source), source)
 
@@ -90,8 +90,8 @@ def plan(
     if trace:
         if taps or image_size:
             raise RecipeError("--trace shows no taps; leave --taps and --image-size out")
-        from ltcore.rehearsal import trace_hooks
-        from ltcore.trace import render_all
+        from ltcore.rehearsal.rehearsal import trace_hooks
+        from ltcore.training.trace import render_all
 
         show(trace_hooks(recipe, sets, counts, _say), render_all, as_json)
         return
@@ -101,8 +101,8 @@ def plan(
 
     loaded = load_recipe(recipe, sets)
 
-    from ltcore.plan import make_plan
-    from ltcore.plan_text import describe, describe_taps, render
+    from ltcore.plan.plan import make_plan
+    from ltcore.plan.text import describe, describe_taps, render
 
     made = make_plan(loaded, to_run=False)
     described = describe(made)
@@ -116,7 +116,7 @@ def schema() -> None:
 
     Example: ltcore schema > recipe.schema.json
     """
-    from ltcore.schema import recipe_schema
+    from ltcore.recipe.json_schema import recipe_schema
 
     content, skipped = recipe_schema()
     for reason in skipped:

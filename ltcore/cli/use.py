@@ -26,8 +26,8 @@ def predict(
 
     Example: ltcore predict runs/digits_lt_ofa_focal/RUN photos --top 3 --out predictions.csv
     """
-    from ltcore.prediction_files import predict_into
-    from ltcore.saved import load
+    from ltcore.runs.prediction_files import predict_into
+    from ltcore.runs.saved import load
 
     predict_into(load(run), images, top, out, as_json, batch_size, workers)
 
@@ -47,7 +47,7 @@ def export(run: Path, to: str, out: Path | None = None, force: bool = False) -> 
     Example: ltcore export runs/digits_lt_ofa_focal/RUN --to torch_export --out digits.pt2
     """
     from ltcore.export import export as write
-    from ltcore.saved import load
+    from ltcore.runs.saved import load
 
     print("\n".join(write(load(run), to, out, force)))
 

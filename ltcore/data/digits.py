@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ltcore.data.facts import DataFacts
-from ltcore.data.imbalance import Imbalance
-from ltcore.data.splits import ArraySplit, DataSplits
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method
+from ltcore.contract.facts import DataFacts
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.imbalance import Imbalance
+from ltcore.contract.method import Method
+from ltcore.contract.splits import ArraySplit, DataSplits
 
 TEST_PER_CLASS = 50
 # Of the 1,297 training images, before the long tail is cut, on the scale 0..1.

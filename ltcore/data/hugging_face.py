@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.method import Method, Options
+from ltcore.contract.splits import DataSplits
 from ltcore.data.image_list import imagenet_like
-from ltcore.data.splits import DataSplits
 from ltcore.errors import DataError, listed, nearest
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method, Options
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ltcore.data.splits import FileSplit
+from ltcore.contract.splits import FileSplit
 from ltcore.errors import DataError
 
 #: Endings of files that are taken for images; Pillow reads them all.

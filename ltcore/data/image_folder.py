@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.method import Method, Options
+from ltcore.contract.splits import DataSplits, FileSplit
 from ltcore.data.image_files import IMAGE_SUFFIXES, Found, file_split, find_images, spell_out, subfolders
 from ltcore.data.image_list import imagenet_like
-from ltcore.data.splits import DataSplits, FileSplit
 from ltcore.errors import DataError, listed, nearest
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method, Options
 
 SPLITS = ("train", "val", "test")
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.method import Method, Options
+from ltcore.contract.splits import DataSplits
 from ltcore.data.image_files import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -19,10 +22,7 @@ from ltcore.data.image_files import (
     read_text,
 )
 from ltcore.data.layouts import class_folder, relocate
-from ltcore.data.splits import DataSplits
 from ltcore.errors import DataError
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method, Options
 
 
 class ImageListOptions(Options):

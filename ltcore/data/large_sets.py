@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from ltcore.data.facts import DataFacts, fitted_counts, published_counts
+from ltcore.contract.facts import DataFacts
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.method import Method, Options
+from ltcore.contract.splits import DataSplits
+from ltcore.data.counts import fitted_counts, published_counts
 from ltcore.data.image_files import IMAGENET_MEAN, IMAGENET_STD, read_class_names, read_text
 from ltcore.data.image_list import ListedSplit, listed_splits, read_list
-from ltcore.data.splits import DataSplits
 from ltcore.errors import DataError
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method, Options
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ltcore.data.splits import ArraySplit
+from ltcore.contract.splits import ArraySplit
 
 #: Elements that PyTorch works on in one thread.
 _ONE_THREAD = 32_000

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ltcore.data.splits import ArraySplit, DataSplits
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.method import Method, Options
+from ltcore.contract.splits import ArraySplit, DataSplits
 from ltcore.errors import DataError
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method, Options
 
 Array = NDArray[Any]
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltcore.data.imbalance import IntArray, class_label, long_tailed_counts, long_tailed_indices
-from ltcore.data.splits import ArraySplit, DataSplits, StreamedSplit
+from ltcore.contract.imbalance import IntArray, class_label, long_tailed_counts, long_tailed_indices
+from ltcore.contract.recipe import Data, Normalize
+from ltcore.contract.splits import ArraySplit, DataSplits, StreamedSplit
 from ltcore.data.streaming import find_broken, worker_count
 from ltcore.data.transforms import ImageTransform, resolve
 from ltcore.errors import DataError
-from ltcore.recipe.schema import Data, Normalize
 
 _NAMED = 3
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ltcore.contract.splits import ArraySplit, StreamedSplit
 from ltcore.data.loader import InMemoryLoader, Loader, Normalizer
-from ltcore.data.splits import ArraySplit, StreamedSplit
 from ltcore.data.transforms import ImageTransform
 from ltcore.errors import DataError, RunError
 

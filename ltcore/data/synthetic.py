@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ltcore.data.facts import DataFacts
-from ltcore.data.splits import ArraySplit, DataSplits
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method, Options
+from ltcore.contract.facts import DataFacts
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.method import Method, Options
+from ltcore.contract.splits import ArraySplit, DataSplits
 
 _WAVES = 4  # cosines a side in a class's pattern: smooth, so that a crop or a small network still sees it
 _CHUNK = 1 << 22  # values drawn at a time, so that 224-pixel sets do not need several times their size

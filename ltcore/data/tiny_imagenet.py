@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ltcore.data.facts import DataFacts
+from ltcore.contract.facts import DataFacts
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.imbalance import Imbalance
+from ltcore.contract.splits import DataSplits, FileSplit
 from ltcore.data.image_files import Found, check_files, file_split, find_images, read_text, subfolders
 from ltcore.data.image_list import imagenet_like
-from ltcore.data.imbalance import Imbalance
 from ltcore.data.large_sets import Collection, Published
-from ltcore.data.splits import DataSplits, FileSplit
 from ltcore.errors import DataError
-from ltcore.hookspecs import hookimpl
 
 _TAIL = Imbalance(kind="exponential", factor=100)
 

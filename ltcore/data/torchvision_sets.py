@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ltcore.data.facts import DataFacts
+from ltcore.contract.facts import DataFacts
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.imbalance import Imbalance
+from ltcore.contract.method import Method, Options
+from ltcore.contract.splits import ArraySplit, DataSplits
 from ltcore.data.idx import find_idx, read_idx
-from ltcore.data.imbalance import Imbalance
-from ltcore.data.splits import ArraySplit, DataSplits
 from ltcore.errors import DataError
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method, Options
 
 FASHION_STEMS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

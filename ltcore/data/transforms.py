@@ -21,8 +21,8 @@ from ltcore.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ltcore.data.splits import DataSplits
-    from ltcore.recipe.schema import Transform
+    from ltcore.contract.recipe import Transform
+    from ltcore.contract.splits import DataSplits
 
 Box = tuple[float, float, float, float]
 
@@ -182,7 +182,7 @@ def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransfo
     Raises:
         DataError: the size of streamed images is not known, or a choice does not suit the transform or the images.
     """
-    from ltcore.data.splits import ArraySplit
+    from ltcore.contract.splits import ArraySplit
 
     in_memory = isinstance(splits.train, ArraySplit)
     stored = splits.train.images.shape[-1] if isinstance(splits.train, ArraySplit) else splits.image_size

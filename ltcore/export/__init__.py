@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ltcore.export.deployed import Deployed
-    from ltcore.saved import SavedRun
+    from ltcore.runs.saved import SavedRun
 
 #: Writes a model into a path and returns how it is called once it is loaded from there, images [N, C, H, W] to logits.
 Write = Callable[["SavedRun", "Deployed", dict[str, Any], Path], "Callable[[Tensor], Tensor]"]

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltcore.calibrated import TOLERANCE, relative_difference
 from ltcore.data.streaming import build_loader
 from ltcore.errors import DataError, RunError
+from ltcore.evaluation.calibrated import TOLERANCE, relative_difference
 from ltcore.export.formats import saying
 
 if TYPE_CHECKING:
-    from ltcore.saved import SavedRun
+    from ltcore.runs.saved import SavedRun
 
 #: Test images that are compared, evenly spaced, and how many at a time; the last batch is smaller.
 _IMAGES, _BATCH = 250, 32

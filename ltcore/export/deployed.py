@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore import __version__
-from ltcore.calibrated import TOLERANCE, relative_difference
+from ltcore.contract.interface import __version__
+from ltcore.evaluation.calibrated import TOLERANCE, relative_difference
 
 if TYPE_CHECKING:
-    from ltcore.backbones import Backbone
-    from ltcore.saved import SavedRun
+    from ltcore.contract.backbone import Backbone
+    from ltcore.runs.saved import SavedRun
 
 _ROWS = 32
 #: Norms that features are given to see whether a classifier is linear in them; a cosine does not grow with the norm.

@@ -17,7 +17,7 @@ from ltcore.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from ltcore.export.deployed import Deployed
-    from ltcore.saved import SavedRun
+    from ltcore.runs.saved import SavedRun
 
 #: Name of what goes along, in the formats that hold files or properties.
 ABOUT = "ltcore.json"

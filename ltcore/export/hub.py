@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ltcore.export.formats import Call, saying, write_safetensors, write_torch_export
-from ltcore.timm_backbone import TimmOptions
+from ltcore.networks.timm_backbone import TimmOptions
 
 if TYPE_CHECKING:
     from ltcore.export.deployed import Deployed
-    from ltcore.saved import SavedRun
+    from ltcore.runs.saved import SavedRun
 
 WEIGHTS, PROGRAM = "model.safetensors", "model.pt2"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltcore import discovery
+from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
 from ltcore.init.machine import DECODED, Machine, images_per_second, pretrained_config
 from ltcore.init.survey import Survey
@@ -188,6 +188,6 @@ def _method(found: Survey) -> tuple[str | None, str | None]:
     """The method for this imbalance, or the distribution to install for it."""
     if found.imbalance < NEARLY_BALANCED:
         return None, None
-    if any(offer.name == "logit_adjustment" for offer in discovery.offers()):
+    if any(offer.name == "logit_adjustment" for offer in catalogue.offers()):
         return "logit_adjustment", None
     return None, "ltcore-logit-adjustment"

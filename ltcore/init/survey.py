@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from ltcore.contract.splits import DataSplits, StreamedSplit
 from ltcore.data.image_files import spell_out, subfolders, unreadable
 from ltcore.data.image_folder import SPLITS, ImageFolder
 from ltcore.data.image_list import ImageList
-from ltcore.data.splits import DataSplits, StreamedSplit
 from ltcore.errors import DataError, listed
 
 #: How many images are opened, for their headers only.

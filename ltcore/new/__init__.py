@@ -10,9 +10,8 @@ from datetime import date
 from importlib.resources import files
 from pathlib import Path
 
-from ltcore import __version__
+from ltcore.contract.interface import INTERFACE, __version__
 from ltcore.errors import RecipeError
-from ltcore.interface import INTERFACE
 from ltcore.new.names import Names, check_hooks
 from ltcore.new.pages import card, recipe, recipe_name
 from ltcore.new.parts import Part, read_part

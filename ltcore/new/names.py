@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ltcore.discovery import taken_by
+from ltcore.contract.hookspecs import KINDS
+from ltcore.discovery.catalogue import taken_by
 from ltcore.errors import RecipeError, listed, nearest
-from ltcore.hookspecs import KINDS
 
 #: What a recipe names under ``data.use`` and ``backbone.use``, and asks nothing else.
 ALONE = ("build_data", "build_backbone")

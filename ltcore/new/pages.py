@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ltcore.hookspecs import KINDS
+from ltcore.contract.hookspecs import KINDS
 from ltcore.new.names import ALONE, Names
 from ltcore.new.parts import Part
 

@@ -6,7 +6,7 @@ import ast
 import sys
 from collections.abc import Iterable, Sequence
 
-from ltcore.interface import INTERFACE
+from ltcore.contract.interface import INTERFACE
 from ltcore.new.names import Names
 from ltcore.new.parts import Code, Part
 

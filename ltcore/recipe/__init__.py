@@ -3,8 +3,8 @@
 Free of torch, so that a mistake in a recipe is reported at once.
 """
 
+from ltcore.contract.recipe import Data, MethodEntry, Optimizer, Recipe, Schedule, Stage, Transform, Use
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
-from ltcore.recipe.schema import Data, MethodEntry, Optimizer, Recipe, Schedule, Stage, Transform, Use
 from ltcore.recipe.validation import validate
 from ltcore.recipe.yaml_source import dump_yaml
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from ltcore.contract.recipe import Recipe
 from ltcore.errors import RecipeError
 from ltcore.recipe.located import Key, Located, Locator, located
 from ltcore.recipe.merging import apply_set, interpolate, load_chain, put
-from ltcore.recipe.schema import Recipe
 from ltcore.recipe.validation import validate
 
 #: Paths of a recipe that change no result beyond what another machine changes: no part of what an experiment is.

@@ -9,16 +9,16 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
+from ltcore.contract.recipe import KeyPath
 from ltcore.errors import RecipeError, listed, nearest
 from ltcore.recipe.located import Key, Locator, shown_value
 
 Model = TypeVar("Model", bound=BaseModel)
-Path = tuple[Key, ...]
 
 
-def validate(model: type[Model], value: Any, locator: Locator, path: Path = (), whose: str = "") -> Model:
+def validate(model: type[Model], value: Any, locator: Locator, path: KeyPath = (), whose: str = "") -> Model:
     """Validate plain data strictly: ``true`` is no number, text is no number, a whole number is a number.
 
     Args:
@@ -44,20 +44,6 @@ def validate(model: type[Model], value: Any, locator: Locator, path: Path = (), 
         raise RecipeError("\n".join(lines)) from None
 
 
-def refuse(model: BaseModel, problems: Iterable[tuple[Path, str]]) -> None:
-    """Raise the problems that a model's own validator found, each at its own path below the model; none pass.
-
-    Raises:
-        ValidationError: at least one problem.
-    """
-    errors = [
-        InitErrorDetails(type=PydanticCustomError("ltcore", "{message}", {"message": message}), loc=path, input=None)
-        for path, message in problems
-    ]
-    if errors:
-        raise ValidationError.from_exception_data(type(model).__name__, errors)
-
-
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     """``unknown option; did you mean 'gamma'?``, or the known names where none is near."""
     known = list(known)
@@ -65,11 +51,11 @@ def unknown(noun: str, name: str, known: Iterable[str]) -> str:
 
 
 def _problems(
-    error: ValidationError, model: type[BaseModel], value: Any, base: Path, locator: Locator
-) -> list[tuple[Path, str]]:
-    """Path and message of each problem; what the members of a union say about one value becomes one message."""
-    found: dict[Path, list[tuple[str | None, str]]] = {}
-    inputs: dict[Path, Any] = {}
+    error: ValidationError, model: type[BaseModel], value: Any, base: KeyPath, locator: Locator
+) -> list[tuple[KeyPath, str]]:
+    """KeyPath and message of each problem; what the members of a union say about one value becomes one message."""
+    found: dict[KeyPath, list[tuple[str | None, str]]] = {}
+    inputs: dict[KeyPath, Any] = {}
     for detail in error.errors(include_url=False):
         path, types = _resolve(detail, model, value)
         kind = detail["type"]
@@ -166,13 +152,13 @@ def _message(detail: ErrorDetails) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _resolve(detail: ErrorDetails, model: type[BaseModel], value: Any) -> tuple[Path, list[Any]]:
+def _resolve(detail: ErrorDetails, model: type[BaseModel], value: Any) -> tuple[KeyPath, list[Any]]:
     """The path in the data of pydantic's location, and the types that may stand there (for an unknown key: around it).
 
     Pydantic's location also holds steps that are not in the data: the chosen member of a union, a marker for a key.
     """
     location, kind = detail["loc"], detail["type"]
-    path: Path = ()
+    path: KeyPath = ()
     types: list[Any] = [model]
     for position, step in enumerate(location):
         last = position == len(location) - 1

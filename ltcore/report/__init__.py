@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltcore.checkpoint import write_atomically
 from ltcore.errors import RecipeError, RunError
+from ltcore.files.checkpoint import write_atomically
 from ltcore.report.data import read_run
 from ltcore.report.material import gather
 from ltcore.report.page import build

@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltcore import checkpoint, metrics
 from ltcore.errors import LtcoreError, RecipeError, RunError
-from ltcore.plan import make_plan
-from ltcore.plan_text import describe, render
+from ltcore.evaluation import metrics
+from ltcore.files import checkpoint
+from ltcore.files.run_directory import RunDirectory
+from ltcore.plan.plan import make_plan
+from ltcore.plan.text import describe, render
 from ltcore.recipe.loading import load_recipe
-from ltcore.rundir import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Outcome:
 
     Attributes:
         predictions: [N] int64.
-        samples: test images of each confidence bin, [`ltcore.metrics.ECE_BINS`].
+        samples: test images of each confidence bin, [`ltcore.evaluation.metrics.ECE_BINS`].
         right: right predictions of each bin.
         confidence: summed confidence of each bin.
     """

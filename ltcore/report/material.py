@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import ltcore
-from ltcore.data.splits import ArraySplit
+from ltcore.contract.splits import ArraySplit
 from ltcore.data.streaming import ArrayImages, build_loader, worker_count
 from ltcore.data.transforms import converted, upright
 from ltcore.errors import DataError, LtcoreError
-from ltcore.evaluation import pooled_features
+from ltcore.evaluation.outputs import pooled_features
+from ltcore.runs.saved import load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ltcore.contract.splits import StreamedSplit
     from ltcore.data.prepare import PreparedData
-    from ltcore.data.splits import StreamedSplit
     from ltcore.report.data import ReportedRun
-    from ltcore.saved import SavedRun
+    from ltcore.runs.saved import SavedRun
 
 #: Training and test images whose features are mapped, at most so many of each.
 SAMPLES = 500
@@ -112,7 +112,7 @@ def gather(run: ReportedRun, features: bool, images: bool) -> Material:
     found.hardest = hardest(run)
     if not (features or images):
         return found
-    saved = ltcore.load(run.path)
+    saved = load(run.path)
     try:
         data = saved.read_data()
     except LtcoreError as error:

@@ -7,7 +7,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from ltcore import __version__
+from ltcore.contract.interface import __version__
 from ltcore.report import classes, curves, pictured, predicted, sections
 from ltcore.report.chart import definitions
 from ltcore.report.data import Outcome, ReportedRun

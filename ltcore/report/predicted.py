@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
-from ltcore.metrics import ECE_BINS
+from ltcore.evaluation.metrics import ECE_BINS
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import Outcome, ReportedRun
 from ltcore.report.layout import (

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ltcore import discovery
-from ltcore.discovery import Offer
+from ltcore.contract.method import Method
+from ltcore.discovery import catalogue
+from ltcore.discovery.catalogue import Offer
 from ltcore.errors import LtcoreError, RecipeError, listed, nearest
-from ltcore.method import Method
 from ltcore.testing import pairs, synchronisation
 from ltcore.testing.options import check_options
 from ltcore.testing.parts import PARTS
@@ -75,10 +75,10 @@ def conformance(
     for name in without:
         if name not in CHECKS:
             raise ValueError(f"there is no check '{name}'{nearest(name, CHECKS) or ';'} there is {listed(CHECKS)}")
-    known = next((offer.name for offer in discovery.offers() if _is(offer, kind)), None)
+    known = next((offer.name for offer in catalogue.offers() if _is(offer, kind)), None)
     own = {} if known else {_name_of(kind): kind}
-    with discovery.lent({**PARTS, **own}), _one_thread():
-        offer = discovery.find(known or next(iter(own)))
+    with catalogue.lent({**PARTS, **own}), _one_thread():
+        offer = catalogue.find(known or next(iter(own)))
         checks = list(_Conformance(offer, kind, options or {}, recipe or {}, without).checks())
     made = {check.name: check for check in checks}
     made |= {name: Check(name, "", "not applicable", "left out") for name in without}
@@ -89,14 +89,14 @@ def _is(offer: Offer, kind: type[Method]) -> bool:
     if offer.value.partition(":")[0].partition(".")[0] != kind.__module__.partition(".")[0]:
         return False
     try:
-        return discovery.load(offer) is kind
+        return catalogue.load(offer) is kind
     except LtcoreError:
         return False
 
 
 def _name_of(kind: type[Method]) -> str:
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__).lower().strip("_")
-    return f"{name}_checked" if any(offer.name == name for offer in discovery.offers()) else name
+    return f"{name}_checked" if any(offer.name == name for offer in catalogue.offers()) else name
 
 
 @contextmanager

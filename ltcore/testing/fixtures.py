@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ltcore.context import Context, RunState
+from ltcore.contract.context import Context, RunState
+from ltcore.contract.model import Model
+from ltcore.contract.records import Batch
+from ltcore.contract.splits import ArraySplit
 from ltcore.data.loader import InMemoryLoader, Loader
-from ltcore.data.splits import ArraySplit
-from ltcore.features import FeatureProvider
-from ltcore.model import Model
-from ltcore.records import Batch
 from ltcore.testing.parts import COUNTS, CheckBackbone
+from ltcore.training.features import FeatureProvider
 
 _HELD_OUT = 2
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ltcore import discovery
-from ltcore.discovery import Offer
+from ltcore.discovery import catalogue
+from ltcore.discovery.catalogue import Offer
 from ltcore.errors import PluginError, RecipeError, listed, nearest
 from ltcore.testing.report import CHECKS, Check, Report
 
@@ -24,8 +24,8 @@ def check_installed(names: Sequence[str] = (), without: Sequence[str] = ()) -> I
     for check in without:
         if check not in CHECKS:
             raise RecipeError(f"there is no check '{check}'{nearest(check, CHECKS) or ';'} there is {listed(CHECKS)}")
-    installed = discovery.offers()
-    wanted = [discovery.find(name) for name in names] or [
+    installed = catalogue.offers()
+    wanted = [catalogue.find(name) for name in names] or [
         offer for offer in installed if offer.distribution != "ltcore"
     ]
     if not wanted:
@@ -37,7 +37,7 @@ def check_installed(names: Sequence[str] = (), without: Sequence[str] = ()) -> I
 def _checked(offer: Offer, without: Sequence[str], same_name: list[Offer]) -> Report:
     tried = "its entry point"
     try:
-        kind = discovery.load(offer)
+        kind = catalogue.load(offer)
     except PluginError as error:
         failed = Check(
             "import", tried, "failed", str(error), f"let python -c 'import {offer.value.partition(':')[0]}' pass"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ltcore.method import Method, Options
+from ltcore.contract.method import Method, Options
 from ltcore.testing.report import Check
 
 _UNKNOWN = "an_option_that_nobody_has"

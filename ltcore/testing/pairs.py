@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ltcore import discovery
-from ltcore.checks import NEEDS
-from ltcore.discovery import Offer
+from ltcore.contract.hookspecs import KINDS
+from ltcore.discovery import catalogue
+from ltcore.discovery.catalogue import Offer
 from ltcore.errors import LtcoreError, RecipeError
-from ltcore.hookspecs import KINDS
+from ltcore.plan.checks import NEEDS
 from ltcore.testing.recipes import Part, compose, part_of, plainly, plan_of, with_companions
 from ltcore.testing.trial import CALIBRATED, WatchedRun, train
 from ltcore.testing.watch import Watch
@@ -60,7 +60,7 @@ def installed_part(offer: Offer) -> Part | None:
 
 def others(part: Part) -> Iterator[Part]:
     """Every installed method that stands beside another one in a recipe, itself included; core's own are left out."""
-    for offer in discovery.offers():
+    for offer in catalogue.offers():
         if offer.distribution == "ltcore" or offer.name in ("check_data", "check_backbone"):
             continue
         other = installed_part(offer)

@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ltcore.backbones import Backbone
-from ltcore.data.splits import ArraySplit, DataSplits
+from ltcore.contract.backbone import Backbone
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.method import Method, Options
+from ltcore.contract.splits import ArraySplit, DataSplits
 from ltcore.data.synthetic import class_patterns
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method, Options
 
 COUNTS = (26, 18, 10, 6)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from ltcore.context import Context
-    from ltcore.records import Batch
+    from ltcore.contract.context import Context
+    from ltcore.contract.records import Batch
 
 
 @pytest.fixture

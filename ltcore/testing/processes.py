@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from ltcore.discovery import Offer
-    from ltcore.method import Method
+    from ltcore.contract.method import Method
+    from ltcore.discovery.catalogue import Offer
     from ltcore.testing.trial import Trained
 
 _HASH_SEED = "20260713"
@@ -91,7 +91,7 @@ def serve() -> None:
 
 
 def _answer(name: str, module: str, qualname: str, file: str | None, recipe: Mapping[str, Any]) -> Trained | str:
-    from ltcore import discovery
+    from ltcore.discovery import catalogue
     from ltcore.testing.parts import PARTS
     from ltcore.testing.trial import train
     from ltcore.testing.watch import Watch
@@ -102,9 +102,9 @@ def _answer(name: str, module: str, qualname: str, file: str | None, recipe: Map
             kind = getattr(kind, part)
     except (Exception, SystemExit) as error:
         return f"another process cannot import {module}:{qualname}: {type(error).__name__}: {error}"
-    installed = any(offer.name == name for offer in discovery.offers())
+    installed = any(offer.name == name for offer in catalogue.offers())
     try:
-        with discovery.lent(PARTS if installed else {**PARTS, name: kind}):
+        with catalogue.lent(PARTS if installed else {**PARTS, name: kind}):
             trained = train(recipe, Watch(frozenset({name})))
     except Exception as error:
         return f"{type(error).__name__}: {error}"

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ltcore import discovery
-from ltcore.checks import NEEDS
-from ltcore.discovery import Offer
+from ltcore.contract.method import Method
+from ltcore.discovery import catalogue
+from ltcore.discovery.binding import Entry, implementations
+from ltcore.discovery.catalogue import Offer
 from ltcore.errors import PluginError, RecipeError
-from ltcore.hooks import Entry, implementations
-from ltcore.method import Method
-from ltcore.plan import Plan, make_plan
+from ltcore.plan.checks import NEEDS
+from ltcore.plan.plan import Plan, make_plan
 from ltcore.recipe.loading import recipe_from
 
 #: Hooks that are not called in a stage that the method is listed in.
@@ -63,7 +63,7 @@ def part_of(offer: Offer, options: Mapping[str, Any] | None = None) -> Part:
     Raises:
         LtcoreError: it cannot be made, or is wrongly marked.
     """
-    kind = discovery.load(offer)
+    kind = catalogue.load(offer)
     given = {**kind.checked_with, **(options or {})}
     method = kind(kind.Options(**given))
     found = implementations([Entry(offer.name, offer, method)])
@@ -72,7 +72,7 @@ def part_of(offer: Offer, options: Mapping[str, Any] | None = None) -> Part:
 
 def provider_of(need: str) -> Part | None:
     """An installed method that provides what another one requires."""
-    for offer in discovery.offers():
+    for offer in catalogue.offers():
         if offer.distribution == "ltcore":
             continue
         try:
@@ -149,7 +149,7 @@ def plan_of(recipe: Mapping[str, Any]) -> Plan:
     """The plan of a recipe.
 
     Raises:
-        LtcoreError: as `ltcore.plan.make_plan`; the place says nothing, as nobody has written the recipe.
+        LtcoreError: as `ltcore.plan.plan.make_plan`; the place says nothing, as nobody has written the recipe.
     """
     try:
         return make_plan(recipe_from(dict(recipe), WHERE), to_run=False)

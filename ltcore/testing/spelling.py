@@ -8,12 +8,13 @@ from itertools import chain
 
 from torch import nn
 
-from ltcore.discovery import Offer
+from ltcore.contract.hookspecs import KINDS, PROJECT
+from ltcore.contract.interface import INTERFACE, refusal
+from ltcore.contract.method import Method
+from ltcore.discovery.binding import ARGUMENTS, Entry, implementations
+from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.deprecations import warnings
 from ltcore.errors import PluginError
-from ltcore.hooks import ARGUMENTS, Entry, implementations
-from ltcore.hookspecs import KINDS, PROJECT
-from ltcore.interface import INTERFACE, refusal, warnings
-from ltcore.method import Method
 from ltcore.testing.report import Check
 
 _NEAR = 0.82

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ltcore.contract.splits import DataSplits
 from ltcore.data.prepare import PreparedData
-from ltcore.data.splits import DataSplits
 
 if TYPE_CHECKING:
     from ltcore.testing.watch import Watch

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ltcore.console import Reporter
 from ltcore.errors import LtcoreError, RunError
-from ltcore.evaluation import logits_of
-from ltcore.rundir import RunDirectory
-from ltcore.runner import Run, read_data
-from ltcore.stage import StageTrainer
+from ltcore.evaluation.outputs import logits_of
+from ltcore.files.run_directory import RunDirectory
+from ltcore.progress.console import Reporter
 from ltcore.testing.recipes import plan_of
 from ltcore.testing.state import plain_state, same
 from ltcore.testing.watch import Watch
+from ltcore.training.run import Run, read_data
+from ltcore.training.stage import StageTrainer
 
 if TYPE_CHECKING:
-    from ltcore.plan import Plan
+    from ltcore.plan.plan import Plan
 
 
 #: The entry of `Trained.tensors` with the logits of the training images after calibration.

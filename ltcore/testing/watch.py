@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore.hookspecs import STEP_HOOKS
-from ltcore.model import public_name
+from ltcore.contract.hookspecs import STEP_HOOKS
+from ltcore.contract.model import public_name
 from ltcore.testing.randomness import GlobalStates, TorchState
 from ltcore.testing.state import path_to, same
 from ltcore.testing.synchronisation import Waits
 from ltcore.testing.test_split import TestSplit
 
 if TYPE_CHECKING:
-    from ltcore.context import RunState
-    from ltcore.hooks import Answers, Entry, Implementation
-    from ltcore.model import Model
-    from ltcore.plan import Plan
-    from ltcore.records import Batch
+    from ltcore.contract.context import RunState
+    from ltcore.contract.model import Model
+    from ltcore.contract.records import Batch
+    from ltcore.discovery.binding import Answers, Entry, Implementation
+    from ltcore.plan.plan import Plan
 
 Forward = Callable[["Batch", "Tensor | None"], dict[str, Tensor]]
 

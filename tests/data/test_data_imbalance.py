@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ltcore.data.imbalance import Imbalance, long_tailed_counts, long_tailed_indices
+from ltcore.contract.imbalance import Imbalance, long_tailed_counts, long_tailed_indices
 from ltcore.errors import DataError
 
 
@@ -123,7 +123,7 @@ def test_options_are_checked(options, message):
 
 
 def test_options_need_no_torch():
-    code = "import sys, ltcore.data.imbalance, ltcore.data.describe; sys.exit('torch' in sys.modules)"
+    code = "import sys, ltcore.contract.imbalance, ltcore.data.describe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

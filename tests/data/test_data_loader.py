@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ltcore.contract.splits import ArraySplit
 from ltcore.data.loader import InMemoryLoader, crop_flip
-from ltcore.data.splits import ArraySplit
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
 

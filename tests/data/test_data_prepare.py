@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
+from ltcore.contract.imbalance import Imbalance
+from ltcore.contract.recipe import Data
+from ltcore.contract.splits import ArraySplit, DataSplits, FileSplit
 from ltcore.data.describe import describe, render, shot_group
 from ltcore.data.histogram import COLORS, HEIGHT, LEFT, TOP, WIDTH, _step, save_histogram
-from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import prepare
-from ltcore.data.splits import ArraySplit, DataSplits, FileSplit
 from ltcore.errors import DataError
-from ltcore.recipe.schema import Data
 
 
 def split(targets, channels=1, size=4):

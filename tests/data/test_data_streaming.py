@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
+from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.method import Method
+from ltcore.contract.recipe import Data
+from ltcore.contract.splits import ArraySplit, DataSplits, FileSplit
 from ltcore.data import streaming
 from ltcore.data.loader import InMemoryLoader
 from ltcore.data.prepare import prepare
-from ltcore.data.splits import ArraySplit, DataSplits, FileSplit
 from ltcore.data.streaming import ArrayImages, StreamingLoader, build_loader, find_broken, worker_count
 from ltcore.data.transforms import ImageTransform
 from ltcore.errors import DataError, RunError
-from ltcore.hookspecs import hookimpl
-from ltcore.method import Method
-from ltcore.recipe.schema import Data
 from ltcore.seeding import generator_for
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

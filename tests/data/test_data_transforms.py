@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
-from ltcore.data.splits import ArraySplit, DataSplits
+from ltcore.contract.recipe import Transform
+from ltcore.contract.splits import ArraySplit, DataSplits
 from ltcore.data.transforms import TRANSFORMS, ImageTransform, converted, cut_out, resolve, upright
 from ltcore.errors import DataError
-from ltcore.recipe.schema import Transform
 
 
 def picture(width, height, mode="RGB"):

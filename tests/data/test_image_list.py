@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ltcore.contract.splits import FileSplit
 from ltcore.data.image_files import missing_files, names_from_folders
 from ltcore.data.image_list import ImageList
 from ltcore.data.layouts import alternatives, class_folder, relocate
-from ltcore.data.splits import FileSplit
 from ltcore.errors import DataError
 
 

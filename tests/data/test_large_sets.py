@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ltcore.data.imbalance import long_tailed_counts
+from ltcore.contract.imbalance import long_tailed_counts
 from ltcore.data.large_sets import ImageNetLT, INaturalist2018, PlacesLT, Published, read_annotations
 from ltcore.data.tiny_imagenet import TinyImageNetLT
 from ltcore.errors import DataError

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import ltcore
-from ltcore.classifier import CalibratedClassifier, scale_weights
+from ltcore.contract.classifier import CalibratedClassifier, scale_weights
 from ltcore.errors import RecipeError, RunError
 from ltcore.export import FORMATS, export
 from ltcore.export.deployed import about, deploy, folded

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ltcore import discovery
+from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.interface import INTERFACE
+from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
-from ltcore.hookspecs import KINDS
-from ltcore.interface import INTERFACE
 from ltcore.new import LICENSES, version_range, write_plugin
 from ltcore.new.names import ALONE, Names, check_hooks
 from ltcore.new.source import import_block
@@ -167,7 +167,7 @@ def test_the_prefix_of_a_distribution_is_left_out():
 
 
 def test_a_name_of_ours_that_is_not_installed_is_taken(monkeypatch):
-    monkeypatch.setattr(discovery, "offers", list)
+    monkeypatch.setattr(catalogue, "offers", list)
     with pytest.raises(RecipeError, match="'focal' is taken by ltcore-focal"):
         Names.of("focal")
     assert Names.of("mynoise").name == "mynoise"

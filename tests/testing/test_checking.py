@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ltcore import discovery
+from ltcore.discovery import catalogue
 from ltcore.testing import ConformanceError, check_method, conformance
 from ltcore.testing.report import CHECKS
 
@@ -116,15 +116,15 @@ def test_a_check_that_does_not_exist_cannot_be_left_out():
 # -- first-party methods --------------------------------------------------------------------------------------------
 
 
-INSTALLED = [offer.name for offer in discovery.offers() if offer.distribution != "ltcore"]
+INSTALLED = [offer.name for offer in catalogue.offers() if offer.distribution != "ltcore"]
 
 
 @pytest.mark.parametrize("name", ["ofa", "tau_norm"])
 def test_first_party_methods_pass(name):
-    check_method(discovery.load(discovery.find(name)), without=["pairs"])
+    check_method(catalogue.load(catalogue.find(name)), without=["pairs"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*INSTALLED, "timm"])
 def test_every_first_party_method_passes(name):
-    check_method(discovery.load(discovery.find(name)))
+    check_method(catalogue.load(catalogue.find(name)))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ltcore import discovery
+from ltcore.discovery import catalogue
 from ltcore.testing import installed
 from ltcore.testing.report import CHECKS, Check, Report
 
@@ -36,7 +36,7 @@ def checked(monkeypatch):
 def test_without_a_name_every_plugin_and_nothing_of_core(cli, checked):
     result = cli("check")
     assert result.code == 0
-    assert checked == [offer.name for offer in discovery.offers() if offer.distribution != "ltcore"]
+    assert checked == [offer.name for offer in catalogue.offers() if offer.distribution != "ltcore"]
     assert result.out.endswith(f"{len(checked)} methods checked, all passed\n")
 
 
@@ -84,8 +84,8 @@ def test_two_distributions_with_one_name(cli, fake_plugin, monkeypatch):
     for distribution in ("ltcore-one", "ltcore-two"):
         fake_plugin("twice", SOURCE.format(name="Twice", mark="@hookimpl"), distribution)
     cli("check", "twice").is_one_message(2, "method 'twice' is offered by ltcore-one 0.2.1 and ltcore-two 0.2.1")
-    both = [offer for offer in discovery.offers() if offer.name == "twice"]
-    monkeypatch.setattr(discovery, "offers", lambda: both)
+    both = [offer for offer in catalogue.offers() if offer.name == "twice"]
+    monkeypatch.setattr(catalogue, "offers", lambda: both)
     for report in installed.check_installed():
         assert "ltcore-one 0.2.1 and ltcore-two 0.2.1 offer the same name" in report["import"].message
 

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from ltcore import Features
-from ltcore.records import Batch
+from ltcore.contract.records import Batch
 
 _START = """
 import sys

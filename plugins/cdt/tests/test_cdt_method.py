@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from ltcore import DataError, RecipeError
-from ltcore.classifier import CalibratedClassifier
-from ltcore.console import Reporter
+from ltcore.contract.classifier import CalibratedClassifier
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
+from ltcore.training.run import execute
 
 COUNTS = torch.tensor([900, 90, 9, 1])
 

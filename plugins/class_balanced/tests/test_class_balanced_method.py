@@ -19,12 +19,12 @@ from ltcore_class_balanced import (
 from pydantic import ValidationError
 
 from ltcore import DataError
-from ltcore.checkpoint import load
-from ltcore.console import Reporter
-from ltcore.hooks import Hooks
+from ltcore.discovery.binding import Hooks
+from ltcore.files.checkpoint import load
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.stage import StageTrainer
+from ltcore.training.run import execute
+from ltcore.training.stage import StageTrainer
 
 CONTEXT = SimpleNamespace(class_counts=torch.tensor([24, 16, 8, 4]), num_classes=4)
 OFF = {"class_balanced": {"beta": 0}, "inverse_frequency": {"gamma": 0}}

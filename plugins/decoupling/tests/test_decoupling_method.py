@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from ltcore import DataError, RecipeError
-from ltcore.checkpoint import load
-from ltcore.classifier import CalibratedClassifier
-from ltcore.console import Reporter
+from ltcore.contract.classifier import CalibratedClassifier
+from ltcore.files.checkpoint import load
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.stage import StageTrainer
+from ltcore.training.run import execute
+from ltcore.training.stage import StageTrainer
 
 
 class Normalised(nn.Module):

@@ -11,11 +11,11 @@ from ltcore_deferred import DRS, DRW, DRSOptions, DRWOptions, effective_number_w
 from pydantic import ValidationError
 
 from ltcore import DataError, RecipeError
-from ltcore.console import Reporter
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.stage import StageTrainer
-from ltcore.step import StepForward
+from ltcore.training.run import execute
+from ltcore.training.stage import StageTrainer
+from ltcore.training.step import StepForward
 
 COUNTS = [48, 24, 12, 4]
 START = 2

@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltcore import DataError, Features, RecipeError, hookimpl
-from ltcore.console import Reporter
-from ltcore.context import Context, RunState
+from ltcore.contract.context import Context, RunState
+from ltcore.contract.model import Model
 from ltcore.data.synthetic import Synthetic
-from ltcore.model import Model
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.stage import StageTrainer
+from ltcore.training.run import execute
+from ltcore.training.stage import StageTrainer
 
 COUNTS = torch.tensor([40, 20, 5, 1])  # with head_images 30, class 0 is head
 

@@ -15,11 +15,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltcore import DataError
-from ltcore.checkpoint import load
-from ltcore.console import Reporter
+from ltcore.files.checkpoint import load
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.stage import StageTrainer
+from ltcore.training.run import execute
+from ltcore.training.stage import StageTrainer
 
 COUNTS = torch.tensor([81, 16, 1])
 

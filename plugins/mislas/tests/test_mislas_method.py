@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from ltcore_mislas import LabelAwareSmoothing, LabelAwareSmoothingOptions, label_aware_smoothing_loss, smoothing_factors
 from pydantic import ValidationError
 
-from ltcore.console import Reporter
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
+from ltcore.training.run import execute
 
 COUNTS = torch.tensor([110, 60, 10])
 

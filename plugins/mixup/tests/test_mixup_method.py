@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from scipy import stats
 
 from ltcore import Batch, RecipeError
-from ltcore.checkpoint import load
-from ltcore.console import Reporter
-from ltcore.hooks import Hooks
+from ltcore.contract.records import Features
+from ltcore.discovery.binding import Hooks
+from ltcore.files.checkpoint import load
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.records import Features
-from ltcore.runner import execute
-from ltcore.stage import StageTrainer
-from ltcore.step import classification_loss
+from ltcore.training.run import execute
+from ltcore.training.stage import StageTrainer
+from ltcore.training.step import classification_loss
 
 COUNTS = torch.tensor([90, 30, 10, 9])
 
@@ -126,7 +126,7 @@ def test_the_loss_is_the_cross_entropy_with_soft_labels():
 
 
 def empty():
-    from ltcore.hooks import implementations
+    from ltcore.discovery.binding import implementations
 
     return implementations([]), {}
 

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltcore import Backbone, Batch, Context, DataError, Features, RecipeError
-from ltcore.context import RunState
-from ltcore.model import Model, set_trainable
+from ltcore.contract.context import RunState
+from ltcore.contract.model import Model, set_trainable
 
 COUNTS = torch.tensor([4, 40, 3, 20, 8])  # head at 0.9: classes 1, 3, 4 (68 of 75 images); tail: 0 and 2
 BATCH = 16  # N_t = 2, N_a = 3

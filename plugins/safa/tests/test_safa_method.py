@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltcore import Backbone, Batch, Context, Features, RecipeError
-from ltcore.context import RunState
-from ltcore.model import Model, set_trainable
+from ltcore.contract.context import RunState
+from ltcore.contract.model import Model, set_trainable
 
 COUNTS = torch.tensor([4, 40, 1, 20, 8])  # head at 0.4: classes 1 and 3
 BATCH = 13  # 6 pairs: 4 head, 1 tail, 1 spare; and a single image

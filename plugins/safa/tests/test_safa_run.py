@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from ltcore import RecipeError
-from ltcore.console import Reporter
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
-from ltcore.stage import StageTrainer
-from ltcore.step import StepForward
+from ltcore.training.run import execute
+from ltcore.training.stage import StageTrainer
+from ltcore.training.step import StepForward
 
 COUNTS = [30, 20, 9, 3, 1]
 START, EPOCHS = 2, 4

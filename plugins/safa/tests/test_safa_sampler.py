@@ -5,7 +5,7 @@ import torch
 from ltcore_safa.sampler import PairSampler, lay_out
 
 from ltcore import RecipeError
-from ltcore.samplers import PlainSampler
+from ltcore.contract.samplers import PlainSampler
 
 COUNTS = torch.tensor([30, 300, 600, 1, 69])  # head: class 2
 HEAD = torch.tensor([False, False, True, False, False])

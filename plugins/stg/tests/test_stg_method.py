@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltcore import Batch, Context, DataError, Features, RecipeError
-from ltcore.console import Reporter
-from ltcore.context import RunState
-from ltcore.model import Model, set_trainable
+from ltcore.contract.context import RunState
+from ltcore.contract.model import Model, set_trainable
+from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.runner import execute
+from ltcore.training.run import execute
 
 COUNTS = (40, 25, 8, 5, 2)  # with head_fraction 0.4 the head is 0 and 1
 

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ltcore import Context, DataError, Method, Options, RecipeError, hookimpl
-from ltcore.classifier import scale_weights
+from ltcore.contract.classifier import scale_weights
 from ltcore_cdt.functional import count_scale, temperatures, tempered_logits
 
 if TYPE_CHECKING:
-    from ltcore.recipe.schema import Stage
+    from ltcore.contract.recipe import Stage
 
 
 class CDTOptions(Options):

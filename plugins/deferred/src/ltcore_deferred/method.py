@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ltcore import Context, DataError, Method, Options, RecipeError, hookimpl
-from ltcore.samplers import class_balanced
+from ltcore.contract.samplers import class_balanced
 from ltcore_deferred.functional import effective_number_weights
 
 if TYPE_CHECKING:
-    from ltcore.recipe.schema import Stage
+    from ltcore.contract.recipe import Stage
 
 
 class DRSOptions(Options):

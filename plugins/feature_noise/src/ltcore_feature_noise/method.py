@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ltcore import Context, DataError, Features, Method, Options, hookimpl
-from ltcore.statistics import largest_classes
+from ltcore.contract.statistics import largest_classes
 from ltcore_feature_noise.functional import dropped, noisy
 
 

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ltcore import Context, DataError, Features, Method, Options, RecipeError, hookimpl
-from ltcore.evaluation import evaluating
-from ltcore.samplers import class_balanced
+from ltcore.contract.samplers import class_balanced
+from ltcore.evaluation.outputs import evaluating
 from ltcore_glag.functional import (
     Form,
     adapt_confidence,
@@ -25,7 +25,7 @@ from ltcore_glag.functional import (
 from ltcore_glag.gaussians import FeatureBank, calibrated_means, descend, deviations, feature_bank, ladder, support_set
 
 if TYPE_CHECKING:
-    from ltcore.recipe.schema import Stage
+    from ltcore.contract.recipe import Stage
 
 #: Held-out scores that are held at once.
 _SCORES_AT_ONCE = 2**24

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ltcore import Context, DataError, Method, Options, hookimpl
-from ltcore.classifier import CalibratedClassifier
+from ltcore.contract.classifier import CalibratedClassifier
 from ltcore_logit_adjustment.functional import (
     adjusted_logits,
     balanced_logits,

@@ -22,7 +22,7 @@ from ltcore_ofa.functional import (
 from ltcore_ofa.sampler import OFASampler, tail_rows
 
 if TYPE_CHECKING:
-    from ltcore.recipe.schema import Stage
+    from ltcore.contract.recipe import Stage
 
 #: Scores that are held at once while the confusing classes are counted.
 _SCORES_AT_ONCE = 2**24

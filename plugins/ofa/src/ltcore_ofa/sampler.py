@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ltcore import EpochBatches, RecipeError
-from ltcore.samplers import ClassPools, draw_classes
+from ltcore.contract.samplers import ClassPools, draw_classes
 
 
 def tail_rows(batch_size: int, augmented: int) -> int:
@@ -64,7 +64,7 @@ class OFASampler:
         return -(-self._size // self.batch_size)
 
     def draw(self, steps: int, distribution: Tensor | None, generator: torch.Generator) -> EpochBatches:
-        """See `ltcore.samplers.Sampler.draw`; without a distribution, every image of a block is equally likely.
+        """See `ltcore.Sampler.draw`; without a distribution, every image of a block is equally likely.
 
         Raises:
             RecipeError: the distribution leaves nothing to the tail or to the head.

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ltcore import Context, Features, Method, Options, RecipeError, hookimpl
-from ltcore.statistics import largest_classes
+from ltcore.contract.statistics import largest_classes
 from ltcore_safa.functional import (
     contrastive_loss,
     delta_cycle_loss,
@@ -23,7 +23,7 @@ from ltcore_safa.modules import PairClassifier, conv_block
 from ltcore_safa.sampler import Layout, PairSampler
 
 if TYPE_CHECKING:
-    from ltcore.recipe.schema import Stage
+    from ltcore.contract.recipe import Stage
 
 
 class SAFAOptions(Options):

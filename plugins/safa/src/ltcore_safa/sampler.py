@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ltcore import EpochBatches, RecipeError
-from ltcore.samplers import PlainSampler, draw_classes
+from ltcore.contract.samplers import PlainSampler, draw_classes
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class PairSampler:
         self.layout: Layout | None = None
 
     def steps_per_epoch(self) -> int:
-        """As `ltcore.samplers.PlainSampler`."""
+        """As `ltcore.contract.samplers.PlainSampler`."""
         return self._plain.steps_per_epoch()
 
     def draw(self, steps: int, distribution: Tensor | None, generator: torch.Generator) -> EpochBatches:
-        """See `ltcore.samplers.Sampler.draw`.
+        """See `ltcore.contract.samplers.Sampler.draw`.
 
         Raises:
             RecipeError: SAFA has started, and the distribution leaves nothing to the tail or to the head.

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ltcore import Context, DataError, Features, Method, Options, RecipeError, hookimpl
-from ltcore.statistics import largest_classes, nearest_classes
+from ltcore.contract.statistics import largest_classes, nearest_classes
 from ltcore_stg.functional import (
     augmented,
     class_strength,
@@ -25,7 +25,7 @@ from ltcore_stg.functional import (
 from ltcore_stg.generator import StatisticsGenerator
 
 if TYPE_CHECKING:
-    from ltcore.recipe.schema import Stage
+    from ltcore.contract.recipe import Stage
 
 
 class STGOptions(Options):

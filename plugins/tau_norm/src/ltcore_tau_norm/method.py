@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ltcore import Method, Options, hookimpl
-from ltcore.classifier import scale_weights
+from ltcore.contract.classifier import scale_weights
 from ltcore_tau_norm.functional import tau_norm_scale
 
 

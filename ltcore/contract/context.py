@@ -1,0 +1,182 @@
+"""What a method may know about the run: a read-only view, one for each method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ltcore.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from ltcore.contract.model import Model
+
+
+class Provider(Protocol):
+    """What the trainer computes for methods on demand."""
+
+    def frozen_model(self, stage: str | None) -> Model:
+        """See `Context.frozen_model`."""
+
+    def features(self, split: str, tap: str) -> Tensor:
+        """See `Context.training_features` and `Context.validation_features`."""
+
+    def feature_shape(self, tap: str) -> tuple[int, ...]:
+        """See `Context.feature_shape`."""
+
+
+@dataclass
+class RunState:
+    """Where the run stands; written by the trainer, read through `Context`."""
+
+    seed: int
+    device: torch.device
+    num_classes: int
+    class_counts: Tensor
+    training_targets: Tensor
+    validation_targets: Tensor | None
+    model: Model
+    provider: Provider
+    stage: str = ""
+    stage_index: int = 0
+    epoch: int = -1
+    epochs: int = 0
+    step: int = -1
+    progress: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def enter(self, stage: str, index: int) -> None:
+        """Stand before the first epoch of a stage; nothing of the stage before shows, which a resumed run never saw."""
+        self.stage, self.stage_index = stage, index
+        self.epoch, self.epochs, self.step = -1, 0, -1
+        self.progress.zero_()
+
+
+class Context:
+    """A method's view of the run. Test data is not in it.
+
+    Args:
+        state: the trainer's record of where the run stands.
+        owner: the method's name in the recipe; its randomness is its own.
+    """
+
+    def __init__(self, state: RunState, owner: str) -> None:
+        self._state = state
+        self._owner = owner
+        self._generator = torch.Generator(device=state.device)
+        self._drawn_for: tuple[str, int, int] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self._state.num_classes
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Training images a class, [C] int64, on the device. Held-out images are not counted."""
+        return self._state.class_counts
+
+    @property
+    def training_targets(self) -> Tensor:
+        """Labels of the training split, [N] int64, on the CPU; a row's ``source_index`` points into it."""
+        return self._state.training_targets
+
+    @property
+    def validation_targets(self) -> Tensor | None:
+        """Labels of the validation images [M] int64, on the CPU; None where there are none."""
+        return self._state.validation_targets
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._state.device
+
+    @property
+    def stage(self) -> str:
+        """Name of the current stage."""
+        return self._state.stage
+
+    @property
+    def stage_index(self) -> int:
+        """0 for the first stage."""
+        return self._state.stage_index
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the stage, from 0; -1 before the first."""
+        return self._state.epoch
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs in the stage."""
+        return self._state.epochs
+
+    @property
+    def progress(self) -> Tensor:
+        """How much of the stage is done, 0-d float32 in [0, 1) on the device: a schedule that reads it never waits."""
+        return self._state.progress
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Randomness of this method in this step, on the device.
+
+        It is seeded anew for each step from the run's seed, the method's name, stage, epoch and step, and for each
+        hook outside of a step from the hook's name too (see `begin`), so that a resumed run draws the same numbers.
+        """
+        now = (self._state.stage, self._state.epoch, self._state.step)
+        if now != self._drawn_for:
+            self._generator.manual_seed(derive_seed(self._state.seed, "method", self._owner, *now))
+            self._drawn_for = now
+        return self._generator
+
+    def begin(self, hook: str) -> None:
+        """Seed what the method draws in a hook outside of a step; core calls it before each.
+
+        A resumed run does not call all the hooks that came before, so the draws must not depend on them: neither
+        those from `generator` nor those from torch's global one, which modules are initialised with.
+        """
+        state = self._state
+        seed = derive_seed(state.seed, "method", self._owner, hook, state.stage, state.epoch)
+        torch.manual_seed(seed)
+        self._generator.manual_seed(seed)
+        self._drawn_for = (state.stage, state.epoch, state.step)
+
+    @property
+    def model(self) -> Model:
+        """The model as it is now."""
+        return self._state.model
+
+    def frozen_model(self, stage: str | None = None) -> Model:
+        """The model as it was at the end of an earlier stage (default: the one before), frozen, in eval mode.
+
+        Raises:
+            RunError: there is no such earlier stage.
+        """
+        return self._state.provider.frozen_model(stage)
+
+    def feature_shape(self, tap: str) -> tuple[int, ...]:
+        """Shape of one row at a tap: (D, H, W), or (D,) at ``pooled``."""
+        return self._state.provider.feature_shape(tap)
+
+    def training_features(self, tap: str = "pooled") -> Tensor:
+        """Features of all training images without augmentation, model in eval mode, [N, ...] on the device.
+
+        Computed once for a given state of the backbone.
+        """
+        return self._state.provider.features("train", tap)
+
+    def validation_features(self, tap: str = "pooled") -> Tensor:
+        """Features of the held-out validation images, [M, ...] on the device.
+
+        Raises:
+            RunError: the recipe holds nothing out and the data set has no validation split.
+        """
+        return self._state.provider.features("val", tap)
+
+    def class_means(self) -> Tensor:
+        """Mean pooled training feature of each class, [C, D]."""
+        features = self.training_features().float()
+        targets = self.training_targets.to(features.device)
+        sums = torch.zeros(self.num_classes, features.shape[1], device=features.device).index_add_(0, targets, features)
+        return sums / self.class_counts[:, None]

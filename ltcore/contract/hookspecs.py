@@ -1,0 +1,222 @@
+"""The hooks: every named point where a method takes part, and how several answers compose.
+
+The kind stands beside each hook:
+
+* ``one``: exactly one method answers; where none does, core's default applies; two are an error that names both.
+* ``fold``: a record is passed through the methods in the recipe's order.
+* ``product``: the answers are multiplied, those that are None left out.
+* ``sum``: the answers are named terms, namespaced with the method's name, weighted and added.
+* ``all``: every method is called in the recipe's order; nothing is returned.
+
+The functions are specifications, never called. An implementation is a method of a `ltcore.Method`, marked with
+`hookimpl`, that takes any of the hook's arguments by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ltcore.contract.backbone import Backbone
+    from ltcore.contract.context import Context
+    from ltcore.contract.records import Batch, Features
+    from ltcore.contract.samplers import Sampler
+    from ltcore.contract.splits import DataSplits
+
+Kind = Literal["one", "fold", "product", "sum", "all"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+PROJECT = "ltcore"
+hookimpl = pluggy.HookimplMarker(PROJECT)
+_hookspec = pluggy.HookspecMarker(PROJECT)
+
+#: Hook name -> kind, in the order in which a run meets the hooks.
+KINDS: dict[str, Kind] = {}
+
+#: The hooks that are called within a step, where a method's randomness is seeded a step and shared by its hooks.
+STEP_HOOKS = frozenset({"mix_inputs", "augment_features", "adjust_logits", "compute_loss", "auxiliary_losses"})
+
+
+def hook(kind: Kind) -> Callable[[F], F]:
+    """Declare a hook and, beside it, its kind."""
+
+    def declare(function: F) -> F:
+        KINDS[function.__name__] = kind
+        return _hookspec(function)
+
+    return declare
+
+
+@hook("one")
+def build_data() -> DataSplits:
+    """Training, validation and test images of a data set; core cuts the long tail and the held-out images itself.
+
+    Called once a run, for the recipe's ``data.use``. Returns the whole training and test splits, and a validation split
+    if the set has one: images [N, C, H, W] uint8 with H = W, targets [N] int64, ``mean`` and ``std`` for each channel
+    on the scale 0..1. Core cuts the long tail and the held-out images, and checks all of it.
+    """
+
+
+@hook("one")
+def build_backbone(in_channels: int, image_size: int) -> Backbone:
+    """The network up to and including the global pool, for images of `in_channels` x `image_size` x `image_size`.
+
+    Called once while planning, on the meta device (names and shapes, no values), and once a run. Returns an
+    ``ltcore.Backbone``: it sets ``feature_dim`` and ``inner_taps``, and turns images into maps; ``pool`` is the plain
+    mean unless it is replaced, and ``spatial`` says whether it is. ``has_maps(tap)`` says where features are
+    [N, D, H, W]: everywhere but at ``pooled``, unless it is replaced. Options named ``pretrained`` and ``weights``
+    choose the values to start from; a rehearsal, and opening a run that has ended, leave them out.
+    """
+
+
+@hook("all")
+def on_run_start(context: Context) -> None:
+    """Create modules and buffers whose shapes depend on the data; called once, before anything is restored.
+
+    Called once a run for every method of the recipe, whether it runs anew or goes on, before a checkpoint is loaded.
+    This is the place for modules and buffers whose shapes depend on the data, and for random initial values; what is
+    made here is saved and restored.
+    """
+
+
+@hook("one")
+def build_classifier(feature_dim: int, num_classes: int, previous: nn.Module | None, context: Context) -> nn.Module:
+    """The last layer, [N, feature_dim] to [N, num_classes]; `previous` is the classifier of the stage before.
+
+    Called at the start of the first stage, of a stage with ``classifier: rebuild``, and of one in which another method
+    builds the classifier than before. ``previous`` is the classifier of the stage before, None in the first stage.
+    Returns a module from [N, feature_dim] to [N, num_classes] with ``weight`` [C, D] and ``bias`` ([C] or None), as
+    they are applied: calibrations and class activation maps read them. Default: linear, with a bias.
+    """
+
+
+@hook("all")
+def on_stage_start(context: Context) -> None:
+    """A stage begins; what is learned here is kept in buffers, because a resumed stage does not begin again.
+
+    Called when a stage begins, after its classifier is built and what does not train is frozen, before its sampler is
+    made. Not called again in a run that goes on inside the stage, so what is learned here belongs in buffers, which
+    ``on_run_start`` made.
+    """
+
+
+@hook("one")
+def build_sampler(batch_size: int, context: Context) -> Sampler:
+    """How a batch is laid out, given how often each class is drawn; called once a stage, again in a resumed one.
+
+    Called when a stage begins, and again where a run goes on inside it. Returns an object with
+    ``steps_per_epoch() -> int`` and ``draw(steps, distribution, generator) -> EpochBatches``
+    (``ltcore.Sampler``). ``draw`` is called once an epoch with what ``class_distribution`` said and a CPU
+    generator that is all the randomness there is; it gives the first ``steps`` batches, each a tensor of indices [B]
+    into the training split, on the CPU. ``EpochBatches.source_only`` [B] marks rows that are sources of features only;
+    a method of the stage must then drop or replace them. Default: batches of any images.
+    """
+
+
+@hook("all")
+def on_epoch_start(context: Context) -> None:
+    """An epoch begins, before its images are drawn; what is learned here is kept in buffers, as in a stage.
+
+    Called before an epoch's images are drawn; not again in a run that goes on inside the epoch.
+    """
+
+
+@hook("product")
+def class_weights(context: Context) -> Tensor | None:
+    """A weight for each class's loss values, [C]; core takes the weighted mean over the batch; None: no weights.
+
+    Called at the start of every epoch, and again where a run goes on inside it. Returns a weight for each class's loss
+    values, [C]; the scale does not matter, since core divides by the sum of the samples' weights. None is no weights in
+    this epoch; unless another method gives some, training is then, bit for bit, what it is without the method. Weights
+    of one do not promise that.
+    """
+
+
+@hook("one")
+def class_distribution(context: Context) -> Tensor | None:
+    """How often each class is drawn in this epoch, [C], summing to 1; None: every image once (instance-balanced).
+
+    Called at the start of every epoch, and again where a run goes on inside it: it must give the same answer for the
+    same epoch. Returns how often each class is drawn, [C], summing to 1, on any device; None for every image once. A
+    stage's ``sampler:`` answers the same question, so the two exclude each other.
+    """
+
+
+@hook("fold")
+def mix_inputs(batch: Batch, context: Context) -> Batch:
+    """Change a training batch before the backbone sees it (mixup and its kin).
+
+    Called for every training batch before the backbone, outside of autocast. A mixed batch names the second label of
+    each row in ``partner_targets`` and the share of the first in ``target_weight``; core then takes the loss for both.
+    It is refused in a stage with a cache.
+    """
+
+
+@hook("fold")
+def augment_features(features: Features, context: Context) -> Features:
+    """Change, replace or append feature rows at the method's tap.
+
+    Called for every training batch when its rows reach the method's ``tap`` (a class attribute, or a property that
+    reads the options; ``pooled`` by default), under autocast where the stage has bf16. At a spatial tap rows are [N, D,
+    H, W], at ``pooled`` [N, D]. Rows may be changed, replaced or appended, always in the same numbers, so that shapes
+    stay constant; made rows are marked ``synthetic``, and those of others are left alone. Rows that are ``source_only``
+    are dropped or replaced by the method whose sampler brought them.
+    """
+
+
+@hook("fold")
+def adjust_logits(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
+    """Change the training logits [N, C] before the loss, knowing the targets [N]; evaluation never calls it.
+
+    Called for every training batch with float32 logits [N, C] and targets [N]; twice where the batch is mixed, once
+    with each row's labels. Returns logits of the same shape. Evaluation never calls it, nor does a stage with
+    ``classification: false``.
+    """
+
+
+@hook("one")
+def compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
+    """One loss value a sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces.
+
+    Called as ``adjust_logits``, with what its fold returned. Returns one value a sample, [N]: core weighs, mixes and
+    takes the mean. Default: cross-entropy.
+    """
+
+
+@hook("sum")
+def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
+    """Scalar loss terms by name, as declared in the method's `auxiliary`; the recipe weighs ``method/term``.
+
+    Called for every training batch after the classification loss, with the rows that reached the classifier and their
+    float32 logits as they were before ``adjust_logits``, under autocast where the stage has bf16. Returns 0-d terms
+    under exactly the names that the class declares in ``auxiliary``. The recipe weighs them as ``METHOD/TERM``.
+    """
+
+
+@hook("all")
+def on_epoch_end(context: Context) -> None:
+    """An epoch has ended; what is learned here is kept in buffers.
+
+    Called after an epoch's last step. What is learned here belongs in buffers. Validation images are there where the
+    recipe sets ``data.holdout`` or the data set brings its own; ``requires = {"validation"}`` has the plan see to it.
+    """
+
+
+@hook("fold")
+def post_calibrate(classifier: nn.Module, context: Context) -> nn.Module:
+    """Change a copy of the trained classifier, without gradient steps; called once after the last stage.
+
+    Called once after the last stage, without gradients, for the methods under ``calibrate``, in their order. The first
+    one gets a copy of the trained classifier. ``ltcore.CalibratedClassifier`` wraps one as ``scale * logits
+    + shift`` and keeps ``weight`` and ``bias`` as they are applied. ``result.json`` has the figures before and after.
+
+    When a run that has ended is opened (``ltcore.load``, ``ltcore predict``, ``ltcore export``), its model is built
+    again without the data: ``on_run_start``, ``build_classifier`` and ``post_calibrate`` are called once more, class
+    counts as in the run, features of one row a class that mean nothing. Then all tensors are loaded, so what a
+    classifier has learnt or is calibrated to belongs in its parameters and buffers.
+    """

@@ -1,0 +1,95 @@
+"""What a plugin offers: a `Method` with frozen `Options`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+if TYPE_CHECKING:
+    from ltcore.contract.facts import DataFacts
+    from ltcore.contract.recipe import Stage
+
+
+class Options(BaseModel):
+    """Base of a method's options: frozen, and nothing unknown is accepted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Method(nn.Module):
+    """Base of everything a plugin offers: losses, samplers, augmentations, calibrations, backbones, data sets.
+
+    One instance is made for a recipe entry and a run, and implements hooks with methods marked ``@ltcore.hookimpl``.
+    Its own modules and buffers are saved, moved and restored with the model. They are created in ``__init__``, or in
+    the hook ``on_run_start`` where their shape depends on the data.
+
+    A subclass sets ``Options`` to its options class, `interface` to the version of the hooks that it was written for,
+    and any of `requires`, `provides`, `breaks`, `auxiliary` and `tap`, as a class attribute or as a property that reads
+    the options.
+
+    Attributes:
+        Options: the options' class.
+        checked_with: options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs, on some
+            dozens of images of 8 x 8 pixels in 4 classes.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+
+    #: Options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs on some dozens of images
+    #: of 8 x 8 pixels in 4 classes.
+    checked_with: ClassVar[Mapping[str, Any]] = {}
+
+    #: ``MAJOR.MINOR``, see `ltcore.contract.interface`. A class that does not say was written for the first version.
+    interface: ClassVar[str] = "1.0"
+
+    @property
+    def requires(self) -> AbstractSet[str]:
+        """What must be provided for the method to work: words of `ltcore.plan.checks.NEEDS`, or of other plugins."""
+        return frozenset()
+
+    @property
+    def provides(self) -> AbstractSet[str]:
+        """Words that other methods of the same stage may require."""
+        return frozenset()
+
+    @property
+    def breaks(self) -> AbstractSet[str]:
+        """Words that no longer hold in a stage with this method (mixup breaks ``hard_labels``)."""
+        return frozenset()
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """Names of the terms that `auxiliary_losses` returns."""
+        return ()
+
+    @property
+    def tap(self) -> str:
+        """Where `augment_features` acts: ``maps`` (before the global pool), ``pooled`` or an inner tap."""
+        return "pooled"
+
+    def __init__(self, options: Any = None) -> None:
+        """Keep the options; a subclass with its own ``__init__`` calls this first.
+
+        Args:
+            options: an instance of the class's ``Options``; None for its defaults.
+        """
+        super().__init__()
+        self.options: Any = self.Options() if options is None else options
+
+    def facts(self) -> DataFacts | None:
+        """What a data set is known to hold without its files, for ``ltcore run --rehearse``; None where nothing is.
+
+        Only methods that build data answer it.
+        """
+        return None
+
+    def check_stage(self, stage: Stage) -> None:
+        """Refuse settings of a stage that the method cannot work with; called before any data is read.
+
+        Raises:
+            RecipeError: with a message that says what to change; where and whose is added to it.
+        """

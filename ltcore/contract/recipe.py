@@ -1,0 +1,405 @@
+"""What a recipe may say. The attribute docstrings are the descriptions in the JSON Schema that editors read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel as PydanticModel
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from ltcore.contract.imbalance import Imbalance
+from ltcore.errors import listed, nearest
+
+#: Where a value stands in a recipe: ``("stages", 1, "epochs")``.
+KeyPath: TypeAlias = tuple[str | int, ...]
+
+_RESERVED = ("backbone", "classifier")
+
+
+def _check_name(name: str) -> str:
+    """A name that can stand in a path and in a parameter's name."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError("a name is made of a-z, 0-9 and _, and begins with a letter")
+    return name
+
+
+def _check_method_name(name: str) -> str:
+    """A name that can also stand in ``trainable``, where ``backbone`` and ``classifier`` mean the model's parts."""
+    if name in _RESERVED:
+        raise ValueError(f"the name '{name}' is taken by a part of the model; choose another and say 'use: {name}'")
+    return _check_name(name)
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+MethodName = Annotated[str, AfterValidator(_check_method_name)]
+
+
+class BaseModel(PydanticModel):
+    """Frozen, nothing unknown, and docstrings that reach the JSON Schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Use(BaseModel):
+    """Something that core or a plugin offers, with its options."""
+
+    use: str
+    """The name under which it is installed; `ltcore plugins` shows the names."""
+    options: dict[str, Any] = {}
+    """Its options; `ltcore plugins show NAME` describes them."""
+
+
+class MethodEntry(BaseModel):
+    """A method of this recipe."""
+
+    use: str | None = None
+    """The name under which the method is installed; by default the entry's own key."""
+    options: dict[str, Any] = {}
+    """The method's options; `ltcore plugins show NAME` describes them."""
+
+
+class Transform(BaseModel):
+    """How images are prepared, where the data set's own way does not suit."""
+
+    name: Literal["none", "cifar", "imagenet", "resize_crop", "autoaugment_cutout", "randaugment"] | None = None
+    """Which transform; by default the data set's own. [data.md](data.md) says what each does."""
+    image_size: int | None = Field(default=None, ge=1, le=4096)
+    """Height and width in pixels that images are brought to; by default as the data set says, or as they are stored."""
+    crop_padding: int | None = Field(default=None, ge=0)
+    """Pixels of zero padding for the random crop; 0 for no crop. By default the transform's own."""
+    flip: bool | None = None
+    """Whether images are flipped left to right half of the time. By default the transform's own."""
+    color_jitter: float | None = Field(default=None, ge=0, le=1)
+    """Largest relative change of brightness, contrast and saturation; 0 for none. By default the transform's own."""
+
+
+class Normalize(BaseModel):
+    """What is subtracted from each channel, and what it is divided by, on the scale 0..1."""
+
+    mean: list[float] = Field(min_length=1)
+    """A value a channel."""
+    std: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    """A value a channel."""
+
+
+class Data(Use):
+    """The data set, and what is cut from it."""
+
+    imbalance: Imbalance | None = None
+    """The long tail to cut; by default the one that the data set has by definition, if it has one."""
+    holdout: int = Field(default=0, ge=0)
+    """Training images a class that are held out for validation."""
+    transform: Transform = Transform()
+    """Changes to how the data set prepares its images."""
+    normalize: Normalize | None = None
+    """How images are normalised, such as pretrained weights ask for; by default as the data set says."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
+    """Processes that decode images which are not in memory; 0 decodes in the training process. Results do not depend
+    on it."""
+    broken: Literal["error", "skip"] = "error"
+    """What becomes of images that cannot be decoded: `error` ends the run at the first one, by name; `skip` decodes all
+    images once before training and leaves those out."""
+
+
+class Optimizer(BaseModel):
+    """The optimiser; any further key is passed on to it (`momentum`, `weight_decay`, ...)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "sgd"
+    """The optimiser's name."""
+    lr: float = Field(gt=0)
+    """The learning rate, reached after the warm-up."""
+
+
+class _Schedule(BaseModel):
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs in which the learning rate rises linearly to its full value."""
+
+
+class ConstantSchedule(_Schedule):
+    """The learning rate stays as it is."""
+
+    name: Literal["constant"] = "constant"
+    """Which schedule."""
+
+
+class StepSchedule(_Schedule):
+    """The learning rate is multiplied by `gamma` every so many epochs."""
+
+    name: Literal["step"]
+    """Which schedule."""
+    every: int = Field(gt=0)
+    """Epochs between two changes."""
+    gamma: float = Field(default=0.1, gt=0)
+    """The factor of each change."""
+
+
+class MultistepSchedule(_Schedule):
+    """The learning rate is multiplied by `gamma` at each milestone."""
+
+    name: Literal["multistep"]
+    """Which schedule."""
+    milestones: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
+    """Epochs at whose beginning the learning rate changes, in increasing order."""
+    gamma: float = Field(default=0.1, gt=0)
+    """The factor of each change."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _increasing(cls, milestones: list[int]) -> list[int]:
+        if milestones != sorted(set(milestones)):
+            raise ValueError(f"should increase from each milestone to the next, not {milestones}")
+        return milestones
+
+
+class CosineSchedule(_Schedule):
+    """The learning rate falls to `min_lr` along half a cosine, over the whole stage."""
+
+    name: Literal["cosine"]
+    """Which schedule."""
+    min_lr: float = Field(default=0.0, ge=0)
+    """The learning rate at the end of the stage."""
+
+
+Schedule = Annotated[ConstantSchedule | StepSchedule | MultistepSchedule | CosineSchedule, Field(discriminator="name")]
+
+
+class StageData(BaseModel):
+    """Another cut of the recipe's data set."""
+
+    imbalance: Imbalance
+    """The long tail to cut from the whole training split."""
+
+
+class Stage(BaseModel):
+    """A stretch of training with its own methods, trainable parts, sampler, optimiser and schedule."""
+
+    name: Name
+    """The stage's name, unique in the recipe."""
+    epochs: int | None = Field(default=None, gt=0)
+    """How many epochs the stage lasts; a stage has either `epochs` or `iterations`."""
+    iterations: int | None = Field(default=None, gt=0)
+    """How many steps the stage lasts; a stage has either `epochs` or `iterations`."""
+    methods: list[str] = []
+    """Names of the recipe's methods that take part, in the order in which they act."""
+    trainable: list[str] = Field(default=["backbone", "classifier"], min_length=1)
+    """What trains: `backbone`, `classifier`, a method's name, or globs over parameters (`backbone.layer4.*`)."""
+    data: StageData | None = None
+    """What this stage trains on, where it is not what the recipe's `data` says."""
+    classifier: Literal["keep", "rebuild"] = "keep"
+    """`rebuild` starts the stage with a new classifier."""
+    classification: bool = True
+    """Whether the stage has a classification loss; without one it has auxiliary losses only."""
+    sampler: Literal["instance", "class_balanced", "square_root"] | None = None
+    """How often each class is drawn; by default as one of the stage's methods says, else every image once."""
+    batch_size: int = Field(default=128, gt=0)
+    """Images in a training batch."""
+    optimizer: Optimizer
+    """The optimiser."""
+    schedule: Schedule = ConstantSchedule()
+    """How the learning rate changes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """The arithmetic of the forward pass; `auto` is bf16 on a GPU, else fp32."""
+    clip_grad_norm: float | None = Field(default=None, gt=0)
+    """The largest norm of the whole gradient; by default gradients are not clipped."""
+    batch_norm: Literal["frozen", "adapt"] = "frozen"
+    """Whether frozen batch norm stays as it is, or goes on with the statistics of its batches (MiSLAS)."""
+    cache: str = "off"
+    """Whether the frozen part runs once and its features are kept: `off`; `eval` for images without random changes;
+    `views:V` for V random views of every image."""
+    auxiliary_weights: dict[str, float] = {}
+    """Weights of the methods' auxiliary losses, by `method/term`; 1 where none is given."""
+
+    @property
+    def cache_views(self) -> int | None:
+        """Random views that are cached for each image: None for no cache, 0 for the image as in evaluation."""
+        if self.cache == "off":
+            return None
+        return 0 if self.cache == "eval" else int(self.cache.removeprefix("views:"))
+
+    @field_validator("cache")
+    @classmethod
+    def _check_cache(cls, cache: str) -> str:
+        if not re.fullmatch(r"off|eval|views:[1-9][0-9]{0,5}", cache):
+            raise ValueError(f"should be off, eval or views:V with V at least 1, not '{cache}'")
+        return cache
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        _refuse(self, self._problems())
+        return self
+
+    def _problems(self) -> Iterator[tuple[KeyPath, str]]:
+        if self.epochs is None and self.iterations is None:
+            yield (), "give the stage's length: either epochs or iterations"
+        if self.epochs is not None and self.iterations is not None:
+            yield (), "give either epochs or iterations, not both"
+        for key in ("methods", "trainable"):
+            yield from (((key, *path), message) for path, message in _repeated(getattr(self, key)))
+        for key in self.auxiliary_weights:
+            method, slash, term = key.partition("/")
+            if not (method and slash and term):
+                yield ("auxiliary_weights", key), "the key should be METHOD/TERM, such as safa/cycle"
+            elif method not in self.methods:
+                near = nearest(method, self.methods) or f"; known: {listed(self.methods)}"
+                yield ("auxiliary_weights", key), f"the stage has no method '{method}'{near}"
+
+
+class Select(BaseModel):
+    """Values to choose on held-out training images before the run proper (CDT, appendix B.6)."""
+
+    options: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
+    """Candidates by path, as in `--set` (`methods.cdt.options.gamma: [0.1, 0.2]`); every combination is tried."""
+    holdout: int = Field(default=3, ge=0)
+    """Training images a class that are held out to choose on; 0 where the data set has a validation split."""
+    retrain: bool = True
+    """Whether the chosen values are trained with once more on all images; else the run ends with the network that was
+    trained without the held-out ones."""
+
+    @field_validator("options")
+    @classmethod
+    def _check_paths(cls, options: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for path in options:
+            if path.split(".")[0] not in ("methods", "stages", "backbone"):
+                raise ValueError(
+                    f"'{path}' should lead into methods, stages or backbone, such as methods.cdt.options.gamma"
+                )
+        return options
+
+
+class Published(BaseModel):
+    """A figure that a paper printed for what the recipe describes, to stand beside our own."""
+
+    metric: Literal["top1", "top5", "many", "medium", "few", "balanced_accuracy"] = "top1"
+    """Which figure, by its name in `result.json`."""
+    value: float = Field(ge=0, le=100)
+    """The mean in percent."""
+    sd: float | None = Field(default=None, ge=0, le=100)
+    """The standard deviation in percent, where it is printed."""
+    source: str = Field(min_length=1)
+    """The paper, and the table or figure in it."""
+    note: str = ""
+    """What a reader should know beside it."""
+    when: dict[str, str | int | float | bool] = {}
+    """Values in the recipe, by path, without which the figure is another experiment's."""
+
+
+class Recipe(BaseModel):
+    """A whole experiment: the data, the backbone, the methods and the stages."""
+
+    name: str
+    """The recipe's name, and the folder of its runs; by default the file's name without its suffix."""
+    description: str = ""
+    """What the recipe is for."""
+    published: list[Published] = []
+    """Figures of papers for this recipe, which `ltcore compare` shows beside ours; nothing else reads them."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """The run's seed; `--seed` overrides it."""
+    device: str = "auto"
+    """Where to train: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    data: Data
+    """The data set."""
+    backbone: Use
+    """The network up to and including the global pool."""
+    methods: dict[MethodName, MethodEntry] = {}
+    """The methods that stages and `calibrate` name, each with its options."""
+    stages: list[Stage]
+    """The stages, in order."""
+    calibrate: list[str] = []
+    """Names of the methods that change the trained classifier after the last stage, in order."""
+    select: Select | None = None
+    """Values to choose on held-out training images before the run proper."""
+    diagnostics: Literal["off", "stage", "epoch"] = "stage"
+    """When each class's train and test accuracy, classifier norm and feature deviation are written (CDT, figure 3)."""
+    checkpoint_seconds: float = Field(default=30, ge=0)
+    """A checkpoint is written at least this often; 0 for after every step."""
+    eval_batch_size: int = Field(default=500, gt=0)
+    """Images in a batch of evaluation."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not name.strip() or name.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f]", name):
+            raise ValueError(f"the name is also a folder's: no / or \\, no dot at the start, not empty; got {name!r}")
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
+            raise ValueError(f"should be auto, cpu, cuda or cuda:N, not '{device}'")
+        return device
+
+    @field_validator("stages")
+    @classmethod
+    def _check_stages(cls, stages: list[Stage]) -> list[Stage]:
+        if not stages:
+            raise ValueError("the list of stages is empty; a recipe needs at least one")
+        return stages
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        _refuse(self, self._problems())
+        return self
+
+    def _problems(self) -> Iterator[tuple[KeyPath, str]]:
+        for index, figure in enumerate(self.published):
+            for condition in figure.when:
+                key = condition.split(".")[0]
+                if key not in type(self).model_fields:
+                    near = nearest(key, type(self).model_fields)
+                    yield ("published", index, "when", condition), f"a recipe has no key '{key}'{near}"
+        names = [stage.name for stage in self.stages]
+        for index, stage in enumerate(self.stages):
+            if stage.data and self.data.holdout:
+                yield (
+                    ("stages", index, "data"),
+                    "the held-out images could be among the images of a stage with data of its own; hold none out",
+                )
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield ("stages", index, "name"), f"another stage has the name '{name}' already"
+        users: list[tuple[KeyPath, list[str]]] = [
+            *((("stages", index, "methods"), stage.methods) for index, stage in enumerate(self.stages)),
+            (("calibrate",), self.calibrate),
+        ]
+        yield from ((("calibrate", *path), message) for path, message in _repeated(self.calibrate))
+        for path, used in users:
+            for index, name in enumerate(used):
+                if name not in self.methods:
+                    near = nearest(name, self.methods) or f"; known: {listed(self.methods)}"
+                    yield (*path, index), f"'{name}' is not one of the recipe's methods{near}"
+        for name in self.methods:
+            if not any(name in used for _, used in users):
+                yield (
+                    ("methods", name),
+                    f"method '{name}' is declared but no stage or calibration uses it; "
+                    f"name it in a stage's methods, or remove it (with extends: `{name}: null`)",
+                )
+
+
+def _repeated(names: Iterable[str]) -> Iterator[tuple[KeyPath, str]]:
+    """Entries of a list that stand in it already."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            yield (index,), f"'{name}' is named twice"
+        seen.add(name)
+
+
+def _refuse(model: PydanticModel, problems: Iterable[tuple[KeyPath, str]]) -> None:
+    """Raise the problems that a model's own validator found, each at its own path below the model; none pass.
+
+    Raises:
+        ValidationError: at least one problem.
+    """
+    errors = [
+        InitErrorDetails(type=PydanticCustomError("ltcore", "{message}", {"message": message}), loc=path, input=None)
+        for path, message in problems
+    ]
+    if errors:
+        raise ValidationError.from_exception_data(type(model).__name__, errors)

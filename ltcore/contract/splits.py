@@ -1,0 +1,142 @@
+"""What a data set hands over: images in memory, or read when they are needed, with labels and how they are prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltcore.contract.imbalance import Imbalance
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class ArraySplit:
+    """Images of one split, in memory.
+
+    Attributes:
+        images: [N, C, H, W] uint8.
+        targets: [N] int64, from 0 to the number of classes less one.
+    """
+
+    images: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.targets)
+
+    def subset(self, index: Tensor) -> ArraySplit:
+        """The images at `index` [M] int64."""
+        return ArraySplit(self.images[index], self.targets[index])
+
+
+class StreamedSplit(Protocol):
+    """Images of one split that are read and decoded when they are needed, in worker processes (so it can be pickled).
+
+    Attributes:
+        targets: [N] int64, from 0 to the number of classes less one.
+    """
+
+    @property
+    def targets(self) -> Tensor:  # noqa: D102
+        ...
+
+    def __len__(self) -> int: ...
+
+    def subset(self, index: Tensor) -> Self:
+        """The images at `index` [M] int64."""
+        ...
+
+    def open(self, index: int) -> Image:
+        """The image at `index`, opened by Pillow but not necessarily decoded, in whatever mode it is stored.
+
+        Raises:
+            OSError: it is missing, or no image.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """How messages name the image at `index`, such as its path."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Images of one split, each a file.
+
+    Attributes:
+        root: the directory that `files` are relative to.
+        files: [N] UTF-8 bytes, one NumPy array rather than N objects, so that workers share its memory.
+        targets: [N] int64, from 0 to the number of classes less one.
+    """
+
+    root: Path
+    files: NDArray[np.bytes_]
+    targets: Tensor
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.targets)
+
+    def subset(self, index: Tensor) -> FileSplit:
+        """The images at `index` [M] int64."""
+        return replace(self, files=self.files[index.numpy()], targets=self.targets[index])
+
+    def open(self, index: int) -> Image:
+        """The image at `index`, opened by Pillow.
+
+        Raises:
+            OSError: the file is missing, or no image.
+        """
+        from PIL import Image
+
+        return Image.open(self.name(index))
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self.root / self.files[index].decode())
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """A data set as `build_data` returns it; core then cuts the long tail and the held-out images.
+
+    All its splits are of one kind, in memory (`ArraySplit`) or streamed (`StreamedSplit`).
+
+    Attributes:
+        train: the whole training split.
+        test: the test split; no method ever sees it.
+        val: the data set's own validation split, if it has one.
+        class_names: a name a class, in label order.
+        mean: per channel, on the scale 0..1.
+        std: per channel, on the scale 0..1.
+        transform: name of the set's usual preparation of images (`ltcore.data.transforms`); a recipe's
+            ``data.transform.name`` replaces it.
+        image_size: height and width in pixels that streamed images are brought to; None where the images in memory
+            say it.
+        crop_padding: pixels of zero padding for the random crop of training images; 0 for no crop.
+        flip: whether training images are flipped left to right half of the time.
+        imbalance: the long tail that the set has by definition (CIFAR-100-LT); a recipe's ``data.imbalance``
+            replaces it.
+        notes: what the user should be told of how the files were read, a sentence each (files that were ignored).
+    """
+
+    train: ArraySplit | StreamedSplit
+    test: ArraySplit | StreamedSplit
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    val: ArraySplit | StreamedSplit | None = None
+    transform: str | None = None
+    image_size: int | None = None
+    crop_padding: int = 0
+    flip: bool = False
+    imbalance: Imbalance = field(default_factory=Imbalance)
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,188 @@
+"""Finding methods without importing them, and importing the ones that a recipe names.
+
+Plugins are entry points of the group ``ltcore.plugins``, one for each method: ``name = "package:Class"``. Core's own
+data sets and its timm backbone are found in the same way, so that a recipe does not tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from ltcore.contract import interface
+from ltcore.contract.interface import __version__
+from ltcore.errors import PluginError, listed, nearest
+
+if TYPE_CHECKING:
+    from ltcore.contract.method import Method
+
+GROUP = "ltcore.plugins"
+
+_CORE = {
+    "timm": "ltcore.networks.timm_backbone:Timm",
+    "digits_lt": "ltcore.data.digits:DigitsLT",
+    "fashion_mnist_lt": "ltcore.data.torchvision_sets:FashionMNISTLT",
+    "cifar10_lt": "ltcore.data.torchvision_sets:CIFAR10LT",
+    "cifar100_lt": "ltcore.data.torchvision_sets:CIFAR100LT",
+    "tiny_imagenet_lt": "ltcore.data.tiny_imagenet:TinyImageNetLT",
+    "imagenet_lt": "ltcore.data.large_sets:ImageNetLT",
+    "places_lt": "ltcore.data.large_sets:PlacesLT",
+    "inaturalist2018": "ltcore.data.large_sets:INaturalist2018",
+    "image_folder": "ltcore.data.image_folder:ImageFolder",
+    "image_list": "ltcore.data.image_list:ImageList",
+    "npz": "ltcore.data.npz:Npz",
+    "hugging_face": "ltcore.data.hugging_face:HuggingFace",
+    "synthetic": "ltcore.data.synthetic:Synthetic",
+}
+
+#: Methods of our own distributions, so that a recipe that names one which is not installed can be told what to do.
+_OURS = {
+    "afg": "ltcore-glag",
+    "balanced_softmax": "ltcore-logit-adjustment",
+    "cdt": "ltcore-cdt",
+    "cifar_densenet": "ltcore-cifar-resnet",
+    "cifar_resnet": "ltcore-cifar-resnet",
+    "cifar_resnext": "ltcore-cifar-resnet",
+    "class_balanced": "ltcore-class-balanced",
+    "count_norm": "ltcore-cdt",
+    "distillation": "ltcore-glag",
+    "drs": "ltcore-deferred",
+    "drw": "ltcore-deferred",
+    "feature_dropout": "ltcore-feature-noise",
+    "feature_noise": "ltcore-feature-noise",
+    "focal": "ltcore-focal",
+    "gra_loss": "ltcore-glag",
+    "inverse_frequency": "ltcore-class-balanced",
+    "label_aware_smoothing": "ltcore-mislas",
+    "ldam": "ltcore-ldam",
+    "logit_adjustment": "ltcore-logit-adjustment",
+    "lws": "ltcore-decoupling",
+    "mixup": "ltcore-mixup",
+    "ncm": "ltcore-decoupling",
+    "ofa": "ltcore-ofa",
+    "remix": "ltcore-mixup",
+    "safa": "ltcore-safa",
+    "stg": "ltcore-stg",
+    "tau_norm": "ltcore-tau-norm",
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A method that some installed distribution offers.
+
+    Attributes:
+        name: what a recipe writes after ``use:``.
+        value: ``package.module:Class``.
+        distribution: name of the distribution.
+        version: its version.
+    """
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"method '{self.name}' ({self.distribution} {self.version})"
+
+
+#: Classes that `lent` offers, beside what is installed.
+_LENT: dict[Offer, type[Method]] = {}
+#: What is installed, looked up once where `lent` is in force.
+_INSTALLED: list[Offer] = []
+
+
+@contextmanager
+def lent(classes: Mapping[str, type[Method]]) -> Iterator[None]:
+    """Offer classes by name in this process, beside what is installed, which is looked up once until the end.
+
+    The class stands for the distribution in messages.
+    """
+    before, installed = dict(_LENT), list(_INSTALLED)
+    _INSTALLED[:] = installed or offers()
+    for name, kind in classes.items():
+        _LENT[Offer(name, f"{kind.__module__}:{kind.__qualname__}", kind.__module__, kind.__qualname__)] = kind
+    try:
+        yield
+    finally:
+        _INSTALLED[:] = installed
+        _LENT.clear()
+        _LENT.update(before)
+
+
+def offers() -> list[Offer]:
+    """Everything installed, core's first, then plugins by name; nothing is imported."""
+    if _INSTALLED:
+        return [*_INSTALLED, *_LENT]
+    core = [Offer(name, value, "ltcore", __version__) for name, value in _CORE.items()]
+    plugins = [
+        Offer(
+            point.name, point.value, point.dist.name if point.dist else "?", point.dist.version if point.dist else "?"
+        )
+        for point in entry_points(group=GROUP)
+    ]
+    return core + sorted(plugins, key=lambda offer: (offer.name, offer.distribution))
+
+
+def find(name: str) -> Offer:
+    """The one offer of a name.
+
+    Raises:
+        PluginError: nothing installed offers it, or two distributions do.
+    """
+    installed = offers()
+    found = [offer for offer in installed if offer.name == name]
+    if len(found) > 1:
+        both = " and ".join(f"{offer.distribution} {offer.version}" for offer in found)
+        raise PluginError(f"method '{name}' is offered by {both}; uninstall one of them")
+    if found:
+        return found[0]
+    if name in _OURS:
+        raise PluginError(f"method '{name}' is not installed. Try: pip install {_OURS[name]}")
+    known = [offer.name for offer in installed]
+    raise PluginError(
+        f"method '{name}' is not installed{nearest(name, known + list(_OURS)) or '.'} Installed: {listed(known)}"
+    )
+
+
+def taken_by(name: str) -> str | None:
+    """The distribution that offers a name, installed or one of ours; None where it is free."""
+    return next((offer.distribution for offer in offers() if offer.name == name), _OURS.get(name))
+
+
+def load(offer: Offer) -> type[Method]:
+    """Import the class that an offer names.
+
+    Raises:
+        PluginError: the import fails for whatever reason, what is found is not a `Method`, or it was written for a
+            hook interface that this core does not have.
+    """
+    from ltcore.contract.method import Method
+
+    if offer in _LENT:
+        return _LENT[offer]
+    module, _, attribute = offer.value.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as error:
+        from ltcore.discovery.sources import reason
+        from ltcore.discovery.static import inspect
+
+        # A newer plugin may well fail because it asks core for what is not there yet.
+        if refused := inspect(offer).refusal:
+            raise PluginError(f"{offer} {refused}") from error
+        raise PluginError(
+            f"{offer} failed to import: {reason(error)}. Reinstall or update {offer.distribution}, or remove it"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise PluginError(f"{offer}: {offer.value} is not an ltcore.Method; tell its author")
+    if refused := interface.refusal(found.interface, offer.distribution):
+        raise PluginError(f"{offer} {refused}")
+    return found

@@ -1,0 +1,1 @@
+"""Backbones of timm, files of weights, optimisers and learning rates."""

@@ -1,0 +1,240 @@
+"""What must hold of a stage before anything is read or trained. Each check refuses with names and a way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltcore.contract.hookspecs import KINDS
+from ltcore.errors import RecipeError, listed, nearest
+
+if TYPE_CHECKING:
+    from ltcore.contract.backbone import Backbone
+    from ltcore.contract.recipe import Stage
+    from ltcore.discovery.binding import Answers, Entry
+    from ltcore.recipe.loading import LoadedRecipe
+
+#: The words that core understands in a method's ``requires``, and what each means.
+NEEDS = {
+    "earlier_stage": "a stage before this one",
+    "feature_maps": "a tap with feature maps [N, D, H, W]",
+    "hard_labels": "one label an image",
+    "spatial_features": "a tap with feature maps whose plain mean the classifier reads",
+    "validation": "held-out images: set data.holdout",
+}
+
+#: What a method does when it answers a hook of kind ``one``, for messages.
+_ACTS = {
+    "build_classifier": "build the classifier",
+    "build_sampler": "lay out the batch",
+    "class_distribution": "set how often each class is drawn",
+    "compute_loss": "compute the loss",
+}
+
+#: What is not called in a stage without classification.
+_CLASSIFICATION = ("adjust_logits", "compute_loss", "class_weights")
+
+
+def backbone_names(skeleton: Backbone) -> list[str]:
+    """Parameter names of the backbone as a recipe writes them, ``backbone.`` included."""
+    prefix = f"{skeleton.net}." if skeleton.net else ""
+    return [f"backbone.{name.removeprefix(prefix)}" for name, _ in skeleton.named_parameters()]
+
+
+@dataclass(frozen=True)
+class StageChecks:
+    """The checks of one stage; `run` goes through them all.
+
+    Attributes:
+        loaded: the recipe.
+        index: the stage's place in it.
+        stage: the stage.
+        data: the method that builds the data.
+        active: the stage's methods.
+        answers: what they implement.
+        skeleton: the backbone on the meta device.
+        values: whether the values of the optimiser's options are checked, too.
+    """
+
+    loaded: LoadedRecipe
+    index: int
+    stage: Stage
+    data: Entry
+    active: tuple[Entry, ...]
+    answers: Answers
+    skeleton: Backbone
+    values: bool
+
+    def run(self) -> None:
+        """Go through all checks.
+
+        Raises:
+            RecipeError: the first that fails.
+        """
+        self.every_method_acts()
+        self.one_answer_a_hook()
+        self.something_trains()
+        self.taps_exist()
+        self.needs_are_met()
+        self.cache_is_possible()
+        self.trainable_matches()
+        self.auxiliary_terms_exist()
+        self.optimizer_exists()
+        self.methods_agree()
+
+    def refuse(self, message: str, *path: str | int) -> RecipeError:
+        """The error at a place of this stage."""
+        return self.loaded.fail(("stages", self.index, *path), f"stage '{self.stage.name}': {message}")
+
+    def refuse_method(self, entry: Entry, message: str) -> RecipeError:
+        """The error at a method's place in the stage's list."""
+        return self.refuse(f"{entry.whose} {message}", "methods", self.active.index(entry))
+
+    def every_method_acts(self) -> None:
+        """A method that answers no hook of a stage is a mistake."""
+        idle = {"on_run_start"} if self.stage.classification else {"on_run_start", *_CLASSIFICATION}
+        acting = {answer.entry.key for hook, found in self.answers.items() if hook not in idle for answer in found}
+        for entry in self.active:
+            if entry.key not in acting:
+                without = "" if self.stage.classification else " without classification"
+                raise self.refuse_method(
+                    entry, f"does nothing in a stage{without}; if it calibrates, name it in 'calibrate'"
+                )
+
+    def one_answer_a_hook(self) -> None:
+        """Hooks of kind ``one`` have at most one answer."""
+        for hook, found in self.answers.items():
+            if KINDS[hook] == "one" and len(found) > 1:
+                names = " and ".join(f"'{answer.entry.key}'" for answer in found)
+                both = "both" if len(found) == 2 else "all"
+                raise self.refuse(f"{names} {both} {_ACTS[hook]} (hook {hook}); keep one", "methods")
+        for answer in self.answers["class_distribution"]:
+            if self.stage.sampler:
+                raise self.refuse(
+                    f"sampler '{self.stage.sampler}' and '{answer.entry.key}' both {_ACTS[answer.hook]} "
+                    f"(hook {answer.hook}); keep one",
+                    "sampler",
+                )
+
+    def something_trains(self) -> None:
+        """A stage without classification lives from auxiliary losses."""
+        if not self.stage.classification and not self.answers["auxiliary_losses"]:
+            raise self.refuse(
+                "without classification it needs a method with auxiliary losses, and has none", "classification"
+            )
+
+    def taps_exist(self) -> None:
+        """Features are changed where the backbone has a tap."""
+        for answer in self.answers["augment_features"]:
+            tap, taps = answer.entry.method.tap, self.skeleton.taps
+            if tap not in taps:
+                raise self.refuse_method(
+                    answer.entry,
+                    f"acts at tap '{tap}', which backbone '{self.loaded.recipe.backbone.use}' does not have"
+                    f"{nearest(tap, taps) or ';'} it has {listed(taps)}",
+                )
+
+    def needs_are_met(self) -> None:
+        """What methods require, the recipe or another method provides, and no method of the stage breaks."""
+        provided = {"hard_labels", *self.data.method.provides}
+        if self.index:
+            provided.add("earlier_stage")
+        if self.loaded.recipe.data.holdout:
+            provided.add("validation")
+        provided = provided.union(*(entry.method.provides for entry in self.active))
+        for entry in self.active:
+            for need in sorted(entry.method.requires):
+                meaning = f"{need} ({NEEDS[need]})" if need in NEEDS else need
+                breaking = next((other for other in self.active if need in other.method.breaks), None)
+                if breaking:
+                    raise self.refuse_method(
+                        entry, f"needs {meaning}, which {breaking.whose} breaks; keep one, or use two stages"
+                    )
+                maps = need in ("feature_maps", "spatial_features") and self.skeleton.has_maps(entry.method.tap)
+                if maps and (need == "feature_maps" or self.skeleton.spatial):
+                    continue
+                if need not in provided:
+                    raise self.refuse_method(entry, f"needs {meaning}, and nothing provides it")
+
+    def cache_is_possible(self) -> None:
+        """A cache holds what a frozen backbone gives for images that no method changes."""
+        if self.stage.cache == "off":
+            return
+        if self.stage.batch_norm == "adapt":
+            raise self.refuse(
+                f"cache '{self.stage.cache}' needs a backbone that stays as it is, and batch_norm: adapt changes it; "
+                "use cache: off",
+                "batch_norm",
+            )
+        trained = self._matching(backbone_names(self.skeleton))
+        if trained:
+            raise self.refuse(
+                f"cache '{self.stage.cache}' needs a frozen backbone; {listed(trained)} trains it", "cache"
+            )
+        for answer in self.answers["augment_features"]:
+            if answer.entry.method.tap in self.skeleton.inner_taps:
+                raise self.refuse(
+                    f"{answer.entry.whose} acts at '{answer.entry.method.tap}', inside the backbone, and cache "
+                    f"'{self.stage.cache}' holds what comes out of it; use cache: off",
+                    "cache",
+                )
+        for answer in self.answers["mix_inputs"]:
+            raise self.refuse(
+                f"{answer.entry.whose} changes the images, which cache '{self.stage.cache}' skips; use cache: off",
+                "cache",
+            )
+
+    def trainable_matches(self) -> None:
+        """Every entry of ``trainable`` names something.
+
+        A method may make its modules, or the classifier, when the data is known, so an entry that begins with it is
+        checked later, by the trainer.
+        """
+        names = [*backbone_names(self.skeleton), "classifier.weight", "classifier.bias"]
+        methods = [entry.key for entry in self.active]
+        blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in backbone_names(self.skeleton)))
+        known = ["backbone", "classifier", *methods, *blocks]
+        later = {*methods, "classifier"} if self.answers["build_classifier"] else set(methods)
+        matched = self._matching(names)
+        for position, pattern in enumerate(self.stage.trainable):
+            if pattern not in matched and pattern.split(".")[0] not in later:
+                raise self.refuse(
+                    f"trainable '{pattern}' matches nothing{nearest(pattern, known) or ';'} there is {listed(known)}",
+                    "trainable",
+                    position,
+                )
+
+    def _matching(self, names: Iterable[str]) -> list[str]:
+        from ltcore.contract.model import matches
+
+        names = list(names)
+        return [pattern for pattern in self.stage.trainable if any(matches(name, pattern) for name in names)]
+
+    def auxiliary_terms_exist(self) -> None:
+        """Weights are given to terms that a method of the stage declares."""
+        known = [f"{entry.key}/{term}" for entry in self.active for term in entry.method.auxiliary]
+        for name in self.stage.auxiliary_weights:
+            if name not in known:
+                raise self.refuse(
+                    f"there is no auxiliary loss '{name}'{nearest(name, known) or ';'} there is {listed(known)}",
+                    "auxiliary_weights",
+                    name,
+                )
+
+    def optimizer_exists(self) -> None:
+        """The optimiser is one of torch's or timm's, and has the options given."""
+        from ltcore.networks.optimizers import check_optimizer
+
+        try:
+            check_optimizer(self.stage.optimizer.name, self.stage.optimizer.model_extra or {}, self.values)
+        except RecipeError as error:
+            raise self.refuse(str(error), "optimizer") from error
+
+    def methods_agree(self) -> None:
+        """Each method may refuse the stage's settings (`ltcore.Method.check_stage`)."""
+        for entry in self.active:
+            try:
+                entry.method.check_stage(self.stage)
+            except RecipeError as error:
+                raise self.refuse_method(entry, f"refuses the stage: {error}") from error

@@ -1,0 +1,178 @@
+"""The plan of a run: which method answers which hook in which stage, checked before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from ltcore.discovery import catalogue, deprecations
+from ltcore.discovery.binding import Answers, Entry, implementations
+from ltcore.errors import LtcoreError, PluginError
+from ltcore.plan.checks import StageChecks
+
+if TYPE_CHECKING:
+    from ltcore.contract.backbone import Backbone
+    from ltcore.contract.recipe import Stage
+    from ltcore.recipe.loading import LoadedRecipe
+
+#: Hooks that are answered outside the stages.
+_OUTSIDE = ("build_data", "build_backbone", "post_calibrate")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage of the recipe with the methods that act in it, bound hook by hook."""
+
+    stage: Stage
+    entries: tuple[Entry, ...]
+    answers: Answers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that is known before its data.
+
+    Attributes:
+        loaded: the recipe and where each of its values came from.
+        data: the method that builds the data.
+        backbone: the method that builds the backbone.
+        entries: every other method, by its name in the recipe.
+        answers: what the data and backbone methods implement, by role.
+        start: what every other method implements, for on_run_start.
+        skeleton: the backbone on the meta device: names and shapes, no values.
+        stages: the stages in order.
+        calibration: the implementations of post_calibrate, in the order of ``calibrate``.
+        warnings: what the user should know, and that stops nothing; a sentence each.
+    """
+
+    loaded: LoadedRecipe
+    data: Entry
+    backbone: Entry
+    entries: dict[str, Entry]
+    answers: dict[str, Answers]
+    start: Answers
+    skeleton: Backbone
+    stages: tuple[StagePlan, ...]
+    calibration: Answers
+    warnings: tuple[str, ...]
+
+
+def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
+    """Import what the recipe names, and check that it fits together.
+
+    Args:
+        loaded: the recipe.
+        to_run: check the values of the optimisers' options as well, which takes seconds.
+
+    Raises:
+        RecipeError: options, combinations, taps or names that do not fit; the message says where and what to do.
+        PluginError: a method is missing, fails to import or is wrongly written.
+    """
+    recipe = loaded.recipe
+    data, data_answers = provider(loaded, "data", recipe.data.use)
+    backbone, backbone_answers = provider(loaded, "backbone", recipe.backbone.use)
+    entries = {key: _entry(loaded, ("methods", key), key, method.use or key) for key, method in recipe.methods.items()}
+    skeleton = build_skeleton(loaded, backbone_answers)
+    stages = []
+    for index, stage in enumerate(recipe.stages):
+        active = tuple(entries[key] for key in stage.methods)
+        answers = _answers(loaded, ("stages", index, "methods"), active)
+        answers |= {hook: [] for hook in _OUTSIDE}
+        StageChecks(loaded, index, stage, data, active, answers, skeleton, to_run).run()
+        stages.append(StagePlan(stage, active, answers))
+    calibration = _answers(loaded, ("calibrate",), [entries[key] for key in recipe.calibrate])
+    calibrating = {answer.entry.key for answer in calibration["post_calibrate"]}
+    for position, key in enumerate(recipe.calibrate):
+        if key not in calibrating:
+            raise loaded.fail(
+                ("calibrate", position),
+                f"{entries[key].whose} does not calibrate (hook post_calibrate); name it in a stage's methods",
+            )
+    return Plan(
+        loaded,
+        data,
+        backbone,
+        entries,
+        {"data": data_answers, "backbone": backbone_answers},
+        implementations(entries.values()),
+        skeleton,
+        tuple(stages),
+        calibration,
+        tuple(deprecations.warnings(chain(*implementations([data, backbone, *entries.values()]).values()))),
+    )
+
+
+def provider(loaded: LoadedRecipe, role: str, name: str) -> tuple[Entry, Answers]:
+    """The entry that builds the data or the backbone (`role`), and what it implements.
+
+    Raises:
+        LtcoreError: as `make_plan`.
+    """
+    entry = _entry(loaded, (role,), name, name)
+    answers = _answers(loaded, (role, "use"), [entry])
+    if not answers[f"build_{role}"]:
+        raise loaded.fail(
+            (role, "use"),
+            f"method '{name}' ({entry.offer.distribution} {entry.offer.version}) does not build the {role} "
+            f"(hook build_{role}); 'ltcore plugins' lists what does",
+        )
+    return entry, answers
+
+
+def _entry(loaded: LoadedRecipe, path: tuple[str, ...], key: str, name: str) -> Entry:
+    where = loaded.where(*path, "use")
+    try:
+        offer = catalogue.find(name)
+        kind = catalogue.load(offer)
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from error
+    whose = f"method '{name}', {offer.distribution} {offer.version}"
+    options = loaded.validate_options(kind.Options, (*path, "options"), whose)
+    import torch
+
+    from ltcore.seeding import derive_seed
+
+    torch.manual_seed(derive_seed(loaded.recipe.seed, "method", key))  # for modules that are made in __init__
+    try:
+        return Entry(key, offer, kind(options))
+    except LtcoreError as error:
+        raise type(error)(f"{where}: {offer}: {error}") from error
+    except Exception as error:
+        raise PluginError(
+            f"{where}: {offer} could not be made: {type(error).__name__}: {error}; tell its author"
+        ) from error
+
+
+def _answers(loaded: LoadedRecipe, path: tuple[str | int, ...], entries: Iterable[Entry]) -> Answers:
+    try:
+        return implementations(entries)
+    except PluginError as error:
+        raise PluginError(f"{loaded.where(*path)}: {error}") from error
+
+
+def build_skeleton(loaded: LoadedRecipe, answers: Answers, image_size: int = 32) -> Backbone:
+    """The backbone on the meta device, for images of 3 channels: names and shapes, no values.
+
+    Raises:
+        LtcoreError: as `make_plan`.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class NoInitialValues(TorchFunctionMode):
+        """On the meta device random values are nothing, but drawing them makes PyTorch import its compiler."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(function, "__name__", "") in ("normal_", "uniform_") and args:
+                return args[0]
+            return function(*args, **(kwargs or {}))
+
+    (answer,) = answers["build_backbone"]
+    try:
+        with torch.device("meta"), NoInitialValues():
+            backbone: Backbone = answer.bind(None)(3, image_size)
+    except LtcoreError as error:
+        raise type(error)(f"{loaded.where('backbone')}: {error}") from error
+    return backbone

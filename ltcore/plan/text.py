@@ -1,0 +1,204 @@
+"""A plan as data and as text: what ``ltcore plan`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.model import matches
+from ltcore.errors import RecipeError
+from ltcore.plan.checks import backbone_names
+from ltcore.plan.plan import build_skeleton
+
+if TYPE_CHECKING:
+    from ltcore.discovery.binding import Entry, Implementation
+    from ltcore.plan.plan import Plan, StagePlan
+
+#: What core does where no method answers a hook of kind ``one``.
+_DEFAULTS = {
+    "build_classifier": "linear",
+    "class_distribution": "instance-balanced",
+    "build_sampler": "plain batches",
+    "compute_loss": "cross-entropy",
+}
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Everything that the plan says, as JSON-able data."""
+    recipe = plan.loaded.recipe
+    return {
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "data": {**_whose(plan.data), "use": recipe.data.use, "options": plan.data.method.options.model_dump()},
+        "backbone": {
+            **_whose(plan.backbone),
+            "use": recipe.backbone.use,
+            "options": plan.backbone.method.options.model_dump(),
+            "taps": list(plan.skeleton.taps),
+        },
+        "methods": {
+            key: {**_whose(entry), "use": entry.offer.name, "options": entry.method.options.model_dump()}
+            for key, entry in plan.entries.items()
+        },
+        "stages": [_describe_stage(plan, stage) for stage in plan.stages],
+        "select": None if recipe.select is None else recipe.select.model_dump(),
+        "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
+        "warnings": list(plan.warnings),
+    }
+
+
+def describe_taps(plan: Plan, image_size: int | None = None) -> dict[str, Any]:
+    """Every tap of the backbone with the shape of a row, as JSON-able data.
+
+    Args:
+        plan: the plan.
+        image_size: pixels of a side; None for the data's option ``image_size``, or 32 where it has none: no data is
+            read.
+
+    Raises:
+        RecipeError: the backbone does not take images of that size.
+    """
+    from ltcore.networks.tap_probe import tap_shapes
+
+    of_data = getattr(plan.data.method.options, "image_size", None)
+    size = image_size or (of_data if isinstance(of_data, int) else 32)
+    backbone = build_skeleton(plan.loaded, plan.answers["backbone"], size)
+    try:
+        shapes = tap_shapes(backbone, (3, size, size))
+    except RecipeError as error:
+        raise RecipeError(f"{plan.loaded.where('backbone')}: {error}") from error
+    return {
+        "tap_shapes": [
+            {"tap": tap, "shape": list(shape), "kind": _kind(backbone.has_maps(tap), shape)}
+            for tap, shape in shapes.items()
+        ],
+        "image_size": size,
+    }
+
+
+def _kind(is_map: bool, shape: tuple[int, ...]) -> str:
+    if is_map:
+        return "map"
+    return {1: "pooled", 2: "tokens"}.get(len(shape), "channels last")
+
+
+def _whose(entry: Entry) -> dict[str, str]:
+    return {"distribution": entry.offer.distribution, "version": entry.offer.version}
+
+
+def _answer(answer: Implementation) -> dict[str, Any]:
+    tap = {"tap": answer.entry.method.tap} if answer.hook == "augment_features" else {}
+    return {"method": answer.entry.key, **_whose(answer.entry), **tap}
+
+
+def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
+    stage = stage_plan.stage
+    sizes = dict(zip(backbone_names(plan.skeleton), (p.numel() for p in plan.skeleton.parameters()), strict=True))
+    hooks: dict[str, Any] = {}
+    for hook, kind in KINDS.items():
+        answers = [_answer(answer) for answer in stage_plan.answers[hook]]
+        if answers:
+            hooks[hook] = {"kind": kind, "methods": answers}
+        elif hook in _DEFAULTS and (hook != "compute_loss" or stage.classification):
+            default = stage.sampler if hook == "class_distribution" and stage.sampler else _DEFAULTS[hook]
+            hooks[hook] = {"kind": kind, "methods": [], "core": default}
+    builder = stage_plan.answers["build_classifier"]
+    if "build_classifier" in hooks and not builder and stage_plan is not plan.stages[0] and stage.classifier == "keep":
+        hooks["build_classifier"]["core"] = "kept from the stage before"
+    return {
+        "name": stage.name,
+        "epochs": stage.epochs,
+        "iterations": stage.iterations,
+        "batch_size": stage.batch_size,
+        "trainable": list(stage.trainable),
+        "trained_backbone_parameters": sum(
+            size for name, size in sizes.items() if any(matches(name, pattern) for pattern in stage.trainable)
+        ),
+        "backbone_parameters": sum(sizes.values()),
+        "sampler": stage.sampler
+        or (_names(stage_plan, "build_sampler") or _names(stage_plan, "class_distribution") or "instance"),
+        "optimizer": stage.optimizer.model_dump(),
+        "schedule": {"name": stage.schedule.name, **stage.schedule.model_dump()},
+        "precision": stage.precision,
+        "cache": stage.cache,
+        "hooks": hooks,
+    }
+
+
+def _names(stage_plan: StagePlan, hook: str) -> str:
+    return ", ".join(answer.entry.key for answer in stage_plan.answers[hook])
+
+
+def render(described: dict[str, Any]) -> str:
+    """The text of ``ltcore plan`` from what `describe` returns."""
+    data, backbone = described["data"], described["backbone"]
+    lines = [f"recipe    {described['recipe']}"]
+    if described["description"]:
+        lines.append(f"          {described['description']}")
+    lines += [
+        f"data      {data['use']}{_options(data)} ({data['distribution']} {data['version']})",
+        f"backbone  {backbone['use']}{_options(backbone)} ({backbone['distribution']} {backbone['version']})",
+        *_render_taps(backbone),
+    ]
+    for name, method in described["methods"].items():
+        lines.append(f"method    {name}{_options(method)} ({method['distribution']} {method['version']})")
+    lines += [f"warning   {text}" for text in described["warnings"]]
+    for number, stage in enumerate(described["stages"], 1):
+        lines += ["", *_render_stage(stage, number, len(described["stages"]))]
+    lines += ["", "calibration"]
+    steps = [f"  post_calibrate      fold     {_person(answer)}" for answer in described["calibrate"]]
+    return "\n".join(lines + (steps or ["  none"]) + _render_select(described["select"]))
+
+
+def _render_select(select: dict[str, Any] | None) -> list[str]:
+    if select is None:
+        return []
+    held = f"{select['holdout']} held-out images a class" if select["holdout"] else "the validation split"
+    after = "then trained on all images" if select["retrain"] else "whose network is the result"
+    lines = [f"  {path}: {', '.join(map(str, values))}" for path, values in select["options"].items()]
+    return ["", f"selection on {held}, {after}", *lines]
+
+
+def _render_taps(backbone: dict[str, Any]) -> list[str]:
+    if "tap_shapes" not in backbone:
+        return [f"          taps {', '.join(backbone['taps'])}"]
+    size, width = backbone["image_size"], max(len(tap) for tap in backbone["taps"])
+    return [f"          taps, for images of 3 x {size} x {size}:"] + [
+        f"            {row['tap']:{width}}  {' x '.join(map(str, row['shape'])):16}  {row['kind']}"
+        for row in backbone["tap_shapes"]
+    ]
+
+
+def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
+    length = f"{stage['epochs']} epochs" if stage["epochs"] else f"{stage['iterations']} iterations"
+    trained, whole = stage["trained_backbone_parameters"], stage["backbone_parameters"]
+    share = f"{trained / 1e6:.2f} of the backbone's {whole / 1e6:.2f} million parameters"
+    lines = [
+        f"stage {number}/{count}  {stage['name']}: {length}, batch {stage['batch_size']}",
+        f"  trains      {', '.join(stage['trainable'])} ({share})",
+        f"  sampler     {stage['sampler']}",
+        f"  optimizer   {_pairs(stage['optimizer'])}",
+        f"  schedule    {_pairs(stage['schedule'])}",
+        f"  precision   {stage['precision']}, cache {stage['cache']}",
+    ]
+    for hook, answer in stage["hooks"].items():
+        people = [_person(method) for method in answer["methods"]] or [f"core: {answer['core']}"]
+        lines += [
+            f"  {hook if not i else '':19} {answer['kind'] if not i else '':8} {person}"
+            for i, person in enumerate(people)
+        ]
+    return lines
+
+
+def _person(answer: dict[str, Any]) -> str:
+    tap = f" at {answer['tap']}" if "tap" in answer else ""
+    return f"{answer['method']}{tap} ({answer['distribution']} {answer['version']})"
+
+
+def _options(described: dict[str, Any]) -> str:
+    shown = {name: value for name, value in described["options"].items() if value is not None}
+    return f" {_pairs(shown)}" if shown else ""
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return " ".join(f"{value}" if name == "name" else f"{name}={value}" for name, value in values.items())

@@ -1,0 +1,1 @@
+"""How a run is told of: on the console, and to logs."""

@@ -1,0 +1,1 @@
+"""What a recipe will take, found out without its data."""

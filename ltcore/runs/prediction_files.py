@@ -1,0 +1,134 @@
+"""``ltcore predict``: predictions as lines of text, as CSV or as JSON, written while they are made."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import torch
+
+from ltcore.data.streaming import worker_count
+from ltcore.errors import DataError, RunError
+from ltcore.runs.predicting import listed_files, predict_files
+
+if TYPE_CHECKING:
+    from ltcore.runs.saved import SavedRun
+
+#: An image's likeliest classes with their probabilities.
+Classes = Sequence[tuple[str, float]]
+
+
+def predict_into(
+    saved: SavedRun,
+    images: Sequence[str | Path],
+    top: int,
+    out: Path | None,
+    as_json: bool,
+    batch_size: int,
+    workers: int | None,
+) -> None:
+    """Predict images, and print or write what they are taken for.
+
+    Args:
+        saved: the run.
+        images: files and folders.
+        top: how many classes an image gets.
+        out: the file to write instead of standard output: CSV, or JSON with `as_json`.
+        as_json: write JSON.
+        batch_size: images at a time.
+        workers: processes that decode; None for one a core, at most 8.
+
+    Raises:
+        DataError: a path is not there, or the file cannot be written.
+        RunError: some files could not be decoded; the others are written.
+    """
+    files = list(listed_files(images))
+    top = min(top, len(saved.class_names))
+    model = saved.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    count = worker_count("auto") if workers is None else workers
+    done, unread, began = 0, 0, time.perf_counter()
+    with _destination(out) as stream:
+        writer = _Json(stream) if as_json else _Lines(stream) if out is None else _Table(stream, top)
+        for predictions, broken in predict_files(model, saved.description, files, batch_size, count):
+            for name, classes in zip(predictions.names, predictions.top(top), strict=True):
+                writer.add(name, classes)
+            for found in broken:
+                print(f"{found.said}: cannot be decoded, left out", file=sys.stderr)
+                writer.refuse(found.name, found.reason)
+            unread += len(broken)
+            done += len(predictions) + len(broken)
+            if out is not None and sys.stderr.isatty():
+                print(f"{done:,} of {len(files):,} files", end="\r" if done < len(files) else "\n", file=sys.stderr)
+        writer.end()
+    if out is not None:
+        seconds = time.perf_counter() - began
+        print(f"{len(files) - unread} images in {seconds:.1f} s: {out}")
+    if unread:
+        raise RunError(f"{unread} of {len(files)} files could not be decoded")
+
+
+@contextmanager
+def _destination(out: Path | None) -> Iterator[TextIO]:
+    if out is None:
+        yield sys.stdout
+        return
+    try:
+        with open(out, "w", newline="", encoding="utf-8") as stream:
+            yield stream
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror or error})") from error
+
+
+class _Lines:
+    """``photos/a.jpg: cat 93.1 %, dog 4.0 %``, a line an image."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def add(self, name: str, classes: Classes) -> None:
+        """An image and its likeliest classes."""
+        print(f"{name}: " + ", ".join(f"{label} {100 * share:.1f} %" for label, share in classes), file=self.stream)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """A file that cannot be decoded; standard error has said so."""
+
+    def end(self) -> None:
+        """What stands behind the last image."""
+
+
+class _Table(_Lines):
+    """CSV, a row an image."""
+
+    def __init__(self, stream: TextIO, top: int) -> None:
+        self.table = csv.writer(stream)
+        numbers = ["", *(f"_{rank}" for rank in range(2, top + 1))]
+        self.table.writerow(["image", *(what + number for number in numbers for what in ("class", "probability"))])
+
+    def add(self, name: str, classes: Classes) -> None:
+        self.table.writerow([name, *(cell for label, share in classes for cell in (label, f"{share:.6f}"))])
+
+
+class _Json(_Lines):
+    """A list of objects: ``image``, and ``top`` or ``error``."""
+
+    before = "[\n  "
+
+    def add(self, name: str, classes: Classes) -> None:
+        top = [{"class": label, "probability": round(share, 6)} for label, share in classes]
+        self._write({"image": name, "top": top})
+
+    def refuse(self, name: str, reason: str) -> None:
+        self._write({"image": name, "error": reason})
+
+    def end(self) -> None:
+        self.stream.write("\n]\n")
+
+    def _write(self, entry: dict[str, object]) -> None:
+        self.stream.write(self.before + json.dumps(entry, ensure_ascii=False))
+        self.before = ",\n  "

@@ -1,0 +1,113 @@
+"""A trained run's model, built again as the run built it, but without its data: names and shapes, not values.
+
+The plugins' hooks that build the classifier and calibrate it are called as in the run. What they may ask about the data
+is answered with the run's class counts, and with stand-ins for features, which only decide values.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ltcore.evaluation.calibrated import Description
+from ltcore.progress.console import Reporter
+from ltcore.contract.imbalance import Imbalance
+from ltcore.data.loader import Loader
+from ltcore.data.prepare import PreparedData
+from ltcore.contract.splits import ArraySplit, StreamedSplit
+from ltcore.training.features import FeatureProvider
+from ltcore.discovery.binding import Hooks
+from ltcore.contract.model import Model
+from ltcore.plan.plan import Plan, make_plan
+from ltcore.recipe.loading import LoadedRecipe
+from ltcore.files.run_directory import RunDirectory
+from ltcore.training.run import Run
+
+
+def rebuild(loaded: LoadedRecipe, description: Description, directory: RunDirectory) -> Model:
+    """The model with its calibrated classifier, on the CPU, with arbitrary values.
+
+    Args:
+        loaded: the run's recipe. Files of weights that its backbone started from are not needed.
+        description: what the run recorded of its data.
+        directory: the run's directory, which is left alone.
+
+    Raises:
+        LtcoreError: a plugin is missing, refuses or fails.
+    """
+    with torch.random.fork_rng(devices=[]):
+        plan = make_plan(loaded.without_weights()[0], to_run=False)
+        return _Rebuilt(plan, _without_images(description), directory).built()
+
+
+class _Rebuilt(Run):
+    """A run whose data is one black image."""
+
+    def __init__(self, plan: Plan, data: PreparedData, directory: RunDirectory) -> None:
+        super().__init__(plan, data, directory, torch.device("cpu"), Reporter(io.StringIO()))
+        self.provider = self.state.provider = _StandIns(self.loaders, 1)
+        self.provider.state = self.state
+
+    def built(self) -> Model:
+        self.start()
+        for index, stage in enumerate(self.plan.stages):
+            self._enter(stage.stage.name, index)
+            self._prepare_classifier(index, Hooks(stage.answers, self.contexts))
+            self.provider.freeze(stage.stage.name)
+        return Model(self.model.backbone, self._calibrated(), {})
+
+    def _cut(self, imbalance: Imbalance | None) -> PreparedData:
+        return self.data
+
+    def _loader(self, split: ArraySplit | StreamedSplit) -> Loader:
+        return _OneImage(len(self.data.mean), self.data.transform.image_size)
+
+
+class _StandIns(FeatureProvider):
+    """Answers with one row a class."""
+
+    def features(self, split: str, tap: str) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(self.state.num_classes, *self.feature_shape(tap), generator=generator)
+
+
+@dataclass(frozen=True)
+class _OneImage:
+    """A `Loader` of one black image."""
+
+    channels: int
+    size: int
+    device = generator_device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return 1
+
+    def eval_batch(self, start: int, stop: int) -> Tensor:
+        return torch.zeros(1, self.channels, self.size, self.size)
+
+    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+        yield self.eval_batch(0, 1)
+
+    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+        yield self.eval_batch(0, 1)
+
+
+def _without_images(description: Description) -> PreparedData:
+    classes, size = len(description.class_names), description.transform.image_size
+    black = torch.zeros(1, len(description.mean), size, size, dtype=torch.uint8)
+    split = ArraySplit(black.expand(classes, -1, -1, -1), torch.arange(classes))
+    return PreparedData(
+        train=split,
+        val=split,
+        test=None,
+        class_names=description.class_names,
+        class_counts=torch.tensor(description.class_counts),
+        kept=split.targets,
+        mean=description.mean,
+        std=description.std,
+        transform=description.transform,
+    )

@@ -1,0 +1,257 @@
+"""Runs from Python: train one, open one that has ended, use its model, read its results as arrays."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltcore.files import checkpoint
+from ltcore.evaluation.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
+from ltcore.progress.console import Reporter
+from ltcore.contract.splits import ArraySplit
+from ltcore.data.streaming import build_loader, worker_count
+from ltcore.errors import DataError, LtcoreError, RecipeError, RunError, listed
+from ltcore.evaluation.outputs import pooled_features
+from ltcore.contract.model import Model
+from ltcore.plan.plan import provider
+from ltcore.runs.predicting import Predictions, predict
+from ltcore.runs.rebuilding import rebuild
+from ltcore.recipe.loading import LoadedRecipe, load_recipe
+from ltcore.files.run_directory import RunDirectory
+from ltcore.training.run import execute, read_data
+from ltcore.training.selection import as_selected
+
+if TYPE_CHECKING:
+    from ltcore.data.prepare import PreparedData
+    from ltcore.runs.predicting import Images
+    from ltcore.contract.recipe import Recipe
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+def run(
+    recipe: Path | str,
+    set: Sequence[str] = (),
+    seed: int | None = None,
+    out: Path | str = "runs",
+    resume: bool = False,
+    quiet: bool = True,
+) -> SavedRun:
+    """Train, evaluate and calibrate what a recipe describes, as ``ltcore run`` does.
+
+    Args:
+        recipe: the recipe file.
+        set: changes ``"PATH=VALUE"``, such as ``"stages.finetune.epochs=4"``.
+        seed: in place of the recipe's.
+        out: where run directories are made.
+        resume: go on with the latest run of this very recipe.
+        quiet: print nothing.
+
+    Raises:
+        LtcoreError: anything that the user can put right, as one message.
+    """
+    loaded = load_recipe(recipe, set, seed)
+    reporter = Reporter(io.StringIO()) if quiet else Reporter()
+    return SavedRun(execute(loaded, Path(out), resume, reporter)[1])
+
+
+def load(run: Path | str) -> SavedRun:
+    """A run that has ended, from its directory.
+
+    Results are read at once; the model is built when it is first asked for, and only that needs the run's plugins.
+
+    Raises:
+        RecipeError: no run that has ended is there.
+    """
+    return SavedRun(Path(run))
+
+
+class SavedRun:
+    """A run that has ended.
+
+    Args:
+        path: the run's directory.
+
+    Attributes:
+        path: the run's directory.
+        result: the content of ``result.json``.
+        class_names: C names, in label order.
+        class_counts: [C] int64, training images of each class.
+
+    Raises:
+        RecipeError: no run that has ended is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._directory = RunDirectory(path)
+        if not self._directory.finished:
+            raise RecipeError(_not_a_run(path))
+        self.result: dict[str, Any] = self._directory.read_json("result.json")
+        self.class_names: tuple[str, ...] = tuple(self.result["class_names"])
+        self.class_counts: Integers = np.array(self.result["class_counts"], dtype=np.int64)
+
+    def __repr__(self) -> str:
+        top1 = self.metrics["top1"]
+        return f"<run {self.path}: {self.result['recipe']}, seed {self.result['seed']}, top-1 {100 * top1:.1f} %>"
+
+    @cached_property
+    def _loaded(self) -> LoadedRecipe:
+        return as_selected(load_recipe(self.path / "recipe.yaml"), self.result.get("selection"))
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it was trained, with what was selected."""
+        return self._loaded.recipe
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures on the test images after calibration, fractions: ``top1``, ``balanced_accuracy``, ``ece``, ..."""
+        metrics: dict[str, Any] = self.result["after_calibration"]
+        return metrics
+
+    @cached_property
+    def _predictions(self) -> dict[str, NDArray[Any]]:
+        with np.load(self.path / "predictions.npz") as arrays:
+            return dict(arrays)
+
+    @property
+    def targets(self) -> Integers:
+        """[N] labels of the test images."""
+        return self._predictions["targets"]
+
+    @property
+    def logits(self) -> Floats:
+        """[N, C] of the test images, before calibration."""
+        return self._predictions["logits"]
+
+    @property
+    def calibrated_logits(self) -> Floats:
+        """[N, C] of the test images, after calibration."""
+        return self._predictions["calibrated_logits"]
+
+    @cached_property
+    def calibrated(self) -> Calibrated:
+        """What ``calibrated.safetensors`` holds: tensors, description, and the probe's images and logits.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        if not self._directory.calibrated.is_file():
+            raise RunError(
+                f"{self.path} holds no calibrated model ({self._directory.calibrated.name}): an earlier version of "
+                "ltcore wrote it; train it again"
+            )
+        return read(self._directory.calibrated)
+
+    @property
+    def description(self) -> Description:
+        """How evaluation prepares images, and the classes."""
+        return self.calibrated.description
+
+    @cached_property
+    def model(self) -> Model:
+        """The trained network with its calibrated classifier, in eval mode, on the CPU: `backbone` and `classifier`.
+
+        It is built without the data, and compared with what the run's own model gave on a few images.
+
+        Raises:
+            PluginError: a plugin that the recipe names is missing.
+            RunError: the model differs from the run's, as when a plugin has changed.
+        """
+        found = self.calibrated
+        try:
+            model = rebuild(self._loaded, found.description, self._directory)
+            checkpoint.restore_model(model, found.tensors, found.path)
+        except LtcoreError as error:
+            raise type(error)(f"{error}{self._changed()}") from error
+        model.eval().requires_grad_(False)
+        difference = relative_difference(model(found.description.normalised(found.images)), found.logits)
+        if not difference <= TOLERANCE:
+            raise RunError(
+                f"{found.path}: the model built from it is not the run's: on images with known logits it is off by "
+                f"{difference:.2g} of the largest, because a plugin has changed, or keeps values of the trained "
+                f"classifier elsewhere than in tensors{self._changed()}"
+            )
+        return model
+
+    def _changed(self) -> str:
+        """Which distributions are not those of the run, for messages; empty where all are."""
+        changed = []
+        for name, then in self.result["versions"].items():
+            try:
+                now = version(name)
+            except PackageNotFoundError:
+                now = "not installed as a distribution"
+            if name.startswith("ltcore") and now != then:
+                changed.append(f"{name} was {then} and is {now}")
+        return f" (since the run, {'; '.join(changed)})" if changed else ""
+
+    def predict(self, images: Images, batch_size: int = 64) -> Predictions:
+        """What the calibrated model takes images for. See `ltcore.runs.predicting.predict`.
+
+        Args:
+            images: a path of an image or of a folder of images, or several; a Pillow image, or several; or pixels,
+                uint8: an array [N, H, W] or [N, H, W, channels], or a tensor [N, channels, H, W].
+            batch_size: images at a time.
+
+        Raises:
+            DataError: an image is missing or cannot be decoded.
+        """
+        return predict(self.model, self.description, images, batch_size)
+
+    def read_data(self) -> PreparedData:
+        """The data as the run had it, with its long tail and its held-out images.
+
+        Raises:
+            DataError: it is not where the recipe says.
+        """
+        return read_data(self._loaded, provider(self._loaded, "data", self.recipe.data.use)[1])
+
+    @cached_property
+    def _data(self) -> PreparedData:
+        return self.read_data()
+
+    def features(self, split: str, tap: str = "pooled") -> Floats:
+        """Features of the run's images without augmentation, in the order of its data.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            tap: a tap of the backbone.
+
+        Returns:
+            [N, D] at ``pooled``, elsewhere [N, D, H, W] or the tap's own shape.
+
+        Raises:
+            DataError: the data is not where the recipe says, or has no such split.
+            RecipeError: the backbone has no such tap.
+        """
+        model, data = self.model, self._data
+        if tap not in model.backbone.taps:
+            raise RecipeError(f"the backbone has no tap '{tap}'; it has {listed(model.backbone.taps)}")
+        images = {"train": data.train, "val": data.val, "test": data.test}.get(split)
+        if images is None:
+            raise DataError(f"the run has no '{split}' images; 'train' and 'test' are always there")
+        device = next(model.parameters()).device
+        workers = 0 if isinstance(images, ArraySplit) else worker_count(self.recipe.data.workers)
+        loader = build_loader(images, data.transform, data.mean, data.std, workers, device)
+        return pooled_features(model, loader, self.recipe.eval_batch_size, tap).float().cpu().numpy()
+
+
+def _not_a_run(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: there is no such run"
+    if (path / "recipe.yaml").is_file():
+        return f"{path}: the run has not ended (it has no result.json); 'ltcore run RECIPE --resume' goes on with it"
+    runs = sorted(found.parent for found in path.glob("*/result.json")) if path.is_dir() else []
+    if runs:
+        return f"{path} is no run but holds {len(runs)}; name one, such as {runs[-1]}"
+    return f"{path} is no run: it has no result.json"

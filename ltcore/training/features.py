@@ -1,0 +1,140 @@
+"""Features of the frozen backbone, computed once: the stage's cache, and what methods ask of the context."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ltcore.contract.model import Model
+from ltcore.data.partial import completed
+from ltcore.errors import RunError, listed, nearest
+from ltcore.evaluation.outputs import evaluating, pooled_features
+from ltcore.seeding import generator_for
+
+if TYPE_CHECKING:
+    from ltcore.contract.backbone import Backbone
+    from ltcore.contract.context import RunState
+    from ltcore.data.loader import Loader
+
+
+class FeatureProvider:
+    """Answers `ltcore.Context`'s questions about features and earlier models.
+
+    Args:
+        loaders: the training images, and the validation images where there are any, by split name.
+        batch_size: images at a time.
+    """
+
+    def __init__(self, loaders: dict[str, Loader], batch_size: int) -> None:
+        self._loaders, self._batch_size = loaders, batch_size
+        self._frozen: dict[str, Model] = {}
+        self._kept: dict[tuple[str, str], tuple[object, Tensor]] = {}
+        self.state: RunState
+
+    def train_on(self, loader: Loader) -> None:
+        """Answer with these training images from now on."""
+        self._loaders["train"] = loader
+
+    def freeze(self, stage: str) -> None:
+        """Keep the model as it is now, for later stages."""
+        model = self.state.model
+        frozen = Model(copy.deepcopy(model.backbone), copy.deepcopy(model.classifier), {})
+        self._frozen[stage] = frozen.eval().requires_grad_(False)
+
+    def frozen_model(self, stage: str | None) -> Model:
+        """See `ltcore.Context.frozen_model`."""
+        name = stage or next(reversed(self._frozen), None)
+        if name not in self._frozen:
+            named = f" '{name}'" if name else ""
+            raise RunError(f"there is no earlier stage{named} here; there is {listed(self._frozen)}")
+        return self._frozen[name]
+
+    def features(self, split: str, tap: str) -> Tensor:
+        """See `ltcore.Context.training_features`."""
+        if split not in self._loaders:
+            raise RunError("there are no validation images; set data.holdout in the recipe")
+        backbone, state = self._backbone(tap), self.state
+        trains = any(parameter.requires_grad for parameter in backbone.parameters())
+        # By the stage's index: calibration comes after the last, and a recipe's stage may have its name.
+        version = (state.stage_index, state.epoch, state.step) if trains else (state.stage_index,)
+        kept = self._kept.get((split, tap))
+        if kept is None or kept[0] != version:
+            kept = (version, pooled_features(state.model, self._loaders[split], self._batch_size, tap))
+            self._kept[split, tap] = kept
+        return kept[1]
+
+    def feature_shape(self, tap: str) -> tuple[int, ...]:
+        """See `ltcore.Context.feature_shape`."""
+        seen: list[Tensor] = []
+
+        def look(x: Tensor) -> Tensor:
+            seen.append(x)
+            return x
+
+        backbone = self._backbone(tap)
+        with evaluating(backbone):
+            backbone.run(self._loaders["train"].eval_batch(0, 1), at={tap: look})
+        return tuple(seen[0].shape[1:])
+
+    def _backbone(self, tap: str) -> Backbone:
+        backbone = self.state.model.backbone
+        if tap not in backbone.taps:
+            raise RunError(
+                f"the backbone has no tap '{tap}'{nearest(tap, backbone.taps) or ';'} it has {listed(backbone.taps)}"
+            )
+        return backbone
+
+
+class FeatureCache:
+    """Training features of a frozen backbone, at ``maps`` or ``pooled``.
+
+    With ``eval``, the images as they are; with ``views:V``, V augmented views of each, of which one is drawn at every
+    visit. It lives in memory for the length of a stage; a resumed stage computes it again, to the same bits.
+
+    Args:
+        model: the model; its backbone is frozen.
+        loader: the training images.
+        tap: ``maps`` or ``pooled``.
+        views: V; None for ``eval``.
+        batch_size: images at a time.
+        seed: parts of the seed that the views are drawn with.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loader: Loader,
+        tap: str,
+        views: int | None,
+        batch_size: int,
+        seed: tuple[int | str, ...],
+    ) -> None:
+        self.tap, self.generator_device = tap, loader.device
+        if views is None:
+            self._features = pooled_features(model, loader, batch_size, tap)[None]
+            return
+        rows = []
+        with evaluating(model):
+            for view in range(views):
+                generator = generator_for(loader.generator_device, *seed, "view", view)
+                batches = torch.split(torch.arange(len(loader)), batch_size)
+                parts = [model.backbone.forward_maps(x) for x in loader.train_batches(batches, repeat(generator))]
+                view_rows = torch.cat([part if tap == "maps" else model.backbone.pool(part) for part in parts])
+                rows.append(completed(view_rows, loader))
+        self._features = torch.stack(rows)
+
+    def train_batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Features of the images at `indices` [B], each in a view drawn at random, [B, ...]."""
+        device = self.generator_device
+        indices = indices.to(device, non_blocking=True)
+        views = torch.randint(len(self._features), indices.shape, generator=generator, device=device)
+        return self._features[views, indices]
+
+    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+        """Features batch by batch, see `train_batch`; each batch is made when it is asked for."""
+        return map(self.train_batch, indices, generators)

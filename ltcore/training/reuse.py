@@ -1,0 +1,105 @@
+"""Stages that another run has trained already, taken over where both recipes say the same (``ltcore run --from RUN``).
+
+Training is a function of the recipe, so a stage that is described alike ends alike: what is taken over is, bit for bit,
+what would have been trained.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltcore.errors import RecipeError
+from ltcore.files import checkpoint
+from ltcore.files.run_directory import RunDirectory
+from ltcore.recipe.loading import load_recipe
+from ltcore.training.selection import as_selected
+from ltcore.training.stage import Position
+
+if TYPE_CHECKING:
+    from ltcore.contract.recipe import Recipe
+    from ltcore.recipe.loading import LoadedRecipe
+    from ltcore.training.run import Run
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """A finished run, and how many of its first stages another recipe has too.
+
+    Attributes:
+        source: the finished run's directory.
+        stages: how many of its stages are taken over, at least 1.
+    """
+
+    source: RunDirectory
+    stages: int
+
+    def record(self) -> dict[str, Any]:
+        """For ``result.json``."""
+        return {"run": str(self.source.path), "stages": self.stages}
+
+    def into(self, run: Run) -> None:
+        """Write the files of the stages into `run`'s directory, as if it had trained them and then been killed."""
+        own = checkpoint.model_tensors(run.model)
+        acting: set[str] = set()
+        for index, stage in enumerate(run.recipe.stages[: self.stages]):
+            acting |= set(stage.methods)
+            trained = checkpoint.load(self.source.stage_file(index, stage.name))[0]
+            kept = {name: tensor for name, tensor in own.items() if _owner(name) not in (None, *acting)}
+            taken = {name: tensor for name, tensor in trained.items() if _owner(name) in (None, *acting)}
+            checkpoint.save(run.directory.stage_file(index, stage.name), kept | taken, {})
+        names = {stage.name for stage in run.recipe.stages[: self.stages]}
+        position = Position(stage=self.stages, results=self.source.read_json("result.json")["stages"][: self.stages])
+        for line in (self.source.path / "metrics.jsonl").read_text().splitlines():
+            if json.loads(line)["stage"] in names:
+                position.metrics_size = run.directory.append_metrics(json.loads(line))
+        checkpoint.save(run.directory.last, {}, {"position": asdict(position), "optimizer": {}})
+
+
+def find(path: Path, loaded: LoadedRecipe) -> Reuse:
+    """What `loaded` can take over from the run at `path`.
+
+    Raises:
+        RecipeError: it is no run that has ended, or it differs from its first stage on; the message says in what.
+    """
+    source = RunDirectory(path)
+    if not source.finished:
+        raise RecipeError(f"--from {path}: no run that has ended is there (it would have a result.json)")
+    selection = source.read_json("result.json").get("selection")
+    if selection and not selection["retrained"]:
+        raise RecipeError(f"--from {path}: its network was chosen and trained without the held-out images")
+    theirs = as_selected(load_recipe(path / "recipe.yaml"), selection).recipe
+    ours = loaded.recipe
+    for key in ("seed", "data", "backbone"):
+        if _told(ours, key) != _told(theirs, key):
+            raise RecipeError(f"--from {path}: its {key} is another; only runs on the same {key} share stages")
+    stages = 0
+    for mine, other in zip(ours.stages, theirs.stages, strict=False):
+        if mine != other or any(_method(ours, name) != _method(theirs, name) for name in mine.methods):
+            break
+        stages += 1
+    if not stages:
+        raise RecipeError(
+            f"--from {path}: its first stage '{theirs.stages[0].name}' is not the recipe's '{ours.stages[0].name}' in "
+            "every setting, so there is nothing to take over; compare its recipe.yaml"
+        )
+    return Reuse(source, stages)
+
+
+def _told(recipe: Recipe, key: str) -> Any:
+    value = getattr(recipe, key)
+    # How many processes decode changes no result.
+    return value.model_copy(update={"workers": "auto"}) if key == "data" else value
+
+
+def _method(recipe: Recipe, name: str) -> tuple[str, dict[str, Any]]:
+    entry = recipe.methods[name]
+    return entry.use or name, entry.options
+
+
+def _owner(name: str) -> str | None:
+    """The method that a tensor of a checkpoint belongs to; None for backbone and classifier."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "model/methods" else None

@@ -1,0 +1,107 @@
+"""One training step's forward pass: features through the taps, logits, and the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ltcore.contract.records import Batch, Features
+from ltcore.errors import PluginError
+
+if TYPE_CHECKING:
+    from ltcore.contract.model import Model
+    from ltcore.discovery.binding import Hooks
+
+
+class StepForward:
+    """The forward pass of a stage.
+
+    Args:
+        model: the model.
+        hooks: what the stage's methods answer.
+        start: what a batch holds: ``images``, or cached features at ``maps`` or ``pooled``.
+        classification: whether there is a classification loss at all.
+        autocast: dtype of the forward pass; None for float32 throughout.
+    """
+
+    def __init__(
+        self, model: Model, hooks: Hooks, start: str, classification: bool, autocast: torch.dtype | None
+    ) -> None:
+        self.model, self.hooks, self.start = model, hooks, start
+        self.classification, self.autocast = classification, autocast
+
+    def __call__(self, batch: Batch, class_weights: Tensor | None) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch, each 0-d float32; their sum is what is minimised.
+
+        Args:
+            batch: its ``images`` are features where the stage starts at a cache.
+            class_weights: [C], or None for equal weights.
+        """
+        batch = self.hooks.mix_inputs(batch)
+        low_precision = torch.autocast(batch.images.device.type, self.autocast, enabled=self.autocast is not None)
+        with low_precision:
+            record = self._features(batch)
+            logits = self.model.classifier(record.features).float()
+        terms: dict[str, Tensor] = {}
+        if self.classification:
+            terms["classification"] = classification_loss(self.hooks, logits, record, class_weights)
+        with low_precision:
+            terms.update(self.hooks.auxiliary_losses(record, logits))
+        return {name: value.float() for name, value in terms.items()}
+
+    def _features(self, batch: Batch) -> Features:
+        """Run the backbone; at each tap the fold sees the rows as they are there."""
+        images = batch.images if self.start == "images" else None
+        record: Features | None = None
+
+        def through(tap: str) -> Callable[[Tensor], Tensor]:
+            def change(x: Tensor) -> Tensor:
+                nonlocal record
+                record = Features.of(batch, x, images) if record is None else replace(record, features=x)
+                record = self.hooks.augment_features(tap, record)
+                return record.features
+
+            return change
+
+        pooled = self.model.backbone.run(batch.images, self.start, {tap: through(tap) for tap in self.hooks.taps})
+        record = Features.of(batch, pooled, images) if record is None else replace(record, features=pooled)
+        if record.source_only is not None:
+            raise PluginError(
+                "the sampler brought images that are sources only, and no method's augment_features used and dropped "
+                "them; tell the author of the sampler's plugin"
+            )
+        return record
+
+
+def classification_loss(hooks: Hooks, logits: Tensor, record: Features, class_weights: Tensor | None) -> Tensor:
+    """The mean loss of a batch, 0-d.
+
+    With class weights it is the weighted mean, divided by the sum of the samples' weights (as torch's weighted
+    cross-entropy is). A mixed sample counts for each of its two labels with that label's share.
+
+    Args:
+        hooks: what the stage's methods answer.
+        logits: [N, C] float32.
+        record: the rows' labels.
+        class_weights: [C], or None.
+    """
+
+    def values(targets: Tensor) -> Tensor:
+        return hooks.compute_loss(hooks.adjust_logits(logits, targets), targets)
+
+    loss = values(record.targets)
+    weights = None if class_weights is None else class_weights[record.targets]
+    if record.partner_targets is not None and record.target_weight is not None:
+        share, rest = record.target_weight, 1 - record.target_weight
+        partner = values(record.partner_targets)
+        if class_weights is None or weights is None:
+            return (share * loss + rest * partner).mean()
+        first, second = share * weights, rest * class_weights[record.partner_targets]
+        return (first * loss + second * partner).sum() / (first + second).sum()
+    if weights is None:
+        return loss.mean()
+    return (weights * loss).sum() / weights.sum()
