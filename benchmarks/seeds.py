@@ -15,7 +15,7 @@ from pathlib import Path
 from ltcore.errors import RecipeError
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
+from ltcore.training.execute import execute
 
 COLUMNS = {"top-1": "top1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
 

@@ -20,13 +20,16 @@ from torch.nn.functional import cross_entropy
 
 from ltcore import Method, hookimpl
 from ltcore.contract import hookspecs
+from ltcore.contract.hook import PROJECT
 from ltcore.discovery.binding import Entry, Hooks, implementations
 from ltcore.discovery.catalogue import Offer
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import Run, read_data
+from ltcore.training.assembly import Assembly
+from ltcore.training.data import RunData, read_data
+from ltcore.training.run import Run
 
 RECIPE = """
 data: {{use: synthetic, options: {{class_counts: [400, 240, 160, 80, 40], image_size: {size}, test_per_class: 2}}}}
@@ -41,14 +44,16 @@ def prepared(size: int, folder: Path) -> Run:
     (folder / "bench.yaml").write_text(RECIPE.format(size=size))
     loaded = load_recipe(folder / "bench.yaml")
     plan = make_plan(loaded)
-    data = read_data(loaded, plan.answers["data"])
+    device = torch.device("cpu")
+    data = RunData(plan, read_data(loaded, plan.answers["data"]), device)
     directory = RunDirectory.create(folder, "bench", 0, "")
-    return Run(plan, data, directory, torch.device("cpu"), Reporter(io.StringIO()))
+    return Run(Assembly(plan, data, device), directory, Reporter(io.StringIO()))
 
 
 def by_hand(run: Run, epochs: int) -> float:
     """Seconds of the hand-written loop."""
-    model, loader, targets = run.model, run.loaders["train"], run.state.training_targets
+    assembly = run.assembly
+    model, loader, targets = assembly.model, assembly.data.loaders["train"], assembly.state.training_targets
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
     model.train()
@@ -77,12 +82,12 @@ def hook_calls() -> tuple[float, float]:
         return (time.perf_counter() - began) / 50000 * 1e6
 
     method, logits, targets = Empty(), torch.randn(2, 2), torch.zeros(2, dtype=torch.int64)
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(method)
     bound = Hooks(implementations([Entry("empty", Offer("empty", "", "", ""), method)]), {})
     plain = per_call(lambda: method.compute_loss(logits, targets))
-    ours = per_call(lambda: bound.compute_loss(logits, targets)) - plain
+    ours = per_call(lambda: bound.call(hookspecs.compute_loss, logits, targets)) - plain
     theirs = per_call(lambda: manager.hook.compute_loss(logits=logits, targets=targets, context=None)) - plain
     return ours, theirs
 

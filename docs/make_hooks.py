@@ -1,4 +1,6 @@
-"""Writes ``hooks.md``: the hooks' specifications with their docstrings, examples, and what each version has changed.
+"""Writes ``hooks.md``, and the run's pseudocode at the head of ``architecture.md``.
+
+The page has the hooks' specifications with their docstrings, examples, and what each version has changed.
 
 python docs/make_hooks.py
 """
@@ -86,7 +88,7 @@ def section(name: str, example: str) -> str:
         for key in (name, *(f"{name}.{argument}" for argument in inspect.signature(function).parameters))
         for what in _changes(key, name)
     ]
-    first = f"**{hookspecs.KINDS[name]}** · `{signature}` · since {interface.since(name)}"
+    first = f"**{hookspecs.HOOKS[name].kind}** · `{signature}` · since {interface.since(name)}"
     text = markdown(inspect.getdoc(function) or "")
     return "\n\n".join([f"## `{name}`", first, *changes, text, code(example)])
 
@@ -109,9 +111,28 @@ def _changes(key: str, name: str) -> list[str]:
 def page() -> str:
     """The whole page."""
     found = examples()
-    sections = [section(name, found[name]) for name in hookspecs.KINDS]
+    sections = [section(name, found[name]) for name in hookspecs.HOOKS]
     return "\n".join([HEAD + code(found["imports"]), versions(), *sections])
+
+
+def pseudocode() -> str:
+    """The block of the specifications' docstring that shows a run with every hook where it is called."""
+    lines = inspect.getdoc(hookspecs).splitlines()
+    first, last = (index for index, line in enumerate(lines) if line.startswith("    ") and _at_an_edge(lines, index))
+    return "".join(f"{line.removeprefix('    ')}\n" for line in lines[first : last + 1])
+
+
+def _at_an_edge(lines: list[str], index: int) -> bool:
+    return not lines[index - 1] or not lines[index + 1]
+
+
+def architecture(text: str) -> str:
+    """``architecture.md`` with the pseudocode in its first block."""
+    head, _, rest = text.partition("```text\n")
+    return f"{head}```text\n{pseudocode()}```{rest.partition('```')[2]}"
 
 
 if __name__ == "__main__":
     (HERE / "hooks.md").write_text(page())
+    path = HERE / "architecture.md"
+    path.write_text(architecture(path.read_text()))

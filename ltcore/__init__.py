@@ -11,7 +11,7 @@ from ltcore.contract.interface import __version__ as __version__
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone as Backbone
     from ltcore.contract.context import Context as Context
-    from ltcore.contract.hookspecs import hookimpl as hookimpl
+    from ltcore.contract.hook import hookimpl as hookimpl
     from ltcore.contract.method import Method as Method
     from ltcore.contract.method import Options as Options
     from ltcore.contract.records import Batch as Batch
@@ -40,7 +40,7 @@ _HOMES = {
     "Options": "contract.method",
     "RecipeError": "errors",
     "SavedRun": "runs.saved",
-    "hookimpl": "contract.hookspecs",
+    "hookimpl": "contract.hook",
     "load": "runs.saved",
     "run": "runs.saved",
 }

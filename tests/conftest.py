@@ -56,14 +56,17 @@ def make_run(write_recipe, tmp_path):
     from ltcore.plan.plan import make_plan
     from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import load_recipe
-    from ltcore.training.run import Run, read_data
+    from ltcore.training.assembly import Assembly
+    from ltcore.training.data import RunData, read_data
+    from ltcore.training.run import Run
 
     def make(name="r", **parts):
         loaded = load_recipe(write_recipe(name, **parts))
         plan = make_plan(loaded)
-        data = read_data(loaded, plan.answers["data"])
+        device = torch.device("cpu")
+        data = RunData(plan, read_data(loaded, plan.answers["data"]), device)
         directory = RunDirectory.create(tmp_path / "runs", loaded.recipe.name, loaded.recipe.seed, "")
-        return Run(plan, data, directory, torch.device("cpu"), Reporter(io.StringIO()))
+        return Run(Assembly(plan, data, device), directory, Reporter(io.StringIO()))
 
     return make
 

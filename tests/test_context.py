@@ -134,7 +134,7 @@ def test_figures_of_the_training_split(watch):
             context.epoch = 3
 
     run = watch(look)
-    assert run.contexts["watch"].model is run.model
+    assert run.assembly.contexts["watch"].model is run.assembly.model
 
 
 def reachable(root):
@@ -159,16 +159,20 @@ def test_no_test_image_is_reachable_from_a_context(watch):
     leaked = []
 
     def leaks(run, root):
-        test = (run.data.test.images, run.data.test.targets, run.loaders["test"]._images)
+        test = (
+            run.assembly.data.whole.test.images,
+            run.assembly.data.whole.test.targets,
+            run.assembly.data.loaders["test"]._images,
+        )
         memory = {tensor.untyped_storage().data_ptr() for tensor in test}
         tensors = [item for item in reachable(root) if isinstance(item, Tensor) and item.numel()]
         assert len(tensors) > 20  # the walk went somewhere
         return [item for item in tensors if item.untyped_storage().data_ptr() in memory]
 
     run = watch(lambda hook, context: None)
-    for context in run.contexts.values():
+    for context in run.assembly.contexts.values():
         leaked += leaks(run, context)
     assert not leaked
     assert leaks(run, run)  # the walk would have found them
     with pytest.raises(RunError, match=r"no validation images; set data\.holdout"):
-        run.contexts["watch"].validation_features()
+        run.assembly.contexts["watch"].validation_features()

@@ -17,7 +17,7 @@ from ltcore.files import checkpoint
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.seeding import derive_seed, generator_for
-from ltcore.training.run import execute
+from ltcore.training.execute import execute
 
 SGD = "optimizer: {name: sgd, lr: 0.05, momentum: 0.9}"
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import textwrap
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,19 @@ import yaml
 import ltcore
 from ltcore import Context, Method
 from ltcore.contract import interface, recipe
-from ltcore.contract.hookspecs import KINDS, hookimpl
+from ltcore.contract.hook import hookimpl
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue
 from ltcore.discovery.binding import Entry, Implementation, implementations
 from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import parse
-from ltcore.training.run import execute
+from ltcore.training.execute import execute
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")])
-ARCHITECTURE, HOOKS, RECIPES, DATA = (
+ARCHITECTURE, HOOKS_PAGE, RECIPES, DATA = (
     (ROOT / "docs" / f"{name}.md").read_text() for name in ("architecture", "hooks", "recipes", "data")
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -126,7 +128,7 @@ class Probe(Method):
 
 def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, monkeypatch):
     called = []
-    bind, read_data = Implementation.bind, ltcore.training.run.read_data
+    bind, read_data = Implementation.bind, ltcore.training.execute.read_data
 
     def recording(self, context):
         function = bind(self, context)
@@ -137,7 +139,7 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
         return read_data(*args)
 
     monkeypatch.setattr(Implementation, "bind", recording)
-    monkeypatch.setattr(ltcore.training.run, "read_data", after_planning)
+    monkeypatch.setattr(ltcore.training.execute, "read_data", after_planning)
     offer_methods(probe=Probe)
     stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
     stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]
@@ -153,19 +155,19 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
         if opened := re.match(r"\s*for (\w+) in", line):
             inside.append((indent, opened[1]))
         for name in re.findall(r"(\w+)\(", line):
-            if name in KINDS:
+            if name in HOOKS:
                 assert name not in documented, f"{name} stands twice"
-                assert line.rstrip().partition("#")[2].split(";")[0].strip() == KINDS[name], line
+                assert line.rstrip().partition("#")[2].split(";")[0].strip() == HOOKS[name].kind, line
                 documented.append(name)
                 repeats[name] = times[inside[-1][1]] if inside else 1
-    assert set(documented) == set(KINDS)
+    assert set(documented) == set(HOOKS)
     assert documented == list(dict.fromkeys(called)), "the order of the calls"
     repeats["build_classifier"] = 1  # "only where a new one is asked for"
-    assert repeats == {name: called.count(name) for name in KINDS}
+    assert repeats == {name: called.count(name) for name in HOOKS}
 
 
 def test_kinds_are_explained():
-    assert set(table(sections(ARCHITECTURE)["Kinds"])) == set(KINDS.values())
+    assert set(table(sections(ARCHITECTURE)["Kinds"])) == {hook.kind for hook in HOOKS.values()}
 
 
 def test_every_property_of_the_context_is_documented():
@@ -189,9 +191,31 @@ def test_needs_are_documented():
     assert all(f"`{word}`" in text for word in NEEDS)
 
 
-def test_module_map():
-    found = {str(path.relative_to(ROOT)) for path in (ROOT / "ltcore").rglob("*.py")}
-    assert set(table(sections(ARCHITECTURE)["Modules"])) == found
+WINGS = sorted(path.parent for path in (ROOT / "ltcore").glob("*/__init__.py"))
+
+
+def test_the_wings_are_documented_in_the_order_that_is_checked():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (contract["layers"] for contract in config["contracts"] if contract["type"] == "layers")
+    wings = [layer for layer in reversed(layers) if (ROOT / "ltcore" / layer).is_dir()]
+    rows = [re.match(r"\| \[(\w+)\]", line) for line in sections(ARCHITECTURE)["Wings"].splitlines()]
+    assert [row[1] for row in rows if row] == wings and sorted(wings) == [path.name for path in WINGS]
+    alone = {path.name for path in (ROOT / "ltcore").glob("*.*")}
+    assert alone == {"__init__.py", "__main__.py", "errors.py", "seeding.py", "py.typed"}
+
+
+@pytest.mark.parametrize("wing", WINGS, ids=lambda path: path.name)
+def test_a_wings_readme_says_what_each_file_does(wing):
+    text = (wing / "README.md").read_text()
+    assert text.startswith(f"# {wing.name}\n") and len(text.splitlines()) <= 16
+    assert "May come in: " in text and "May import: " in text
+    modules = {path.stem for path in wing.glob("*.py")} - {"__init__"}
+    named = set(re.findall(r"`(?:\w+/)?(\w+)`", text))
+    assert modules <= named, sorted(modules - named)
+
+
+def test_the_block_at_the_head_is_the_specifications(make_hooks):
+    assert make_hooks.architecture(ARCHITECTURE) == ARCHITECTURE, "run: python docs/make_hooks.py"
 
 
 def test_run_directory_and_result(write_recipe, tmp_path):
@@ -219,7 +243,7 @@ def test_run_directory_and_result(write_recipe, tmp_path):
 # -- hooks.md ----------------------------------------------------------------------------------------------------------
 
 
-HOOK_SECTIONS = {title.strip("`"): text for title, text in sections(HOOKS).items() if title.startswith("`")}
+HOOK_SECTIONS = {title.strip("`"): text for title, text in sections(HOOKS_PAGE).items() if title.startswith("`")}
 
 
 @pytest.fixture
@@ -231,8 +255,8 @@ def make_hooks():
 
 
 def test_the_page_is_what_the_script_writes(make_hooks):
-    assert make_hooks.page() == HOOKS, "run: python docs/make_hooks.py"
-    assert list(HOOK_SECTIONS) == list(KINDS)
+    assert make_hooks.page() == HOOKS_PAGE, "run: python docs/make_hooks.py"
+    assert list(HOOK_SECTIONS) == list(HOOKS)
     first = HOOK_SECTIONS["compute_loss"].strip().splitlines()[0]
     assert first == (
         "**one** · `compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor` · since 1.0"
@@ -258,12 +282,12 @@ def test_the_page_names_what_a_version_has_changed(make_hooks, monkeypatch):
     assert gone in found["`adjust_logits`"] and "changed in 2.0: return a list." in found["`mix_inputs`"]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", HOOKS)
 def test_example_runs(name, offer_methods, write_recipe, tmp_path):
     (source,) = blocks(HOOK_SECTIONS[name], "python")
     ast.parse(source)
     space = {"__name__": "example"}
-    exec(blocks(HOOKS, "python")[0], space)
+    exec(blocks(HOOKS_PAGE, "python")[0], space)
     before = set(space)
     exec(source, space)
     made = [space[key] for key in space.keys() - before if isinstance(space[key], type)]
@@ -406,7 +430,7 @@ def test_totals_of_the_long_tail():
 def test_a_folder_of_images_becomes_an_npz(tmp_path, monkeypatch):
     from PIL import Image
 
-    from ltcore.training.run import read_data
+    from ltcore.training.data import read_data
 
     for split, label, count in [("train", "cat", 3), ("train", "dog", 4), ("test", "cat", 2), ("test", "dog", 2)]:
         folder = tmp_path / "images" / split / label
@@ -490,7 +514,7 @@ def test_python_of_pages_parses(page):
 
 
 def test_changelog_names_the_hooks():
-    assert set(KINDS) <= set(re.findall(r"`(\w+)`", sections((ROOT / "CHANGELOG.md").read_text())["Hooks"]))
+    assert set(HOOKS) <= set(re.findall(r"`(\w+)`", sections((ROOT / "CHANGELOG.md").read_text())["Hooks"]))
 
 
 def test_contributing_installs_every_plugin():

@@ -66,7 +66,7 @@ def test_a_directory_that_cannot_be_written(cli, write_recipe, tmp_path):
 
 def method(**members):
     """A method class with the given hooks and attributes."""
-    return type("Mine", (Method,), {k: hookimpl(v) if k in hookspecs.KINDS else v for k, v in members.items()})
+    return type("Mine", (Method,), {k: hookimpl(v) if k in hookspecs.HOOKS else v for k, v in members.items()})
 
 
 def raises(self, features):

@@ -18,39 +18,39 @@ def run(make_run):
     run = make_run(data=MOVING)
     with torch.no_grad():
         for step in range(3):
-            run.model(run.loaders["train"].eval_batch(16 * step, 16 * step + 16))
+            run.assembly.model(run.assembly.data.loaders["train"].eval_batch(16 * step, 16 * step + 16))
     return run
 
 
 def features_at(run, tap, images):
     seen = []
-    with evaluating(run.model):
-        run.model.backbone.run(images, at={tap: lambda x: seen.append(x) or x})
+    with evaluating(run.assembly.model):
+        run.assembly.model.backbone.run(images, at={tap: lambda x: seen.append(x) or x})
     return seen[0]
 
 
 @pytest.mark.parametrize("tap", ["layer1", "layer3", "maps", "pooled"])
 def test_features_of_a_split_are_the_eval_modes_at_any_tap(run, tap):
     for split in ("train", "val"):
-        loader = run.loaders[split]
+        loader = run.assembly.data.loaders[split]
         expected = features_at(run, tap, loader.eval_batch(0, len(loader)))
-        found = pooled_features(run.model, loader, 7, tap)
+        found = pooled_features(run.assembly.model, loader, 7, tap)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(run.provider.features(split, tap), found)
-        assert run.provider.feature_shape(tap) == expected.shape[1:]
-    assert all(module.training for module in run.model.modules())
+        torch.testing.assert_close(run.assembly.provider.features(split, tap), found)
+        assert run.assembly.provider.feature_shape(tap) == expected.shape[1:]
+    assert all(module.training for module in run.assembly.model.modules())
 
 
 @pytest.mark.parametrize("ask", [lambda p: p.features("train", "layer9"), lambda p: p.feature_shape("layer9")])
 def test_a_tap_that_is_not_there(run, ask):
     with pytest.raises(RunError, match=r"no tap 'layer9'; did you mean 'layer3'\? it has 'layer1', 'layer2'"):
-        ask(run.provider)
+        ask(run.assembly.provider)
 
 
 @pytest.mark.parametrize("tap", ["maps", "pooled"])
 def test_an_eval_cache_holds_what_the_backbone_gives(run, tap):
-    loader = run.loaders["train"]
-    cache = FeatureCache(run.model, loader, tap, None, 10, (0,))
+    loader = run.assembly.data.loaders["train"]
+    cache = FeatureCache(run.assembly.model, loader, tap, None, 10, (0,))
     indices = torch.tensor([5, 0, 5, 47, 31])
     everything = features_at(run, tap, loader.eval_batch(0, len(loader)))
     torch.testing.assert_close(cache.train_batch(indices, generator_for("cpu", 1)), everything[indices])
@@ -58,8 +58,8 @@ def test_an_eval_cache_holds_what_the_backbone_gives(run, tap):
 
 @pytest.mark.parametrize("tap", ["maps", "pooled"])
 def test_a_cache_of_views_holds_random_views_of_each_image(run, tap):
-    loader, views, seed = run.loaders["train"], 3, (0, "cache", "s")
-    cache = FeatureCache(run.model, loader, tap, views, 20, seed)
+    loader, views, seed = run.assembly.data.loaders["train"], 3, (0, "cache", "s")
+    cache = FeatureCache(run.assembly.model, loader, tap, views, 20, seed)
     expected = []
     for view in range(views):
         generator = generator_for("cpu", *seed, "view", view)
@@ -71,7 +71,7 @@ def test_a_cache_of_views_holds_random_views_of_each_image(run, tap):
     assert float(distance.min(0).values.max()) < 1e-4  # each row is one of the views of its own image
     assert torch.bincount(distance.argmin(0), minlength=views).min() > len(indices) / views / 2
     assert not torch.allclose(expected[0], expected[1])
-    again = FeatureCache(run.model, loader, tap, views, 20, seed)
+    again = FeatureCache(run.assembly.model, loader, tap, views, 20, seed)
     assert torch.equal(again.train_batch(indices, generator_for("cpu", 1)), drawn)
 
 
@@ -81,10 +81,10 @@ def test_a_stage_that_caches_trains_the_classifier_alone(make_run, cache):
     second = {"name": "two", "epochs": 2, "trainable": ["classifier"], "cache": cache, **common}
     run = make_run(data=MOVING, stages=[{"name": "one", "epochs": 1, **common}, second])
     run.execute()
-    frozen = run.provider.frozen_model("one")
-    for name, value in run.model.backbone.state_dict().items():
+    frozen = run.assembly.provider.frozen_model("one")
+    for name, value in run.assembly.model.backbone.state_dict().items():
         assert torch.equal(value, frozen.backbone.state_dict()[name]), name
-    assert not torch.equal(run.model.classifier.weight, frozen.classifier.weight)
+    assert not torch.equal(run.assembly.model.classifier.weight, frozen.classifier.weight)
 
 
 def test_an_eval_cache_trains_as_the_images_do(make_run):
@@ -95,7 +95,7 @@ def test_an_eval_cache_trains_as_the_images_do(make_run):
         second = {"name": "two", "epochs": 2, "trainable": ["classifier"], "cache": cache, **common}
         run = make_run(stages=[{"name": "one", "epochs": 1, **common}, second])
         run.execute()
-        weights.append(run.model.classifier.weight)
+        weights.append(run.assembly.model.classifier.weight)
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 
 
@@ -143,6 +143,6 @@ def test_methods_see_features_of_the_model_as_it_is(offer_methods, make_run, tra
     assert moved == ("backbone" in trainable)
     for frozen in SEEN["frozen"]:  # later training leaves it alone
         assert all(torch.equal(value, SEEN["frozen"][0][name]) for name, value in frozen.items())
-    assert not torch.equal(run.model.classifier.weight, SEEN["frozen"][0]["classifier.weight"])
+    assert not torch.equal(run.assembly.model.classifier.weight, SEEN["frozen"][0]["classifier.weight"])
     with pytest.raises(RunError, match="there is no earlier stage 'three' here; there is 'one', 'two'"):
-        run.contexts["look"].frozen_model("three")
+        run.assembly.contexts["look"].frozen_model("three")

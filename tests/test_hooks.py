@@ -1,5 +1,6 @@
 import inspect
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -10,9 +11,10 @@ from torch import nn
 from ltcore import Batch, Context, Features, Method, hookimpl
 from ltcore.contract import hookspecs
 from ltcore.contract.classifier import CalibratedClassifier
+from ltcore.contract.hook import Kind, Moment
 from ltcore.contract.samplers import PlainSampler
 from ltcore.data.synthetic import Synthetic
-from ltcore.discovery.binding import ARGUMENTS, Entry, Hooks, implementations
+from ltcore.discovery.binding import Entry, Hooks, implementations
 from ltcore.discovery.catalogue import Offer
 from ltcore.errors import PluginError, RecipeError, RunError
 
@@ -36,37 +38,45 @@ def method(**functions) -> Method:
 
 def test_every_hook_is_documented_typed_and_has_a_kind():
     declared = {name for name, item in vars(hookspecs).items() if hasattr(item, "ltcore_spec")}
-    assert declared == set(hookspecs.KINDS) == set(ARGUMENTS)
-    for name, kind in hookspecs.KINDS.items():
+    assert declared == set(hookspecs.HOOKS)
+    for name, hook in hookspecs.HOOKS.items():
         function = getattr(hookspecs, name)
-        assert kind in get_args(hookspecs.Kind)
+        assert hook.name == name and hook.kind in get_args(Kind) and hook.called in get_args(Moment)
         assert function.__doc__.strip().endswith("."), name
         assert set(function.__annotations__) == {*inspect.signature(function).parameters, "return"}, name
-        assert (function.__annotations__["return"] == "None") == (kind == "all"), name
+        assert (function.__annotations__["return"] == "None") == (hook.kind == "all"), name
 
 
-def test_every_hook_can_be_called_with_its_arguments():
-    for name, kind in hookspecs.KINDS.items():
-        if kind != "all" and name != "augment_features":  # which is called by tap
-            given = [argument for argument in ARGUMENTS[name] if argument != "context"]
-            assert list(inspect.signature(getattr(Hooks, name)).parameters)[1:] == given
+def test_a_declaration_is_whole():
+    for hook in hookspecs.HOOKS.values():
+        assert hook.arguments == tuple(inspect.signature(getattr(hookspecs, hook.name)).parameters)
+        in_stages = hook.kind == "one" and hook.in_stages
+        assert bool(hook.acts) == (hook.default is not None) == in_stages, hook.name
+        assert bool(hook.declared_in) == (hook.kind == "sum"), hook.name
+        if hook.default is not None:
+            assert set(inspect.signature(hook.default.answer).parameters) <= set(hook.arguments), hook.name
 
 
 # Kinds
 
 
 def test_one_none_means_cores_default():
-    hooks = hooks_of()
-    assert hooks.build_sampler(8) is None and hooks.class_distribution() is None and hooks.class_weights() is None
-    assert hooks.build_classifier(4, 3, None) is None
+    core = SimpleNamespace(training_targets=torch.arange(20) % 3, num_classes=3)
+    hooks = Hooks(implementations([]), {"": core})
+    assert hooks.call(hookspecs.class_distribution) is None and hooks.call(hookspecs.class_weights) is None
+    sampler = hooks.call(hookspecs.build_sampler, 8)
+    assert isinstance(sampler, PlainSampler) and (sampler.size, sampler.batch_size) == (20, 8)
+    classifier = hooks.call(hookspecs.build_classifier, 4, 3, None)
+    assert isinstance(classifier, nn.Linear) and classifier.weight.shape == (3, 4) and not classifier.bias.any()
+    assert hooks.call(hookspecs.adjust_logits, LOGITS, TARGETS) is LOGITS
+    assert hooks.call(hookspecs.auxiliary_losses, None, LOGITS) == {} and hooks.taps == {}
     expected = nn.functional.cross_entropy(LOGITS, TARGETS, reduction="none")
-    assert torch.equal(hooks.compute_loss(LOGITS, TARGETS), expected)
+    assert torch.equal(hooks.call(hookspecs.compute_loss, LOGITS, TARGETS), expected)
 
 
 def test_one_answers():
     hooks = hooks_of(method(compute_loss=lambda self, logits: logits.sum(1)))
-    assert torch.equal(hooks.compute_loss(LOGITS, TARGETS), LOGITS.sum(1))
-    assert hooks.has("compute_loss") and not hooks.has("adjust_logits")
+    assert torch.equal(hooks.call(hookspecs.compute_loss, LOGITS, TARGETS), LOGITS.sum(1))
 
 
 def test_a_fold_goes_through_the_methods_in_order():
@@ -74,8 +84,8 @@ def test_a_fold_goes_through_the_methods_in_order():
         method(adjust_logits=lambda self, logits: 2 * logits),
         method(adjust_logits=lambda self, logits: 1 + logits),
     )
-    assert torch.equal(hooks_of(double, add).adjust_logits(LOGITS, TARGETS), 2 * LOGITS + 1)
-    assert torch.equal(hooks_of(add, double).adjust_logits(LOGITS, TARGETS), 2 * (LOGITS + 1))
+    assert torch.equal(hooks_of(double, add).call(hookspecs.adjust_logits, LOGITS, TARGETS), 2 * LOGITS + 1)
+    assert torch.equal(hooks_of(add, double).call(hookspecs.adjust_logits, LOGITS, TARGETS), 2 * (LOGITS + 1))
 
 
 def test_features_fold_tap_by_tap():
@@ -87,8 +97,8 @@ def test_features_fold_tap_by_tap():
     rows = Features.of(Batch(torch.zeros(2, 3, 1, 1), TARGETS, torch.arange(2)), torch.full((2, 1), 3.0), None)
     hooks = hooks_of(at("maps", lambda x: x + 1), at("pooled", lambda x: x + 10), at("maps", lambda x: x * 2))
     assert list(hooks.taps) == ["maps", "pooled"]
-    assert hooks.augment_features("maps", rows).features.tolist() == [[8], [8]]
-    assert hooks.augment_features("pooled", rows).features.tolist() == [[13], [13]]
+    assert hooks.taps["maps"](rows).features.tolist() == [[8], [8]]
+    assert hooks.taps["pooled"](rows).features.tolist() == [[13], [13]]
 
 
 def test_a_product_multiplies():
@@ -96,14 +106,14 @@ def test_a_product_multiplies():
         method(class_weights=lambda self: torch.tensor([1.0, 2.0])),
         method(class_weights=lambda self: torch.tensor([3.0, 0.5])),
     )
-    assert hooks.class_weights().tolist() == [3, 1]
+    assert hooks.call(hookspecs.class_weights).tolist() == [3, 1]
 
 
 def test_a_product_leaves_out_what_is_none():
     none, some = method(class_weights=lambda self: None), torch.tensor([1.0, 2.0])
-    assert hooks_of(none, none).class_weights() is None
+    assert hooks_of(none, none).call(hookspecs.class_weights) is None
     for methods in [(none, method(class_weights=lambda self: some)), (method(class_weights=lambda self: some), none)]:
-        assert hooks_of(*methods).class_weights() is some
+        assert hooks_of(*methods).call(hookspecs.class_weights) is some
 
 
 def test_a_sum_is_namespaced_and_weighted():
@@ -112,20 +122,20 @@ def test_a_sum_is_namespaced_and_weighted():
         return method(auxiliary=tuple(values), auxiliary_losses=lambda self: tensors)
 
     hooks = hooks_of(safa=terms(cycle=2.0, gan=3.0), glag=terms(cycle=5.0), weights={"safa/cycle": 10.0})
-    assert hooks.auxiliary_losses(None, LOGITS) == {"safa/cycle": 20, "safa/gan": 3, "glag/cycle": 5}
+    assert hooks.call(hookspecs.auxiliary_losses, None, LOGITS) == {"safa/cycle": 20, "safa/gan": 3, "glag/cycle": 5}
 
 
 @pytest.mark.parametrize("returned", [{}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "typo": 2}])
 def test_a_sum_is_what_was_declared(returned):
     hooks = hooks_of(safa=method(auxiliary=("a", "b"), auxiliary_losses=lambda self: returned))
     with pytest.raises(PluginError, match=r"'safa' \(ltcore-safa 1.2\) declares the auxiliary losses \['a', 'b'\]"):
-        hooks.auxiliary_losses(None, LOGITS)
+        hooks.call(hookspecs.auxiliary_losses, None, LOGITS)
 
 
 def test_all_are_called_in_order():
     seen = []
     first, second = (method(on_epoch_end=lambda self, name=name: seen.append(name)) for name in "ab")
-    hooks_of(second, first).event("on_epoch_end")
+    hooks_of(second, first).call(hookspecs.on_epoch_end)
     assert seen == ["b", "a"]
 
 
@@ -182,7 +192,7 @@ def test_a_hook_under_another_name_and_an_optional_one():
         "a_later_cores_hook": hookimpl(lambda self: None, optionalhook=True),
     }
     hooks = hooks_of(type("Made", (Method,), functions)())
-    assert torch.equal(hooks.adjust_logits(LOGITS, TARGETS), 2 * LOGITS)
+    assert torch.equal(hooks.call(hookspecs.adjust_logits, LOGITS, TARGETS), 2 * LOGITS)
 
 
 def test_what_a_method_raises_names_it_its_version_and_the_hook():
@@ -192,13 +202,13 @@ def test_what_a_method_raises_names_it_its_version_and_the_hook():
     with pytest.raises(
         RunError, match=r"^'safa' \(ltcore-safa 1.2\) failed in on_run_start: KeyError: 'weight'.*--debug"
     ):
-        hooks_of(safa=method(on_run_start=fail)).event("on_run_start")
+        hooks_of(safa=method(on_run_start=fail)).call(hookspecs.on_run_start)
 
     def refuse(self):
         raise RecipeError("confusing is 9; use at most 3")
 
     with pytest.raises(RecipeError, match=r"^'ofa' \(ltcore-ofa 1.2\): confusing is 9; use at most 3$"):
-        hooks_of(ofa=method(on_run_start=refuse)).event("on_run_start")
+        hooks_of(ofa=method(on_run_start=refuse)).call(hookspecs.on_run_start)
 
 
 # A real run, seen by a method that answers every hook
@@ -337,4 +347,4 @@ def test_a_real_run_calls_every_hook_in_the_documented_order(offer_methods, make
         *[*begin, *before, *step, *step, "on_epoch_end", *before, *step, "on_epoch_end"],
         "post_calibrate",
     ]
-    assert list(dict.fromkeys(CALLS[1:])) == list(hookspecs.KINDS)
+    assert list(dict.fromkeys(CALLS[1:])) == list(hookspecs.HOOKS)

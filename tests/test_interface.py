@@ -10,7 +10,6 @@ from ltcore import Method, hookimpl
 from ltcore.contract import hookspecs, interface
 from ltcore.contract.interface import Change, Deprecation, Version
 from ltcore.discovery import catalogue, deprecations, static
-from ltcore.discovery.binding import ARGUMENTS
 
 STAGES = "[{name: joint, iterations: 1, batch_size: 8, methods: [old], optimizer: {lr: 0.05}}]"
 
@@ -45,7 +44,10 @@ def old(fake_plugin, write_recipe):
 
 def test_the_tables_speak_of_hooks_and_arguments_that_there_are():
     assert Method.interface == str(interface.FIRST)
-    names = {*hookspecs.KINDS, *(f"{hook}.{name}" for hook, found in ARGUMENTS.items() for name in found)}
+    names = {
+        *hookspecs.HOOKS,
+        *(f"{hook}.{name}" for hook, found in hookspecs.HOOKS.items() for name in found.arguments),
+    }
     assert {*interface.ADDED, *interface.DEPRECATED} <= names
     for added in interface.ADDED.values():
         assert interface.FIRST < added <= interface.INTERFACE

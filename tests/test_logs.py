@@ -10,8 +10,8 @@ import pytest
 from ltcore.progress import logs
 from ltcore.progress.logs import LoggingReporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
-from ltcore.training.stage import StageTrainer
+from ltcore.training.execute import execute
+from ltcore.training.observers import Checkpointer
 
 TWO_STAGES = {
     "stages": [
@@ -31,18 +31,18 @@ class Killed(Exception):
 @pytest.fixture
 def run(write_recipe, tmp_path, monkeypatch):
     """Run the recipe with logs; `killed_after` ends it as a kill would, after so many checkpoints inside a stage."""
-    monkeypatch.setattr("ltcore.training.stage._SECONDS_BETWEEN_SHOWS", 0)
+    monkeypatch.setattr("ltcore.training.observers._SECONDS_BETWEEN_SHOWS", 0)
     loaded = load_recipe(write_recipe(**TWO_STAGES))
 
     def run(kinds, out="runs", resume=False, killed_after=None):
         reporter = LoggingReporter(kinds, loaded.source, stream=io.StringIO())
         with monkeypatch.context() as patch:
             if killed_after is not None:
-                real, saved = StageTrainer.save, []
+                real, saved = Checkpointer.save, []
 
-                def save(trainer):
-                    real(trainer)
-                    saved.append(trainer)
+                def save(checkpointer, loop):
+                    real(checkpointer, loop)
+                    saved.append(loop)
 
                 def step(*arguments):
                     # Every step is shown before its checkpoint: what is shown here will be trained again.
@@ -50,7 +50,7 @@ def run(write_recipe, tmp_path, monkeypatch):
                     if len(saved) == killed_after:
                         raise Killed
 
-                patch.setattr(StageTrainer, "save", save)
+                patch.setattr(Checkpointer, "save", save)
                 patch.setattr(reporter, "step", step)
                 patch.setattr(logs.TensorBoardLog, "close", lambda log: None)
                 with pytest.raises(Killed):

@@ -72,7 +72,7 @@ FROZEN_RUNS = {
 def test_freezing_is_honest_over_a_training(make_run, trainable):
     optimizer = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
     run = make_run(stages=[{"name": "s", "epochs": 2, "batch_size": 8, "trainable": trainable, "optimizer": optimizer}])
-    model = run.model
+    model = run.assembly.model
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     run.execute()
     trains = {name.removeprefix("backbone.") for name in names(model, *trainable)}
@@ -90,9 +90,9 @@ def test_freezing_is_honest_over_a_training(make_run, trainable):
 def test_frozen_batch_norm_can_go_on_with_its_batches(make_run):
     stage = {"name": "s", "epochs": 1, "batch_size": 8, "trainable": ["classifier"], "optimizer": {"lr": 0.05}}
     run = make_run(stages=[{**stage, "batch_norm": "adapt"}])
-    before = {name: value.clone() for name, value in run.model.backbone.state_dict().items()}
+    before = {name: value.clone() for name, value in run.assembly.model.backbone.state_dict().items()}
     run.execute()
-    for name, value in run.model.backbone.state_dict().items():
+    for name, value in run.assembly.model.backbone.state_dict().items():
         moved = "running" in name or name.endswith("num_batches_tracked")
         assert torch.equal(value, before[name]) != moved, name
 

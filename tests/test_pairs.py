@@ -20,7 +20,7 @@ from ltcore.testing.parts import PARTS
 from ltcore.testing.recipes import compose, part_of, plan_of
 from ltcore.testing.trial import CALIBRATED, train
 from ltcore.testing.watch import Watch
-from ltcore.training.run import execute
+from ltcore.training.execute import execute
 
 
 class Mixup(Method):
@@ -122,7 +122,7 @@ MADE = {
 def hooks_of_all() -> dict[str, set[str]]:
     found = {offer.name: set(static.inspect(offer).hooks) for offer in catalogue.offers()}
     found = {name: hooks for name, hooks in found.items() if not hooks & {"build_data", "build_backbone"}}
-    marked = {name: {hook for hook in hookspecs.KINDS if hasattr(kind, hook)} for name, kind in MADE.items()}
+    marked = {name: {hook for hook in hookspecs.HOOKS if hasattr(kind, hook)} for name, kind in MADE.items()}
     return found | marked
 
 

@@ -23,7 +23,7 @@ from ltcore.files.run_directory import RunDirectory
 
 #: All that a run imports; torch._dynamo comes with the first step of an optimiser.
 IMPORTED = (
-    *("ltcore.progress.console", "ltcore.training.run", "sklearn.datasets", "torch._dynamo"),
+    *("ltcore.progress.console", "ltcore.training.execute", "sklearn.datasets", "torch._dynamo"),
     *("ltcore_cifar_resnet.network", "ltcore_focal.method", "ltcore_ofa.method", "ltcore_tau_norm.method"),
 )
 
@@ -161,7 +161,7 @@ MOMENTS = {
     "half of stage two's first checkpoint is written": (OPEN, "half", TWO, "last.safetensors"),
     "inside stage two": (SAVE, "after", TWO + 15),
     "stage two is evaluated": (SAVE, "before", TWO + STEPS_TWO),
-    "every stage has ended": ("ltcore.training.run:Run._finish", "before", 1),
+    "every stage has ended": ("ltcore.training.run:write_result", "before", 1),
     "the predictions are written and not yet in place": ("numpy:savez_compressed", "after", 1),
     "half of the result is written": (OPEN, "half", 1, "result.json"),
     "the result is written and not yet in place": ("os:replace", "before", 1, "result.json.tmp"),

@@ -57,13 +57,11 @@ def same(one, other):
     assert len(lines[0]) == len(lines[1])
 
 
-def test_later_stages_of_other_methods_go_on_from_it(run, monkeypatch):
+def test_later_stages_of_other_methods_go_on_from_it(run, look_on):
     whole = run("whole", RECIPE.replace("METHODS", LATER) + SECOND + CALIBRATE)
     first = run("first", RECIPE.replace("METHODS", "cdt: {}"))
-    from ltcore.training.stage import StageTrainer
-
-    trained, real = [], StageTrainer.train
-    monkeypatch.setattr(StageTrainer, "train", lambda self, *rest: (trained.append(self.stage.name), real(self, *rest)))
+    trained = []
+    look_on(stage_started=lambda run, loop: trained.append(loop.stage.name))
     taken = run("taken", RECIPE.replace("METHODS", LATER) + SECOND + CALIBRATE, "--from", first[1])
     assert trained == ["two"]
     assert taken[0]["reused"] == {"run": str(first[1]), "stages": 1}
@@ -117,11 +115,11 @@ class Killed(BaseException):
 
 def test_killed_while_taking_over_and_while_going_on(run, cli, tmp_path, monkeypatch):
     from ltcore.files import checkpoint
-    from ltcore.training.stage import StageTrainer
+    from ltcore.training.observers import Checkpointer
 
     text = RECIPE.replace("METHODS", LATER) + SECOND + CALIBRATE + "checkpoint_seconds: 0\n"
     whole, first = run("whole", text), run("first", RECIPE.replace("METHODS", "cdt: {}"))
-    for number, (owner, name) in enumerate([(checkpoint, "save"), (StageTrainer, "save")]):
+    for number, (owner, name) in enumerate([(checkpoint, "save"), (Checkpointer, "save")]):
         real = getattr(owner, name)
 
         def armed(*arguments, real=real):

@@ -166,7 +166,7 @@ def test_the_model_is_built_without_the_data(kind, write_recipe, tmp_path, monke
     expected = saved.calibrated_logits
     assert saved.read_data().class_counts.tolist() == saved.class_counts.tolist()
     images = saved.read_data().test.images
-    monkeypatch.setattr("ltcore.training.run.prepare", lambda *_: pytest.fail("the data was read"))
+    monkeypatch.setattr("ltcore.training.data.prepare", lambda *_: pytest.fail("the data was read"))
     again = ltcore.load(saved.path)
     np.testing.assert_allclose(again.predict(images).logits, expected, atol=1e-4 * abs(expected).max())
 

@@ -130,7 +130,7 @@ def test_test_images_are_not_there(tmp_path):
     from ltcore.files.run_directory import RunDirectory
     from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import load_recipe
-    from ltcore.training.run import read_data
+    from ltcore.training.data import read_data
 
     class Forbidden:
         def __getattribute__(self, name):
@@ -158,10 +158,10 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("target", "call"),
     [
-        ("ltcore.training.stage.StageTrainer.save", 5),  # inside the first network
-        ("ltcore.training.stage.StageTrainer.save", 40),  # inside the second
-        ("ltcore.training.run.Run.validate", 2),  # its candidates are half scored
-        ("ltcore.training.run.Run._finish", 1),
+        ("ltcore.training.observers.Checkpointer.save", 5),  # inside the first network
+        ("ltcore.training.observers.Checkpointer.save", 40),  # inside the second
+        ("ltcore.training.evaluation.Evaluation.validation_score", 2),  # its candidates are half scored
+        ("ltcore.training.run.write_result", 1),
         ("shutil.copyfile", 2),  # with retrain: false, its files are half taken over
     ],
 )

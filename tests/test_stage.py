@@ -94,10 +94,10 @@ def test_epochs_and_iterations(execute):
 
 def test_batches_hold_the_images_and_labels_of_their_indices(execute):
     run, _, _ = execute({"epochs": 1})
-    images = run.loaders["train"].eval_batch(0, 52)
+    images = run.assembly.data.loaders["train"].eval_batch(0, 52)
     for batch in BATCHES:
         assert torch.equal(batch.images, images[batch.source_index])
-        assert torch.equal(batch.targets, run.data.train.targets[batch.source_index])
+        assert torch.equal(batch.targets, run.assembly.data.whole.train.targets[batch.source_index])
     assert torch.cat([batch.source_index for batch in BATCHES]).sort().values.tolist() == list(range(52))
 
 
@@ -112,14 +112,14 @@ def test_the_rate_of_the_schedule_is_the_optimisers(execute):
     for epochs in (1, 2):
         stop = {"name": "step", "every": 1, "gamma": 1e-9}
         run, _, _ = execute({"epochs": epochs, "schedule": stop, "trainable": ["classifier"]})
-        weights.append(run.model.classifier.weight)
+        weights.append(run.assembly.model.classifier.weight)
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
 
 
 def test_the_logged_loss_is_the_mean_over_the_epochs_steps(execute):
     """At a rate of almost 0 the model stands still, but for the norms, which train mode does not use."""
     run, _, (line,) = execute({"epochs": 1, "optimizer": {"lr": 1e-12}})
-    losses = [nn.functional.cross_entropy(run.model.train()(batch.images), batch.targets) for batch in BATCHES]
+    losses = [nn.functional.cross_entropy(run.assembly.model.train()(batch.images), batch.targets) for batch in BATCHES]
     assert line["loss"] == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-4)
 
 
@@ -132,8 +132,10 @@ def test_the_gradients_norm_is_clipped(execute, clip):
         "trainable": ["backbone"],
         **({"clip_grad_norm": clip} if clip else {}),
     }
-    run, _, _ = execute(stage, before=lambda run: before.update(copy_of(run.model.backbone)))
-    moved = torch.cat([(p.detach() - before[n]).flatten() for n, p in run.model.backbone.named_parameters()]).norm()
+    run, _, _ = execute(stage, before=lambda run: before.update(copy_of(run.assembly.model.backbone)))
+    moved = torch.cat(
+        [(p.detach() - before[n]).flatten() for n, p in run.assembly.model.backbone.named_parameters()]
+    ).norm()
     assert moved == pytest.approx(clip, rel=1e-3) if clip else moved > 0.01
 
 
@@ -144,19 +146,19 @@ def test_without_classification_only_auxiliary_losses_train(execute):
         {"epochs": 1},
         {**only, "auxiliary_weights": {"own/size": 0.0}},
         {**only, "auxiliary_weights": {"own/size": 10.0}},
-        before=lambda run: kept.update(copy_of(run.model.methods["own"])),
+        before=lambda run: kept.update(copy_of(run.assembly.model.methods["own"])),
     )
-    frozen = run.provider.frozen_model("one").state_dict()
-    model = {name: value for name, value in run.model.state_dict().items() if not name.startswith("methods.")}
+    frozen = run.assembly.provider.frozen_model("one").state_dict()
+    model = {name: value for name, value in run.assembly.model.state_dict().items() if not name.startswith("methods.")}
     assert all(torch.equal(value, frozen[name]) for name, value in model.items())
-    assert not torch.equal(run.model.methods["own"].layer.weight, kept["layer.weight"])
+    assert not torch.equal(run.assembly.model.methods["own"].layer.weight, kept["layer.weight"])
     assert metrics[1]["loss"] == 0 and metrics[2]["loss"] > 0
 
 
 def test_the_classifier_is_kept_or_rebuilt(execute):
     still = {"iterations": 1, "optimizer": {"lr": 1e-12}}
     run, _, _ = execute({"epochs": 1}, still, {**still, "classifier": "rebuild"})
-    one, two, three = (run.provider.frozen_model(name) for name in ("one", "two", "three"))
+    one, two, three = (run.assembly.provider.frozen_model(name) for name in ("one", "two", "three"))
     torch.testing.assert_close(two.classifier.weight, one.classifier.weight)
     assert not torch.allclose(three.classifier.weight, one.classifier.weight, atol=1e-3)
     assert torch.allclose(three.classifier.bias, torch.zeros(4), atol=1e-9)  # as at a start
@@ -177,19 +179,19 @@ def test_the_optimiser_holds_what_trains_and_no_more(execute, monkeypatch):
     held, build = [], stage.build_optimizer
     monkeypatch.setattr(stage, "build_optimizer", lambda name, p, *rest: held.append(p) or build(name, p, *rest))
     run, _, _ = execute({"iterations": 1, "methods": ["own"], "trainable": ["backbone.layer3", "own"]})
-    found = {name for name, p in run.model.named_parameters() if any(p is one for one in held[0])}
-    wanted = {n for n, _ in run.model.named_parameters() if n.startswith(("backbone.layer3.", "methods.own."))}
+    found = {name for name, p in run.assembly.model.named_parameters() if any(p is one for one in held[0])}
+    wanted = {n for n, _ in run.assembly.model.named_parameters() if n.startswith(("backbone.layer3.", "methods.own."))}
     assert found == wanted and len(held[0]) == len(wanted) and len(held) == 1
 
 
 def test_held_out_images_are_evaluated_and_not_trained_on(execute):
     data = "{use: synthetic, options: {class_counts: [24, 16, 8, 4], image_size: 8, test_per_class: 4}, holdout: 2}"
     run, result, _ = execute({"epochs": 2}, data=data)
-    train, val = run.data.train.images, run.data.val.images
+    train, val = run.assembly.data.whole.train.images, run.assembly.data.whole.val.images
     assert len(train) == 44 and len(val) == 8 and result["class_counts"] == [22, 14, 6, 2]
     assert not (train.flatten(1)[:, None] == val.flatten(1)[None]).all(2).any()
     assert max(int(batch.source_index.max()) for batch in BATCHES) == 43
-    held = run.loaders["val"].eval_batch(0, 8)
+    held = run.assembly.data.loaders["val"].eval_batch(0, 8)
     seen = torch.cat([batch.images for batch in BATCHES])
     assert not (seen.flatten(1)[:, None] == held.flatten(1)[None]).all(2).any()
     assert result["stages"][0]["validation"].keys() == result["stages"][0]["test"].keys()

@@ -80,22 +80,21 @@ def test_the_classifier_is_that_of_a_run_on_those_images(make_run):
         stages=stages(f"data: {{imbalance: {EVEN}}}, ", "cache: eval, ").replace("batch_size: 8", "batch_size: 100"),
     )
     run.execute()
-    cut = run.cuts[1]
-    loader = run._loader(cut.train)
-    features = (
-        torch.cat([run.model.backbone(loader.eval_batch(i, i + 1)) for i in range(len(cut.train))]).detach().double()
-    )
+    data = run.assembly.data
+    assert data.enter(1)
+    cut, loader, backbone = data.current, data.loaders["train"], run.assembly.model.backbone
+    features = torch.cat([backbone(loader.eval_batch(i, i + 1)) for i in range(len(cut.train))]).detach().double()
+    from ltcore.contract.defaults import linear_classifier
     from ltcore.seeding import derive_seed
-    from ltcore.training.run import default_classifier
 
     torch.manual_seed(derive_seed(0, "classifier", "two"))
-    classifier = default_classifier(features.shape[1], 4).double()
+    classifier = linear_classifier(features.shape[1], 4).double()
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.05)
     for _ in range(2):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(classifier(features), cut.train.targets).backward()
         optimizer.step()
-    assert torch.allclose(classifier.weight.float(), run.model.classifier.weight, atol=1e-4)
+    assert torch.allclose(classifier.weight.float(), run.assembly.model.classifier.weight, atol=1e-4)
 
 
 class Killed(BaseException):
@@ -103,25 +102,22 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("call", [4, 16, 22])
-def test_resume(call, cli, write_recipe, tmp_path, monkeypatch):
-    from ltcore.training.stage import StageTrainer
-
+def test_resume(call, cli, write_recipe, tmp_path, look_on):
     recipe = write_recipe(
         data=DATA + f"imbalance: {LONG}}}", stages=stages(f"data: {{imbalance: {EVEN}}}, "), checkpoint_seconds="0"
     )
     assert cli("run", recipe, "--out", tmp_path / "whole").code == 0
-    real, calls = StageTrainer.save, []
+    calls = []
 
-    def armed(self):
-        real(self)
+    def armed(*_):
         calls.append(1)
         if len(calls) == call:
             raise Killed
 
-    monkeypatch.setattr(StageTrainer, "save", armed)
+    look_on(checkpoint_written=armed)
     with pytest.raises(Killed):
         cli("run", recipe, "--out", tmp_path / "killed")
-    monkeypatch.setattr(StageTrainer, "save", real)
+    look_on()
     assert cli("run", recipe, "--out", tmp_path / "killed", "--resume").code == 0
     found = []
     for name in ("whole", "killed"):

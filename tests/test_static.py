@@ -79,7 +79,7 @@ def test_the_hooks_of_a_good_plugin_in_the_order_of_the_run(fake):
         ("import ltcore\nfrom ltcore import Method", "ltcore.hookimpl"),
         ("import ltcore as lt\nfrom ltcore.contract.method import Method", "lt.hookimpl"),
         ("from ltcore import Method, hookspecs", "hookspecs.hookimpl"),
-        ("from ltcore import Method\nfrom ltcore.contract.hookspecs import hookimpl as mark", "mark()"),
+        ("from ltcore import Method\nfrom ltcore.contract.hook import hookimpl as mark", "mark()"),
         ("from ltcore import Method\nfrom ltcore import hookimpl\nmark = hookimpl", "mark"),
     ],
 )

@@ -12,13 +12,13 @@ from ltcore_cifar_resnet import CifarResNet
 from torch import nn
 
 from ltcore import Method, hookimpl
-from ltcore.contract.hookspecs import STEP_HOOKS
+from ltcore.contract.hookspecs import HOOKS, adjust_logits, auxiliary_losses, on_stage_start
 from ltcore.discovery.binding import Entry, Hooks, implementations
 from ltcore.discovery.catalogue import Offer
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 from ltcore.rehearsal.rehearsal import trace_hooks
-from ltcore.training.trace import STEPS, Watch, asked, render
+from ltcore.training.trace import STEPS, HookTrace, asked, render
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LOGITS = torch.zeros(1, 3)
@@ -65,22 +65,25 @@ def watched(method, clock, steps, classification=True):
     hooks = Hooks(implementations([entry]), {})
     stage = SimpleNamespace(name="joint", classification=classification)
     state = SimpleNamespace(epoch=0, step=-1)
-    return hooks, state, Watch(stage, hooks, state, steps, clock)
+    warned, finished = [], []
+    trace = HookTrace(stage, hooks, state, warned.append, finished.append, steps, clock)
+    trace.warned, trace.told = warned, finished
+    return hooks, state, trace
 
 
 def test_what_a_call_within_another_takes_counts_once():
     clock = Ticking()
     method = Seconds(clock)
     hooks, state, watch = watched(method, clock, steps=2)
-    method.inner = lambda: hooks.auxiliary_losses(None, LOGITS)
-    hooks.event("on_stage_start")
-    watch.steps_begin()
+    method.inner = lambda: hooks.call(auxiliary_losses, None, LOGITS)
+    hooks.call(on_stage_start)
+    watch.epoch_started(None)
     for step in range(2):
         state.step = step
-        hooks.adjust_logits(LOGITS, None)
+        hooks.call(adjust_logits, LOGITS, None)
         clock.now += 7
-        assert watch.step_ended() == []
-    assert watch.done
+        watch.step_ended(None)
+    assert watch.told == [watch] and watch.warned == []
     described = watch.describe()
     assert (described["name"], described["steps"], described["step_ms"]) == ("joint", 2, 10_000)
     rows = {row["hook"]: row for row in described["hooks"]}
@@ -103,11 +106,11 @@ def test_lines_of_a_trace(tmp_path):
     clock = Ticking()
     method = Seconds(clock)
     hooks, state, watch = watched(method, clock, steps=1)
-    method.inner = lambda: hooks.auxiliary_losses(None, LOGITS)
-    hooks.event("on_stage_start")
-    watch.steps_begin()
+    method.inner = lambda: hooks.call(auxiliary_losses, None, LOGITS)
+    hooks.call(on_stage_start)
+    watch.epoch_started(None)
     state.step = 0
-    hooks.adjust_logits(LOGITS, None)
+    hooks.call(adjust_logits, LOGITS, None)
     watch.write(tmp_path / "trace.jsonl")
     watch.write(tmp_path / "trace.jsonl")  # a second stage adds to the file
     lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
@@ -122,7 +125,7 @@ def test_a_call_that_raises_is_timed_and_raises():
     clock = Ticking()
     hooks, _, watch = watched(Seconds(clock, inner=lambda: 1 / 0), clock, steps=1)
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        hooks.adjust_logits(LOGITS, None)
+        hooks.call(adjust_logits, LOGITS, None)
     assert [call.seconds for call in watch.calls] == [1] and not watch._within
 
 
@@ -130,23 +133,30 @@ def test_a_call_that_raises_is_timed_and_raises():
 def test_afterwards_the_hooks_are_called_as_if_nobody_had_looked(steps):
     clock = Ticking()
     hooks, _, watch = watched(Seconds(clock), clock, steps)
-    during = {name: list(calls) for name, calls in hooks._calls.items()}
-    watch.leave()
-    assert hooks._calls == hooks._bound
-    assert all(during[name] != calls for name, calls in hooks._calls.items() if calls)
+    hooks.call(adjust_logits, LOGITS, None)
+    assert (len(watch.calls), len(watch._fired)) == (int(steps > 0), 1)
+    watch._fired.clear()
+    watch.stage_ended(None)
+    hooks.call(adjust_logits, LOGITS, None)
+    assert (len(watch.calls), len(watch._fired)) == (int(steps > 0), 0)
+    assert watch.told == [watch]
+    watch.step_ended(None)
+    watch.stage_ended(None)
+    assert watch.told == [watch] and not watch.steps  # told once
 
 
 @pytest.mark.parametrize("classification", [True, False])
 def test_a_stage_without_classification_calls_no_hooks_of_it(classification):
     hooks, _, watch = watched(Seconds(Ticking()), Ticking(), 0, classification)
-    hooks.auxiliary_losses(None, LOGITS)
-    silent = watch.step_ended()
-    assert len(silent) == classification
+    hooks.call(auxiliary_losses, None, LOGITS)
+    watch.step_ended(None)
+    assert len(watch.warned) == classification
     if classification:
-        assert silent == [
+        assert watch.warned == [
             "stage 'joint': the first step did not call adjust_logits of 'slow' (ltcore-slow 1.2): tell its author"
         ]
-    assert watch.step_ended() == []  # said once
+    watch.step_ended(None)
+    assert len(watch.warned) == classification  # said once
 
 
 # A run
@@ -200,7 +210,7 @@ def test_no_recipe_of_ours_warns_and_each_is_traced(path):
     for planned, traced in zip(plan.stages, found["stages"], strict=True):
         assert planned.stage.name == traced["name"] and 1 <= traced["steps"] <= STEPS and traced["step_ms"] > 0
         called = {(row["hook"], row["method"]): row for row in traced["hooks"]}
-        for hook in STEP_HOOKS:
+        for hook in (hook.name for hook in HOOKS.values() if hook.called == "step"):
             for answer in planned.answers[hook]:
                 row = called[hook, answer.entry.key]
                 assert row["calls"] % traced["steps"] == 0 and 0 < row["share"] < 1

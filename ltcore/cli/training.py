@@ -48,7 +48,7 @@ def run(
 
     refuse_missing(log)
 
-    from ltcore.training.run import execute
+    from ltcore.training.execute import execute
 
     execute(loaded, out, resume, LoggingReporter(log, loaded.source), source)
 

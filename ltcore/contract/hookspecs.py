@@ -1,5 +1,38 @@
 """The hooks: every named point where a method takes part, and how several answers compose.
 
+A run with every hook where it is called. A name followed by ``(`` and marked with a kind is a hook; everything else is
+core. docs/architecture.md shows this block, and a test compares it with a real run.
+
+    plan = the recipe's methods, hook by hook, checked                      # nothing is read before this
+    data = build_data()                                                     # one
+    data = cut the long tail, hold validation images out, check labels and shapes
+    backbone = build_backbone(in_channels, image_size)                      # one
+    model = backbone + classifier + the methods' own modules
+    on_run_start()                                                          # all; then --resume finds its place
+    for stage in recipe.stages:
+        classifier = build_classifier(feature_dim, num_classes, previous)   # one; only where a new one is asked for
+        freeze everything that `trainable` does not name
+        on_stage_start()                                                    # all
+        optimizer = over what trains
+        sampler = build_sampler(batch_size)                                 # one
+        fill the feature cache, if the stage has one
+        for epoch in stage:
+            on_epoch_start()                                                # all
+            weights = class_weights()                                       # product
+            batches = sampler.draw(steps, class_distribution(), generator)  # one
+            for batch in batches:
+                batch = mix_inputs(batch)                                   # fold
+                features = backbone(batch), with augment_features(features) at each tap   # fold
+                logits = classifier(features)
+                adjusted = adjust_logits(logits, targets)                   # fold
+                loss = weighted mean of compute_loss(adjusted, targets)     # one
+                loss = loss + auxiliary_losses(features, logits), weighted  # sum
+                backward, clip, optimizer step; a checkpoint when it is time
+            on_epoch_end()                                                  # all
+        evaluate, save the stage's model, keep a frozen copy of it
+    classifier = post_calibrate(copy of the classifier)                     # fold
+    evaluate again, write the calibrated model, predictions.npz and result.json
+
 The kind stands beside each hook:
 
 * ``one``: exactly one method answers; where none does, core's default applies; two are an error that names both.
@@ -9,15 +42,17 @@ The kind stands beside each hook:
 * ``all``: every method is called in the recipe's order; nothing is returned.
 
 The functions are specifications, never called. An implementation is a method of a `ltcore.Method`, marked with
-`hookimpl`, that takes any of the hook's arguments by name.
+`hookimpl`, that takes any of the hook's arguments by name. Everything that is true of a hook stands in its declaration
+(`ltcore.contract.hook.Hook`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING
 
-import pluggy
+from ltcore.contract import defaults
+from ltcore.contract.hook import HOOKS as HOOKS
+from ltcore.contract.hook import Default, hook
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,31 +63,8 @@ if TYPE_CHECKING:
     from ltcore.contract.samplers import Sampler
     from ltcore.contract.splits import DataSplits
 
-Kind = Literal["one", "fold", "product", "sum", "all"]
-F = TypeVar("F", bound=Callable[..., Any])
 
-PROJECT = "ltcore"
-hookimpl = pluggy.HookimplMarker(PROJECT)
-_hookspec = pluggy.HookspecMarker(PROJECT)
-
-#: Hook name -> kind, in the order in which a run meets the hooks.
-KINDS: dict[str, Kind] = {}
-
-#: The hooks that are called within a step, where a method's randomness is seeded a step and shared by its hooks.
-STEP_HOOKS = frozenset({"mix_inputs", "augment_features", "adjust_logits", "compute_loss", "auxiliary_losses"})
-
-
-def hook(kind: Kind) -> Callable[[F], F]:
-    """Declare a hook and, beside it, its kind."""
-
-    def declare(function: F) -> F:
-        KINDS[function.__name__] = kind
-        return _hookspec(function)
-
-    return declare
-
-
-@hook("one")
+@hook("one", called="setup")
 def build_data() -> DataSplits:
     """Training, validation and test images of a data set; core cuts the long tail and the held-out images itself.
 
@@ -62,7 +74,7 @@ def build_data() -> DataSplits:
     """
 
 
-@hook("one")
+@hook("one", called="setup")
 def build_backbone(in_channels: int, image_size: int) -> Backbone:
     """The network up to and including the global pool, for images of `in_channels` x `image_size` x `image_size`.
 
@@ -74,7 +86,7 @@ def build_backbone(in_channels: int, image_size: int) -> Backbone:
     """
 
 
-@hook("all")
+@hook("all", called="run")
 def on_run_start(context: Context) -> None:
     """Create modules and buffers whose shapes depend on the data; called once, before anything is restored.
 
@@ -84,7 +96,12 @@ def on_run_start(context: Context) -> None:
     """
 
 
-@hook("one")
+@hook(
+    "one",
+    called="stage",
+    acts="build the classifier",
+    default=Default("linear", defaults.linear_classifier),
+)
 def build_classifier(feature_dim: int, num_classes: int, previous: nn.Module | None, context: Context) -> nn.Module:
     """The last layer, [N, feature_dim] to [N, num_classes]; `previous` is the classifier of the stage before.
 
@@ -95,7 +112,7 @@ def build_classifier(feature_dim: int, num_classes: int, previous: nn.Module | N
     """
 
 
-@hook("all")
+@hook("all", called="stage")
 def on_stage_start(context: Context) -> None:
     """A stage begins; what is learned here is kept in buffers, because a resumed stage does not begin again.
 
@@ -105,7 +122,12 @@ def on_stage_start(context: Context) -> None:
     """
 
 
-@hook("one")
+@hook(
+    "one",
+    called="stage",
+    acts="lay out the batch",
+    default=Default("plain batches", defaults.plain_batches),
+)
 def build_sampler(batch_size: int, context: Context) -> Sampler:
     """How a batch is laid out, given how often each class is drawn; called once a stage, again in a resumed one.
 
@@ -118,7 +140,7 @@ def build_sampler(batch_size: int, context: Context) -> Sampler:
     """
 
 
-@hook("all")
+@hook("all", called="epoch")
 def on_epoch_start(context: Context) -> None:
     """An epoch begins, before its images are drawn; what is learned here is kept in buffers, as in a stage.
 
@@ -126,7 +148,7 @@ def on_epoch_start(context: Context) -> None:
     """
 
 
-@hook("product")
+@hook("product", called="epoch", classification=True, may_be_none=True)
 def class_weights(context: Context) -> Tensor | None:
     """A weight for each class's loss values, [C]; core takes the weighted mean over the batch; None: no weights.
 
@@ -137,7 +159,13 @@ def class_weights(context: Context) -> Tensor | None:
     """
 
 
-@hook("one")
+@hook(
+    "one",
+    called="epoch",
+    may_be_none=True,
+    acts="set how often each class is drawn",
+    default=Default("instance-balanced", defaults.instance_balanced),
+)
 def class_distribution(context: Context) -> Tensor | None:
     """How often each class is drawn in this epoch, [C], summing to 1; None: every image once (instance-balanced).
 
@@ -147,7 +175,7 @@ def class_distribution(context: Context) -> Tensor | None:
     """
 
 
-@hook("fold")
+@hook("fold", called="step")
 def mix_inputs(batch: Batch, context: Context) -> Batch:
     """Change a training batch before the backbone sees it (mixup and its kin).
 
@@ -157,7 +185,7 @@ def mix_inputs(batch: Batch, context: Context) -> Batch:
     """
 
 
-@hook("fold")
+@hook("fold", called="step", by_tap=True, problem=defaults.unequal_rows)
 def augment_features(features: Features, context: Context) -> Features:
     """Change, replace or append feature rows at the method's tap.
 
@@ -169,7 +197,7 @@ def augment_features(features: Features, context: Context) -> Features:
     """
 
 
-@hook("fold")
+@hook("fold", called="step", classification=True)
 def adjust_logits(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
     """Change the training logits [N, C] before the loss, knowing the targets [N]; evaluation never calls it.
 
@@ -179,7 +207,14 @@ def adjust_logits(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
     """
 
 
-@hook("one")
+@hook(
+    "one",
+    called="step",
+    classification=True,
+    acts="compute the loss",
+    default=Default("cross-entropy", defaults.cross_entropy),
+    problem=defaults.not_one_value_per_sample,
+)
 def compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
     """One loss value a sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces.
 
@@ -188,7 +223,7 @@ def compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
     """
 
 
-@hook("sum")
+@hook("sum", called="step", declared_in="auxiliary")
 def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
     """Scalar loss terms by name, as declared in the method's `auxiliary`; the recipe weighs ``method/term``.
 
@@ -198,7 +233,7 @@ def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> di
     """
 
 
-@hook("all")
+@hook("all", called="epoch")
 def on_epoch_end(context: Context) -> None:
     """An epoch has ended; what is learned here is kept in buffers.
 
@@ -207,7 +242,7 @@ def on_epoch_end(context: Context) -> None:
     """
 
 
-@hook("fold")
+@hook("fold", called="end")
 def post_calibrate(classifier: nn.Module, context: Context) -> nn.Module:
     """Change a copy of the trained classifier, without gradient steps; called once after the last stage.
 

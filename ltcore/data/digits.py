@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ltcore.contract.facts import DataFacts
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.imbalance import Imbalance
 from ltcore.contract.method import Method
 from ltcore.contract.splits import ArraySplit, DataSplits

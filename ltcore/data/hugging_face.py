@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import DataSplits
 from ltcore.data.image_list import imagenet_like

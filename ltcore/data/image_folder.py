@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import DataSplits, FileSplit
 from ltcore.data.image_files import IMAGE_SUFFIXES, Found, file_split, find_images, spell_out, subfolders

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import DataSplits
 from ltcore.data.image_files import (

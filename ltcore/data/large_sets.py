@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from ltcore.contract.facts import DataFacts
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import DataSplits
 from ltcore.data.counts import fitted_counts, published_counts

@@ -48,7 +48,11 @@ class PartialLoader:
         return self._first(batch_size, lambda rows: self.loader.eval_batch(0, rows))
 
     def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
-        """The first training images, augmented: what fills a cache. A stage's steps take `loader`'s."""
+        """See `ltcore.data.loader.Loader.train_batches`."""
+        return self.loader.train_batches(indices, generators)
+
+    def augmented_pass(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+        """The first training images, augmented, some of them several times; see `completed`."""
         index, generator = next(iter(indices)), next(iter(generators))
         return self._first(len(index), lambda rows: next(iter(self.loader.train_batches([index[:rows]], [generator]))))
 
@@ -99,6 +103,14 @@ class PartialLoader:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def augmented_pass(
+    loader: Loader, indices: Iterable[Tensor], generators: Iterable[torch.Generator]
+) -> Iterator[Tensor]:
+    """A pass over the training images, augmented: all there are, or in a rehearsal the first."""
+    passes = loader.augmented_pass if isinstance(loader, PartialLoader) else loader.train_batches
+    return passes(indices, generators)
 
 
 def completed(rows: Tensor, loader: Loader) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ltcore.contract.facts import DataFacts
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import ArraySplit, DataSplits
 

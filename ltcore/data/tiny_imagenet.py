@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ltcore.contract.facts import DataFacts
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.imbalance import Imbalance
 from ltcore.contract.splits import DataSplits, FileSplit
 from ltcore.data.image_files import Found, check_files, file_split, find_images, read_text, subfolders

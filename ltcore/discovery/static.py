@@ -18,7 +18,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 
 from ltcore.contract import interface
-from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery.catalogue import Offer
 from ltcore.discovery.sources import Broken, Import, Source, parse, raised
 from ltcore.errors import nearest
@@ -38,7 +38,7 @@ class Inspection:
     """What can be told of an offer without importing it.
 
     Attributes:
-        hooks: the hooks that it implements, in the order of `ltcore.contract.hookspecs.KINDS`.
+        hooks: the hooks that it implements, in the order in which a run meets them.
         problem: why it cannot be imported or used; None where nothing speaks against it.
         summary: what the class says of itself: its attribute ``summary``, else the first line of its docstring.
         interface: the hook interface that it says it was written for; None where that cannot be told.
@@ -73,9 +73,9 @@ def inspect(offer: Offer) -> Inspection:
     for name, optional in hooks.items():
         if changed := interface.broken(name, stated, offer.distribution):
             problems.append(changed)
-        elif name not in KINDS and not optional:
-            problems.append(f"no hook '{name}'{nearest(name, KINDS)}")
-    acting = tuple(name for name in KINDS if name in hooks)
+        elif name not in HOOKS and not optional:
+            problems.append(f"no hook '{name}'{nearest(name, HOOKS)}")
+    acting = tuple(name for name in HOOKS if name in hooks)
     problem = problems[0] if problems else None
     return Inspection(acting, problem, reader.summary, stated if isinstance(stated, str) else None, refused)
 

@@ -7,11 +7,12 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ltcore.errors import RecipeError, RunError
 from ltcore.files.checkpoint import write_atomically
@@ -30,7 +31,6 @@ class RunDirectory:
         self.last = path / "checkpoints" / "last.safetensors"
         #: The calibrated model, written when the run has ended; see `ltcore.evaluation.calibrated`.
         self.calibrated = path / "checkpoints" / "calibrated.safetensors"
-        self._lock: TextIO | None = None
 
     @classmethod
     def create(cls, out: Path, name: str, seed: int, recipe_text: str) -> RunDirectory:
@@ -80,17 +80,19 @@ class RunDirectory:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         return RunDirectory(path)
 
-    def lock(self) -> None:
-        """Keep other processes out while this one trains here; the lock ends with the process.
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out while this one works here; the lock ends with the block, or with the process.
 
         Raises:
             RunError: another process holds it.
         """
-        self._lock = open(self.path / "lock", "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"{self.path}: another process is working on this run") from error
+        with open(self.path / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{self.path}: another process is working on this run") from error
+            yield
 
     @property
     def finished(self) -> bool:

@@ -175,7 +175,7 @@ def load_data(what: str, sets: Sequence[str]) -> PreparedData:
     """
     from ltcore.plan.plan import provider
     from ltcore.recipe.loading import load_recipe
-    from ltcore.training.run import read_data
+    from ltcore.training.data import read_data
 
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(what)

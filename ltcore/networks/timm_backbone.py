@@ -11,7 +11,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Backbone
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.errors import RecipeError, nearest
 from ltcore.networks.tap_probe import Findings, probe

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery.catalogue import taken_by
 from ltcore.errors import RecipeError, listed, nearest
 
@@ -81,9 +81,9 @@ def check_hooks(hooks: Sequence[str]) -> list[str]:
         RecipeError: there is no such hook, or they cannot be of one method.
     """
     for hook in hooks:
-        if hook not in KINDS:
-            raise RecipeError(f"there is no hook '{hook}'{nearest(hook, KINDS) or ';'} there is {listed(KINDS)}")
-    found = [hook for hook in KINDS if hook in hooks]
+        if hook not in HOOKS:
+            raise RecipeError(f"there is no hook '{hook}'{nearest(hook, HOOKS) or ';'} there is {listed(HOOKS)}")
+    found = [hook for hook in HOOKS if hook in hooks]
     alone = [hook for hook in found if hook in ALONE]
     if alone and len(found) > 1:
         raise RecipeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.new.names import ALONE, Names
 from ltcore.new.parts import Part
 
@@ -69,7 +69,7 @@ def card(names: Names, parts: Sequence[Part], fields: Mapping[str, str]) -> str:
     rows = [f"| `{name}` | {default} | {meaning} |" for part in parts for name, default, meaning in part.option_rows]
     options = "\n".join(["| option | default | meaning |", "| --- | --- | --- |", *rows]) if rows else "It has none."
     mixes = "\n".join(
-        f"- `{part.hook}`: {_MIXES[KINDS[part.hook]].format(hook=part.hook, what=_WHAT.get(part.hook, ''))}."
+        f"- `{part.hook}`: {_MIXES[HOOKS[part.hook].kind].format(hook=part.hook, what=_WHAT.get(part.hook, ''))}."
         for part in parts
         if part.hook not in ALONE
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.errors import RecipeError, listed, nearest
 
 if TYPE_CHECKING:
@@ -23,17 +23,6 @@ NEEDS = {
     "spatial_features": "a tap with feature maps whose plain mean the classifier reads",
     "validation": "held-out images: set data.holdout",
 }
-
-#: What a method does when it answers a hook of kind ``one``, for messages.
-_ACTS = {
-    "build_classifier": "build the classifier",
-    "build_sampler": "lay out the batch",
-    "class_distribution": "set how often each class is drawn",
-    "compute_loss": "compute the loss",
-}
-
-#: What is not called in a stage without classification.
-_CLASSIFICATION = ("adjust_logits", "compute_loss", "class_weights")
 
 
 def backbone_names(skeleton: Backbone) -> list[str]:
@@ -93,8 +82,8 @@ class StageChecks:
 
     def every_method_acts(self) -> None:
         """A method that answers no hook of a stage is a mistake."""
-        idle = {"on_run_start"} if self.stage.classification else {"on_run_start", *_CLASSIFICATION}
-        acting = {answer.entry.key for hook, found in self.answers.items() if hook not in idle for answer in found}
+        called = [name for name, hook in HOOKS.items() if hook.is_called_in(self.stage.classification)]
+        acting = {answer.entry.key for name in called for answer in self.answers[name]}
         for entry in self.active:
             if entry.key not in acting:
                 without = "" if self.stage.classification else " without classification"
@@ -105,14 +94,14 @@ class StageChecks:
     def one_answer_a_hook(self) -> None:
         """Hooks of kind ``one`` have at most one answer."""
         for hook, found in self.answers.items():
-            if KINDS[hook] == "one" and len(found) > 1:
+            if HOOKS[hook].kind == "one" and len(found) > 1:
                 names = " and ".join(f"'{answer.entry.key}'" for answer in found)
                 both = "both" if len(found) == 2 else "all"
-                raise self.refuse(f"{names} {both} {_ACTS[hook]} (hook {hook}); keep one", "methods")
+                raise self.refuse(f"{names} {both} {HOOKS[hook].acts} (hook {hook}); keep one", "methods")
         for answer in self.answers["class_distribution"]:
             if self.stage.sampler:
                 raise self.refuse(
-                    f"sampler '{self.stage.sampler}' and '{answer.entry.key}' both {_ACTS[answer.hook]} "
+                    f"sampler '{self.stage.sampler}' and '{answer.entry.key}' both {HOOKS[answer.hook].acts} "
                     f"(hook {answer.hook}); keep one",
                     "sampler",
                 )

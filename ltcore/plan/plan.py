@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue, deprecations
 from ltcore.discovery.binding import Answers, Entry, implementations
 from ltcore.errors import LtcoreError, PluginError
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.recipe import Stage
     from ltcore.recipe.loading import LoadedRecipe
-
-#: Hooks that are answered outside the stages.
-_OUTSIDE = ("build_data", "build_backbone", "post_calibrate")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
     for index, stage in enumerate(recipe.stages):
         active = tuple(entries[key] for key in stage.methods)
         answers = _answers(loaded, ("stages", index, "methods"), active)
-        answers |= {hook: [] for hook in _OUTSIDE}
+        answers |= {name: [] for name, hook in HOOKS.items() if hook.called in ("setup", "end")}
         StageChecks(loaded, index, stage, data, active, answers, skeleton, to_run).run()
         stages.append(StagePlan(stage, active, answers))
     calibration = _answers(loaded, ("calibrate",), [entries[key] for key in recipe.calibrate])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.model import matches
 from ltcore.errors import RecipeError
 from ltcore.plan.checks import backbone_names
@@ -13,14 +13,6 @@ from ltcore.plan.plan import build_skeleton
 if TYPE_CHECKING:
     from ltcore.discovery.binding import Entry, Implementation
     from ltcore.plan.plan import Plan, StagePlan
-
-#: What core does where no method answers a hook of kind ``one``.
-_DEFAULTS = {
-    "build_classifier": "linear",
-    "class_distribution": "instance-balanced",
-    "build_sampler": "plain batches",
-    "compute_loss": "cross-entropy",
-}
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -95,13 +87,13 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
     stage = stage_plan.stage
     sizes = dict(zip(backbone_names(plan.skeleton), (p.numel() for p in plan.skeleton.parameters()), strict=True))
     hooks: dict[str, Any] = {}
-    for hook, kind in KINDS.items():
-        answers = [_answer(answer) for answer in stage_plan.answers[hook]]
+    for name, hook in HOOKS.items():
+        answers = [_answer(answer) for answer in stage_plan.answers[name]]
         if answers:
-            hooks[hook] = {"kind": kind, "methods": answers}
-        elif hook in _DEFAULTS and (hook != "compute_loss" or stage.classification):
-            default = stage.sampler if hook == "class_distribution" and stage.sampler else _DEFAULTS[hook]
-            hooks[hook] = {"kind": kind, "methods": [], "core": default}
+            hooks[name] = {"kind": hook.kind, "methods": answers}
+        elif hook.default is not None and hook.is_called_in(stage.classification):
+            default = stage.sampler if name == "class_distribution" and stage.sampler else hook.default.text
+            hooks[name] = {"kind": hook.kind, "methods": [], "core": default}
     builder = stage_plan.answers["build_classifier"]
     if "build_classifier" in hooks and not builder and stage_plan is not plan.stages[0] and stage.classifier == "keep":
         hooks["build_classifier"]["core"] = "kept from the stage before"

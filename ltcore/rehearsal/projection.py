@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
-
-from ltcore.data.loader import Loader
-from ltcore.training.features import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -60,30 +53,3 @@ def projected_seconds(
     before = min(change, epochs)
     spent = before * (early.outside + per_epoch * early.step)
     return around + spent + (epochs - before) * (late.outside + per_epoch * late.step)
-
-
-class TimedBatches:
-    """A stage's batches, and the time between the end of the warm-up and that of the last step."""
-
-    def __init__(
-        self, source: Loader | FeatureCache, warm_up: int, device: torch.device, clock: Callable[[], float]
-    ) -> None:
-        self._device = device
-        self._source, self._warm_up, self._clock = source, warm_up, clock
-        self.generator_device = source.generator_device
-        self.began = self.warm = self.ended = 0.0
-
-    def train_batches(self, indices: Sequence[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
-        """The source's batches; asked for the next one, the step is done."""
-        self.began = self.warm = self._now()
-        for step, images in enumerate(self._source.train_batches(indices, generators), start=1):
-            yield images
-            if step == self._warm_up:
-                self.warm = self._now()
-            if step == len(indices):
-                self.ended = self._now()
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return self._clock()

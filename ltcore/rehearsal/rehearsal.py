@@ -21,7 +21,7 @@ from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import Plan, make_plan
 from ltcore.recipe.loading import load_recipe
 from ltcore.rehearsal.run import WARM_UP, Rehearsal
-from ltcore.training.run import choose_device, read_data
+from ltcore.training.data import choose_device, read_data
 from ltcore.training.selection import Selection
 from ltcore.training.trace import STEPS
 
@@ -55,9 +55,9 @@ def rehearse(
     with _rehearsal(recipe, sets, seed, steps, counts, say) as (run, networks, notes):
         run.train()
         at_the_end = run.finish()
-    loaded, data = run.plan.loaded, run.data
-    notes += run.reporter.notes
-    if run.reduced:
+    loaded, data = run.plan.loaded, run.assembly.data.whole
+    notes += run.notes.notes
+    if run.loaders.reduced:
         notes.append(
             f"a batch of evaluation (eval_batch_size {loaded.recipe.eval_batch_size}) takes longer than a rehearsal "
             "should: its time is projected from a few images, and its memory is not among the figures"
@@ -67,7 +67,7 @@ def rehearse(
         "estimate": True,
         "device": str(run.device),
         "threads": torch.get_num_threads(),
-        "workers": run.workers,
+        "workers": run.loaders.workers,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "measured_steps": steps,
         "warm_up_steps": WARM_UP,
@@ -82,14 +82,14 @@ def rehearse(
             "image_size": data.transform.image_size,
         },
         "backbone": loaded.recipe.backbone.use,
-        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "parameters": sum(p.numel() for p in run.assembly.model.parameters()),
         "notes": [*notes, *data.notes],
-        "stages": run.stages,
+        "stages": run.stopwatch.stages,
         "end_seconds": at_the_end,
         "networks": networks,
-        "seconds": networks * (sum(stage["seconds"] for stage in run.stages) + at_the_end),
-        "memory": run.memory,
-        "checkpoint_bytes": run.checkpoint_bytes,
+        "seconds": networks * (sum(stage["seconds"] for stage in run.stopwatch.stages) + at_the_end),
+        "memory": run.stopwatch.memory,
+        "checkpoint_bytes": run.stopwatch.checkpoint_bytes,
     }
 
 
@@ -116,9 +116,9 @@ def trace_hooks(
     with _rehearsal(recipe, sets, None, STEPS - WARM_UP, counts, say, tracing=True) as (run, _, notes):
         run.train()
     return {
-        "recipe": run.recipe.name,
+        "recipe": run.plan.loaded.recipe.name,
         "device": str(run.device),
-        "notes": [*notes, *run.data.notes, *run.reporter.notes],
+        "notes": [*notes, *run.assembly.data.whole.notes, *run.notes.notes],
         "stages": run.traces,
     }
 

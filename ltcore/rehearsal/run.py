@@ -1,4 +1,4 @@
-"""A run for a rehearsal: its stages train a few steps of two of their epochs, and it writes no result.
+"""A rehearsed run: its stages train a few steps of two of their epochs, and it writes no result.
 
 Passes over a split are made over its first batches (`ltcore.data.partial`). Everything else, the methods above all, is
 what a run does.
@@ -9,34 +9,28 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ltcore.contract.imbalance import Imbalance
-from ltcore.contract.samplers import EpochBatches
 from ltcore.contract.splits import ArraySplit, StreamedSplit
-from ltcore.data.loader import Loader
 from ltcore.data.partial import PartialLoader
 from ltcore.data.prepare import PreparedData
-from ltcore.data.streaming import Decoder, Request, StreamingLoader
-from ltcore.discovery.binding import Hooks
+from ltcore.data.streaming import Decoder, Request, StreamingLoader, build_loader, worker_count
 from ltcore.errors import RunError
-from ltcore.evaluation.metrics import evaluate_logits
-from ltcore.evaluation.outputs import logits_of
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import Plan
 from ltcore.progress.console import Reporter
 from ltcore.rehearsal.memory import is_lack_of_memory, memory_used
-from ltcore.rehearsal.projection import Measured, TimedBatches, projected_seconds
-from ltcore.training.features import FeatureCache
-from ltcore.training.run import Run
-from ltcore.training.stage import StageTrainer
-from ltcore.training.step import StepForward
-from ltcore.training.trace import Watch
+from ltcore.rehearsal.projection import Measured, projected_seconds
+from ltcore.training.assembly import Assembly
+from ltcore.training.data import Cut, RunData
+from ltcore.training.loop import Loop
+from ltcore.training.observers import Checkpointer, FiniteGuard
+from ltcore.training.run import Run, StageObserver
+from ltcore.training.trace import STEPS, HookTrace
 
 WARM_UP = 2
 _DECODED = 8  # images that are decoded to see how long one takes
@@ -54,64 +48,198 @@ class _Notes(Reporter):
         self.notes.append(text)
 
 
-class RehearsedTrainer(StageTrainer):
-    """Trains a few steps of the first epoch and of the last one that has as many."""
+class PartialLoaders:
+    """The loaders of a rehearsal, one for each split and for each stage with data of its own.
 
-    run: Rehearsal
-    timed: TimedBatches
+    Args:
+        plan: the plan.
+        device: where batches are wanted.
+        clock: seconds.
+    """
 
-    def train(self, restored: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
-        """See `StageTrainer.train`; then a checkpoint is written once, to see its size and time."""
-        super().train(restored, plain)
-        began = self.run.clock()
-        self.save()
-        self.run.saving = self.run.clock() - began
-        self.run.checkpoint_bytes = max(self.run.checkpoint_bytes, self.run.directory.last.stat().st_size)
+    def __init__(self, plan: Plan, device: torch.device, clock: Callable[[], float]) -> None:
+        self._asked, self._device, self._clock = plan.loaded.recipe.data.workers, device, clock
+        self.all: list[PartialLoader] = []
+        self.workers, self.decode_seconds = 0, 0.0
 
-    def _watched(self, watch: Watch) -> None:
-        watch.leave()
-        self.watch = None
-        self.run.traces.append(watch.describe())
+    def make(self, data: PreparedData, split: ArraySplit | StreamedSplit) -> PartialLoader:
+        """The loader of a split of `data`; where images are decoded, it is timed how long one takes."""
+        workers = worker_count(self._asked)
+        loader = build_loader(split, data.transform, data.mean, data.std, workers, self._device)
+        self.workers = loader.workers if isinstance(loader, StreamingLoader) else 0
+        if isinstance(loader, StreamingLoader) and not isinstance(split, ArraySplit) and not self.decode_seconds:
+            decoder = Decoder(split, data.transform)
+            for count in (1, min(_DECODED, len(split))):  # the first call imports what decodes
+                began = self._clock()
+                decoder.__getitems__(Request(np.arange(count), np.zeros(count, dtype=np.int64)))
+                self.decode_seconds = (self._clock() - began) / count
+        self.all.append(PartialLoader(loader, self.workers, self._clock))
+        return self.all[-1]
 
-    def _epochs(self) -> Iterator[int]:
-        run, per_epoch = self.run, self.sampler.steps_per_epoch()
-        total = self.stage.iterations or (self.stage.epochs or 0) * per_epoch
-        run.length = per_epoch, total
-        whole, rest = divmod(total, per_epoch)
-        last = whole if rest >= WARM_UP + run.steps else max(whole - 1, 0)
-        for epoch in [0] if run.tracing else sorted({0, last}):
-            began, left_out = run.clock(), run.left_out
-            yield epoch
-            spent = run.clock() - began
-            run.in_epochs += spent
-            run.epochs_left_out += run.left_out - left_out
-            outside = spent - (self.timed.ended - self.timed.began) + run.left_out - left_out
-            step = (self.timed.ended - self.timed.warm) / self.steps
-            decoding = run.decode_seconds * self.rows / max(run.workers, 1) if run.workers and self.decodes else 0.0
-            run.measured.append(Measured(epoch, self.rows, max(step, decoding), max(outside, 0.0), decoding > step))
+    def seconds_to_decode(self, source: object, rows: float) -> float:
+        """What decoding `rows` images takes beside the computation; 0 where `source` decodes in between, or nothing."""
+        decodes = isinstance(source, PartialLoader) and isinstance(source.loader, StreamingLoader)
+        return self.decode_seconds * rows / self.workers if decodes and self.workers else 0.0
 
-    def _epoch(
+    @property
+    def left_out(self) -> float:
+        """Seconds of passes over splits that were not spent."""
+        return sum(loader.left_out for loader in self.all)
+
+    @property
+    def projected(self) -> float:
+        """Seconds that the passes would have taken."""
+        return sum(loader.projected for loader in self.all)
+
+    @property
+    def passes(self) -> int:
+        """How many passes there were."""
+        return sum(loader.passes for loader in self.all)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether batches of a pass were too slow to be computed whole."""
+        return any(loader.reduced for loader in self.all)
+
+
+class Stopwatch(StageObserver):
+    """Chooses the steps of a rehearsal, times them, and projects what each stage takes.
+
+    Args:
+        plan: the plan.
+        loaders: the rehearsal's loaders.
+        directory: the rehearsal's, where a checkpoint is written to see its size and time.
+        device: where it trains.
+        steps: measured steps of each epoch that is rehearsed.
+        say: tells the user which stage is rehearsed.
+        clock: seconds.
+        tracing: train the first epoch only.
+    """
+
+    def __init__(
         self,
-        drawn: EpochBatches,
-        forward: StepForward,
-        source: Loader | FeatureCache,
-        class_weights: Tensor | None,
-        total: int,
-        per_epoch: int,
+        plan: Plan,
+        loaders: PartialLoaders,
+        directory: RunDirectory,
+        device: torch.device,
+        steps: int,
+        say: Callable[[str], None],
+        clock: Callable[[], float],
+        tracing: bool,
     ) -> None:
-        some = drawn.indices[: WARM_UP + self.run.steps]
-        warm_up = min(WARM_UP, len(some) - 1)
-        self.steps, self.rows = len(some) - warm_up, sum(map(len, some)) / len(some)
-        found = source.loader if isinstance(source, PartialLoader) else source
-        self.decodes = isinstance(found, StreamingLoader)
-        self.timed = TimedBatches(found, warm_up, self.run.device, self.run.clock)
-        timed: Any = self.timed
-        super()._epoch(replace(drawn, indices=some), forward, timed, class_weights, total, per_epoch)
-        self.run.note_memory()
+        self._plan, self._loaders, self._directory, self._device = plan, loaders, directory, device
+        self._steps, self._say, self._clock, self._tracing = steps, say, clock, tracing
+        self.stages: list[dict[str, Any]] = []
+        self.memory: dict[str, int] = {}
+        self.checkpoint_bytes = 0
+        self.stage = "before the first stage"
+
+    # -- which steps -----------------------------------------------------------------------------------------------
+
+    def epochs(self, loop: Loop) -> Iterator[int]:
+        """The first epoch, and the last that has as many steps; each is measured, with what is around its steps."""
+        self._length = loop.steps_per_epoch, loop.total
+        whole, rest = divmod(loop.total, loop.steps_per_epoch)
+        last = whole if rest >= WARM_UP + self._steps else max(whole - 1, 0)
+        for epoch in [0] if self._tracing else sorted({0, last}):
+            began, left_out = self._clock(), self._loaders.left_out
+            yield epoch
+            spent, left_out = self._clock() - began, self._loaders.left_out - left_out
+            self._in_epochs += spent
+            self._epochs_left_out += left_out
+            outside = spent - (self._ended - self._began) + left_out
+            step = (self._ended - self._warm) / self._measured_steps
+            decoding = self._loaders.seconds_to_decode(loop.source, self._rows)
+            self._measured.append(Measured(epoch, self._rows, max(step, decoding), max(outside, 0.0), decoding > step))
+
+    def steps(self, indices: list[Tensor]) -> list[Tensor]:
+        """The first few, of which some warm up."""
+        some = indices[: WARM_UP + self._steps]
+        self._warm_up = min(WARM_UP, len(some) - 1)
+        self._measured_steps, self._rows = len(some) - self._warm_up, sum(map(len, some)) / len(some)
+        return some
+
+    # -- how long they take ----------------------------------------------------------------------------------------
+
+    def stage_entered(self, index: int) -> None:
+        """Begin to measure a stage."""
+        stage = self._plan.stages[index].stage
+        self.stage = f"stage '{stage.name}'"
+        self._say(f"rehearsing stage {index + 1}/{len(self._plan.stages)} {stage.name}")
+        self._measured: list[Measured] = []
+        self._in_epochs = self._epochs_left_out = self._saving = 0.0
+        loaders = self._loaders
+        self._before = self._clock(), loaders.left_out, loaders.passes, loaders.projected
+
+    def epoch_started(self, loop: Loop) -> None:
+        """The steps come next."""
+        self._began = self._warm = self._now()
+
+    def step_ended(self, loop: Loop) -> None:
+        """A step is done."""
+        done = loop.position.step
+        if done == self._warm_up:
+            self._warm = self._now()
+        if done == len(loop.batches):
+            self._ended = self._now()
+
+    def epoch_ended(self, loop: Loop) -> None:
+        """Look at the memory."""
+        self.note_memory()
+
+    def stage_ended(self, loop: Loop) -> None:
+        """Write a checkpoint once, to see its size and time."""
+        began = self._clock()
+        Checkpointer(self._directory, 0, FiniteGuard(self._plan, self._directory)).save(loop)
+        self._saving = self._clock() - began
+        self.checkpoint_bytes = max(self.checkpoint_bytes, self._directory.last.stat().st_size)
+
+    def stage_left(self, index: int) -> None:
+        """Project what the whole stage takes."""
+        plan, loaders = self._plan.stages[index], self._loaders
+        before, left_out, passes, projected = self._before
+        around = self._clock() - before - self._in_epochs - self._saving
+        around = max(around + loaders.left_out - left_out - self._epochs_left_out, 0.0)
+        early, late = self._measured[0], self._measured[-1]
+        per_epoch, steps = self._length
+        epochs = steps / per_epoch
+        starts = [start for entry in plan.entries if (start := _start_epoch(entry.method.options)) and start < epochs]
+        change = min(starts) if starts else epochs / 2
+        seconds = projected_seconds(steps, per_epoch, early, late, change, around)
+        every = self._plan.loaded.recipe.checkpoint_seconds
+        saves = steps if not every else min(steps, int(seconds / every))
+        self.stages.append(
+            {
+                "name": plan.stage.name,
+                "epochs": epochs,
+                "steps": steps,
+                "batch_rows": early.rows,
+                "early": early.figures,
+                "late": late.figures,
+                "early_epochs": min(change, epochs),
+                "change_stated": bool(starts),
+                "passes": loaders.passes - passes,
+                "passes_seconds": loaders.projected - projected,
+                "around_seconds": around,
+                "checkpoints": saves,
+                "checkpoint_seconds": self._saving,
+                "seconds": seconds + saves * self._saving,
+            }
+        )
+
+    def note_memory(self) -> None:
+        """Keep the largest figures seen."""
+        for name, size in memory_used(self._device).items():
+            self.memory[name] = max(size, self.memory.get(name, 0))
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return self._clock()
 
 
-class Rehearsal(Run):
-    """A run that is not one: see the module.
+class Rehearsal:
+    """A run that trains a few steps: see the module.
 
     Args:
         plan: the plan.
@@ -124,13 +252,10 @@ class Rehearsal(Run):
         tracing: trace the first steps of each stage, and train no others.
     """
 
-    trainer = RehearsedTrainer
-    reporter: _Notes
-
     def __init__(
         self,
         plan: Plan,
-        cut: Callable[[Imbalance | None], PreparedData],
+        cut: Cut,
         directory: RunDirectory,
         device: torch.device,
         steps: int,
@@ -138,104 +263,54 @@ class Rehearsal(Run):
         clock: Callable[[], float] = time.perf_counter,
         tracing: bool = False,
     ) -> None:
-        self.steps, self.say, self.clock, self._cut_data = steps, say, clock, cut
-        #: Every loader that there was; a stage with data of its own has one of its own.
-        self._partial: list[PartialLoader] = []
-        self.workers, self.decode_seconds = 0, 0.0
-        self.saving = self.in_epochs = self.epochs_left_out = 0.0
-        self.checkpoint_bytes = 0
-        #: Steps of an epoch and of the whole stage.
-        self.length = 0, 0
-        self.measured: list[Measured] = []
-        self.stages: list[dict[str, Any]] = []
-        self.memory: dict[str, int] = {}
-        #: What was seen of the hooks of each stage, as `ltcore.training.trace.Watch.describe` gives it.
+        self.plan, self.device, self._clock = plan, device, clock
+        self.notes = _Notes()
+        self.loaders = PartialLoaders(plan, device, clock)
+        whole = cut(None)
+        data = RunData(plan, whole, device, cut, lambda split: self.loaders.make(whole, split))
+        self.assembly = Assembly(plan, data, device)
+        #: What was seen of the hooks of each stage, as `ltcore.training.trace.HookTrace.describe` gives it.
         self.traces: list[dict[str, Any]] = []
-        super().__init__(plan, cut(None), directory, device, _Notes())
-        self.tracing = tracing
-
-    def _cut(self, imbalance: Imbalance | None) -> PreparedData:
-        return self._cut_data(imbalance)
-
-    def _loader(self, split: ArraySplit | StreamedSplit) -> Loader:
-        loader = super()._loader(split)
-        self.workers = loader.workers if isinstance(loader, StreamingLoader) else 0
-        if isinstance(loader, StreamingLoader) and not isinstance(split, ArraySplit) and not self.decode_seconds:
-            decoder = Decoder(split, self.data.transform)
-            for count in (1, min(_DECODED, len(split))):  # the first call imports what decodes
-                began = self.clock()
-                decoder.__getitems__(Request(np.arange(count), np.zeros(count, dtype=np.int64)))
-                self.decode_seconds = (self.clock() - began) / count
-        self._partial.append(PartialLoader(loader, self.workers, self.clock))
-        return self._partial[-1]
-
-    @property
-    def left_out(self) -> float:
-        """Seconds of passes over splits that were not spent."""
-        return sum(loader.left_out for loader in self._partial)
-
-    @property
-    def reduced(self) -> bool:
-        """Whether batches of a pass were too slow to be computed whole."""
-        return any(loader.reduced for loader in self._partial)
-
-    def note_memory(self) -> None:
-        """Keep the largest figures seen."""
-        for name, size in memory_used(self.device).items():
-            self.memory[name] = max(size, self.memory.get(name, 0))
-
-    def _train_stage(self, index: int, hooks: Hooks, tensors: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
-        stage, entries = self.plan.stages[index].stage, self.plan.stages[index].entries
-        self.say(f"rehearsing stage {index + 1}/{len(self.plan.stages)} {stage.name}")
-        self.measured, self.in_epochs, self.epochs_left_out = [], 0.0, 0.0
-        began, left_out, passes = self.clock(), self.left_out, sum(loader.passes for loader in self._partial)
-        projected = sum(loader.projected for loader in self._partial)
-        try:
-            super()._train_stage(index, hooks, tensors, plain)
-        except (MemoryError, RuntimeError) as error:
-            _refuse_lack_of_memory(error, f"stage '{stage.name}'")
-            raise
-        around = self.clock() - began - self.in_epochs - self.saving + self.left_out - left_out - self.epochs_left_out
-        early, late = self.measured[0], self.measured[-1]
-        per_epoch, steps = self.length
-        epochs = steps / per_epoch
-        starts = [start for entry in entries if (start := _start_epoch(entry.method.options)) and start < epochs]
-        change = min(starts) if starts else epochs / 2
-        seconds = projected_seconds(steps, per_epoch, early, late, change, max(around, 0.0))
-        every = self.recipe.checkpoint_seconds
-        saves = steps if not every else min(steps, int(seconds / every))
-        self.stages.append(
-            {
-                "name": stage.name,
-                "epochs": epochs,
-                "steps": steps,
-                "batch_rows": early.rows,
-                "early": early.figures,
-                "late": late.figures,
-                "early_epochs": min(change, epochs),
-                "change_stated": bool(starts),
-                "passes": sum(loader.passes for loader in self._partial) - passes,
-                "passes_seconds": sum(loader.projected for loader in self._partial) - projected,
-                "around_seconds": max(around, 0.0),
-                "checkpoints": saves,
-                "checkpoint_seconds": self.saving,
-                "seconds": seconds + saves * self.saving,
-            }
+        self.stopwatch = Stopwatch(plan, self.loaders, directory, device, steps, say, clock, tracing)
+        self._run = Run(
+            self.assembly,
+            directory,
+            self.notes,
+            observers=[self.stopwatch],
+            extent=self.stopwatch,
+            traced=self._keep_trace,
+            traced_steps=STEPS if tracing else 0,
         )
+
+    def _keep_trace(self, trace: HookTrace) -> None:
+        self.traces.append(trace.describe())
+
+    def train(self) -> None:
+        """Go through the stages.
+
+        Raises:
+            RunError: memory has run out; the message says where.
+        """
+        try:
+            self._run.train()
+        except (MemoryError, RuntimeError) as error:
+            _refuse_lack_of_memory(error, self.stopwatch.stage)
+            raise
 
     def finish(self) -> float:
         """Calibrate and evaluate as at a run's end, and write nothing; returns the seconds that it would take."""
-        began, left_out = self.clock(), self.left_out
+        began, left_out = self._clock(), self.loaders.left_out
+        evaluation = self._run.evaluation
         try:
-            calibrated = self._calibrated()
-            pooled, logits, targets = self._outputs("test")
-            for found in (logits, logits_of(calibrated, pooled, self.recipe.eval_batch_size)):
-                evaluate_logits(found, targets, self.data.class_counts)
+            calibrated = self.assembly.calibrated()
+            pooled, logits, targets = evaluation.outputs("test")
+            for found in (logits, evaluation.logits(calibrated, pooled)):
+                evaluation.figures_of(found, targets)
         except (MemoryError, RuntimeError) as error:
             _refuse_lack_of_memory(error, "calibration")
             raise
-        self.note_memory()
-        return max(self.clock() - began + self.left_out - left_out, 0.0)
+        self.stopwatch.note_memory()
+        return max(self._clock() - began + self.loaders.left_out - left_out, 0.0)
 
 
 def _start_epoch(options: Any) -> int:

@@ -6,7 +6,6 @@ is answered with the run's class counts, and with stand-ins for features, which 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,57 +13,38 @@ import torch
 from torch import Tensor
 
 from ltcore.evaluation.calibrated import Description
-from ltcore.progress.console import Reporter
-from ltcore.contract.imbalance import Imbalance
-from ltcore.data.loader import Loader
 from ltcore.data.prepare import PreparedData
-from ltcore.contract.splits import ArraySplit, StreamedSplit
+from ltcore.contract.splits import ArraySplit
+from ltcore.training.assembly import Assembly
+from ltcore.training.data import RunData
 from ltcore.training.features import FeatureProvider
-from ltcore.discovery.binding import Hooks
 from ltcore.contract.model import Model
-from ltcore.plan.plan import Plan, make_plan
+from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import LoadedRecipe
-from ltcore.files.run_directory import RunDirectory
-from ltcore.training.run import Run
 
 
-def rebuild(loaded: LoadedRecipe, description: Description, directory: RunDirectory) -> Model:
+def rebuild(loaded: LoadedRecipe, description: Description) -> Model:
     """The model with its calibrated classifier, on the CPU, with arbitrary values.
 
     Args:
         loaded: the run's recipe. Files of weights that its backbone started from are not needed.
         description: what the run recorded of its data.
-        directory: the run's directory, which is left alone.
 
     Raises:
         LtcoreError: a plugin is missing, refuses or fails.
     """
     with torch.random.fork_rng(devices=[]):
         plan = make_plan(loaded.without_weights()[0], to_run=False)
-        return _Rebuilt(plan, _without_images(description), directory).built()
-
-
-class _Rebuilt(Run):
-    """A run whose data is one black image."""
-
-    def __init__(self, plan: Plan, data: PreparedData, directory: RunDirectory) -> None:
-        super().__init__(plan, data, directory, torch.device("cpu"), Reporter(io.StringIO()))
-        self.provider = self.state.provider = _StandIns(self.loaders, 1)
-        self.provider.state = self.state
-
-    def built(self) -> Model:
-        self.start()
-        for index, stage in enumerate(self.plan.stages):
-            self._enter(stage.stage.name, index)
-            self._prepare_classifier(index, Hooks(stage.answers, self.contexts))
-            self.provider.freeze(stage.stage.name)
-        return Model(self.model.backbone, self._calibrated(), {})
-
-    def _cut(self, imbalance: Imbalance | None) -> PreparedData:
-        return self.data
-
-    def _loader(self, split: ArraySplit | StreamedSplit) -> Loader:
-        return _OneImage(len(self.data.mean), self.data.transform.image_size)
+        data, cpu = _without_images(description), torch.device("cpu")
+        image = _OneImage(len(data.mean), data.transform.image_size)
+        run_data = RunData(plan, data, cpu, cut=lambda _: data, make_loader=lambda _: image)
+        assembly = Assembly(plan, run_data, cpu, _StandIns(run_data.loaders, 1))
+        assembly.start()
+        for index, stage in enumerate(plan.stages):
+            assembly.enter(stage.stage.name, index)
+            assembly.prepare_classifier(index, assembly.hooks(index))
+            assembly.provider.freeze(stage.stage.name)
+        return Model(assembly.model.backbone, assembly.calibrated(), {})
 
 
 class _StandIns(FeatureProvider):

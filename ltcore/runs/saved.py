@@ -25,7 +25,8 @@ from ltcore.runs.predicting import Predictions, predict
 from ltcore.runs.rebuilding import rebuild
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
 from ltcore.files.run_directory import RunDirectory
-from ltcore.training.run import execute, read_data
+from ltcore.training.data import read_data
+from ltcore.training.execute import execute
 from ltcore.training.selection import as_selected
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class SavedRun:
         """
         found = self.calibrated
         try:
-            model = rebuild(self._loaded, found.description, self._directory)
+            model = rebuild(self._loaded, found.description)
             checkpoint.restore_model(model, found.tensors, found.path)
         except LtcoreError as error:
             raise type(error)(f"{error}{self._changed()}") from error

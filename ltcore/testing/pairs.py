@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue
 from ltcore.discovery.catalogue import Offer
 from ltcore.errors import LtcoreError, RecipeError
@@ -16,7 +16,7 @@ from ltcore.testing.recipes import Part, compose, part_of, plainly, plan_of, wit
 from ltcore.testing.trial import CALIBRATED, WatchedRun, train
 from ltcore.testing.watch import Watch
 
-FOLDS = frozenset(hook for hook, kind in KINDS.items() if kind == "fold")
+FOLDS = frozenset(name for name, hook in HOOKS.items() if hook.kind == "fold")
 
 
 def fitted(part: Part) -> Part:
@@ -42,8 +42,7 @@ def fitted(part: Part) -> Part:
     if part.role is not None:
         return candidate
     with tempfile.TemporaryDirectory(prefix="ltcore-check-") as folder:
-        run = WatchedRun(plan, Watch(), Path(folder))
-        run.start()
+        WatchedRun(plan, Watch(), Path(folder)).assembly.start()
     own = plan.entries[part.name].method
     return replace(candidate, networks=any(True for _ in own.parameters()))
 
@@ -83,7 +82,7 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     """
     recipe = recipe or compose(_unique(first, second))
     keys = [*recipe["methods"], *(part.name for part in (first, second) if part.role)]
-    both = sorted(hook for hook in first.hooks & second.hooks if KINDS[hook] == "one")
+    both = sorted(hook for hook in first.hooks & second.hooks if HOOKS[hook].kind == "one")
     try:
         plan_of(recipe)
     except RecipeError as error:
@@ -92,7 +91,7 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
         if unnamed:
             return "refused", f"the refusal does not name '{unnamed[0]}': {message}"
         if not any(
-            word in message for word in (*KINDS, *NEEDS, *first.method.requires, *second.method.requires, "tap")
+            word in message for word in (*HOOKS, *NEEDS, *first.method.requires, *second.method.requires, "tap")
         ):
             return "refused", f"the refusal names no hook and no need: {message}"
         return "refused", None

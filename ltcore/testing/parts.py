@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Backbone
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import ArraySplit, DataSplits
 from ltcore.data.synthetic import class_patterns

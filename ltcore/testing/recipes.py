@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.method import Method
 from ltcore.discovery import catalogue
 from ltcore.discovery.binding import Entry, implementations
@@ -17,7 +18,7 @@ from ltcore.plan.plan import Plan, make_plan
 from ltcore.recipe.loading import recipe_from
 
 #: Hooks that are not called in a stage that the method is listed in.
-_OUTSIDE = {"build_data", "build_backbone", "on_run_start", "post_calibrate"}
+_OUTSIDE = {name for name, hook in HOOKS.items() if not hook.in_stages}
 WHERE = "the recipe of the check"
 
 

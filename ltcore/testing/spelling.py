@@ -8,10 +8,11 @@ from itertools import chain
 
 from torch import nn
 
-from ltcore.contract.hookspecs import KINDS, PROJECT
+from ltcore.contract.hook import PROJECT
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.interface import INTERFACE, refusal
 from ltcore.contract.method import Method
-from ltcore.discovery.binding import ARGUMENTS, Entry, implementations
+from ltcore.discovery.binding import Entry, implementations
 from ltcore.discovery.catalogue import Offer
 from ltcore.discovery.deprecations import warnings
 from ltcore.errors import PluginError
@@ -35,17 +36,17 @@ def _problems(offer: Offer, method: Method, marked: list[str]) -> Iterator[tuple
     for name in marked:
         settings = getattr(getattr(type(method), name), _MARK)
         hook = settings["specname"] or name
-        if hook not in KINDS:
-            near = get_close_matches(hook, KINDS, n=1, cutoff=0.4)
+        if hook not in HOOKS:
+            near = get_close_matches(hook, HOOKS, n=1, cutoff=0.4)
             meant = f"; did you mean '{near[0]}'?" if near else ""
             yield (
                 f"'{name}' is marked as a hook, and there is no hook '{hook}'{meant}",
-                f"call it '{near[0]}'" if near else f"the hooks are {', '.join(KINDS)}",
+                f"call it '{near[0]}'" if near else f"the hooks are {', '.join(HOOKS)}",
             )
     for name in _functions(type(method)):
         if name in marked:
             continue
-        near = get_close_matches(name, KINDS, n=1, cutoff=_NEAR)
+        near = get_close_matches(name, HOOKS, n=1, cutoff=_NEAR)
         if near:
             exactly = name == near[0]
             yield (
@@ -83,4 +84,4 @@ def _functions(kind: type) -> list[str]:
 
 
 def _signatures(marked: list[str]) -> str:
-    return "; ".join(f"{name}({', '.join(ARGUMENTS[name])})" for name in marked if name in ARGUMENTS)
+    return "; ".join(f"{name}({', '.join(HOOKS[name].arguments)})" for name in marked if name in HOOKS)

@@ -21,8 +21,10 @@ from ltcore.progress.console import Reporter
 from ltcore.testing.recipes import plan_of
 from ltcore.testing.state import plain_state, same
 from ltcore.testing.watch import Watch
-from ltcore.training.run import Run, read_data
-from ltcore.training.stage import StageTrainer
+from ltcore.training.assembly import Assembly
+from ltcore.training.data import RunData, read_data
+from ltcore.training.loop import Loop
+from ltcore.training.run import Run, StageObserver
 
 if TYPE_CHECKING:
     from ltcore.plan.plan import Plan
@@ -79,30 +81,39 @@ class Trained:
         return f"{different[0]}{more}" if different else None
 
 
-class _WatchedTrainer(StageTrainer):
+class _Trial(StageObserver):
     """Shows the watch each step, and keeps checkpoints."""
 
-    run: WatchedRun
+    def __init__(self, watch: Watch, plan: Plan, directory: RunDirectory) -> None:
+        self._watch, self._plan, self._directory = watch, plan, directory
+        self.saved: list[Saved] = []
 
-    def _build_optimizer(self) -> torch.optim.Optimizer:
-        optimizer = super()._build_optimizer()
-        optimizer.register_step_pre_hook(lambda *_: self.run.watch.look_at_gradients(self.model, self.names))
-        return optimizer
+    def _held(self) -> dict[str, str]:
+        """What the methods hold outside of their state, by ``method.attribute``."""
+        entries = self._plan.entries.items()
+        return {f"{key}.{path}": text for key, e in entries for path, text in plain_state(e.method).items()}
 
-    def _epoch(self, drawn: Any, forward: Any, *others: Any) -> None:
-        if not self.run.watch.held:
-            self.run.watch.held = self.run.held()
-        watched: Any = self.run.watch.step(forward, self.model, self.names)
-        super()._epoch(drawn, watched, *others)
+    def stage_started(self, loop: Loop) -> None:
+        watch = self._watch
+        loop.optimizer.register_step_pre_hook(lambda *_: watch.look_at_gradients(loop.model, loop.trained))
+        loop.forward = watch.step(loop.forward, loop.model, loop.trained)
 
-    def save(self) -> None:
-        super().save()
-        at = (self.stage.name, self.position.epoch, self.position.step)
-        content, metrics = self.run.directory.last.read_bytes(), self.run.metrics.read_bytes()
-        self.run.trained.saved.append(Saved(at, content, metrics, self.run.held()))
+    def epoch_started(self, loop: Loop) -> None:
+        if not self._watch.held:
+            self._watch.held = self._held()
+
+    def checkpoint_written(self, loop: Loop) -> None:
+        at = (loop.stage.name, loop.position.epoch, loop.position.step)
+        content, metrics = self._directory.last.read_bytes(), metrics_of(self._directory).read_bytes()
+        self.saved.append(Saved(at, content, metrics, self._held()))
 
 
-class WatchedRun(Run):
+def metrics_of(directory: RunDirectory) -> Path:
+    """The file with a line per epoch."""
+    return directory.path / "metrics.jsonl"
+
+
+class WatchedRun:
     """A run for a check.
 
     Args:
@@ -111,34 +122,26 @@ class WatchedRun(Run):
         folder: where the run's files are.
     """
 
-    trainer = _WatchedTrainer
-
     def __init__(self, plan: Plan, watch: Watch, folder: Path) -> None:
         (folder / "checkpoints").mkdir(exist_ok=True)
-        loaded = plan.loaded
+        loaded, device = plan.loaded, torch.device(plan.loaded.recipe.device)
         plan = watch.wrapped(plan)
-        data = read_data(loaded, plan.answers["data"])
-        self.watch, self.trained = watch, Trained()
-        device = torch.device(loaded.recipe.device)
-        super().__init__(plan, data, RunDirectory(folder), device, Reporter(io.StringIO()))
-        watch.state = self.state
-        self.metrics = self.directory.path / "metrics.jsonl"
-        self.metrics.touch()
-
-    def held(self) -> dict[str, str]:
-        """What the methods hold outside of their state, by ``method.attribute``."""
-        entries = self.plan.entries.items()
-        return {f"{key}.{path}": text for key, e in entries for path, text in plain_state(e.method).items()}
+        data = RunData(plan, read_data(loaded, plan.answers["data"]), device)
+        self.assembly, self.directory = Assembly(plan, data, device), RunDirectory(folder)
+        watch.state = self.assembly.state
+        self._trial = _Trial(watch, plan, self.directory)
+        self._run = Run(self.assembly, self.directory, Reporter(io.StringIO()), observers=[self._trial])
+        metrics_of(self.directory).touch()
 
     def outcome(self) -> Trained:
         """Train and calibrate; what must be the same in another such run."""
-        self.train()
-        classifier = self._calibrated()
-        trained = self.trained
-        lines = self.metrics.read_text().splitlines()
+        self._run.train()
+        assembly, trained = self.assembly, Trained(saved=self._trial.saved)
+        classifier = assembly.calibrated()
+        lines = metrics_of(self.directory).read_text().splitlines()
         trained.losses = [(line["stage"], line["epoch"], line["loss"]) for line in map(json.loads, lines)]
-        trained.tensors = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        pooled = self.provider.features("train", "pooled")
+        trained.tensors = {name: tensor.detach().clone() for name, tensor in assembly.model.state_dict().items()}
+        pooled = assembly.provider.features("train", "pooled")
         trained.tensors[CALIBRATED] = logits_of(classifier, pooled, 500)
         return trained
 
@@ -167,7 +170,7 @@ def train(
         run = WatchedRun(plan_of(recipe), watch, folder)
     if going_on is not None:
         run.directory.last.write_bytes(going_on.content)
-        run.metrics.write_bytes(going_on.metrics)
+        metrics_of(run.directory).write_bytes(going_on.metrics)
     try:
         return run.outcome()
     except LtcoreError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ltcore.contract.hookspecs import STEP_HOOKS
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.model import public_name
 from ltcore.testing.randomness import GlobalStates, TorchState
 from ltcore.testing.state import path_to, same
@@ -111,7 +111,7 @@ class Watch:
                 before = self._seen(given) if self.looking else {}
             outer, self.where = self.where, hook
             try:
-                with self._random(hook, "dropout" if hook in STEP_HOOKS else "drawn"), self._test_split(hook):
+                with self._random(hook, "dropout" if HOOKS[hook].called == "step" else "drawn"), self._test_split(hook):
                     returned = function(**given)
             finally:
                 self.where = outer

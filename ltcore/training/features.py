@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltcore.contract.model import Model
-from ltcore.data.partial import completed
+from ltcore.data.partial import augmented_pass, completed
 from ltcore.errors import RunError, listed, nearest
 from ltcore.evaluation.outputs import evaluating, pooled_features
 from ltcore.seeding import generator_for
@@ -123,7 +123,7 @@ class FeatureCache:
             for view in range(views):
                 generator = generator_for(loader.generator_device, *seed, "view", view)
                 batches = torch.split(torch.arange(len(loader)), batch_size)
-                parts = [model.backbone.forward_maps(x) for x in loader.train_batches(batches, repeat(generator))]
+                parts = [model.backbone.forward_maps(x) for x in augmented_pass(loader, batches, repeat(generator))]
                 view_rows = torch.cat([part if tap == "maps" else model.backbone.pool(part) for part in parts])
                 rows.append(completed(view_rows, loader))
         self._features = torch.stack(rows)

@@ -7,7 +7,7 @@ what would have been trained.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,13 @@ from ltcore.errors import RecipeError
 from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory
 from ltcore.recipe.loading import load_recipe
+from ltcore.training.position import Position
 from ltcore.training.selection import as_selected
-from ltcore.training.stage import Position
 
 if TYPE_CHECKING:
+    from ltcore.contract.model import Model
     from ltcore.contract.recipe import Recipe
     from ltcore.recipe.loading import LoadedRecipe
-    from ltcore.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,28 @@ class Reuse:
         """For ``result.json``."""
         return {"run": str(self.source.path), "stages": self.stages}
 
-    def into(self, run: Run) -> None:
-        """Write the files of the stages into `run`'s directory, as if it had trained them and then been killed."""
-        own = checkpoint.model_tensors(run.model)
+    def into(self, model: Model, recipe: Recipe, directory: RunDirectory) -> None:
+        """Write the files of the stages into a run's directory, as if it had trained them and then been killed.
+
+        Args:
+            model: the run's model, with what its methods have made.
+            recipe: the run's recipe.
+            directory: the run's directory.
+        """
+        own = checkpoint.model_tensors(model)
         acting: set[str] = set()
-        for index, stage in enumerate(run.recipe.stages[: self.stages]):
+        for index, stage in enumerate(recipe.stages[: self.stages]):
             acting |= set(stage.methods)
             trained = checkpoint.load(self.source.stage_file(index, stage.name))[0]
             kept = {name: tensor for name, tensor in own.items() if _owner(name) not in (None, *acting)}
             taken = {name: tensor for name, tensor in trained.items() if _owner(name) in (None, *acting)}
-            checkpoint.save(run.directory.stage_file(index, stage.name), kept | taken, {})
-        names = {stage.name for stage in run.recipe.stages[: self.stages]}
+            checkpoint.save(directory.stage_file(index, stage.name), kept | taken, {})
+        names = {stage.name for stage in recipe.stages[: self.stages]}
         position = Position(stage=self.stages, results=self.source.read_json("result.json")["stages"][: self.stages])
         for line in (self.source.path / "metrics.jsonl").read_text().splitlines():
             if json.loads(line)["stage"] in names:
-                position.metrics_size = run.directory.append_metrics(json.loads(line))
-        checkpoint.save(run.directory.last, {}, {"position": asdict(position), "optimizer": {}})
+                position.metrics_size = directory.append_metrics(json.loads(line))
+        position.write_boundary(directory.last)
 
 
 def find(path: Path, loaded: LoadedRecipe) -> Reuse:

@@ -18,13 +18,16 @@ import torch
 from ltcore.errors import DataError, RecipeError
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import Plan, make_plan
+from ltcore.progress.console import Reporter
+from ltcore.training.assembly import Assembly
+from ltcore.training.data import RunData
+from ltcore.training.run import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ltcore.contract.recipe import Recipe
     from ltcore.data.prepare import PreparedData
-    from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import LoadedRecipe
 
 Values = dict[str, Any]
@@ -162,23 +165,24 @@ class Selection:
         reporter: Reporter,
     ) -> list[float]:
         """The scores of a network's candidates, trained now or in an earlier process."""
-        from ltcore.progress.console import Reporter as Silent
-        from ltcore.training.run import Run
-
         if (directory.path / "scores.json").exists():
             scores: list[float] = directory.read_json("scores.json")["scores"]
             return scores
         first, *others = network
-        run = Run(first[1], data, directory, device, reporter)
+        run = _run(first[1], data, directory, device, reporter)
         with reporter:
             run.train()
-        scores = [run.validate()]
+        scores = [run.evaluation.validation_score()]
         for _, plan in others:  # the same network, read from its files
-            run = Run(plan, data, directory, device, Silent(io.StringIO()))
+            run = _run(plan, data, directory, device, Reporter(io.StringIO()))
             run.train()
-            scores.append(run.validate())
+            scores.append(run.evaluation.validation_score())
         directory.write_json("scores.json", {"scores": scores})
         return scores
+
+
+def _run(plan: Plan, data: PreparedData, directory: RunDirectory, device: torch.device, reporter: Reporter) -> Run:
+    return Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter)
 
 
 def only_calibrates(recipe: Recipe, path: str) -> bool:

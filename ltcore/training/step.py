@@ -1,16 +1,18 @@
-"""One training step's forward pass: features through the taps, logits, and the losses."""
+"""One training step: features through the taps, logits, the losses, and the update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ltcore.contract.hookspecs import adjust_logits, auxiliary_losses, compute_loss, mix_inputs
 from ltcore.contract.records import Batch, Features
 from ltcore.errors import PluginError
+from ltcore.networks.optimizers import set_learning_rate
 
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
@@ -41,7 +43,7 @@ class StepForward:
             batch: its ``images`` are features where the stage starts at a cache.
             class_weights: [C], or None for equal weights.
         """
-        batch = self.hooks.mix_inputs(batch)
+        batch = self.hooks.call(mix_inputs, batch)
         low_precision = torch.autocast(batch.images.device.type, self.autocast, enabled=self.autocast is not None)
         with low_precision:
             record = self._features(batch)
@@ -50,7 +52,7 @@ class StepForward:
         if self.classification:
             terms["classification"] = classification_loss(self.hooks, logits, record, class_weights)
         with low_precision:
-            terms.update(self.hooks.auxiliary_losses(record, logits))
+            terms.update(self.hooks.call(auxiliary_losses, record, logits))
         return {name: value.float() for name, value in terms.items()}
 
     def _features(self, batch: Batch) -> Features:
@@ -62,7 +64,7 @@ class StepForward:
             def change(x: Tensor) -> Tensor:
                 nonlocal record
                 record = Features.of(batch, x, images) if record is None else replace(record, features=x)
-                record = self.hooks.augment_features(tap, record)
+                record = self.hooks.taps[tap](record)
                 return record.features
 
             return change
@@ -91,7 +93,7 @@ def classification_loss(hooks: Hooks, logits: Tensor, record: Features, class_we
     """
 
     def values(targets: Tensor) -> Tensor:
-        return hooks.compute_loss(hooks.adjust_logits(logits, targets), targets)
+        return hooks.call(compute_loss, hooks.call(adjust_logits, logits, targets), targets)
 
     loss = values(record.targets)
     weights = None if class_weights is None else class_weights[record.targets]
@@ -105,3 +107,29 @@ def classification_loss(hooks: Hooks, logits: Tensor, record: Features, class_we
     if weights is None:
         return loss.mean()
     return (weights * loss).sum() / weights.sum()
+
+
+class Update:
+    """From a batch's losses to the next weights.
+
+    Args:
+        optimizer: over what trains.
+        parameters: what trains.
+        clip_grad_norm: the largest norm of the whole gradient; None for no limit.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], clip_grad_norm: float | None
+    ) -> None:
+        self.optimizer, self.parameters, self.clip_grad_norm = optimizer, parameters, clip_grad_norm
+
+    def __call__(self, losses: dict[str, Tensor], rate: float) -> Tensor:
+        """Take a step with a learning rate; returns the whole loss, 0-d and detached."""
+        loss = torch.stack(list(losses.values())).sum()
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.clip_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
+        self.optimizer.step()
+        return loss.detach()

@@ -1,8 +1,8 @@
 """Which hooks were called in the first steps of a stage: which were not, and with tracing, when and for how long.
 
-Tracing is asked for by ``ltcore plan --trace`` or by ``LTCORE_TRACE=1`` in the environment of ``ltcore run``. A `Watch`
-stands around the bound calls of a stage (`Hooks.observe`) and leaves after those steps, so that the steps that follow
-pay nothing.
+Tracing is asked for by ``ltcore plan --trace`` or by ``LTCORE_TRACE=1`` in the environment of ``ltcore run``. A
+`HookTrace` stands around the bound calls of a stage (`Hooks.observe`) and leaves after those steps, so that the steps
+that follow pay nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcore.contract.hookspecs import STEP_HOOKS
+from ltcore.contract.hookspecs import HOOKS
+from ltcore.training.loop import Loop, Observer
 
 if TYPE_CHECKING:
     from ltcore.contract.context import RunState
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 #: How many steps of a stage are traced.
 STEPS = 5
-
-#: What a step does not call in a stage without classification.
-_CLASSIFICATION = frozenset({"adjust_logits", "compute_loss"})
 
 
 def asked() -> bool:
@@ -55,13 +53,15 @@ class Call:
     own: float
 
 
-class Watch:
+class HookTrace(Observer):
     """Sees a stage's hooks being called, until its first step is done, or its first `steps`.
 
     Args:
         stage: the stage.
         hooks: its methods, bound; their calls go through this object until it is done.
         state: where the run stands.
+        warn: takes a sentence for each hook that the first step should have called and has not.
+        finished: is called with this object when there is no more to see.
         steps: how many steps are traced; 0 to see in the first one only what is called.
         clock: seconds. On an accelerator they are the host's: kernels that a call has launched may still be running.
     """
@@ -71,10 +71,13 @@ class Watch:
         stage: Stage,
         hooks: Hooks,
         state: RunState,
+        warn: Callable[[str], None],
+        finished: Callable[[HookTrace], None],
         steps: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._stage, self._hooks, self._state, self._steps, self._clock = stage, hooks, state, steps, clock
+        self._warn, self._finished, self._done = warn, finished, False
         self._fired: set[Implementation] = set()
         #: Every call, in the order in which they ended.
         self.calls: list[Call] = []
@@ -94,7 +97,7 @@ class Watch:
         return noted
 
     def _timed(self, answer: Implementation, call: Callable[..., Any]) -> Callable[..., Any]:
-        clock, state, in_step = self._clock, self._state, answer.hook in STEP_HOOKS
+        clock, state, in_step = self._clock, self._state, HOOKS[answer.hook].called == "step"
 
         def timed(*values: Any) -> Any:
             self._fired.add(answer)
@@ -112,31 +115,40 @@ class Watch:
 
         return timed
 
-    def steps_begin(self) -> None:
+    def epoch_started(self, loop: Loop) -> None:
         """The steps of an epoch begin now; what was before is part of none."""
         self._mark = self._clock()
 
-    def step_ended(self) -> list[str]:
-        """A step has ended; returns what to warn of, which is something after the first step only."""
+    def step_ended(self, loop: Loop) -> None:
+        """A step has ended; after the first one, warn of what it has not called."""
+        if self._done:
+            return
         now = self._clock()
         self.steps.append(now - self._mark)
         self._mark = now
-        return self._silent() if len(self.steps) == 1 else []
+        if len(self.steps) == 1:
+            for text in self._silent():
+                self._warn(text)
+        if len(self.steps) >= max(self._steps, 1):
+            self._leave()
 
-    @property
-    def done(self) -> bool:
-        """Whether there is no more to see."""
-        return len(self.steps) >= max(self._steps, 1)
+    def stage_ended(self, loop: Loop) -> None:
+        """A stage of few steps has ended."""
+        if not self._done:
+            self._leave()
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Bind the hooks without this object between."""
+        self._done = True
         self._hooks.observe(None)
+        self._finished(self)
 
     def _silent(self) -> list[str]:
         """A sentence for each hook that the step should have called and has not."""
         texts = []
-        wanted = STEP_HOOKS if self._stage.classification else STEP_HOOKS - _CLASSIFICATION
-        for answer in (answer for hook in sorted(wanted) for answer in self._hooks.answers[hook]):
+        called = [hook for hook in HOOKS.values() if hook.is_called_in(self._stage.classification)]
+        wanted = sorted(hook.name for hook in called if hook.called == "step")
+        for answer in (answer for name in wanted for answer in self._hooks.answers[name]):
             if answer not in self._fired:
                 at, why = "", "tell its author"
                 if answer.hook == "augment_features":
@@ -147,11 +159,6 @@ class Watch:
                     f"{at}: {why}"
                 )
         return texts
-
-    @property
-    def traced(self) -> bool:
-        """Whether calls were timed."""
-        return bool(self._steps)
 
     def write(self, path: Path) -> None:
         """Add a line of JSON for each call to a file, in the order in which they began."""
@@ -193,7 +200,7 @@ class Watch:
                     "total_ms": _milliseconds(total := sum(call.own for call in calls)),
                     "call_ms": _milliseconds(total / len(calls)),
                     "first_ms": _milliseconds(calls[0].own),
-                    "share": round(total / whole, 4) if answer.hook in STEP_HOOKS and whole else None,
+                    "share": round(total / whole, 4) if HOOKS[answer.hook].called == "step" and whole else None,
                 }
                 for number, (answer, calls) in enumerate(found.items(), 1)
             ],
@@ -220,7 +227,7 @@ def render(described: dict[str, Any], device: str) -> list[str]:
     """A stage's rows, as lines of text.
 
     Args:
-        described: what `Watch.describe` returns.
+        described: what `HookTrace.describe` returns.
         device: where it was trained, such as ``cuda``.
     """
     steps, rows = described["steps"], described["hooks"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ltcore.contract.hookspecs import hookimpl
+from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method
 from ltcore.contract.recipe import Data
 from ltcore.contract.splits import ArraySplit, DataSplits, FileSplit
@@ -298,8 +298,8 @@ def test_what_was_left_out_is_told(streamed, tmp_path):
 
 def test_test_images_reach_no_method(streamed):
     run = streamed()
-    assert set(run.provider._loaders) == {"train", "val"}
-    assert all(loader._decoder.split.root.name == "train" for loader in run.provider._loaders.values())
+    assert set(run.assembly.provider._loaders) == {"train", "val"}
+    assert all(loader._decoder.split.root.name == "train" for loader in run.assembly.provider._loaders.values())
 
 
 def test_a_temporary_directory_with_too_long_a_path_is_named_before_workers_wait_for_ever(monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ltcore.contract.hookspecs import KINDS
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.interface import INTERFACE
 from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
@@ -17,10 +17,10 @@ from ltcore.new import LICENSES, version_range, write_plugin
 from ltcore.new.names import ALONE, Names, check_hooks
 from ltcore.new.source import import_block
 
-TOGETHER = [hook for hook in KINDS if hook not in ALONE]
+TOGETHER = [hook for hook in HOOKS if hook not in ALONE]
 #: Name of the method -> its hooks.
 MADE = {
-    **{f"try_{hook}": [hook] for hook in KINDS if hook != "on_run_start"},  # which does nothing alone
+    **{f"try_{hook}": [hook] for hook in HOOKS if hook != "on_run_start"},  # which does nothing alone
     "try_on_run_start": ["on_run_start", "adjust_logits"],
     "try_all_of_them": TOGETHER,
     "try_a_long_name_of_forty_letters_at_most": ["auxiliary_losses", "augment_features", "compute_loss"],
@@ -67,7 +67,7 @@ def python(made, *words, cwd=None):
 def test_every_hook_can_be_asked_for(made):
     for name, hooks in MADE.items():
         method = (made / name / "src" / f"ltcore_{name}" / "method.py").read_text()
-        assert re.findall(r"@hookimpl\n(?:    @.*\n)?    def (\w+)\(", method) == [h for h in KINDS if h in hooks]
+        assert re.findall(r"@hookimpl\n(?:    @.*\n)?    def (\w+)\(", method) == [h for h in HOOKS if h in hooks]
         assert f'    interface = "{INTERFACE}"\n' in method
 
 

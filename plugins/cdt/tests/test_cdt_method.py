@@ -16,7 +16,7 @@ from ltcore import DataError, RecipeError
 from ltcore.contract.classifier import CalibratedClassifier
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
+from ltcore.training.execute import execute
 
 COUNTS = torch.tensor([900, 90, 9, 1])
 

@@ -1,7 +1,6 @@
 import io
 import json
 import math
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,8 +22,7 @@ from ltcore.discovery.binding import Hooks
 from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
-from ltcore.training.stage import StageTrainer
+from ltcore.training.execute import execute
 
 CONTEXT = SimpleNamespace(class_counts=torch.tensor([24, 16, 8, 4]), num_classes=4)
 OFF = {"class_balanced": {"beta": 0}, "inverse_frequency": {"gamma": 0}}
@@ -132,19 +130,11 @@ def test_two_weightings_multiply(tmp_path):
 
 
 @pytest.mark.parametrize("use", OFF)
-def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch, use):
+def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, use):
     loaded = recipe(tmp_path, "r", {use: {}})
-    saved, save = [], StageTrainer.save
-
-    def saving(self):
-        save(self)
-        saved.append(self)
-        if len(saved) == 6:  # in the second epoch
-            shutil.copytree(self.run.directory.path.parents[1], tmp_path / "killed" / "runs")
-
-    monkeypatch.setattr(StageTrainer, "save", saving)
+    copy_at_checkpoint(6, tmp_path / "killed" / "runs" / "r")  # in the second epoch
     whole = run(loaded, tmp_path)
-    monkeypatch.setattr(StageTrainer, "save", save)
+    copy_at_checkpoint()
     resumed = run(loaded, tmp_path / "killed", resume=True)
     assert resumed != whole
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:

@@ -1,7 +1,6 @@
 import copy
 import io
 import json
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,8 +16,7 @@ from ltcore.contract.classifier import CalibratedClassifier
 from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
-from ltcore.training.stage import StageTrainer
+from ltcore.training.execute import execute
 
 
 class Normalised(nn.Module):
@@ -231,16 +229,14 @@ def test_crt_is_a_recipe(tmp_path):
     assert not torch.equal(built["model/classifier.weight"], second["model/classifier.weight"])
 
 
-def test_crt_draws_every_class_alike(tmp_path, monkeypatch):
+def test_crt_draws_every_class_alike(tmp_path, look_on):
     drawn = []
-    epoch = StageTrainer._epoch
 
-    def recording(self, batches, *rest):
-        if self.stage.name == "classifier":
-            drawn.append(self.state.training_targets[torch.cat(list(batches.indices))])
-        return epoch(self, batches, *rest)
+    def recording(run, loop):
+        if loop.stage.name == "classifier":
+            drawn.append(loop.state.training_targets[torch.cat(loop.batches)])
 
-    monkeypatch.setattr(StageTrainer, "_epoch", recording)
+    look_on(epoch_started=recording)
     run(recipe(tmp_path, "crt", [{**SECOND, "classifier": "rebuild", "epochs": 20}]), tmp_path)
     shares = torch.bincount(torch.cat(drawn), minlength=4) / len(torch.cat(drawn))
     assert (shares - 0.25).abs().max() < 0.06  # 24, 16, 8 and 4 images
@@ -269,20 +265,11 @@ def test_lws_after_lws_and_under_a_calibration(tmp_path):
     assert 0 <= result["after_calibration"]["top1"] <= 1
 
 
-def test_a_killed_run_with_lws_goes_on(tmp_path, monkeypatch):
+def test_a_killed_run_with_lws_goes_on(tmp_path, copy_at_checkpoint):
     loaded = recipe(tmp_path, "r", [{**SECOND, "methods": ["lws"]}], ["lws", "ncm"], calibrate=["ncm"])
-    saved, save = [], StageTrainer.save
-
-    def saving(self):
-        save(self)
-        if self.stage.name == "classifier":
-            saved.append(self)
-            if len(saved) == 5:  # in the second epoch; what a kill would leave now
-                shutil.copytree(self.run.directory.path.parent, tmp_path / "killed" / "runs" / "r")
-
-    monkeypatch.setattr(StageTrainer, "save", saving)
+    copy_at_checkpoint(5, tmp_path / "killed" / "runs" / "r", "classifier")  # in its second epoch
     _, whole = run(loaded, tmp_path)
-    monkeypatch.setattr(StageTrainer, "save", save)
+    copy_at_checkpoint()
     _, resumed = run(loaded, tmp_path / "killed", resume=True)
     assert resumed != whole and resumed.name == whole.name
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from ltcore import DataError, RecipeError
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
-from ltcore.training.stage import StageTrainer
+from ltcore.training.execute import execute
 from ltcore.training.step import StepForward
 
 COUNTS = [48, 24, 12, 4]
@@ -98,17 +97,16 @@ def run(loaded, out, resume=False):
 
 
 @pytest.fixture
-def recorded(monkeypatch):
+def recorded(look_on):
     """For each epoch that begins or goes on: its number, its weights, and how often each class was drawn."""
-    epochs, real = [], StageTrainer._epoch
+    epochs = []
 
-    def recording(self, drawn, forward, source, class_weights, *rest):
-        labels = self.state.training_targets[torch.cat(drawn.indices)]
-        weights = None if class_weights is None else class_weights.tolist()
-        epochs.append((self.state.epoch, weights, torch.bincount(labels, minlength=4).tolist()))
-        real(self, drawn, forward, source, class_weights, *rest)
+    def recording(run, loop):
+        labels = loop.state.training_targets[torch.cat(loop.batches)]
+        weights = None if loop.weights is None else loop.weights.tolist()
+        epochs.append((loop.state.epoch, weights, torch.bincount(labels, minlength=4).tolist()))
 
-    monkeypatch.setattr(StageTrainer, "_epoch", recording)
+    look_on(epoch_started=recording)
     return epochs
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from ltcore import Batch, DataError, Features
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
+from ltcore.training.execute import execute
 
 COUNTS = torch.tensor([5, 40, 20, 2])  # head at 0.2 (one class of four): class 1
 BOTH = [FeatureDropout, FeatureNoise]

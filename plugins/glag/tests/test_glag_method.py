@@ -18,8 +18,7 @@ from ltcore.contract.model import Model
 from ltcore.data.synthetic import Synthetic
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
-from ltcore.training.stage import StageTrainer
+from ltcore.training.execute import execute
 
 COUNTS = torch.tensor([40, 20, 5, 1])  # with head_images 30, class 0 is head
 
@@ -393,20 +392,19 @@ def run(loaded, out, resume=False):
 
 
 @pytest.mark.parametrize("cache", ["off", "views:2"])
-def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, monkeypatch, cache):
+def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, look_on, cache):
     """Resumed in the middle of an epoch, the bank is made again, and the confidence goes on."""
-    loaded, saves, save = recipe(tmp_path, cache), [], StageTrainer.save
+    loaded, saves = recipe(tmp_path, cache), []
 
-    def saving(self):
-        save(self)
-        saves.append(self.stage.name)
-        at = {"representation": 8, "classifier": 15}[self.stage.name]
-        if saves.count(self.stage.name) == at:
-            shutil.copytree(self.run.directory.path.parent, tmp_path / self.stage.name / "r")
+    def copy(run, loop):
+        saves.append(loop.stage.name)
+        at = {"representation": 8, "classifier": 15}[loop.stage.name]
+        if saves.count(loop.stage.name) == at:
+            shutil.copytree(run.directory.path.parent, tmp_path / loop.stage.name / "r")
 
-    monkeypatch.setattr(StageTrainer, "save", saving)
+    look_on(checkpoint_written=copy)
     result, whole = run(loaded, tmp_path / "whole")
-    monkeypatch.setattr(StageTrainer, "save", save)
+    look_on()
     for killed in ("representation", "classifier"):
         again, resumed = run(loaded, tmp_path / killed, resume=True)
         assert again["before_calibration"] == result["before_calibration"]
@@ -416,20 +414,19 @@ def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, monkeypatch, cac
         assert (whole / last).read_bytes() == (resumed / last).read_bytes()
 
 
-def test_stage_two_begins_as_stage_one_ended(tmp_path, monkeypatch):
+def test_stage_two_begins_as_stage_one_ended(tmp_path, look_on):
     """LWS wraps stage one's classifier, and the teacher is stage one's model."""
-    seen, train = [], StageTrainer.train
+    seen = []
 
-    def training(self, *arguments):
-        if self.stage.name == "classifier":
-            teacher = self.run.provider.frozen_model(None)
-            x = torch.rand(5, self.model.backbone.feature_dim)
-            assert isinstance(self.model.classifier, ScaledClassifier)
-            assert torch.equal(self.model.classifier(x), teacher.classifier(x))
+    def look(run, loop):
+        if loop.stage.name == "classifier":
+            teacher = run.assembly.provider.frozen_model(None)
+            x = torch.rand(5, loop.model.backbone.feature_dim)
+            assert isinstance(loop.model.classifier, ScaledClassifier)
+            assert torch.equal(loop.model.classifier(x), teacher.classifier(x))
             seen.append(teacher)
-        train(self, *arguments)
 
-    monkeypatch.setattr(StageTrainer, "train", training)
+    look_on(stage_started=look)
     run(recipe(tmp_path), tmp_path)
     assert len(seen) == 1
 

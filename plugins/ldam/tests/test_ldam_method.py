@@ -2,7 +2,6 @@ import copy
 import io
 import json
 import math
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +17,7 @@ from ltcore import DataError
 from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
-from ltcore.training.stage import StageTrainer
+from ltcore.training.execute import execute
 
 COUNTS = torch.tensor([81, 16, 1])
 
@@ -210,20 +208,11 @@ def test_mixes_with_loss_weights_mixup_and_calibration(tmp_path, precision):
     assert result["after_calibration"]["top1"] == result["before_calibration"]["top1"]
 
 
-def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint):
     loaded = recipe(tmp_path, "r", [stage("plain"), stage("margin", "ldam")])
-    saved, save = [], StageTrainer.save
-
-    def saving(self):
-        save(self)
-        saved.append(self)
-        if len(saved) == 12:  # in the second stage, whose classifier has another shape
-            assert self.stage.name == "margin"
-            shutil.copytree(self.run.directory.path.parents[1], tmp_path / "killed" / "runs")
-
-    monkeypatch.setattr(StageTrainer, "save", saving)
+    copy_at_checkpoint(2, tmp_path / "killed" / "runs" / "r", "margin")  # its classifier has another shape
     _, whole = run(loaded, tmp_path)
-    monkeypatch.setattr(StageTrainer, "save", save)
+    copy_at_checkpoint()
     _, resumed = run(loaded, tmp_path / "killed", resume=True)
     assert resumed != whole and resumed.name == whole.name
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:

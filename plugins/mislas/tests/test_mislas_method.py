@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
+from ltcore.training.execute import execute
 
 COUNTS = torch.tensor([110, 60, 10])
 

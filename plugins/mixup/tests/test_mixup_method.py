@@ -1,7 +1,6 @@
 import io
 import json
 import math
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +17,7 @@ from ltcore.discovery.binding import Hooks
 from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
-from ltcore.training.stage import StageTrainer
+from ltcore.training.execute import execute
 from ltcore.training.step import classification_loss
 
 COUNTS = torch.tensor([90, 30, 10, 9])
@@ -176,19 +174,11 @@ def weights(path):
 
 
 @pytest.mark.parametrize("use", ["mixup", "remix"])
-def test_a_killed_run_goes_on_with_the_same_blends(tmp_path, monkeypatch, use):
+def test_a_killed_run_goes_on_with_the_same_blends(tmp_path, copy_at_checkpoint, use):
     loaded = recipe(tmp_path, "r", methods={use: {"options": {"alpha": 0.5}}}, stages=one_stage(use))
-    saved, save = [], StageTrainer.save
-
-    def saving(self):
-        save(self)
-        saved.append(self)
-        if len(saved) == 5:  # in the second epoch; what a kill would leave now
-            shutil.copytree(self.run.directory.path.parent, tmp_path / "killed" / "r")
-
-    monkeypatch.setattr(StageTrainer, "save", saving)
+    copy_at_checkpoint(5, tmp_path / "killed" / "r")  # in the second epoch
     _, whole = run(loaded, tmp_path)
-    monkeypatch.setattr(StageTrainer, "save", save)
+    copy_at_checkpoint()
     _, resumed = execute(loaded, tmp_path / "killed", True, Reporter(io.StringIO()))
     assert resumed != whole and resumed.name == whole.name
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:

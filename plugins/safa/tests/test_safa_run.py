@@ -12,8 +12,7 @@ import torch
 from ltcore import RecipeError
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
-from ltcore.training.stage import StageTrainer
+from ltcore.training.execute import execute
 from ltcore.training.step import StepForward
 
 COUNTS = [30, 20, 9, 3, 1]
@@ -56,18 +55,17 @@ def run(loaded, out, resume=False):
 
 
 @pytest.fixture
-def recorded(monkeypatch):
+def recorded(look_on):
     """For each epoch: the images drawn, and the backbone and classifier after it; SAFA's own weights beside them."""
-    epochs, real = [], StageTrainer._epoch
+    epochs = []
 
-    def recording(self, drawn, *rest):
-        real(self, drawn, *rest)
-        state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+    def recording(run, loop):
+        state = {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
         shared = {name: tensor for name, tensor in state.items() if not name.startswith("methods.safa.")}
         own = {name: tensor for name, tensor in state.items() if name not in shared}
-        epochs.append(([batch.tolist() for batch in drawn.indices], shared, own))
+        epochs.append(([batch.tolist() for batch in loop.batches], shared, own))
 
-    monkeypatch.setattr(StageTrainer, "_epoch", recording)
+    look_on(epoch_ended=recording)
     return epochs
 
 
@@ -137,21 +135,21 @@ def test_a_resume_across_the_start_is_exact(tmp_path, interrupt):
         assert len(list((tmp_path / moment / "r").iterdir())) == 1  # it did go on, and not begin again
 
 
-def test_evaluation_never_calls_it(tmp_path, monkeypatch):
-    calls, trained, epoch = [], [], StageTrainer._epoch
+def test_evaluation_never_calls_it(tmp_path, look_on):
+    calls, trained = [], []
 
-    def watched(self, *arguments):
-        method = self.model.methods["safa"]
-        if self.state.epoch == START:
+    def begin(run, loop):
+        if loop.state.epoch == START:
             for name in "EDGQ":
-                getattr(method, name).register_forward_hook(lambda *_: calls.append("network"))
-        epoch(self, *arguments)
+                getattr(loop.model.methods["safa"], name).register_forward_hook(lambda *_: calls.append("network"))
+
+    def end(run, loop):
         trained.append(len(calls))
-        if self.state.epoch == EPOCHS - 1:  # what is evaluated from here on cannot be finite if it uses them
-            for parameter in method.parameters():
+        if loop.state.epoch == EPOCHS - 1:  # what is evaluated from here on cannot be finite if it uses them
+            for parameter in loop.model.methods["safa"].parameters():
                 parameter.data.fill_(math.nan)
 
-    monkeypatch.setattr(StageTrainer, "_epoch", watched)
+    look_on(epoch_started=begin, epoch_ended=end)
     _, logits, _ = run(recipe(tmp_path), tmp_path)
     assert trained[-1] > 0 and len(calls) == trained[-1]
     assert np.isfinite(np.frombuffer(logits, np.float32)).all()

@@ -17,7 +17,7 @@ from ltcore.contract.context import RunState
 from ltcore.contract.model import Model, set_trainable
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.run import execute
+from ltcore.training.execute import execute
 
 COUNTS = (40, 25, 8, 5, 2)  # with head_fraction 0.4 the head is 0 and 1
 

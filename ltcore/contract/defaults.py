@@ -1,0 +1,62 @@
+"""What core does where no method answers a hook of kind ``one``, and what is wrong with some answers.
+
+Imported with the hooks' declarations, and so free of torch until something is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ltcore.contract.context import Context
+    from ltcore.contract.records import Features
+    from ltcore.contract.samplers import Sampler
+
+
+def linear_classifier(feature_dim: int, num_classes: int) -> nn.Linear:
+    """Linear, with Kaiming-normal weights and a bias of zero."""
+    from torch import nn
+
+    classifier = nn.Linear(feature_dim, num_classes)
+    nn.init.kaiming_normal_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+def plain_batches(batch_size: int, context: Context) -> Sampler:
+    """Batches of any images."""
+    from ltcore.contract.samplers import PlainSampler
+
+    return PlainSampler(context.training_targets, context.num_classes, batch_size)
+
+
+def instance_balanced() -> None:
+    """Every image once in an epoch."""
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy, one value per sample."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def not_one_value_per_sample(loss: Any, logits: Tensor, targets: Tensor) -> str | None:
+    """What is wrong with an answer to ``compute_loss``."""
+    shape = getattr(loss, "shape", ())
+    if shape == targets.shape:
+        return None
+    return f"returned shape {list(shape)} for {len(targets)} samples; it returns one value per sample"
+
+
+def unequal_rows(changed: Features, features: Features) -> str | None:
+    """What is wrong with an answer to ``augment_features``: every row has its features, target, source and mark."""
+    counts = [len(x) for x in (changed.features, changed.targets, changed.source_index, changed.synthetic)]
+    if len(set(counts)) == 1:
+        return None
+    return (
+        f"returned {counts[0]} rows of features, {counts[1]} targets, {counts[2]} source indices and {counts[3]} marks "
+        "in 'synthetic'"
+    )

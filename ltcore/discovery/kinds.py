@@ -1,0 +1,90 @@
+"""How several answers to one hook compose: the rule of each kind, written once.
+
+A rule takes the hook's bound calls in the recipe's order, each with the method whose it is, and gives one function of
+the hook's values. With no call it gives the default, too: core's own for ``one``, what came in for ``fold``, None for
+``product``, no terms for ``sum``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ltcore.errors import PluginError
+
+if TYPE_CHECKING:
+    from ltcore.contract.hook import Hook
+    from ltcore.discovery.binding import Entry
+
+Call = Callable[..., Any]
+Calls = Sequence[tuple["Entry", Call]]
+
+
+def compose(hook: Hook, calls: Calls, default: Call, weights: Mapping[str, float]) -> Call:
+    """One function of a hook's values.
+
+    Args:
+        hook: the hook.
+        calls: whose they are, and functions of the hook's values.
+        default: what core does where no method answers a hook of kind ``one``.
+        weights: ``method/term`` -> weight of a term of kind ``sum``; 1 where it is not named.
+    """
+    functions = [call for _, call in calls]
+    if hook.kind == "one":
+        return functions[0] if functions else default
+    if hook.kind == "sum":
+        return _sum(hook, calls, weights)
+    return {"fold": _fold, "product": _product, "all": _all}[hook.kind](functions)
+
+
+def _fold(functions: Sequence[Call]) -> Call:
+    def fold(record: Any, *others: Any) -> Any:
+        for function in functions:
+            record = function(record, *others)
+        return record
+
+    return fold
+
+
+def _product(functions: Sequence[Call]) -> Call:
+    def product(*values: Any) -> Any:
+        result = None
+        for function in functions:
+            factor = function(*values)
+            if factor is not None:
+                result = factor if result is None else result * factor
+        return result
+
+    return product
+
+
+def _all(functions: Sequence[Call]) -> Call:
+    def every(*values: Any) -> None:
+        for function in functions:
+            function(*values)
+
+    return every
+
+
+def _sum(hook: Hook, calls: Calls, weights: Mapping[str, float]) -> Call:
+    def terms(*values: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for entry, call in calls:
+            returned = call(*values)
+            declared = getattr(entry.method, hook.declared_in)
+            if set(returned) != set(declared):
+                raise PluginError(
+                    f"{entry.whose} declares the {hook.name.replace('_', ' ')} {sorted(declared)} "
+                    f"and returned {sorted(returned)}; tell its author"
+                )
+            for name, value in returned.items():
+                full = f"{entry.key}/{name}"
+                if getattr(value, "ndim", None) != 0:
+                    raise PluginError(
+                        f"{entry.whose}: '{name}' of {hook.name} is not a 0-d tensor: core weighs and adds what the "
+                        "method has reduced; tell its author"
+                    )
+                found[full] = value * weights.get(full, 1.0)
+        return found
+
+    return terms

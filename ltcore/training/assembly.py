@@ -1,0 +1,109 @@
+"""A run's parts, put together: backbone, classifier, methods and what they may know, stage by stage."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from ltcore.contract.context import Context, RunState
+from ltcore.contract.hookspecs import build_backbone, build_classifier, on_run_start, post_calibrate
+from ltcore.contract.model import Model
+from ltcore.discovery.binding import Hooks
+from ltcore.plan.plan import Plan
+from ltcore.seeding import derive_seed
+from ltcore.training.data import RunData
+from ltcore.training.features import FeatureProvider
+
+
+class Assembly:
+    """The model of a run, and the record of where it stands that methods read.
+
+    Args:
+        plan: the plan.
+        data: the run's images.
+        device: where the model is.
+        provider: answers methods' questions about features; by default from the images.
+
+    Attributes:
+        model: backbone, classifier and methods.
+        state: where the run stands.
+        contexts: what each method may know, by its name in the recipe; core's own under the empty name.
+    """
+
+    def __init__(
+        self, plan: Plan, data: RunData, device: torch.device, provider: FeatureProvider | None = None
+    ) -> None:
+        self.plan, self.data, self.device = plan, data, device
+        self.recipe = recipe = plan.loaded.recipe
+        whole = data.whole
+        # Test data reaches no method: the provider, which answers their questions, does not have it.
+        untested = {name: loader for name, loader in data.loaders.items() if name != "test"}
+        self.provider = provider or FeatureProvider(untested, recipe.eval_batch_size)
+        torch.manual_seed(derive_seed(recipe.seed, "backbone"))
+        hooks = Hooks(plan.answers["backbone"], {})
+        backbone = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        self.model = Model(
+            backbone,
+            nn.Linear(backbone.feature_dim, len(whole.class_names)),
+            {key: entry.method for key, entry in plan.entries.items()},
+        )
+        self._move()
+        self.state = RunState(
+            seed=recipe.seed,
+            device=device,
+            num_classes=len(whole.class_names),
+            class_counts=whole.class_counts.to(device),
+            training_targets=whole.train.targets,
+            validation_targets=None if whole.val is None else whole.val.targets,
+            model=self.model,
+            provider=self.provider,
+            progress=torch.zeros((), device=device),
+        )
+        self.provider.state = self.state
+        self.contexts = {key: Context(self.state, key) for key in ("", *plan.entries)}
+        self._classifier_by: str | None = None
+
+    def _move(self) -> None:
+        self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def hooks(self, index: int) -> Hooks:
+        """A stage's methods, bound."""
+        stage = self.plan.stages[index]
+        return Hooks(stage.answers, self.contexts, stage.stage.auxiliary_weights)
+
+    def start(self) -> None:
+        """Let every method make what depends on the data."""
+        torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
+        Hooks(self.plan.start, self.contexts).call(on_run_start)
+        self._move()
+
+    def enter(self, stage: str, index: int) -> None:
+        """Stand before a stage's first epoch, or before calibration, with the training images that it asks for."""
+        if self.data.enter(index):
+            self.provider.train_on(self.data.loaders["train"])
+            current = self.data.current
+            self.state.class_counts = current.class_counts.to(self.device)
+            self.state.training_targets = current.train.targets
+        self.state.enter(stage, index)
+
+    def prepare_classifier(self, index: int, hooks: Hooks) -> None:
+        """Build the stage's classifier, where the recipe or one of its methods asks for a new one."""
+        plan = self.plan.stages[index]
+        answers = plan.answers["build_classifier"]
+        builder = answers[0].entry.key if answers else None
+        if index and plan.stage.classifier == "keep" and builder in (None, self._classifier_by):
+            return
+        torch.manual_seed(derive_seed(self.recipe.seed, "classifier", plan.stage.name))
+        width, previous = self.model.backbone.feature_dim, self.model.classifier if index else None
+        self.model.classifier = hooks.call(build_classifier, width, self.state.num_classes, previous)
+        self._classifier_by = builder
+        self._move()
+
+    def calibrated(self) -> nn.Module:
+        """A copy of the classifier after `calibrate`."""
+        self.enter("calibration", len(self.plan.stages))
+        with torch.no_grad():
+            hooks = Hooks(self.plan.calibration, self.contexts)
+            return hooks.call(post_calibrate, copy.deepcopy(self.model.classifier))

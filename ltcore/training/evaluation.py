@@ -1,0 +1,61 @@
+"""What the model of a run gives on its splits, as figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ltcore.evaluation import diagnostics
+from ltcore.evaluation.metrics import evaluate_logits
+from ltcore.evaluation.outputs import logits_of, pooled_features
+from ltcore.seeding import generator_for
+from ltcore.training.assembly import Assembly
+
+
+class Evaluation:
+    """Evaluates the model as it is; a classifier may be given in place of its own."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly, self._batch_size = assembly, assembly.recipe.eval_batch_size
+
+    def outputs(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled features [N, D], logits [N, C] and targets [N] of a split's images as they are."""
+        data, model = self._assembly.data, self._assembly.model
+        pooled = pooled_features(model, data.loaders[split], self._batch_size)
+        return pooled, self.logits(model.classifier, pooled), data.split(split).targets
+
+    def logits(self, classifier: nn.Module, pooled: Tensor) -> Tensor:
+        """Logits [N, C] of pooled features [N, D]."""
+        return logits_of(classifier, pooled, self._batch_size)
+
+    def figures_of(self, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+        """Figures of logits [N, C], with the shot groups of the recipe's training images."""
+        return evaluate_logits(logits, targets, self._assembly.data.whole.class_counts)
+
+    def figures(self) -> dict[str, Any]:
+        """Figures on the test images, and on the validation images where there are any, with diagnostics."""
+        figures: dict[str, Any] = {}
+        data = self._assembly.data.whole
+        test = None if data.test is None else self.outputs("test")
+        if test is not None:
+            figures["test"] = self.figures_of(*test[1:])
+        if data.val is not None:
+            figures["validation"] = self.figures_of(*self.outputs("val")[1:])
+        if self._assembly.recipe.diagnostics != "off":
+            figures["diagnostics"] = self.diagnose(test)
+        return figures
+
+    def diagnose(self, test: tuple[Tensor, Tensor, Tensor] | None = None) -> dict[str, Any]:
+        """See `ltcore.evaluation.diagnostics.diagnose`; `test` saves computing what `outputs` gave already."""
+        state, classifier = self._assembly.state, self._assembly.model.classifier
+        generator = generator_for("cpu", state.seed, "diagnostics", state.stage)
+        test = test or self.outputs("test")
+        return diagnostics.diagnose(classifier, self.outputs("train"), test, state.num_classes, generator)
+
+    def validation_score(self) -> float:
+        """Balanced accuracy of the trained and calibrated model on the validation images."""
+        classifier = self._assembly.calibrated()
+        pooled, _, targets = self.outputs("val")
+        score: float = self.figures_of(self.logits(classifier, pooled), targets)["balanced_accuracy"]
+        return score

@@ -1,0 +1,67 @@
+"""From a recipe to a run that has ended, with what is chosen or taken over before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltcore.files.run_directory import RunDirectory
+from ltcore.plan.plan import make_plan
+from ltcore.recipe.yaml_source import dump_yaml
+from ltcore.training import reuse
+from ltcore.training.assembly import Assembly
+from ltcore.training.data import RunData, choose_device, read_data
+from ltcore.training.result import result_rows
+from ltcore.training.run import Run
+from ltcore.training.selection import Selection
+
+if TYPE_CHECKING:
+    from ltcore.progress.console import Reporter
+    from ltcore.recipe.loading import LoadedRecipe
+
+
+def execute(
+    loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter, source: Path | None = None
+) -> tuple[dict[str, Any], Path]:
+    """Run a recipe, or go on with its latest run.
+
+    Args:
+        loaded: the recipe.
+        out: where run directories are made.
+        resume: go on with the latest run of exactly this recipe.
+        reporter: tells the user how it goes.
+        source: directory of a run whose stages are taken over, as many as are the same.
+
+    Returns:
+        The content of ``result.json`` and the run directory.
+
+    Raises:
+        LtcoreError: anything that the user can put right, as one message.
+    """
+    recipe = loaded.recipe
+    plan = make_plan(loaded)
+    selection = Selection(loaded) if recipe.select else None
+    text = dump_yaml(loaded.source)
+    found = RunDirectory.find(out, recipe.name, text) if resume else None
+    if found and found.finished:
+        reporter.note(f"{found.path} has already ended; this is its result")
+        result = found.read_json("result.json")
+        reporter.finished(result_rows(result), found.path)
+        return result, found.path
+    reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
+    device = choose_device(loaded)
+    data = read_data(loaded, plan.answers["data"])
+    directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
+    with directory.lock():
+        about: dict[str, Any] = {}
+        if selection:
+            held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
+            selected = selection.run(held, directory, device, reporter)
+            plan, about["selection"] = make_plan(selected.loaded), selected.record
+            if not selection.asked.retrain:
+                selected.adopt(directory)
+                data = held
+        if reused:
+            about["reused"] = reused.record()
+        run = Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter, reused)
+        return run.execute(about), directory.path

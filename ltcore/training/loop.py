@@ -1,0 +1,247 @@
+"""The loop of one stage: epochs of steps, each a forward pass and an update, with observers beside it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ltcore.contract.hookspecs import class_distribution, class_weights, on_epoch_end, on_epoch_start
+from ltcore.contract.model import public_name
+from ltcore.contract.records import Batch
+from ltcore.contract.samplers import DISTRIBUTIONS, EpochBatches, Sampler
+from ltcore.errors import PluginError
+from ltcore.networks.schedules import learning_rate
+from ltcore.seeding import derive_seed, generator_for
+
+if TYPE_CHECKING:
+    from ltcore.contract.context import RunState
+    from ltcore.contract.model import Model
+    from ltcore.data.loader import Loader
+    from ltcore.discovery.binding import Hooks
+    from ltcore.plan.plan import StagePlan
+    from ltcore.training.features import FeatureCache
+    from ltcore.training.position import Position
+
+#: The weighted loss terms of a batch, each 0-d float32; their sum is what is minimised.
+Losses = dict[str, Tensor]
+
+
+class Observer:
+    """Looks on while a stage is trained; every event is for a subclass to answer or to leave.
+
+    Observers act in their order. What one may change of the loop, it changes when the stage starts, such as
+    ``loop.forward``.
+    """
+
+    def stage_started(self, loop: Loop) -> None:
+        """The stage is set up, and its first remaining epoch comes next."""
+
+    def epoch_started(self, loop: Loop) -> None:
+        """The epoch's images are drawn, and its first remaining step comes next."""
+
+    def losses_computed(self, loop: Loop, losses: Losses) -> None:
+        """The forward pass of a step is done, and nothing has been updated."""
+
+    def step_ended(self, loop: Loop) -> None:
+        """A step is done."""
+
+    def checkpoint_written(self, loop: Loop) -> None:
+        """What the rest of the run depends on has been written."""
+
+    def epoch_ended(self, loop: Loop) -> None:
+        """The epoch's last step is done; methods have not learned from it yet."""
+
+    def stage_ended(self, loop: Loop) -> None:
+        """The stage's last epoch is done."""
+
+
+class Extent(Protocol):
+    """How much of a stage is trained."""
+
+    def epochs(self, loop: Loop) -> Iterable[int]:
+        """The epochs that remain."""
+
+    def steps(self, indices: list[Tensor]) -> list[Tensor]:
+        """The batches of an epoch, of those that were drawn."""
+
+
+class Whole:
+    """All of it."""
+
+    def epochs(self, loop: Loop) -> Iterable[int]:
+        """See `Extent`."""
+        return range(loop.position.epoch, loop.epochs)
+
+    def steps(self, indices: list[Tensor]) -> list[Tensor]:
+        """See `Extent`."""
+        return indices
+
+
+@dataclass
+class Loop:
+    """One stage, set up: see `ltcore.training.stage.set_up`.
+
+    Attributes:
+        plan: the stage's plan.
+        hooks: its methods, bound.
+        model: the model.
+        trained: names of the parameters that train.
+        state: where the run stands, for methods.
+        position: where the run stands, for checkpoints.
+        optimizer: over what trains.
+        sampler: lays out the batches.
+        source: gives images, or cached features.
+        forward: from a batch and class weights [C] to the losses.
+        update: from the losses and a learning rate to the next weights; returns the whole loss, 0-d.
+        loss_sum: sum of the epoch's losses, 0-d float64.
+        observers: look on.
+        extent: how much of the stage is trained.
+    """
+
+    plan: StagePlan
+    hooks: Hooks
+    model: Model
+    trained: set[str]
+    state: RunState
+    position: Position
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    source: Loader | FeatureCache
+    forward: Callable[[Batch, Tensor | None], Losses]
+    update: Callable[[Losses, float], Tensor]
+    loss_sum: Tensor
+    observers: Sequence[Observer]
+    extent: Extent
+
+    def __post_init__(self) -> None:
+        self.stage = self.plan.stage
+        self.steps_per_epoch = self.sampler.steps_per_epoch()
+        self.total = self.stage.iterations or (self.stage.epochs or 0) * self.steps_per_epoch
+        self.epochs = self.state.epochs = math.ceil(self.total / self.steps_per_epoch)
+        #: Of the epoch: its steps, the indices of those that are trained, and the class weights [C].
+        self.steps = 0
+        self.batches: list[Tensor] = []
+        self.weights: Tensor | None = None
+        self._counted = time.perf_counter()
+
+    def train(self) -> None:
+        """Go through the epochs and steps that remain."""
+        self._tell("stage_started")
+        for epoch in self.extent.epochs(self):
+            self._enter(epoch)
+            if self.position.step == 0:
+                self.loss_sum.zero_()
+                self.hooks.call(on_epoch_start)
+                refuse_strays(self.stage.name, self.model, self.trained)
+            self.weights = self.hooks.call(class_weights)
+            drawn = self._draw(epoch)
+            self._tell("epoch_started")
+            for batch in self._batches(epoch, drawn):
+                losses = self.forward(batch, self.weights)
+                self._tell("losses_computed", losses)
+                self.loss_sum += self.update(losses, self.rate(epoch, self.state.step))
+                self.position.step, self.position.images = self.state.step + 1, self.position.images + len(batch.images)
+                self._tell("step_ended")
+            self.count_time()
+            self._tell("epoch_ended")
+            self._leave(epoch)
+            self.hooks.call(on_epoch_end)
+            self.position.epoch, self.position.step = epoch + 1, 0
+        self._tell("stage_ended")
+
+    def _tell(self, event: str, *about: Losses) -> None:
+        for observer in self.observers:
+            getattr(observer, event)(self, *about)
+
+    def _enter(self, epoch: int) -> None:
+        self.steps = min(self.steps_per_epoch, self.total - epoch * self.steps_per_epoch)
+        self.state.epoch, self.state.step = epoch, -1
+        self.state.progress.fill_(epoch * self.steps_per_epoch / self.total)
+
+    def _leave(self, epoch: int) -> None:
+        # Also where a resumed epoch had no step left. Not -1: the features of on_epoch_start are out of date.
+        self.state.step = self.steps
+        self.state.progress.fill_((epoch * self.steps_per_epoch + self.steps - 1) / self.total)
+
+    def _draw(self, epoch: int) -> EpochBatches:
+        generator = generator_for("cpu", self.state.seed, "sampler", self.stage.name, epoch)
+        drawn = self.sampler.draw(self.steps, self._distribution(), generator)
+        self.batches = self.extent.steps(drawn.indices)
+        self._counted = time.perf_counter()
+        return drawn
+
+    def _batches(self, epoch: int, drawn: EpochBatches) -> Iterator[Batch]:
+        """The batches of the steps that remain; each makes its step the one in which the run stands."""
+        state, stage, device = self.state, self.stage, self.state.device
+        indices = self.batches
+        remaining = range(self.position.step, len(indices))
+        source_only = None if drawn.source_only is None else drawn.source_only.to(device)
+        targets, seed = state.training_targets, (state.seed, stage.name, epoch)
+        generators = (generator_for(self.source.generator_device, "images", *seed, step) for step in remaining)
+        batches = self.source.train_batches(indices[self.position.step :], generators)
+        for step, images in zip(remaining, batches, strict=True):
+            state.step = step
+            state.progress.fill_((epoch * self.steps_per_epoch + step) / self.total)
+            # Dropout and the like draw from torch's global generator: seeded per step, it has nothing to remember.
+            torch.manual_seed(derive_seed("global", *seed, step))
+            yield Batch(
+                images=images,
+                targets=targets[indices[step]].to(device, non_blocking=True),
+                source_index=indices[step].to(device, non_blocking=True),
+                source_only=source_only,
+            )
+
+    def _distribution(self) -> Tensor | None:
+        named = DISTRIBUTIONS[self.stage.sampler] if self.stage.sampler else None
+        if named:
+            return named(self.state.class_counts.cpu())
+        drawn = self.hooks.call(class_distribution)
+        if drawn is None:
+            return None
+        drawn = drawn.detach().cpu().double()
+        if drawn.shape != (self.state.num_classes,) or not (drawn >= 0).all() or not 0 < drawn.sum() < math.inf:
+            raise PluginError(
+                f"stage '{self.stage.name}': {self.plan.answers['class_distribution'][0].entry.whose} gave no "
+                f"distribution over the {self.state.num_classes} classes (hook class_distribution); tell its author"
+            )
+        return drawn
+
+    def rate(self, epoch: int, step: int) -> float:
+        """The learning rate of a step."""
+        stage = self.stage
+        return learning_rate(stage.schedule, stage.optimizer.lr, epoch, self.epochs, step, self.steps_per_epoch)
+
+    def mean_loss(self) -> float:
+        """Mean over the epoch's steps so far; waits for the device."""
+        return float(self.loss_sum) / max(self.position.step, 1)
+
+    def count_time(self) -> None:
+        """Bring `Position.seconds` up to now."""
+        now = time.perf_counter()
+        self.position.seconds, self._counted = self.position.seconds + now - self._counted, now
+
+
+def refuse_strays(stage: str, model: Model, trained: set[str]) -> None:
+    """What requires a gradient is what the recipe names, whatever a hook has done.
+
+    Args:
+        stage: the stage's name.
+        model: the model.
+        trained: names of the parameters that train.
+
+    Raises:
+        PluginError: a parameter requires a gradient, and is not named.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in trained:
+            raise PluginError(
+                f"stage '{stage}': parameter '{public_name(name, model.backbone)}' would be trained "
+                "by no optimiser; a method makes its parameters in __init__ or on_run_start, and the recipe names "
+                "them in 'trainable'"
+            )

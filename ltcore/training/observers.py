@@ -1,0 +1,195 @@
+"""What stands beside the loop of every stage: the guard against values that are not finite, progress, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ltcore.errors import RunError
+from ltcore.files import checkpoint
+from ltcore.training.loop import Loop, Losses, Observer
+
+if TYPE_CHECKING:
+    from ltcore.files.run_directory import RunDirectory
+    from ltcore.plan.plan import Plan
+    from ltcore.progress.console import Reporter
+
+#: On an accelerator, how many steps pass before the loss is looked at: looking waits for the device.
+_STEPS_BETWEEN_LOOKS = 100
+_SECONDS_BETWEEN_SHOWS = 0.2
+
+
+class FiniteGuard(Observer):
+    """Ends a run whose losses or weights are not finite, before a checkpoint keeps them.
+
+    Args:
+        plan: the plan, for messages.
+        directory: the run's, for messages.
+    """
+
+    def __init__(self, plan: Plan, directory: RunDirectory) -> None:
+        self._plan, self._directory = plan, directory
+        self._terms: list[str] = []
+        #: For each loss term the first step at which it was not finite, -1 before; kept on the device.
+        self._not_finite: Tensor | None = None
+
+    def losses_computed(self, loop: Loop, losses: Losses) -> None:
+        """Note which terms are not finite; on the CPU, and now and then on an accelerator, end the run."""
+        step = loop.state.step
+        values = torch.stack([term.detach().float() for term in losses.values()])
+        if self._not_finite is None:
+            self._terms = list(losses)
+            self._not_finite = torch.full(values.shape, -1, dtype=torch.int64, device=values.device)
+        first = (self._not_finite < 0) & ~values.isfinite()
+        self._not_finite = torch.where(first, step, self._not_finite)
+        if values.device.type == "cpu" or (step + 1) % _STEPS_BETWEEN_LOOKS == 0:
+            self._look(loop)
+
+    def epoch_ended(self, loop: Loop) -> None:
+        """Look at losses and weights."""
+        self.look(loop)
+
+    def look(self, loop: Loop) -> None:
+        """End the run if a loss was not finite, or the last step broke the model, which the next loss would show.
+
+        A method's buffers may hold infinities on purpose, so only what trains and the backbone's statistics count.
+
+        Raises:
+            RunError: naming the step and the likely cause.
+        """
+        self._look(loop)
+        trained = [p.detach() for p in loop.model.parameters() if p.requires_grad]
+        looked_at = [t for t in (*trained, *loop.model.backbone.buffers()) if t.is_floating_point()]
+        if not bool(torch.stack([t.isfinite().all() for t in looked_at]).all()):
+            what = "the trained weights or batch statistics are"
+            raise RunError(self._diagnosis(loop, loop.position.step - 1, what))
+
+    def _look(self, loop: Loop) -> None:
+        if self._not_finite is None or bool((self._not_finite < 0).all()):
+            return
+        steps = self._not_finite.tolist()
+        step, term = min((step, term) for step, term in zip(steps, self._terms, strict=True) if step >= 0)
+        raise RunError(self._diagnosis(loop, step, f"the {term} loss is", term))
+
+    def _diagnosis(self, loop: Loop, step: int, what: str, term: str = "") -> str:
+        stage, loaded, index = loop.stage, self._plan.loaded, loop.position.stage
+        largest = float(
+            torch.stack([p.detach().abs().max().float() for p in loop.model.parameters() if p.numel()]).max()
+        )
+        message = f"stage '{stage.name}', epoch {loop.state.epoch + 1}, step {step + 1}: {what} not finite. "
+        lr = f"the learning rate {stage.optimizer.lr:g} ({loaded.where('stages', index, 'optimizer', 'lr')})"
+        acting = [
+            answer.entry.whose
+            for hook in ("augment_features", "adjust_logits", "compute_loss", "class_weights")
+            for answer in loop.plan.answers[hook]
+        ]
+        if not largest < 1e4:
+            grown = f"have grown to {largest:.0e}" if math.isfinite(largest) else "are not finite any more"
+            message += f"Likely cause: {lr} is too high, for weights {grown}; lower it, warm up, or set clip_grad_norm."
+        elif "/" in term:
+            owner = self._plan.entries[term.split("/")[0]]
+            message += f"Likely cause: the auxiliary loss of {owner.whose}, for the weights are still small."
+        elif acting:
+            message += (
+                f"The weights are still small, so look at {', '.join(dict.fromkeys(acting))} first, then at {lr}."
+            )
+        else:
+            message += f"Likely cause: {lr}, or images that are not finite once normalised."
+        kept = self._directory.last
+        return message + (f" The last good checkpoint is {kept}" if kept.exists() else "")
+
+
+class Progress(Observer):
+    """Tells the user how a stage goes, and writes a line of ``metrics.jsonl`` per epoch.
+
+    Args:
+        reporter: tells the user.
+        directory: the run's.
+        stages: number of stages.
+        diagnose: gives an epoch's diagnostics; None where none are wanted.
+    """
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        directory: RunDirectory,
+        stages: int,
+        diagnose: Callable[[], dict[str, Any]] | None,
+    ) -> None:
+        self._reporter, self._directory, self._stages, self._diagnose = reporter, directory, stages, diagnose
+        self._began = self._shown = time.perf_counter()
+        self._images = 0
+
+    def stage_started(self, loop: Loop) -> None:
+        """Show the stage."""
+        position, steps = loop.position, min(loop.steps_per_epoch, loop.total)
+        self._reporter.stage_started(
+            loop.stage.name, position.stage, self._stages, loop.epochs, steps, position.epoch, position.step
+        )
+
+    def epoch_started(self, loop: Loop) -> None:
+        """Count the epoch's time and images from here."""
+        self._began, self._images = time.perf_counter(), loop.position.images
+
+    def _speed(self, loop: Loop, now: float) -> float:
+        return (loop.position.images - self._images) / max(now - self._began, 1e-9)
+
+    def step_ended(self, loop: Loop) -> None:
+        """Show how far the epoch is, now and then."""
+        now = time.perf_counter()
+        if now - self._shown > _SECONDS_BETWEEN_SHOWS:
+            self._shown = now
+            self._reporter.step(loop.state.epoch, loop.state.step, loop.mean_loss, self._speed(loop, now))
+
+    def epoch_ended(self, loop: Loop) -> None:
+        """Write the epoch's line, and show it."""
+        now = time.perf_counter()
+        epoch, seconds, speed = loop.state.epoch, now - self._began, self._speed(loop, now)
+        mean, rate = loop.mean_loss(), loop.rate(epoch, len(loop.batches) - 1)
+        line: dict[str, Any] = {"stage": loop.stage.name, "epoch": epoch, "loss": mean, "lr": rate}
+        line |= {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
+        if self._diagnose is not None:
+            line["diagnostics"] = self._diagnose()
+        loop.position.metrics_size = self._directory.append_metrics(line)
+        self._reporter.epoch_ended(epoch, loop.epochs, mean, rate, seconds, speed)
+
+
+class Checkpointer(Observer):
+    """Writes ``checkpoints/last.safetensors`` at the end of a step when it is time.
+
+    Args:
+        directory: the run's.
+        seconds: time between two checkpoints.
+        guard: keeps what is not finite out of them.
+    """
+
+    def __init__(self, directory: RunDirectory, seconds: float, guard: FiniteGuard) -> None:
+        self._directory, self._seconds, self._guard = directory, seconds, guard
+        self._saved = time.perf_counter()
+
+    def step_ended(self, loop: Loop) -> None:
+        """Write one if it is time."""
+        if time.perf_counter() - self._saved >= self._seconds:
+            loop.count_time()
+            self.save(loop)
+            self._saved = time.perf_counter()
+
+    def save(self, loop: Loop) -> None:
+        """Write everything that the rest of the run depends on.
+
+        Raises:
+            RunError: losses or weights are not finite; the checkpoint before stays.
+        """
+        self._guard.look(loop)
+        tensors, plain = checkpoint.optimizer_tensors(loop.optimizer)
+        tensors |= checkpoint.model_tensors(loop.model)
+        tensors["trainer/loss_sum"] = loop.loss_sum
+        checkpoint.save(self._directory.last, tensors, {"position": asdict(loop.position), "optimizer": plain})
+        for observer in loop.observers:
+            observer.checkpoint_written(loop)

@@ -1,0 +1,68 @@
+"""What a run leaves when its stages are trained: the calibrated model, predictions.npz and result.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ltcore.evaluation import calibrated
+from ltcore.files.run_directory import RunDirectory
+from ltcore.training.assembly import Assembly
+from ltcore.training.evaluation import Evaluation
+from ltcore.training.position import Position
+
+
+def write_result(
+    assembly: Assembly,
+    directory: RunDirectory,
+    position: Position,
+    surroundings: dict[str, Any],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Calibrate a copy of the classifier, evaluate it, and write what it gives.
+
+    Args:
+        assembly: the trained model.
+        directory: where to write.
+        position: the figures of the stages.
+        surroundings: what ``environment.json`` says.
+        about: how the recipe's values were chosen, and what was taken over from another run.
+
+    Returns:
+        The content of ``result.json``.
+    """
+    recipe, data, evaluation = assembly.recipe, assembly.data.whole, Evaluation(assembly)
+    classifier = assembly.calibrated()
+    pooled, before, targets = evaluation.outputs("test")
+    after = evaluation.logits(classifier, pooled)
+    calibrated.write(directory.calibrated, assembly.model, classifier, data, recipe.seed)
+    temporary = directory.path / "predictions.tmp.npz"
+    np.savez_compressed(
+        temporary, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
+    )
+    temporary.replace(directory.path / "predictions.npz")
+    result = {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "data": recipe.data.use,
+        "num_classes": assembly.state.num_classes,
+        "class_counts": data.class_counts.tolist(),
+        "class_names": list(data.class_names),
+        "reported_epoch": "last",
+        **about,
+        "calibration": list(recipe.calibrate),
+        "before_calibration": evaluation.figures_of(before, targets),
+        "after_calibration": evaluation.figures_of(after, targets),
+        "stages": position.results,
+        "device": surroundings["device"],
+        "versions": {"python": surroundings["python"], **surroundings["versions"]},
+    }
+    directory.write_json("result.json", result)
+    return result
+
+
+def result_rows(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of the table at a run's end, from ``result.json``: each stage, then calibration."""
+    rows = [(entry["name"], entry["test"]) for entry in result["stages"]]
+    return rows + ([("after calibration", result["after_calibration"])] if result["calibration"] else [])
