@@ -130,7 +130,8 @@ def test_unfinished_and_broken_runs_are_named_and_not_averaged(two_groups, write
     line = {"stage": "joint", "epoch": 6, "loss": 1.0, "lr": 0.1}
     (killed / "metrics.jsonl").write_text(f"{json.dumps(line)}\n")
     directory = RunDirectory(running)
-    directory.lock()
+    lock = directory.lock()
+    lock.__enter__()
     (broken / "result.json").write_text('{"recipe": ')
     (old / "result.json").write_text("{}")
     changed = write_run("a_ce", 8, 0.01, more="zzz: 1\n")

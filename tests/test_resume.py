@@ -307,11 +307,9 @@ def test_another_recipe_is_not_resumed(run, tmp_path):
 def test_two_processes_on_one_run(run, tmp_path):
     assert run(tmp_path, kill=MOMENTS["inside stage one"]) == -signal.SIGKILL
     (path,) = tmp_path.glob("out/r/*")
-    mine = RunDirectory(path)
-    mine.lock()
-    assert run(tmp_path, "--resume") == 1
-    assert "another process is working on this run" in (tmp_path / "log").read_text()
-    del mine
+    with RunDirectory(path).lock():
+        assert run(tmp_path, "--resume") == 1
+        assert "another process is working on this run" in (tmp_path / "log").read_text()
     assert run(tmp_path, "--resume") == 0
 
 

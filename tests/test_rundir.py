@@ -88,14 +88,14 @@ def test_there_is_nothing_to_resume(tmp_path):
         RunDirectory.find(tmp_path, "r", TEXT + "device: cpu\n")
 
 
-def test_the_lock_keeps_others_out_until_it_is_closed(tmp_path):
+def test_the_lock_keeps_others_out_until_the_work_is_done(tmp_path):
     directory = RunDirectory.create(tmp_path, "r", 0, TEXT)
-    directory.lock()
     # Two openings of the file are two, in one process as in two (those are in test_resume.py).
-    with pytest.raises(RunError, match=f"{directory.path}: another process is working on this run"):
-        RunDirectory(directory.path).lock()
-    directory._lock.close()
-    RunDirectory(directory.path).lock()
+    refused = pytest.raises(RunError, match=f"{directory.path}: another process is working on this run")
+    with directory.lock(), refused, RunDirectory(directory.path).lock():
+        pass
+    with RunDirectory(directory.path).lock():
+        pass
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):

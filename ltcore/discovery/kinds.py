@@ -8,16 +8,33 @@ the hook's values. With no call it gives the default, too: core's own for ``one`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ltcore.errors import PluginError
 
 if TYPE_CHECKING:
     from ltcore.contract.hook import Hook
-    from ltcore.discovery.binding import Entry
 
 Call = Callable[..., Any]
-Calls = Sequence[tuple["Entry", Call]]
+
+
+class Owner(Protocol):
+    """Whose a call is (`ltcore.discovery.binding.Entry`)."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the recipe."""
+
+    @property
+    def whose(self) -> str:
+        """How messages name it."""
+
+    @property
+    def method(self) -> Any:
+        """The method."""
+
+
+Calls = Sequence[tuple[Owner, Call]]
 
 
 def compose(hook: Hook, calls: Calls, default: Call, weights: Mapping[str, float]) -> Call:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltcore.evaluation.calibrated import Description
-from ltcore.data.prepare import PreparedData
+from ltcore.contract.model import Model
 from ltcore.contract.splits import ArraySplit
+from ltcore.data.prepare import PreparedData
+from ltcore.evaluation.calibrated import Description
+from ltcore.plan.plan import make_plan
+from ltcore.recipe.loading import LoadedRecipe
 from ltcore.training.assembly import Assembly
 from ltcore.training.data import RunData
 from ltcore.training.features import FeatureProvider
-from ltcore.contract.model import Model
-from ltcore.plan.plan import make_plan
-from ltcore.recipe.loading import LoadedRecipe
 
 
 def rebuild(loaded: LoadedRecipe, description: Description) -> Model:

@@ -12,27 +12,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltcore.files import checkpoint
-from ltcore.evaluation.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
-from ltcore.progress.console import Reporter
+from ltcore.contract.model import Model
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.streaming import build_loader, worker_count
 from ltcore.errors import DataError, LtcoreError, RecipeError, RunError, listed
+from ltcore.evaluation.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
 from ltcore.evaluation.outputs import pooled_features
-from ltcore.contract.model import Model
+from ltcore.files import checkpoint
+from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import provider
+from ltcore.progress.console import Reporter
+from ltcore.recipe.loading import LoadedRecipe, load_recipe
 from ltcore.runs.predicting import Predictions, predict
 from ltcore.runs.rebuilding import rebuild
-from ltcore.recipe.loading import LoadedRecipe, load_recipe
-from ltcore.files.run_directory import RunDirectory
 from ltcore.training.data import read_data
 from ltcore.training.execute import execute
 from ltcore.training.selection import as_selected
 
 if TYPE_CHECKING:
+    from ltcore.contract.recipe import Recipe
     from ltcore.data.prepare import PreparedData
     from ltcore.runs.predicting import Images
-    from ltcore.contract.recipe import Recipe
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory, environment
@@ -17,9 +17,17 @@ from ltcore.training.stage import set_up
 from ltcore.training.trace import STEPS, HookTrace, asked, render
 
 if TYPE_CHECKING:
+    from ltcore.contract.model import Model
+    from ltcore.contract.recipe import Recipe
     from ltcore.discovery.binding import Hooks
     from ltcore.progress.console import Reporter
-    from ltcore.training.reuse import Reuse
+
+
+class TakenOver(Protocol):
+    """Stages that another run has trained (`ltcore.training.reuse.Reuse`)."""
+
+    def into(self, model: Model, recipe: Recipe, directory: RunDirectory) -> None:
+        """Write their files into a run's directory, as if it had trained them and then been killed."""
 
 
 class StageObserver(Observer):
@@ -51,7 +59,7 @@ class Run:
         assembly: Assembly,
         directory: RunDirectory,
         reporter: Reporter,
-        reused: Reuse | None = None,
+        reused: TakenOver | None = None,
         observers: Sequence[StageObserver] = (),
         extent: Extent | None = None,
         traced: Callable[[HookTrace], None] | None = None,
@@ -129,7 +137,9 @@ class Run:
         for observer in self._others:
             observer.stage_entered(index)
         assembly.enter(stage.name, index)
-        trace = HookTrace(stage, hooks, assembly.state, self._warn, self._traced or self._show_trace, self._traced_steps)
+        trace = HookTrace(
+            stage, hooks, assembly.state, self._warn, self._traced or self._show_trace, self._traced_steps
+        )
         assembly.prepare_classifier(index, hooks)
         if restored is not None:
             checkpoint.restore_model(assembly.model, restored.tensors, self.directory.last)
