@@ -1,0 +1,1 @@
+"""Runs that have ended: opened, rebuilt and used."""
