@@ -67,7 +67,8 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
             call = write(saved, model, about(saved), made)
             checked = compare(saved, call)
         except LtcoreError as error:
-            raise type(error)(f"{to}: {error}; nothing was written") from error
+            error.within(f"{to}: ", "; nothing was written")
+            raise
         _put(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

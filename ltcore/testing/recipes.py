@@ -154,7 +154,8 @@ def plan_of(recipe: Mapping[str, Any]) -> Plan:
     try:
         return make_plan(recipe_from(dict(recipe), WHERE), to_run=False)
     except (RecipeError, PluginError) as error:
-        raise type(error)(plainly(error)) from error
+        error.saying(plainly(error))
+        raise
 
 
 def plainly(error: Exception) -> str:
