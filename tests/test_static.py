@@ -9,8 +9,8 @@ import time
 import pytest
 
 from ltcore.discovery import catalogue, importing
-from ltcore.discovery.catalogue import Offer
 from ltcore.discovery.importing import import_report
+from ltcore.discovery.offer import Offer
 from ltcore.discovery.static import Inspection, inspect
 
 GOOD = """
@@ -78,7 +78,7 @@ def test_the_hooks_of_a_good_plugin_in_the_order_of_the_run(fake):
     [
         ("import ltcore\nfrom ltcore import Method", "ltcore.hookimpl"),
         ("import ltcore as lt\nfrom ltcore.contract.method import Method", "lt.hookimpl"),
-        ("from ltcore import Method, hookspecs", "hookspecs.hookimpl"),
+        ("from ltcore import Method\nfrom ltcore.contract import hookspecs", "hookspecs.hookimpl"),
         ("from ltcore import Method\nfrom ltcore.contract.hookspecs import hookimpl as mark", "mark()"),
         ("from ltcore import Method\nfrom ltcore import hookimpl\nmark = hookimpl", "mark"),
     ],

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltcore.contract.splits import ArraySplit
 from ltcore.data.image_files import file_split, find_images
 from ltcore.data.loader import InMemoryLoader, Loader
-from ltcore.contract.splits import ArraySplit
 from ltcore.data.streaming import ArrayImages, Broken, StreamingLoader
 from ltcore.errors import DataError
 from ltcore.evaluation.outputs import evaluating
@@ -23,9 +23,9 @@ from ltcore.evaluation.outputs import evaluating
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ltcore.evaluation.calibrated import Description
-    from ltcore.contract.splits import StreamedSplit
     from ltcore.contract.model import Model
+    from ltcore.contract.splits import StreamedSplit
+    from ltcore.evaluation.calibrated import Description
 
 Images: TypeAlias = "str | Path | Image | Sequence[str | Path] | Sequence[Image] | NDArray[np.uint8] | Tensor"
 

@@ -12,26 +12,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltcore.files import checkpoint
-from ltcore.evaluation.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
-from ltcore.progress.console import Reporter
+from ltcore.contract.model import Model
+from ltcore.contract.result import Figures, Result
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.streaming import build_loader, worker_count
 from ltcore.errors import DataError, LtcoreError, RecipeError, RunError, listed
+from ltcore.evaluation.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
 from ltcore.evaluation.outputs import pooled_features
-from ltcore.contract.model import Model
+from ltcore.files import checkpoint
+from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import provider
+from ltcore.progress.console import Reporter
+from ltcore.recipe.loading import LoadedRecipe, load_recipe
 from ltcore.runs.predicting import Predictions, predict
 from ltcore.runs.rebuilding import rebuild
-from ltcore.recipe.loading import LoadedRecipe, load_recipe
-from ltcore.files.run_directory import RunDirectory
 from ltcore.training.run import execute, read_data
 from ltcore.training.selection import as_selected
 
 if TYPE_CHECKING:
+    from ltcore.contract.recipe import Recipe
     from ltcore.data.prepare import PreparedData
     from ltcore.runs.predicting import Images
-    from ltcore.contract.recipe import Recipe
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -82,7 +83,7 @@ class SavedRun:
 
     Attributes:
         path: the run's directory.
-        result: the content of ``result.json``.
+        result: the content of ``result.json``, see `ltcore.contract.result.Result`.
         class_names: C names, in label order.
         class_counts: [C] int64, training images of each class.
 
@@ -95,7 +96,7 @@ class SavedRun:
         self._directory = RunDirectory(path)
         if not self._directory.finished:
             raise RecipeError(_not_a_run(path))
-        self.result: dict[str, Any] = self._directory.read_json("result.json")
+        self.result: Result = self._directory.read_result()
         self.class_names: tuple[str, ...] = tuple(self.result["class_names"])
         self.class_counts: Integers = np.array(self.result["class_counts"], dtype=np.int64)
 
@@ -113,10 +114,9 @@ class SavedRun:
         return self._loaded.recipe
 
     @property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Figures:
         """The figures on the test images after calibration, fractions: ``top1``, ``balanced_accuracy``, ``ece``, ..."""
-        metrics: dict[str, Any] = self.result["after_calibration"]
-        return metrics
+        return self.result["after_calibration"]
 
     @cached_property
     def _predictions(self) -> dict[str, NDArray[Any]]:
@@ -172,7 +172,8 @@ class SavedRun:
             model = rebuild(self._loaded, found.description, self._directory)
             checkpoint.restore_model(model, found.tensors, found.path)
         except LtcoreError as error:
-            raise type(error)(f"{error}{self._changed()}") from error
+            error.within(after=self._changed())
+            raise
         model.eval().requires_grad_(False)
         difference = relative_difference(model(found.description.normalised(found.images)), found.logits)
         if not difference <= TOLERANCE:

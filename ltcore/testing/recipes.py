@@ -10,7 +10,7 @@ from typing import Any
 from ltcore.contract.method import Method
 from ltcore.discovery import catalogue
 from ltcore.discovery.binding import Entry, implementations
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError, RecipeError
 from ltcore.plan.checks import NEEDS
 from ltcore.plan.plan import Plan, make_plan
