@@ -22,7 +22,7 @@ from ltcore import Method, hookimpl
 from ltcore.contract import hookspecs
 from ltcore.contract.hook import PROJECT
 from ltcore.discovery.binding import Entry, Hooks, implementations
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter

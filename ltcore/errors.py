@@ -5,12 +5,30 @@ The command line prints the message and ends with the class's exit code; a trace
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Self
 
 
 class LtcoreError(Exception):
-    """Base of every error whose message is meant for the user as it stands."""
+    """Base of every error whose message is meant for the user as it stands.
+
+    A class of a plugin may have a constructor and attributes of its own; its message is what it hands to
+    ``super().__init__``. So whoever knows more about an error adds to its message and raises the same object again::
+
+        except LtcoreError as error:
+            error.within("data: ")
+            raise
+    """
 
     exit_code = 1
+
+    def within(self, before: str = "", after: str = "") -> Self:
+        """This error, its message put between `before` and `after`; all else of it stays."""
+        return self.saying(f"{before}{self}{after}")
+
+    def saying(self, message: str) -> Self:
+        """This error with another message; its class, attributes, exit code and traceback stay."""
+        self.args = (message,)
+        return self
 
 
 class RecipeError(LtcoreError):

@@ -8,7 +8,8 @@ import pytest
 
 from ltcore import Method
 from ltcore.discovery import catalogue
-from ltcore.discovery.catalogue import Offer, find, load, offers
+from ltcore.discovery.catalogue import find, load, offers
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError
 
 

@@ -5,6 +5,7 @@ What can be known before the data is refused before any data is read; the data m
 
 import pytest
 
+import ltcore
 from ltcore import DataError, Method, RecipeError, hookimpl
 from ltcore.discovery import catalogue
 
@@ -350,6 +351,57 @@ def test_no_such_recipe(cli, write_recipe):
     path = write_recipe()
     near = path.with_name("q.yml")
     cli("run", near).is_one_message(2, f"{near}: no such file; did you mean 'r.yaml'?")
+
+
+class Missing(DataError):
+    """An error class as a plugin may have it: with a constructor, an attribute and an exit code of its own."""
+
+    exit_code = 5
+
+    def __init__(self, what, remedy):
+        super().__init__(f"{what} is missing; {remedy}")
+        self.what = what
+
+
+def test_an_error_gets_context_and_stays_the_same_object():
+    error = Missing("the disk", "plug it in")
+    with pytest.raises(Missing, match=r"^data: the disk is missing; plug it in \(as before\)$") as caught:
+        try:
+            raise error
+        except DataError as found:
+            found.within("data: ", " (as before)")
+            raise
+    assert caught.value is error and (error.what, error.exit_code) == ("the disk", 5)
+    assert str(error.saying("found")) == "found" and error.what == "the disk"
+
+
+class Unplugged(Method):
+    def __init__(self, options=None):
+        super().__init__(options)
+        raise Missing("the licence", "ask for one")
+
+
+class NoDisk(Method):
+    @hookimpl
+    def build_data(self):
+        raise Missing("the disk", "plug it in")
+
+
+def test_an_error_class_of_a_plugin_goes_through_the_plan(cli, write_recipe, offer_methods):
+    offer_methods(unplugged=Unplugged)
+    path = write_recipe(methods="{unplugged: {}}", calibrate="[unplugged]")
+    cli("plan", path).is_one_message(5, f"{path}:", "method 'unplugged'", ": the licence is missing; ask for one")
+
+
+def test_an_error_class_of_a_plugin_goes_through_the_reading_of_data(cli, write_recipe, offer_methods):
+    offer_methods(no_disk=NoDisk)
+    path = write_recipe(data="{use: no_disk}")
+    message = (f"{path}:", "'no_disk'", ": the disk is missing; plug it in")
+    cli("run", path).is_one_message(5, *message)
+    cli("run", path, "--rehearse").is_one_message(5, *message, "--counts FILE")
+    with pytest.raises(Missing) as caught:
+        ltcore.run(path)
+    assert caught.value.what == "the disk"
 
 
 def test_debug_shows_the_traceback(cli, write_recipe):

@@ -15,7 +15,7 @@ from ltcore.contract.hook import Kind, Moment
 from ltcore.contract.samplers import PlainSampler
 from ltcore.data.synthetic import Synthetic
 from ltcore.discovery.binding import Entry, Hooks, implementations
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError, RecipeError, RunError
 
 LOGITS, TARGETS = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]]), torch.tensor([0, 2])

@@ -7,7 +7,7 @@ from ltcore import Method, hookimpl
 from ltcore.contract import hookspecs
 from ltcore.contract.hook import HOOKS, hook
 from ltcore.discovery.binding import Entry, Hooks, implementations
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError
 from ltcore.plan.plan import make_plan
 from ltcore.plan.text import describe

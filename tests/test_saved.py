@@ -240,6 +240,30 @@ def test_a_classifier_that_keeps_values_outside_of_its_tensors(write_recipe, tmp
         _ = saved.model
 
 
+def test_an_error_class_of_a_plugin_comes_out_of_a_saved_run(write_recipe, tmp_path, offer_methods):
+    class Gone(PluginError):
+        def __init__(self, what, where):
+            super().__init__(f"{what} is not at {where} any more")
+            self.what = what
+
+    class Leaving(ltcore.Method):
+        gone = False
+
+        @ltcore.hookimpl
+        def post_calibrate(self, classifier):
+            if self.gone:
+                raise Gone("the table", tmp_path)
+            return classifier
+
+    offer_methods(leaving=Leaving)
+    saved = ltcore.run(write_recipe(methods="{leaving: {}}", calibrate="[leaving]"), out=tmp_path / "runs")
+    edit(saved.path / "result.json", '"ltcore": "', '"ltcore": "9.')
+    Leaving.gone = True
+    with pytest.raises(Gone, match=r"the table is not at .* \(since the run, ltcore was 9\..* and is 0") as caught:
+        _ = ltcore.load(saved.path).model
+    assert caught.value.what == "the table"
+
+
 def test_files_of_the_run_that_are_missing_or_damaged(copied):
     path = copied / "checkpoints" / "calibrated.safetensors"
     path.write_bytes(path.read_bytes()[:1000])

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from ltcore.discovery import catalogue, importing
-from ltcore.discovery.catalogue import Offer
 from ltcore.discovery.importing import import_report
+from ltcore.discovery.offer import Offer
 from ltcore.discovery.static import Inspection, inspect
 
 GOOD = """

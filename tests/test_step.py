@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from ltcore import Backbone, Batch, Features, Method, hookimpl
 from ltcore.contract.model import Model
 from ltcore.discovery.binding import Entry, Hooks, implementations
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError
 from ltcore.training.step import StepForward, classification_loss
 

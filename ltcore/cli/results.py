@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcore.cli.parser import add_command
+from ltcore.contract.figures import COMPARED, FIGURES, FigureName
 from ltcore.errors import RunError
 
 _SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
@@ -16,7 +17,7 @@ _SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 def compare(
     runs: Sequence[Path],
     baseline: str | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[FigureName] | None = None,
     stages: bool = False,
     kind: str | None = None,
     out: Path | None = None,
@@ -25,11 +26,10 @@ def compare(
 
     Example: ltcore compare runs/digits_lt_ofa_focal --format markdown
     """
-    from ltcore.compare import DEFAULT_METRICS
     from ltcore.compare import compare as compared
     from ltcore.compare.text import left_out, render
 
-    found = compared(runs, baseline, list(dict.fromkeys(metrics or DEFAULT_METRICS)), stages)
+    found = compared(runs, baseline, list(dict.fromkeys(metrics or COMPARED)), stages)
     chosen = kind or (_SUFFIXES.get(out.suffix, "table") if out else "table")
     text = render(found, chosen)
     if out is None:
@@ -65,9 +65,10 @@ def add(commands: Any) -> None:
     )
     text = "the recipe to test the others against; by default the first"
     command.add_argument("--baseline", metavar="NAME", help=text)
-    names = ("top1", "top5", "balanced_accuracy", "many", "medium", "few", "macro_f1", "ece")
-    text = f"a figure to show: {', '.join(names)}; may be repeated, and the first one is tested"
-    command.add_argument("--metric", action="append", dest="metrics", choices=names, metavar="METRIC", help=text)
+    text = f"a figure to show: {', '.join(FIGURES)}; may be repeated, and the first one is tested"
+    command.add_argument(
+        "--metric", action="append", dest="metrics", choices=tuple(FIGURES), metavar="METRIC", help=text
+    )
     command.flag("--stages", "also the figures at each stage's end, and before and after calibration")
     text = "table, markdown, latex (booktabs), csv or json; by default what --out ends in, or table"
     kinds = ("table", "markdown", "latex", "csv", "json")

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ltcore.compare.found import FoundRun, find_runs
 from ltcore.compare.testing import PairedTest, holm, paired_test, spread
+from ltcore.contract.figures import COMPARED, FigureName
+from ltcore.contract.result import Figures
 from ltcore.errors import RecipeError, nearest
-
-#: The figures that can be compared, by their names in ``result.json``, and how a table heads them.
-METRICS = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "balanced_accuracy": "balanced",
-    "many": "many",
-    "medium": "medium",
-    "few": "few",
-    "macro_f1": "macro F1",
-    "ece": "ECE",
-}
-DEFAULT_METRICS = ("top1", "balanced_accuracy", "many", "medium", "few", "ece")
-#: The figures of which less is better.
-ERRORS = frozenset({"ece"})
 
 
 @dataclass(frozen=True)
@@ -48,14 +35,14 @@ class Group:
         """Some run, for what all have in common."""
         return next(iter(self.runs.values()))
 
-    def figures(self, metric: str) -> dict[int, float]:
+    def figures(self, metric: FigureName) -> dict[int, float]:
         """A figure after calibration by seed, where it is known."""
         found = {seed: run.result["after_calibration"].get(metric) for seed, run in self.runs.items()}
         return {seed: value for seed, value in found.items() if value is not None}
 
 
 def compare(
-    paths: Sequence[Path], baseline: str | None = None, metrics: Sequence[str] = DEFAULT_METRICS, stages: bool = False
+    paths: Sequence[Path], baseline: str | None = None, metrics: Sequence[FigureName] = COMPARED, stages: bool = False
 ) -> dict[str, Any]:
     """Compare runs.
 
@@ -143,7 +130,7 @@ def _baseline(groups: Sequence[Group], wanted: str | None) -> Group:
     return found[0]
 
 
-def _tests(groups: Sequence[Group], baseline: Group, metric: str) -> dict[str, dict[str, Any]]:
+def _tests(groups: Sequence[Group], baseline: Group, metric: FigureName) -> dict[str, dict[str, Any]]:
     """The tests of the other groups against the baseline by label, with Holm's correction over those that have a p."""
     tests: dict[str, PairedTest] = {}
     for group in groups:
@@ -160,19 +147,19 @@ def _tests(groups: Sequence[Group], baseline: Group, metric: str) -> dict[str, d
     }
 
 
-def _figures(results: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    return {metric: asdict(spread([result.get(metric) for result in results])) for metric in metrics}
+def _figures(results: Sequence[Figures | None], metrics: Sequence[FigureName]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(spread([found.get(name) if found else None for found in results])) for name in metrics}
 
 
-def _stages(group: Group, metrics: Sequence[str]) -> list[dict[str, Any]]:
+def _stages(group: Group, metrics: Sequence[FigureName]) -> list[dict[str, Any]]:
     """Figures at each stage's end, then, where something calibrates, before and after it."""
     results = [run.result for run in group.runs.values()]
     rows = [
-        {"name": stage["name"], "figures": _figures([r["stages"][index].get("test", {}) for r in results], metrics)}
+        {"name": stage["name"], "figures": _figures([r["stages"][index].get("test") for r in results], metrics)}
         for index, stage in enumerate(results[0]["stages"])
     ]
     if results[0].get("calibration"):
-        for name in ("before", "after"):
-            figures = _figures([result[f"{name}_calibration"] for result in results], metrics)
-            rows.append({"name": f"{name} calibration", "figures": figures})
+        before, after = ([r["before_calibration"] for r in results], [r["after_calibration"] for r in results])
+        rows.append({"name": "before calibration", "figures": _figures(before, metrics)})
+        rows.append({"name": "after calibration", "figures": _figures(after, metrics)})
     return rows

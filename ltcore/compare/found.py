@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltcore.contract.result import Result
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.recipe.loading import NEUTRAL, load_recipe
 
@@ -35,7 +36,7 @@ class FoundRun:
     seed: int
     settings: dict[str, Any]
     published: list[dict[str, Any]]
-    result: dict[str, Any]
+    result: Result
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _read(path: Path) -> FoundRun | LeftOut:
     if not (path / "result.json").is_file():
         return LeftOut(path, f"no result.json: {_where_it_stands(path)}")
     try:
-        result = json.loads((path / "result.json").read_text())
+        result: Result = json.loads((path / "result.json").read_text())
         missing = [field for field in _FIELDS if field not in result]
     except (OSError, ValueError, TypeError) as error:
         return LeftOut(path, f"its result.json cannot be read: {error}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ltcore.compare import ERRORS, METRICS
+from ltcore.contract.figures import FIGURES, FigureName
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -47,13 +47,13 @@ def _p(test: dict[str, Any] | None) -> str:
     return "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
 
 
-def _best(content: dict[str, Any], metric: str) -> str | None:
+def _best(content: dict[str, Any], metric: FigureName) -> str | None:
     """The best mean of a column as it is shown; None where there is nothing to choose between."""
     means = [group["figures"][metric]["mean"] for group in content["groups"]]
     known = [mean for mean in means if mean is not None]
     if len(known) < 2:
         return None
-    return f"{100 * (min(known) if metric in ERRORS else max(known)):.1f}"
+    return f"{100 * (max(known) if FIGURES[metric].higher_is_better else min(known)):.1f}"
 
 
 def _rows(content: dict[str, Any]) -> list[list[_Cell]]:
@@ -61,9 +61,9 @@ def _rows(content: dict[str, Any]) -> list[list[_Cell]]:
     metrics, tested = content["metrics"], content["baseline"] is not None
     figures = [figure for group in content["groups"] for figure in group["published"]]
     published = [metric for metric in metrics if any(figure["metric"] == metric for figure in figures)]
-    heads = ["recipe", "n", *(METRICS[metric] for metric in metrics)]
-    heads += [f"{METRICS[metric]}, published" for metric in published]
-    heads += [f"difference in {METRICS[metrics[0]]}", "p"] if tested else []
+    heads = ["recipe", "n", *(FIGURES[metric].short for metric in metrics)]
+    heads += [f"{FIGURES[metric].short}, published" for metric in published]
+    heads += [f"difference in {FIGURES[metrics[0]].short}", "p"] if tested else []
     rows = [[_Cell(head) for head in heads]]
     best = {metric: _best(content, metric) for metric in metrics}
     for group in content["groups"]:
@@ -98,7 +98,7 @@ def _notes(content: dict[str, Any]) -> list[str]:
     """What stands below a table."""
     notes = ["Mean ± sample standard deviation over n seeds, in percent, last epoch, after calibration."]
     if content["baseline"] is not None:
-        metric = METRICS[content["metrics"][0]]
+        metric = FIGURES[content["metrics"][0]].short
         test = f"two-sided paired t-test of {metric} over common seeds, with Holm's correction"
         notes.append(f"Baseline: {content['baseline']}. p: {test}.")
     for group in content["groups"]:

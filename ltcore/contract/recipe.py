@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 from pydantic import BaseModel as PydanticModel
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
+from ltcore.contract.figures import PublishedName
 from ltcore.contract.imbalance import Imbalance
 from ltcore.errors import listed, nearest
 
@@ -274,7 +275,7 @@ class Select(BaseModel):
 class Published(BaseModel):
     """A figure that a paper printed for what the recipe describes, to stand beside our own."""
 
-    metric: Literal["top1", "top5", "many", "medium", "few", "balanced_accuracy"] = "top1"
+    metric: PublishedName = "top1"
     """Which figure, by its name in `result.json`."""
     value: float = Field(ge=0, le=100)
     """The mean in percent."""

@@ -6,20 +6,13 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ltcore.contract.figures import SHOT_GROUPS, shot_group
+
 if TYPE_CHECKING:
     from ltcore.data.prepare import PreparedData
 
 MAX_ROWS = 20
 BAR = 40
-
-
-def shot_group(count: int) -> str:
-    """`many` for more than 100 training images, `medium` for 20 to 100, `few` for fewer than 20."""
-    return "many" if count > 100 else "medium" if count >= 20 else "few"
-
-
-#: The shot groups and how many training images their classes have.
-RULES = {"many": "> 100", "medium": "20..100", "few": "< 20"}
 
 
 def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
@@ -30,7 +23,7 @@ def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
         name: the data set's name.
     """
     counts: list[int] = prepared.class_counts.tolist()
-    members = {group: [n for n in counts if shot_group(n) == group] for group in RULES}
+    members = {group.name: [n for n in counts if shot_group(n) == group.name] for group in SHOT_GROUPS}
     return {
         "name": name,
         "num_classes": len(counts),
@@ -64,7 +57,7 @@ def render(description: dict[str, Any]) -> str:
         f"{description['name']}: {description['num_classes']} classes, {channels} x {height} x {width}",
         f"images     train {images['train']}, validation {images['val'] or 'none'}, test {images['test']}",
         f"imbalance  {description['imbalance_factor']:.4g} (largest class over smallest)",
-        "groups     " + ", ".join(f"{g} ({RULES[g]}): {groups[g]['classes']} classes" for g in RULES),
+        "groups     " + ", ".join(f"{g.name} ({g.rule}): {groups[g.name]['classes']} classes" for g in SHOT_GROUPS),
         f"augmented  {', '.join(augmentation) or 'no'}{named}",
         *(f"note       {note}" for note in description["notes"]),
         "",

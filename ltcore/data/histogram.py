@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ltcore.data.describe import RULES, shot_group
+from ltcore.contract.figures import SHOT_GROUPS, shot_group
 from ltcore.errors import DataError
 
 COLORS = {"many": (31, 119, 180), "medium": (255, 127, 14), "few": (214, 39, 40)}
@@ -35,10 +35,10 @@ def save_histogram(description: dict[str, Any], path: Path) -> None:
         font,
     )
     across = LEFT
-    for group, rule in RULES.items():
-        found = description["groups"][group]
-        text = f"{group} ({rule}): {found['classes']} classes, {found['images']} images"
-        draw.rectangle((across, 40, across + 12, 52), COLORS[group])
+    for group in SHOT_GROUPS:
+        found = description["groups"][group.name]
+        text = f"{group.name} ({group.rule}): {found['classes']} classes, {found['images']} images"
+        draw.rectangle((across, 40, across + 12, 52), COLORS[group.name])
         draw.text((across + 18, 36), text, "black", font)
         across += 300
     bottom, step = TOP + HEIGHT, _step(counts[0])

@@ -17,7 +17,7 @@ from ltcore.contract import hookspecs, interface
 from ltcore.contract.hook import PROJECT, Hook
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import kinds
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, PluginError, RunError, nearest
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Implementation:
                     outside.begin(hook.name)
                 answer = given(*values)
             except LtcoreError as error:
-                raise type(error)(f"{whose}: {error}") from error
+                error.within(f"{whose}: ")
+                raise
             except Exception as error:
                 what = f"{type(error).__name__}: {error}"
                 raise RunError(f"{whose} failed in {hook.name}: {what}. Run with --debug for the traceback") from error

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract import interface
 from ltcore.contract.interface import __version__
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError, listed, nearest
 
 if TYPE_CHECKING:
@@ -69,26 +69,6 @@ _OURS = {
     "stg": "ltcore-stg",
     "tau_norm": "ltcore-tau-norm",
 }
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A method that some installed distribution offers.
-
-    Attributes:
-        name: what a recipe writes after ``use:``.
-        value: ``package.module:Class``.
-        distribution: name of the distribution.
-        version: its version.
-    """
-
-    name: str
-    value: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"method '{self.name}' ({self.distribution} {self.version})"
 
 
 #: Classes that `lent` offers, beside what is installed.

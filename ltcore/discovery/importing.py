@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ltcore.discovery.catalogue import Offer, load
+from ltcore.discovery.catalogue import load
+from ltcore.discovery.offer import Offer
 from ltcore.discovery.sources import reason
 from ltcore.errors import PluginError
 

@@ -19,12 +19,12 @@ from importlib.util import find_spec
 
 from ltcore.contract import interface
 from ltcore.contract.hookspecs import HOOKS
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.discovery.sources import Broken, Import, Source, parse, raised
 from ltcore.errors import nearest
 
 CORE = "ltcore"
-_METHOD = (f"{CORE}.method", "Method")
+_METHOD = (f"{CORE}.contract.method", "Method")
 
 #: Stands for a module that exists as far as can be told, and cannot be read.
 _OPAQUE = ModuleSpec("?", None)

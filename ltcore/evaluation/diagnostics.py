@@ -6,11 +6,11 @@ reader of a run; no method sees them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+from ltcore.contract.result import Diagnostics, PerClass
 
 #: R of the paper: how often training features are sub-sampled.
 ROUNDS = 1000
@@ -19,7 +19,7 @@ ROUNDS = 1000
 _CHUNK_VALUES = 2**25
 
 
-def class_accuracy(predictions: Tensor, targets: Tensor, num_classes: int) -> list[float | None]:
+def class_accuracy(predictions: Tensor, targets: Tensor, num_classes: int) -> PerClass:
     """Accuracy on each class's images; None where it has none. Predictions and targets are [N] int64."""
     total = torch.bincount(targets, minlength=num_classes).tolist()
     right = torch.bincount(targets[predictions == targets], minlength=num_classes).tolist()
@@ -34,7 +34,7 @@ def feature_deviation(
     num_classes: int,
     generator: torch.Generator,
     rounds: int = ROUNDS,
-) -> list[float | None]:
+) -> PerClass:
     """How far each class's training features lie from its test features (CDT, section 3.3: dis(c)).
 
     Features are scaled to unit length. For each class, K of its training features are drawn without replacement, K
@@ -55,7 +55,7 @@ def feature_deviation(
     """
     train, test = normalize(train.double().cpu()), normalize(test.double().cpu())
     smallest = int(torch.bincount(train_targets, minlength=num_classes).min())
-    deviations: list[float | None] = []
+    deviations: PerClass = []
     for label in range(num_classes):
         own, unseen = train[train_targets == label], test[test_targets == label]
         if not len(unseen):
@@ -77,7 +77,7 @@ def diagnose(
     test: tuple[Tensor, Tensor, Tensor],
     num_classes: int,
     generator: torch.Generator,
-) -> dict[str, Any]:
+) -> Diagnostics:
     """The diagnostics of a model, class by class, JSON-able.
 
     Args:

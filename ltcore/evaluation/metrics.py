@@ -4,16 +4,13 @@ Everything is computed in float64 on the CPU, so that the figures of a run do no
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ltcore.data.describe import shot_group
+from ltcore.contract.figures import ShotName, shot_groups
+from ltcore.contract.result import Figures
 from ltcore.errors import RunError
-
-GROUPS = ("many", "medium", "few")
-"""Names of the shot groups, most frequent first."""
 
 ECE_BINS = 15
 """Equal-width confidence bins of the expected calibration error."""
@@ -22,19 +19,7 @@ ECE_BINS = 15
 _CHUNK_ROWS = 4096
 
 
-def shot_groups(class_counts: Sequence[int] | Tensor) -> list[str]:
-    """The group of every class by its number of training images.
-
-    Args:
-        class_counts: training images a class, [C].
-
-    Returns:
-        C names: ``many`` (more than 100 images), ``medium`` (20 to 100, both inclusive) or ``few`` (fewer than 20).
-    """
-    return [shot_group(count) for count in torch.as_tensor(class_counts).tolist()]
-
-
-def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int] | Tensor) -> dict[str, Any]:
+def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int] | Tensor) -> Figures:
     """Compute every figure that a run reports.
 
     Classes with equal logits are ranked by label, the smaller first, so that top-1 and top-5 are deterministic.
@@ -45,15 +30,7 @@ def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int]
         class_counts: training images a class, [C]; they decide the shot groups and nothing else.
 
     Returns:
-        A dictionary for JSON, figures as fractions in 0..1:
-
-        - ``top1``, ``top5``: accuracy; ``top5`` is None for five classes or fewer, where it would always be 1.
-        - ``many``, ``medium``, ``few``: mean accuracy of the group's classes; None where no class of the group has a
-          test image.
-        - ``balanced_accuracy``: mean accuracy (recall) of the classes with test images.
-        - ``macro_f1``: mean F1 of the classes that occur among the targets or the predictions.
-        - ``per_class_accuracy``: C values; None where a class has no test image.
-        - ``ece``: expected calibration error of the largest softmax value, 15 bins (Guo et al. 2017, equation 3).
+        The figures, ready for JSON; what each is stands in `ltcore.contract.result.Figures`.
 
     Raises:
         ValueError: shapes do not agree, there is no sample, or a target is not in 0..C-1.
@@ -74,12 +51,17 @@ def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int]
     recall = correct / support  # nan where a class has no test image; masked by `tested` wherever it is read
     occurs = support + predicted > 0
     f1 = 2 * correct[occurs] / (support + predicted)[occurs]
-    groups = shot_groups(counts)
-    members = {name: torch.tensor([group == name for group in groups]) & tested for name in GROUPS}
+    groups = shot_groups(counts.tolist())
+
+    def accuracy_of(name: ShotName) -> float | None:
+        return _mean(recall[torch.tensor([group == name for group in groups]) & tested])
+
     return {
         "top1": hits.double().mean().item(),
         "top5": (ranks < 5).double().mean().item() if num_classes > 5 else None,
-        **{name: _mean(recall[mask]) for name, mask in members.items()},
+        "many": accuracy_of("many"),
+        "medium": accuracy_of("medium"),
+        "few": accuracy_of("few"),
         "balanced_accuracy": recall[tested].mean().item(),
         "macro_f1": f1.mean().item(),
         "per_class_accuracy": [

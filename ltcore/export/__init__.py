@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcore.errors import LtcoreError, RecipeError, RunError
 from ltcore.export import formats, hub
-from ltcore.export.checking import compare
+from ltcore.export.checking import checked_logits
 from ltcore.export.deployed import about, deploy
 
 if TYPE_CHECKING:
@@ -65,9 +65,10 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
         made = folder / target.name
         try:
             call = write(saved, model, about(saved), made)
-            checked = compare(saved, call)
+            checked = checked_logits(saved, call)
         except LtcoreError as error:
-            raise type(error)(f"{to}: {error}; nothing was written") from error
+            error.within(f"{to}: ", "; nothing was written")
+            raise
         _put(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

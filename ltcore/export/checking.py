@@ -23,7 +23,7 @@ _IMAGES, _BATCH = 250, 32
 _TOLERANCE_GPU = 2e-2
 
 
-def compare(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[str]:
+def checked_logits(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[str]:
     """Compare on the probe, and on test images where they are at hand.
 
     Args:

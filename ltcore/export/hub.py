@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ltcore.contract.figures import CARD, FIGURES
 from ltcore.export.formats import Call, saying, write_safetensors, write_torch_export
 from ltcore.networks.timm_backbone import TimmOptions
 
@@ -122,7 +123,7 @@ print(about["class_names"][int(model(images)[0].argmax())])
 
 
 def _card(saved: SavedRun, about: dict[str, Any], by_timm: bool) -> str:
-    prepared, counts = about["preprocessing"], about["class_counts"]
+    prepared, counts, before = about["preprocessing"], about["class_counts"], saved.result["before_calibration"]
     usage = _WITH_TIMM.replace("MODE", about["input"]["mode"]) if by_timm else _WITHOUT_TIMM
     how = (
         "timm loads this folder; the calibration is part of the classifier's weights."
@@ -132,8 +133,7 @@ def _card(saved: SavedRun, about: dict[str, Any], by_timm: bool) -> str:
     )
     calibrated = ", ".join(about["calibration"]) or "none"
     rows = [
-        f"| {title} | {_percent(saved.result['before_calibration'].get(key))} | {_percent(saved.metrics.get(key))} |"
-        for title, key in _FIGURES
+        f"| {FIGURES[key].long} | {_percent(before.get(key))} | {_percent(saved.metrics.get(key))} |" for key in CARD
     ]
     lines = [
         "---",
@@ -171,17 +171,6 @@ def _card(saved: SavedRun, about: dict[str, Any], by_timm: bool) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-_FIGURES = (
-    ("top-1 accuracy", "top1"),
-    ("top-5 accuracy", "top5"),
-    ("classes with many images", "many"),
-    ("classes with a medium number", "medium"),
-    ("classes with few images", "few"),
-    ("balanced accuracy", "balanced_accuracy"),
-    ("expected calibration error", "ece"),
-)
 
 
 def _percent(value: float | None) -> str:

@@ -7,13 +7,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ltcore.contract.result import Result
 from ltcore.errors import RecipeError, RunError
 from ltcore.files.checkpoint import write_atomically
 from ltcore.recipe.yaml_source import dump_yaml, parse
@@ -103,13 +104,18 @@ class RunDirectory:
         """The model as it was at the end of a stage."""
         return self.path / "checkpoints" / f"stage-{index}-{name}.safetensors"
 
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
+    def write_json(self, name: str, content: Mapping[str, object]) -> None:
         """Write a JSON file atomically."""
         write_atomically(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run."""
         content: dict[str, Any] = json.loads((self.path / name).read_text())
+        return content
+
+    def read_result(self) -> Result:
+        """The content of ``result.json``; see `ltcore.contract.result` for what an older file may lack."""
+        content: Result = json.loads((self.path / "result.json").read_text())
         return content
 
     def append_metrics(self, line: dict[str, Any]) -> int:

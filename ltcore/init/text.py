@@ -7,12 +7,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ltcore.data.describe import shot_group
+from ltcore.contract.figures import SHOT_GROUPS, shot_groups
 from ltcore.init.choices import NEARLY_BALANCED, Choices, Wishes
 from ltcore.init.machine import Machine
 from ltcore.init.survey import ENOUGH_TO_VALIDATE, Survey, rarest
-
-_SHOTS = {"many": "more than 100", "medium": "20 to 100", "few": "fewer than 20"}
 
 
 def commands(found: Survey, made: Choices, recipe: Path) -> dict[str, str]:
@@ -80,8 +78,8 @@ def _head(found: Survey, made: Choices, recipe: Path) -> str:
 
 def _data(found: Survey, made: Choices) -> str:
     comments = [_split(found)]
-    groups = [shot_group(count) for count in found.counts]
-    shots = ", ".join(f"{groups.count(name)} of {rule}" for name, rule in _SHOTS.items() if name in groups)
+    groups = shot_groups(found.counts)
+    shots = ", ".join(f"{groups.count(g.name)} of {g.words}" for g in SHOT_GROUPS if g.name in groups)
     comments.append(
         f"Training images a class: {max(found.counts)} in '{found.class_of(max(found.counts))}' down to "
         f"{rarest(found)}: "

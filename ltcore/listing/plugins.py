@@ -188,4 +188,5 @@ def load_data(what: str, sets: Sequence[str]) -> PreparedData:
             return read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
         except LtcoreError as error:
             # The user has not written this recipe, and cannot look at it.
-            raise type(error)(str(error).replace(f"{Path(folder) / what}.yaml:1: ", "")) from error
+            error.saying(str(error).replace(f"{Path(folder) / what}.yaml:1: ", ""))
+            raise

@@ -218,7 +218,9 @@ class StageChecks:
         try:
             check_optimizer(self.stage.optimizer.name, self.stage.optimizer.model_extra or {}, self.values)
         except RecipeError as error:
-            raise self.refuse(str(error), "optimizer") from error
+            where = self.loaded.where("stages", self.index, "optimizer")
+            error.within(f"{where}: stage '{self.stage.name}': ")
+            raise
 
     def methods_agree(self) -> None:
         """Each method may refuse the stage's settings (`ltcore.Method.check_stage`)."""
@@ -226,4 +228,6 @@ class StageChecks:
             try:
                 entry.method.check_stage(self.stage)
             except RecipeError as error:
-                raise self.refuse_method(entry, f"refuses the stage: {error}") from error
+                where = self.loaded.where("stages", self.index, "methods", self.active.index(entry))
+                error.within(f"{where}: stage '{self.stage.name}': {entry.whose} refuses the stage: ")
+                raise

@@ -125,7 +125,8 @@ def _entry(loaded: LoadedRecipe, path: tuple[str, ...], key: str, name: str) -> 
         offer = catalogue.find(name)
         kind = catalogue.load(offer)
     except PluginError as error:
-        raise PluginError(f"{where}: {error}") from error
+        error.within(f"{where}: ")
+        raise
     whose = f"method '{name}', {offer.distribution} {offer.version}"
     options = loaded.validate_options(kind.Options, (*path, "options"), whose)
     import torch
@@ -136,7 +137,8 @@ def _entry(loaded: LoadedRecipe, path: tuple[str, ...], key: str, name: str) -> 
     try:
         return Entry(key, offer, kind(options))
     except LtcoreError as error:
-        raise type(error)(f"{where}: {offer}: {error}") from error
+        error.within(f"{where}: {offer}: ")
+        raise
     except Exception as error:
         raise PluginError(
             f"{where}: {offer} could not be made: {type(error).__name__}: {error}; tell its author"
@@ -147,7 +149,8 @@ def _answers(loaded: LoadedRecipe, path: tuple[str | int, ...], entries: Iterabl
     try:
         return implementations(entries)
     except PluginError as error:
-        raise PluginError(f"{loaded.where(*path)}: {error}") from error
+        error.within(f"{loaded.where(*path)}: ")
+        raise
 
 
 def build_skeleton(loaded: LoadedRecipe, answers: Answers, image_size: int = 32) -> Backbone:
@@ -172,5 +175,6 @@ def build_skeleton(loaded: LoadedRecipe, answers: Answers, image_size: int = 32)
         with torch.device("meta"), NoInitialValues():
             backbone: Backbone = answer.bind(None)(3, image_size)
     except LtcoreError as error:
-        raise type(error)(f"{loaded.where('backbone')}: {error}") from error
+        error.within(f"{loaded.where('backbone')}: ")
+        raise
     return backbone

@@ -58,7 +58,8 @@ def describe_taps(plan: Plan, image_size: int | None = None) -> dict[str, Any]:
     try:
         shapes = tap_shapes(backbone, (3, size, size))
     except RecipeError as error:
-        raise RecipeError(f"{plan.loaded.where('backbone')}: {error}") from error
+        error.within(f"{plan.loaded.where('backbone')}: ")
+        raise
     return {
         "tap_shapes": [
             {"tap": tap, "shape": list(shape), "kind": _kind(backbone.has_maps(tap), shape)}

@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
+
+from ltcore.contract.figures import CONSOLE, FIGURES, STAGE_LINE
+from ltcore.contract.result import Figures
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Row = tuple[str, Mapping[str, Any]]
+Row = tuple[str, Figures]
 """A name (a stage's, or ``after calibration``) and its figures, as evaluation gives them."""
 
-_COLUMNS = (
-    ("top-1", "top1"),
-    ("many", "many"),
-    ("medium", "medium"),
-    ("few", "few"),
-    ("balanced", "balanced_accuracy"),
-    ("ECE", "ece"),
-)
 _NAME_WIDTH = 24
 _COLUMN_WIDTH = 9  # 24 + 6 * 9 = 78: the table fits a terminal of 80 columns
 
@@ -37,9 +32,9 @@ def results_table(rows: Sequence[Row]) -> str:
     """
     from rich.cells import set_cell_size  # names may hold characters that are two columns wide
 
-    lines = ["percent".ljust(_NAME_WIDTH) + "".join(title.rjust(_COLUMN_WIDTH) for title, _ in _COLUMNS)]
-    for name, metrics in rows:
-        values = "".join(_percent(metrics.get(key)).rjust(_COLUMN_WIDTH) for _, key in _COLUMNS)
+    lines = ["percent".ljust(_NAME_WIDTH) + "".join(FIGURES[name].short.rjust(_COLUMN_WIDTH) for name in CONSOLE)]
+    for name, figures in rows:
+        values = "".join(_percent(figures.get(key)).rjust(_COLUMN_WIDTH) for key in CONSOLE)
         lines.append(set_cell_size(name, _NAME_WIDTH) + values)
     return "\n".join(lines)
 
@@ -141,11 +136,12 @@ class Reporter:
         # Also where no line was due: a line a minute is for epochs longer than that, not for a row of short ones.
         self._last_line = self._clock()
 
-    def stage_ended(self, name: str, metrics: Mapping[str, Any], seconds: float) -> None:
-        """Close a stage; `metrics` may be empty, for a stage that trains no classifier."""
+    def stage_ended(self, name: str, figures: Figures | None, seconds: float) -> None:
+        """Close a stage; `figures` are None for one that is not evaluated."""
         self._stop_bar()
         title = self._title or f"stage {name}"
-        shown = ", ".join(f"{label} {_percent(metrics.get(key))}" for label, key in _COLUMNS[:4]) if metrics else ""
+        named = [f"{FIGURES[name].short} {_percent(figures.get(name))}" for name in STAGE_LINE] if figures else []
+        shown = ", ".join(named)
         self._print(f"{title}: done in {_duration(seconds)}{'; ' if shown else ''}{shown}")
 
     def finished(self, rows: Sequence[Row], run_dir: Path | str) -> None:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from ltcore.contract.result import Figures
 from ltcore.errors import RecipeError, RunError
 from ltcore.files.checkpoint import write_atomically
 from ltcore.progress.console import Reporter, Row
@@ -185,10 +186,10 @@ class LoggingReporter(Reporter):
         named = {f"{self._stage}/{name}": value for name, value in values.items()}
         self._add(named, self._start + (epoch + 1) * self._steps)
 
-    def stage_ended(self, name: str, metrics: Mapping[str, Any], seconds: float) -> None:
+    def stage_ended(self, name: str, figures: Figures | None, seconds: float) -> None:
         """See `Reporter`."""
-        super().stage_ended(name, metrics, seconds)
-        self._add({f"{name}/{key}": value for key, value in metrics.items()}, self._end - 1)
+        super().stage_ended(name, figures, seconds)
+        self._add({f"{name}/{key}": value for key, value in (figures or {}).items()}, self._end - 1)
 
     def finished(self, rows: Sequence[Row], run_dir: Path | str) -> None:
         """See `Reporter`."""

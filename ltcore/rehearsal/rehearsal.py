@@ -196,10 +196,11 @@ def _data(plan: Plan, counts: Path | None) -> tuple[Callable[[Imbalance | None],
             try:
                 return read_data(loaded, plan.answers["data"], imbalance)
             except DataError as error:
-                raise DataError(
-                    f"{error}. A rehearsal without the data needs its class counts: --counts FILE, a JSON list of the "
+                error.within(
+                    after=". A rehearsal without the data needs its class counts: --counts FILE, a JSON list of the "
                     "training images of each class"
-                ) from error
+                )
+                raise
 
         return read, [f"{asked.use} states no class counts, so its own images were read"]
     notes = ["noise stands for the images" + _decoded(facts)]
@@ -214,7 +215,8 @@ def _data(plan: Plan, counts: Path | None) -> tuple[Callable[[Imbalance | None],
         try:
             return prepare(splits, asked if imbalance is None else asked.model_copy(update={"imbalance": imbalance}))
         except (DataError, RecipeError) as error:
-            raise type(error)(f"{loaded.where('data')}: {error}") from error
+            error.within(f"{loaded.where('data')}: ")
+            raise
 
     return stand_in, notes
 

@@ -24,7 +24,7 @@ MARKERS = (
     "M0 4l3.8-6.6h-7.6z",  # triangle, upside down
 )
 #: Where a series has this many points, all markers of the chart are smaller.
-MANY = 60
+CROWDED = 60
 #: Width of a letter on average.
 _LETTER = 6.3
 DASHES = (None, "7 3", "2 2.5", "9 3 2 3")
@@ -185,7 +185,7 @@ class Chart:
         if series.line and placed:
             group.append(element("path", d=_path(placed), class_="line", stroke_dasharray=series.dashes))
         if series.marks:
-            size = "small" if any(len(each.points) >= MANY for each in self.series) else "marker"
+            size = "small" if any(len(each.points) >= CROWDED for each in self.series) else "marker"
             marker = f"#{size}{series.style % len(MARKERS)}"
             titles = series.titles or [""] * len(placed)
             for (x, y), title in zip(placed, titles, strict=True):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ltcore.data.describe import shot_group
+from ltcore.contract.figures import DIAGNOSTICS, DiagnosticName, shot_group
+from ltcore.contract.result import Figures
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import ReportedRun
 from ltcore.report.layout import (
@@ -34,16 +34,12 @@ from ltcore.report.sections import tested
 _FEW_CLASSES = 30
 _TENTHS = 10
 
-#: The diagnostics in the table of all classes: what they are in ``result.json``, and how they are shown.
-_DIAGNOSTICS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
-    ("train_accuracy", "accuracy on training images", percent),
-    ("classifier_norm", "norm", number),
-    ("feature_deviation", "deviation", number),
-)
+#: The diagnostics in the table of all classes; the accuracy on test images is there already.
+_DIAGNOSTICS: tuple[DiagnosticName, ...] = ("train_accuracy", "classifier_norm", "feature_deviation")
 
 
 @dataclass(frozen=True)
-class Kind:
+class ClassFigure:
     """A figure of every class, for a chart.
 
     Attributes:
@@ -65,16 +61,18 @@ def accuracy(runs: Runs) -> Element | None:
     if not found:
         return None
     if len(runs) == 1:
-        kinds = [
-            Kind(runs[0], name, place, figures["per_class_accuracy"])
+        drawn = [
+            ClassFigure(runs[0], name, place, figures["per_class_accuracy"])
             for place, (name, _, figures) in enumerate(tested(runs[0]))
         ]
     else:
-        kinds = [Kind(run, run_name(runs, index), index, _final(run)["per_class_accuracy"]) for index, run in found]
-    charts = [_by_count(runs, "Accuracy on test images", accuracy_axis(), kinds, percent)]
+        drawn = [
+            ClassFigure(run, run_name(runs, index), index, _final(run)["per_class_accuracy"]) for index, run in found
+        ]
+    charts = [_by_count(runs, "Accuracy on test images", accuracy_axis(), drawn, percent)]
     if trained := _diagnosed(runs, "train_accuracy"):
-        charts.append(_by_count(runs, "Accuracy on training images", accuracy_axis(), trained, percent))
-    lines = "; lines are the means of the classes' tenths, by frequency" if _many(runs) else ""
+        charts.append(_by_count(runs, _title("train_accuracy"), accuracy_axis(), trained, percent))
+    lines = "; lines are the means of the classes' tenths, by frequency" if _crowded(runs) else ""
     text = f"Which classes fail, and whether those are the rare ones: a point is a class{lines}."
     return section("accuracy", "Accuracy of each class against its training images", text, panels(*charts))
 
@@ -90,32 +88,32 @@ def diagnostics(runs: Runs) -> Element | None:
         "al. 2020, section 3.3)."
     )
     charts = (
-        _by_count(runs, "Norm of the classifier's row of each class", _axis("norm", norms), norms, number),
-        _by_count(
-            runs,
-            "Feature deviation between training and test images",
-            _axis("distance of the means", deviations),
-            deviations,
-            number,
-        ),
+        _by_count(runs, _title("classifier_norm"), _axis("norm", norms), norms, number),
+        _by_count(runs, _title("feature_deviation"), _axis("distance of the means", deviations), deviations, number),
     )
     return section("diagnostics", "Classifier norms and feature deviation", text, panels(*charts))
 
 
-def _diagnosed(runs: Runs, name: str) -> list[Kind]:
+def _diagnosed(runs: Runs, name: DiagnosticName) -> list[ClassFigure]:
     """A figure of the diagnostics: of one run after each stage, of several after the last."""
-    kinds = []
+    drawn = []
     for index, run in ended(runs):
         known = [(stage["name"], stage["diagnostics"][name]) for stage in run.stages if "diagnostics" in stage]
         if len(runs) == 1:
-            kinds += [Kind(run, stage, place, values) for place, (stage, values) in enumerate(known)]
+            drawn += [ClassFigure(run, stage, place, values) for place, (stage, values) in enumerate(known)]
         elif known:
-            kinds.append(Kind(run, run_name(runs, index), index, known[-1][1]))
-    return kinds
+            drawn.append(ClassFigure(run, run_name(runs, index), index, known[-1][1]))
+    return drawn
 
 
-def _axis(title: str, kinds: Sequence[Kind]) -> Axis:
-    return upward_axis(title, [value for kind in kinds for value in kind.values if value is not None])
+def _title(name: DiagnosticName) -> str:
+    """A diagnostic's name over a chart."""
+    long = DIAGNOSTICS[name].long
+    return long[0].upper() + long[1:]
+
+
+def _axis(title: str, drawn: Sequence[ClassFigure]) -> Axis:
+    return upward_axis(title, [value for each in drawn for value in each.values if value is not None])
 
 
 def all_classes(runs: Runs) -> Element | None:
@@ -129,10 +127,15 @@ def all_classes(runs: Runs) -> Element | None:
         images = np.bincount(run.predictions.targets, minlength=len(run.counts)) if run.predictions else None
         columns = [(name, f"{path}/per_class_accuracy", f["per_class_accuracy"]) for name, path, f in tested(run)]
         extra = [
-            (f"{title}, {stage['name']}", f"stages/{place}/diagnostics/{name}", stage["diagnostics"][name], write)
+            (
+                f"{DIAGNOSTICS[name].short}, {stage['name']}",
+                f"stages/{place}/diagnostics/{name}",
+                stage["diagnostics"][name],
+                percent if DIAGNOSTICS[name].fraction else number,
+            )
             for place, stage in enumerate(run.stages)
             if "diagnostics" in stage
-            for name, title, write in _DIAGNOSTICS
+            for name in _DIAGNOSTICS
         ]
         rows = []
         for label in run.order:
@@ -150,33 +153,34 @@ def all_classes(runs: Runs) -> Element | None:
     return section("classes", "All classes", text, each_run(runs, draw))
 
 
-def _final(run: ReportedRun) -> dict[str, Any]:
+def _final(run: ReportedRun) -> Figures:
     assert run.result is not None
-    figures: dict[str, Any] = run.result["after_calibration"]
-    return figures
+    return run.result["after_calibration"]
 
 
-def _many(runs: Runs) -> bool:
+def _crowded(runs: Runs) -> bool:
     return any(len(run.counts) > _FEW_CLASSES for run in runs)
 
 
-def _by_count(runs: Runs, title: str, y: Axis, kinds: Sequence[Kind], write: Callable[[float | None], str]) -> Element:
-    """A point a class at its number of training images; all kinds of one run but the last are hollow."""
+def _by_count(
+    runs: Runs, title: str, y: Axis, drawn: Sequence[ClassFigure], write: Callable[[float | None], str]
+) -> Element:
+    """A point a class at its number of training images; all of one run but the last are hollow."""
     x = count_axis(runs)
     series = []
-    for place, kind in enumerate(kinds):
-        known = [(label, value) for label in kind.run.order if (value := kind.values[label]) is not None]
-        counts = kind.run.counts
+    for place, each in enumerate(drawn):
+        known = [(label, value) for label in each.run.order if (value := each.values[label]) is not None]
+        counts = each.run.counts
         points = [(float(counts[label]), value) for label, value in known]
-        titles = [f"{kind.run.names[label]}: {counts[label]} images, {write(value)}" for label, value in known]
+        titles = [f"{each.run.names[label]}: {counts[label]} images, {write(value)}" for label, value in known]
         means = []
         if len(known) > _FEW_CLASSES:
             means = [
                 (float(np.exp(np.log(part[:, 0]).mean())), float(part[:, 1].mean()))
                 for part in np.array_split(np.array(points), _TENTHS)
             ]
-        hollow = len(runs) == 1 and place + 1 < len(kinds)
-        series.append(Series(kind.name, points, kind.style, titles, hollow=hollow, dash=kind.style, trend=means))
+        hollow = len(runs) == 1 and place + 1 < len(drawn)
+        series.append(Series(each.name, points, each.style, titles, hollow=hollow, dash=each.style, trend=means))
     said = "; ".join(_said(each, write) for each in series)
     return Chart(title, said, x, y, series, group_dividers(x), legend=len(runs) > 1).draw()
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltcore.contract.result import Figures, Result, StageResult
 from ltcore.errors import LtcoreError, RecipeError, RunError
 from ltcore.evaluation import metrics
 from ltcore.files import checkpoint
@@ -47,7 +48,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Outcomes:
     """What is said of the test images, before and after calibration.
 
     Attributes:
@@ -90,23 +91,21 @@ class ReportedRun:
     seed: int | None
     recipe_text: str
     plan_text: str
-    result: dict[str, Any] | None
-    stages: list[dict[str, Any]]
+    result: Result | None
+    stages: list[StageResult]
     epochs: list[dict[str, Any]]
     environment: dict[str, Any]
-    predictions: Predictions | None
+    predictions: Outcomes | None
 
     @property
     def counts(self) -> list[int]:
         """Training images of each class; empty while the run has not ended."""
-        found: list[int] = self.result["class_counts"] if self.result else []
-        return found
+        return self.result["class_counts"] if self.result else []
 
     @property
     def names(self) -> list[str]:
         """Names of the classes; empty while the run has not ended."""
-        found: list[str] = self.result["class_names"] if self.result else []
-        return found
+        return self.result["class_names"] if self.result else []
 
     @property
     def calibrated(self) -> bool:
@@ -119,14 +118,15 @@ class ReportedRun:
         return sorted(range(len(self.counts)), key=lambda label: (-self.counts[label], label))
 
     @property
-    def figures(self) -> list[tuple[str, str, dict[str, Any]]]:
+    def figures(self) -> list[tuple[str, str, Figures]]:
         """Every evaluation in order: its name, where it stands in ``result.json``, and its figures."""
         rows = []
         for index, stage in enumerate(self.stages):
-            for split in ("validation", "test"):
-                if split in stage:
-                    name = stage["name"] if split == "test" else f"{stage['name']}, validation images"
-                    rows.append((name, f"stages/{index}/{split}", stage[split]))
+            if "validation" in stage:
+                name = f"{stage['name']}, validation images"
+                rows.append((name, f"stages/{index}/validation", stage["validation"]))
+            if "test" in stage:
+                rows.append((stage["name"], f"stages/{index}/test", stage["test"]))
         if self.result and self.calibrated:
             rows.append(("before calibration", "before_calibration", self.result["before_calibration"]))
             rows.append(("after calibration", "after_calibration", self.result["after_calibration"]))
@@ -148,7 +148,7 @@ def read_run(path: Path) -> ReportedRun:
         raise RecipeError(f"{path} is no run directory (it holds no recipe.yaml){hint}")
     directory = RunDirectory(path)
     text = (path / "recipe.yaml").read_text()
-    result = _read_json(path / "result.json")
+    result: Result | None = _read_json(path / "result.json")
     name, seed, plan = _planned(path)
     if result:
         name, seed = result["recipe"], result["seed"]
@@ -174,33 +174,33 @@ def _planned(path: Path) -> tuple[str, int | None, str]:
     return loaded.recipe.name, loaded.recipe.seed, plan
 
 
-def _ended_stages(directory: RunDirectory) -> list[dict[str, Any]]:
+def _ended_stages(directory: RunDirectory) -> list[StageResult]:
     """The stages' records that a run keeps in its checkpoint until it has ended."""
     if not directory.last.is_file():
         return []
     _, state = checkpoint.load(directory.last)
-    found: list[dict[str, Any]] = state["position"]["results"]
+    found: list[StageResult] = state["position"]["results"]
     return found
 
 
-def _predictions(path: Path, result: dict[str, Any]) -> Predictions | None:
+def _predictions(path: Path, result: Result) -> Outcomes | None:
     if not (path / "predictions.npz").is_file():
         return None  # somebody has made room
     with np.load(path / "predictions.npz") as stored:
         targets = torch.from_numpy(stored["targets"])
         after = Outcome.of(stored["calibrated_logits"], targets)
         before = Outcome.of(stored["logits"], targets) if result["calibration"] else None
-    return Predictions(targets.numpy(), before, after)
+    return Outcomes(targets.numpy(), before, after)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none."""
     if not path.is_file():
         return None
     try:
-        found: dict[str, Any] = _parse(path.read_text())
+        return _parse(path.read_text())
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); copy it again from where the run was trained") from error
-    return found
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 from xml.etree.ElementTree import Element
 
+from ltcore.contract.figures import FIGURES, SHOT_GROUPS
+from ltcore.contract.result import Figures
 from ltcore.report.chart import Axis, Series, swatch
 from ltcore.report.data import ReportedRun
 from ltcore.report.markup import Content, element
 
 Runs = Sequence[ReportedRun]
 
-#: What the columns of figures are called, and what they are called in ``result.json``.
-FIGURES = (
-    ("top-1", "top1"),
-    ("top-5", "top5"),
-    ("many", "many"),
-    ("medium", "medium"),
-    ("few", "few"),
-    ("balanced", "balanced_accuracy"),
-    ("macro F1", "macro_f1"),
-    ("ECE", "ece"),
-)
+#: What heads the columns of `figure_cells`.
+FIGURE_HEADS = tuple(figure.short for figure in FIGURES.values())
 MISSING = "–"  # noqa: RUF001 (a dash where a figure is missing)
 
 
@@ -83,9 +75,9 @@ def cell(value: float | None, path: str, write: Callable[[float | None], str] = 
     return element("td", write(value), class_="number", data_figure=path)
 
 
-def figure_cells(figures: dict[str, Any], path: str) -> list[Element]:
-    """A row's cells for `FIGURES`."""
-    return [cell(figures.get(name), f"{path}/{name}") for _, name in FIGURES]
+def figure_cells(figures: Figures, path: str) -> list[Element]:
+    """A row's cells below `FIGURE_HEADS`."""
+    return [cell(figures.get(name), f"{path}/{name}") for name in FIGURES]
 
 
 def count_axis(runs: Runs) -> Axis:
@@ -95,8 +87,9 @@ def count_axis(runs: Runs) -> Axis:
 
 
 def group_dividers(axis: Axis) -> list[tuple[float, str]]:
-    """Where the shot groups begin on an axis of training images: they reach up to 19, 100 and beyond."""
-    return [(edge, text) for edge, text in ((19.5, "medium"), (100.5, "many")) if axis.low < edge < axis.high]
+    """Where the shot groups but the rarest begin on an axis of training images, each with its name."""
+    edges = [(group.fewest - 0.5, group.name) for group in reversed(SHOT_GROUPS) if group.fewest]
+    return [(edge, name) for edge, name in edges if axis.low < edge < axis.high]
 
 
 def accuracy_axis(title: str = "accuracy, percent") -> Axis:

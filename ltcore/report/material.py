@@ -147,10 +147,9 @@ def hardest(run: ReportedRun) -> list[HardClass]:
     assert run.predictions is not None and run.result is not None
     targets, said = run.predictions.targets, run.predictions.after.predictions
     accuracy = run.result["after_calibration"]["per_class_accuracy"]
-    wrong = [label for label in run.order if accuracy[label] is not None and accuracy[label] < 1]
-    wrong.sort(key=lambda label: (accuracy[label], run.counts[label], label))
+    known = [(value, run.counts[label], label) for label, value in enumerate(accuracy) if value is not None]
     found = []
-    for label in wrong[:CLASSES]:
+    for label in [label for value, _, label in sorted(known) if value < 1][:CLASSES]:
         own = np.flatnonzero(targets == label)
         missed = own[said[own] != label]
         taken_for = sorted(Counter(said[missed].tolist()).items(), key=lambda pair: (-pair[1], pair[0]))

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ltcore.data.describe import shot_group
+from ltcore.contract.figures import shot_groups
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import ReportedRun
 from ltcore.report.layout import Runs, cell, each_run, run_name, section
@@ -43,7 +43,7 @@ def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
     low, high = found.points.min(0), found.points.max(0)
     room = 0.03 * (high - low) + 1e-9
     x, y = (Axis("", float(low[i] - room[i]), float(high[i] + room[i]), named=()) for i in (0, 1))
-    groups = np.array([shot_group(count) for count in run.counts])[found.labels]
+    groups = np.array(shot_groups(run.counts))[found.labels]
     series = []
     for group, style in GROUP_STYLES.items():
         for tested in (True, False):  # the few training images of rare classes above their test images

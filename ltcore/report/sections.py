@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
 from xml.etree.ElementTree import Element
 
-from ltcore.data.describe import RULES, shot_group
+from ltcore.contract.figures import SHOT_GROUPS, ShotName, shot_group
+from ltcore.contract.result import Figures, SelectionRecord
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import ReportedRun
 from ltcore.report.layout import (
-    FIGURES,
+    FIGURE_HEADS,
     MISSING,
     Runs,
     accuracy_axis,
@@ -27,7 +27,7 @@ from ltcore.report.layout import (
 from ltcore.report.markup import Content, details, element, table
 
 #: The number of each shot group's colour and marker.
-GROUP_STYLES = {"many": 0, "medium": 2, "few": 1}
+GROUP_STYLES: dict[ShotName, int] = {"many": 0, "medium": 2, "few": 1}
 
 #: The number of the colour that stands for no run and no group.
 _NEUTRAL = 4
@@ -44,7 +44,7 @@ def overview(runs: Runs) -> Element:
         figures = (
             figure_cells(run.result["after_calibration"], f"{index}/after_calibration")
             if run.result
-            else [element("td", MISSING, class_="number") for _ in FIGURES]
+            else [element("td", MISSING, class_="number") for _ in FIGURE_HEADS]
         )
         rows.append(
             [
@@ -54,11 +54,12 @@ def overview(runs: Runs) -> Element:
                 element("td", element("code", str(run.path)), class_="path"),
             ]
         )
-    head = ["run", *(title for title, _ in FIGURES), "state", "directory"]
+    head = ["run", *FIGURE_HEADS, "state", "directory"]
+    many, medium, few = (group.words for group in SHOT_GROUPS)
     text = (
         "Figures on the test images at the end of each run, calibration included, in percent. Many, medium and few are "
-        "the mean accuracies of the classes with over 100, 20 to 100 and under 20 training images; balanced is the "
-        "mean over all classes, ECE the expected calibration error."
+        f"the mean accuracies of the classes with {many}, {medium} and {few} training images; balanced is the mean "
+        "over all classes, ECE the expected calibration error."
     )
     return section("overview", "Overview", text, table(head, rows, "Figures of each run, in percent"))
 
@@ -94,7 +95,7 @@ def configuration(runs: Runs) -> Element:
     return section("configuration", "Configuration and plan", text, each_run(runs, draw))
 
 
-def _selection(index: int, selection: dict[str, Any]) -> Element:
+def _selection(index: int, selection: SelectionRecord) -> Element:
     rows: list[list[Content]] = []
     for place, candidate in enumerate(selection["candidates"]):
         options = ", ".join(f"{path} = {value}" for path, value in candidate["options"].items())
@@ -127,10 +128,10 @@ def frequency(runs: Runs) -> Element | None:
     rows: list[list[Content]] = []
     for members in tails.values():
         run = runs[members[0]]
-        for group, rule in RULES.items():
-            own = [count for count in run.counts if shot_group(count) == group]
+        for group in SHOT_GROUPS:
+            own = [count for count in run.counts if shot_group(count) == group.name]
             named = [", ".join(run_name(runs, index) for index in members)] if len(tails) > 1 else []
-            rows.append([*named, f"{group} ({rule})", str(len(own)), f"{sum(own):,}"])
+            rows.append([*named, f"{group.name} ({group.rule})", str(len(own)), f"{sum(own):,}"])
     run = found[0][1]
     said = f"From {max(counts):,} training images of the most frequent class down to {min(counts):,}."
     picture = Chart("Training images of each class", said, x, y, series).draw()
@@ -163,7 +164,7 @@ def stages(runs: Runs) -> Element | None:
     for index, run in enumerate(runs):
         whose = [run_name(runs, index)] if several else []
         rows += [[*whose, name, *figure_cells(figures, f"{index}/{path}")] for name, path, figures in run.figures]
-    head = [*(["run"] if several else []), "after", *(title for title, _ in FIGURES)]
+    head = [*(["run"] if several else []), "after", *FIGURE_HEADS]
     shown = table(head, rows, "Figures after each stage, in percent")
 
     def draw(index: int, run: ReportedRun) -> list[Content]:
@@ -176,7 +177,7 @@ def stages(runs: Runs) -> Element | None:
     return section("stages", "Many, medium and few, stage by stage", text, each_run(runs, draw), shown)
 
 
-def tested(run: ReportedRun) -> list[tuple[str, str, dict[str, Any]]]:
+def tested(run: ReportedRun) -> list[tuple[str, str, Figures]]:
     """The run's evaluations on test images in order, that before calibration left out: it is the last stage's."""
     return [row for row in run.figures if not row[1].endswith("validation") and row[1] != "before_calibration"]
 
@@ -188,13 +189,15 @@ def _groups_by_stage(run: ReportedRun) -> Element:
     x = Axis("after", -0.5, len(rows) - 0.5, named=names)
     series = []
     for place, (group, style) in enumerate(GROUP_STYLES.items()):
-        known = [(at, figures[group], name) for at, (name, _, figures) in enumerate(rows) if figures[group] is not None]
+        known = [
+            (at, value, name) for at, (name, _, figures) in enumerate(rows) if (value := figures[group]) is not None
+        ]
         points = [(float(at), value) for at, value, _ in known]
         titles = [f"{group}, {name}: {100 * value:.1f} percent" for _, value, name in known]
         if points:
             series.append(Series(group, points, style, titles, line=True, dash=place))
     said = "; ".join(
-        f"{name}: " + ", ".join(f"{g} {number(100 * f[g])}" for g in GROUP_STYLES if f[g] is not None)
+        f"{name}: " + ", ".join(f"{g} {number(100 * value)}" for g in GROUP_STYLES if (value := f[g]) is not None)
         for name, _, f in rows
     )
     return Chart("Mean accuracy of each group's classes", said, x, accuracy_axis(), series).draw()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltcore.contract.model import Model
+from ltcore.contract.result import Figures, Result
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.streaming import build_loader, worker_count
 from ltcore.errors import DataError, LtcoreError, RecipeError, RunError, listed
@@ -83,7 +84,7 @@ class SavedRun:
 
     Attributes:
         path: the run's directory.
-        result: the content of ``result.json``.
+        result: the content of ``result.json``, see `ltcore.contract.result.Result`.
         class_names: C names, in label order.
         class_counts: [C] int64, training images of each class.
 
@@ -96,7 +97,7 @@ class SavedRun:
         self._directory = RunDirectory(path)
         if not self._directory.finished:
             raise RecipeError(_not_a_run(path))
-        self.result: dict[str, Any] = self._directory.read_json("result.json")
+        self.result: Result = self._directory.read_result()
         self.class_names: tuple[str, ...] = tuple(self.result["class_names"])
         self.class_counts: Integers = np.array(self.result["class_counts"], dtype=np.int64)
 
@@ -114,10 +115,9 @@ class SavedRun:
         return self._loaded.recipe
 
     @property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Figures:
         """The figures on the test images after calibration, fractions: ``top1``, ``balanced_accuracy``, ``ece``, ..."""
-        metrics: dict[str, Any] = self.result["after_calibration"]
-        return metrics
+        return self.result["after_calibration"]
 
     @cached_property
     def _predictions(self) -> dict[str, NDArray[Any]]:
@@ -173,7 +173,8 @@ class SavedRun:
             model = rebuild(self._loaded, found.description)
             checkpoint.restore_model(model, found.tensors, found.path)
         except LtcoreError as error:
-            raise type(error)(f"{error}{self._changed()}") from error
+            error.within(after=self._changed())
+            raise
         model.eval().requires_grad_(False)
         difference = relative_difference(model(found.description.normalised(found.images)), found.logits)
         if not difference <= TOLERANCE:

@@ -14,7 +14,7 @@ import torch
 
 from ltcore.contract.method import Method
 from ltcore.discovery import catalogue
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, RecipeError, listed, nearest
 from ltcore.testing import pairs, synchronisation
 from ltcore.testing.options import check_options

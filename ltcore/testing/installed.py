@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ltcore.discovery import catalogue
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError, RecipeError, listed, nearest
 from ltcore.testing.report import CHECKS, Check, Report
 

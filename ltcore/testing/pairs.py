@@ -9,7 +9,7 @@ from typing import Any
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.plan.checks import NEEDS
 from ltcore.testing.recipes import Part, compose, part_of, plainly, plan_of, with_companions

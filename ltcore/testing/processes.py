@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from ltcore.contract.method import Method
-    from ltcore.discovery.catalogue import Offer
+    from ltcore.discovery.offer import Offer
     from ltcore.testing.trial import Trained
 
 _HASH_SEED = "20260713"

@@ -11,7 +11,7 @@ from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.method import Method
 from ltcore.discovery import catalogue
 from ltcore.discovery.binding import Entry, implementations
-from ltcore.discovery.catalogue import Offer
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError, RecipeError
 from ltcore.plan.checks import NEEDS
 from ltcore.plan.plan import Plan, make_plan
@@ -155,7 +155,8 @@ def plan_of(recipe: Mapping[str, Any]) -> Plan:
     try:
         return make_plan(recipe_from(dict(recipe), WHERE), to_run=False)
     except (RecipeError, PluginError) as error:
-        raise type(error)(plainly(error)) from error
+        error.saying(plainly(error))
+        raise
 
 
 def plainly(error: Exception) -> str:

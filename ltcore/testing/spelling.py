@@ -13,8 +13,8 @@ from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.interface import INTERFACE, refusal
 from ltcore.contract.method import Method
 from ltcore.discovery.binding import Entry, implementations
-from ltcore.discovery.catalogue import Offer
 from ltcore.discovery.deprecations import warnings
+from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError
 from ltcore.testing.report import Check
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
-    from ltcore.testing.watch import Watch
+    from ltcore.testing.faults import FaultNotes
 
 #: Operators whose result's value or shape the host must know.
 _OPERATORS = {
@@ -40,9 +40,9 @@ class Waits:
     classes) is let through.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self._functions, self._operators = _Functions(watch), _Operators(watch)
-        self._cuda = watch.state is not None and watch.state.device.type == "cuda"
+    def __init__(self, notes: FaultNotes) -> None:
+        self._functions, self._operators = _Functions(notes), _Operators(notes)
+        self._cuda = notes.state is not None and notes.state.device.type == "cuda"
 
     def __enter__(self) -> None:
         if self._cuda:
@@ -59,32 +59,32 @@ class Waits:
         self._modes.close()
 
 
-def note(watch: Watch, what: str) -> None:
+def note(notes: FaultNotes, what: str) -> None:
     """A fault of the hook that is at work, or of a module that the method has built."""
-    if watch.quiet:
+    if notes.quiet:
         return
-    where = watch.where or "the forward pass of what it built"
-    watch.fault("synchronisation", f"{where} waits for the device in every step: {what}", CHANGE)
+    where = notes.where or "the forward pass of what it built"
+    notes.fault("synchronisation", f"{where} waits for the device in every step: {what}", CHANGE)
 
 
 class _Functions(TorchFunctionMode):
     """Python functions that copy to the host."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, notes: FaultNotes) -> None:
         super().__init__()
-        self.watch = watch
+        self.notes = notes
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function in _METHODS:
-            note(self.watch, _METHODS[function])
+            note(self.notes, _METHODS[function])
         elif function is Tensor.to and "cpu" in (*args[1:], *kwargs.values()):
-            note(self.watch, '`.to("cpu")`')
+            note(self.notes, '`.to("cpu")`')
         elif function is Tensor.repeat_interleave or function is torch.repeat_interleave:
             repeats = kwargs.get("repeats", args[1] if len(args) > 1 else None)
             if isinstance(repeats, Tensor) and kwargs.get("output_size") is None:
-                note(self.watch, "`repeat_interleave` with a tensor of repeats and without `output_size`")
-        with self.watch.aside() if _only_on_cpu(function, args, kwargs) else nullcontext():
+                note(self.notes, "`repeat_interleave` with a tensor of repeats and without `output_size`")
+        with self.notes.aside() if _only_on_cpu(function, args, kwargs) else nullcontext():
             return function(*args, **kwargs)
 
 
@@ -95,15 +95,15 @@ def _only_on_cpu(function: Any, args: Any, kwargs: Any) -> bool:
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Operators that need the host."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, notes: FaultNotes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.watch = watch
+        self.notes = notes
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function._schema.name
         if name in _OPERATORS:
-            note(self.watch, _OPERATORS[name])
+            note(self.notes, _OPERATORS[name])
         elif name in ("aten::index", "aten::index_put_", "aten::index_put"):
             if any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]):
-                note(self.watch, "an index that is a mask (`x[mask]`)")
+                note(self.notes, "an index that is a mask (`x[mask]`)")
         return function(*args, **(kwargs or {}))

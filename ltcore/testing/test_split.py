@@ -8,7 +8,7 @@ from ltcore.contract.splits import DataSplits
 from ltcore.data.prepare import PreparedData
 
 if TYPE_CHECKING:
-    from ltcore.testing.watch import Watch
+    from ltcore.testing.faults import FaultNotes
 
 
 class TestSplit:
@@ -16,8 +16,8 @@ class TestSplit:
 
     __test__ = False  # for pytest, whose classes have such names
 
-    def __init__(self, watch: Watch, hook: str) -> None:
-        self._watch, self._hook = watch, hook
+    def __init__(self, notes: FaultNotes, hook: str) -> None:
+        self._notes, self._hook = notes, hook
 
     def __enter__(self) -> None:
         if self._hook == "build_data":
@@ -31,7 +31,7 @@ class TestSplit:
                 delattr(kind, "test")
 
     def _read(self, splits: Any) -> Any:
-        self._watch.fault(
+        self._notes.fault(
             "test_data",
             f"{self._hook} reads the test split of a data set",
             "choose and fit on `context.training_features()` or, with `requires = {'validation'}`, on "

@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.model import public_name
+from ltcore.testing.faults import Fault
 from ltcore.testing.randomness import GlobalStates, TorchState
 from ltcore.testing.state import path_to, same
 from ltcore.testing.synchronisation import Waits
@@ -27,21 +28,6 @@ if TYPE_CHECKING:
     from ltcore.plan.plan import Plan
 
 Forward = Callable[["Batch", "Tensor | None"], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that a method did.
-
-    Attributes:
-        check: the check that it fails.
-        message: what happened.
-        change: what to change.
-    """
-
-    check: str
-    message: str
-    change: str
 
 
 class Watch:

@@ -56,7 +56,8 @@ def read_data(loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | Non
     try:
         return prepare(Hooks(answers, {}).call(build_data), asked)
     except (DataError, RecipeError) as error:
-        raise type(error)(f"{loaded.where('data')}: {error}") from error
+        error.within(f"{loaded.where('data')}: ")
+        raise
 
 
 class RunData:

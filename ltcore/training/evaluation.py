@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
+from ltcore.contract.result import Diagnostics, Figures
+from ltcore.contract.result import Evaluation as SplitFigures
 from ltcore.evaluation import diagnostics
 from ltcore.evaluation.metrics import evaluate_logits
 from ltcore.evaluation.outputs import logits_of, pooled_features
@@ -29,13 +29,13 @@ class Evaluation:
         """Logits [N, C] of pooled features [N, D]."""
         return logits_of(classifier, pooled, self._batch_size)
 
-    def figures_of(self, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+    def figures_of(self, logits: Tensor, targets: Tensor) -> Figures:
         """Figures of logits [N, C], with the shot groups of the recipe's training images."""
         return evaluate_logits(logits, targets, self._assembly.data.whole.class_counts)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> SplitFigures:
         """Figures on the test images, and on the validation images where there are any, with diagnostics."""
-        figures: dict[str, Any] = {}
+        figures: SplitFigures = {}
         data = self._assembly.data.whole
         test = None if data.test is None else self.outputs("test")
         if test is not None:
@@ -46,7 +46,7 @@ class Evaluation:
             figures["diagnostics"] = self.diagnose(test)
         return figures
 
-    def diagnose(self, test: tuple[Tensor, Tensor, Tensor] | None = None) -> dict[str, Any]:
+    def diagnose(self, test: tuple[Tensor, Tensor, Tensor] | None = None) -> Diagnostics:
         """See `ltcore.evaluation.diagnostics.diagnose`; `test` saves computing what `outputs` gave already."""
         state, classifier = self._assembly.state, self._assembly.model.classifier
         generator = generator_for("cpu", state.seed, "diagnostics", state.stage)
@@ -57,5 +57,4 @@ class Evaluation:
         """Balanced accuracy of the trained and calibrated model on the validation images."""
         classifier = self._assembly.calibrated()
         pooled, _, targets = self.outputs("val")
-        score: float = self.figures_of(self.logits(classifier, pooled), targets)["balanced_accuracy"]
-        return score
+        return self.figures_of(self.logits(classifier, pooled), targets)["balanced_accuracy"]

@@ -16,13 +16,14 @@ from ltcore.training.run import Run
 from ltcore.training.selection import Selection
 
 if TYPE_CHECKING:
+    from ltcore.contract.result import Result
     from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import LoadedRecipe
 
 
 def execute(
     loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter, source: Path | None = None
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Result, Path]:
     """Run a recipe, or go on with its latest run.
 
     Args:
@@ -45,7 +46,7 @@ def execute(
     found = RunDirectory.find(out, recipe.name, text) if resume else None
     if found and found.finished:
         reporter.note(f"{found.path} has already ended; this is its result")
-        result = found.read_json("result.json")
+        result = found.read_result()
         reporter.finished(result_rows(result), found.path)
         return result, found.path
     reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)

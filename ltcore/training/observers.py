@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ class Progress(Observer):
         reporter: Reporter,
         directory: RunDirectory,
         stages: int,
-        diagnose: Callable[[], dict[str, Any]] | None,
+        diagnose: Callable[[], Mapping[str, Any]] | None,
     ) -> None:
         self._reporter, self._directory, self._stages, self._diagnose = reporter, directory, stages, diagnose
         self._began = self._shown = time.perf_counter()

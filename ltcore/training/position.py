@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ltcore.contract.result import StageResult
 from ltcore.errors import RunError
 from ltcore.files import checkpoint
 
@@ -34,7 +35,7 @@ class Position:
     seconds: float = 0.0
     images: int = 0
     metrics_size: int = 0
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[StageResult] = field(default_factory=list)
 
     def end_stage(self, index: int) -> None:
         """Stand at the beginning of the stage after the one at `index`."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ltcore.contract.result import Figures, Result
 from ltcore.evaluation import calibrated
 from ltcore.files.run_directory import RunDirectory
 from ltcore.training.assembly import Assembly
@@ -19,7 +20,7 @@ def write_result(
     position: Position,
     surroundings: dict[str, Any],
     about: dict[str, Any],
-) -> dict[str, Any]:
+) -> Result:
     """Calibrate a copy of the classifier, evaluate it, and write what it gives.
 
     Args:
@@ -42,7 +43,7 @@ def write_result(
         temporary, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
     )
     temporary.replace(directory.path / "predictions.npz")
-    result = {
+    result: Result = {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "data": recipe.data.use,
@@ -50,7 +51,7 @@ def write_result(
         "class_counts": data.class_counts.tolist(),
         "class_names": list(data.class_names),
         "reported_epoch": "last",
-        **about,
+        **about,  # type: ignore[typeddict-item]
         "calibration": list(recipe.calibrate),
         "before_calibration": evaluation.figures_of(before, targets),
         "after_calibration": evaluation.figures_of(after, targets),
@@ -62,7 +63,7 @@ def write_result(
     return result
 
 
-def result_rows(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def result_rows(result: Result) -> list[tuple[str, Figures]]:
     """The rows of the table at a run's end, from ``result.json``: each stage, then calibration."""
     rows = [(entry["name"], entry["test"]) for entry in result["stages"]]
     return rows + ([("after calibration", result["after_calibration"])] if result["calibration"] else [])

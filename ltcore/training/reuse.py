@@ -21,6 +21,7 @@ from ltcore.training.selection import as_selected
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
     from ltcore.contract.recipe import Recipe
+    from ltcore.contract.result import ReuseRecord
     from ltcore.recipe.loading import LoadedRecipe
 
 
@@ -36,7 +37,7 @@ class Reuse:
     source: RunDirectory
     stages: int
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ReuseRecord:
         """For ``result.json``."""
         return {"run": str(self.source.path), "stages": self.stages}
 
@@ -57,7 +58,7 @@ class Reuse:
             taken = {name: tensor for name, tensor in trained.items() if _owner(name) in (None, *acting)}
             checkpoint.save(directory.stage_file(index, stage.name), kept | taken, {})
         names = {stage.name for stage in recipe.stages[: self.stages]}
-        position = Position(stage=self.stages, results=self.source.read_json("result.json")["stages"][: self.stages])
+        position = Position(stage=self.stages, results=self.source.read_result()["stages"][: self.stages])
         for line in (self.source.path / "metrics.jsonl").read_text().splitlines():
             if json.loads(line)["stage"] in names:
                 position.metrics_size = directory.append_metrics(json.loads(line))
@@ -73,7 +74,7 @@ def find(path: Path, loaded: LoadedRecipe) -> Reuse:
     source = RunDirectory(path)
     if not source.finished:
         raise RecipeError(f"--from {path}: no run that has ended is there (it would have a result.json)")
-    selection = source.read_json("result.json").get("selection")
+    selection = source.read_result().get("selection")
     if selection and not selection["retrained"]:
         raise RecipeError(f"--from {path}: its network was chosen and trained without the held-out images")
     theirs = as_selected(load_recipe(path / "recipe.yaml"), selection).recipe

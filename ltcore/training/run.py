@@ -19,6 +19,7 @@ from ltcore.training.trace import STEPS, HookTrace, asked, render
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
     from ltcore.contract.recipe import Recipe
+    from ltcore.contract.result import Result
     from ltcore.discovery.binding import Hooks
     from ltcore.progress.console import Reporter
 
@@ -73,7 +74,7 @@ class Run:
         self.position = Position()
         self._traced_steps = (STEPS if asked() else 0) if traced_steps is None else traced_steps
 
-    def execute(self, about: dict[str, Any] | None = None) -> dict[str, Any]:
+    def execute(self, about: dict[str, Any] | None = None) -> Result:
         """Train the stages that are not done yet, calibrate, and write the result.
 
         Args:
@@ -129,7 +130,8 @@ class Run:
         checkpoint.restore_model(assembly.model, checkpoint.load(path, assembly.device)[0], path)
         results = self.position.results[index]
         if assembly.data.whole.test is not None and "test" not in results:
-            results |= self.evaluation.figures()  # trained by a selection, which has no test data
+            # Trained by a selection, which has no test data.
+            self.position.results[index] = {**results, **self.evaluation.figures()}
 
     def _train_stage(self, index: int, hooks: Hooks, restored: Restored | None) -> None:
         """Train a stage to its end, evaluate it, and write its file."""
@@ -146,9 +148,9 @@ class Run:
         set_up(assembly, index, hooks, position, restored, self._observers(trace), self._extent).train()
         figures = self.evaluation.figures()
         speed = round(position.images / max(position.seconds, 1e-9), 1)
-        about = {"name": stage.name, "seconds": round(position.seconds, 3), "images_per_second": speed}
-        position.results.append({**about, **figures})
-        self.reporter.stage_ended(stage.name, figures.get("test", figures.get("validation", {})), position.seconds)
+        seconds = round(position.seconds, 3)
+        position.results.append({"name": stage.name, "seconds": seconds, "images_per_second": speed, **figures})
+        self.reporter.stage_ended(stage.name, figures.get("test", figures.get("validation")), position.seconds)
         checkpoint.save(self.directory.stage_file(index, stage.name), checkpoint.model_tensors(assembly.model), {})
         position.end_stage(index)
         position.write_boundary(self.directory.last)

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ltcore.contract.recipe import Recipe
+    from ltcore.contract.result import Candidate, SelectionRecord
     from ltcore.data.prepare import PreparedData
     from ltcore.recipe.loading import LoadedRecipe
 
 Values = dict[str, Any]
 
 
-def as_selected(loaded: LoadedRecipe, record: Values | None) -> LoadedRecipe:
+def as_selected(loaded: LoadedRecipe, record: SelectionRecord | None) -> LoadedRecipe:
     """The recipe by which the network of a run was trained.
 
     Args:
@@ -57,7 +58,7 @@ class Selected:
     """
 
     loaded: LoadedRecipe
-    record: dict[str, Any]
+    record: SelectionRecord
     network: RunDirectory
 
     def adopt(self, directory: RunDirectory) -> None:
@@ -131,7 +132,7 @@ class Selection:
                 "own; hold out some training images, such as select.holdout=3"
             )
         validation, data = data.val, replace(data, test=None)
-        candidates: list[dict[str, Any]] = []
+        candidates: list[Candidate] = []
         directories = []
         for number, network in enumerate(self.networks):
             text = "" if len(self.networks) == 1 else f" with {shown(network[0][0])}"
@@ -141,7 +142,7 @@ class Selection:
             for (values, _), score in zip(network, self._scores(network, data, inner, device, reporter), strict=True):
                 candidates.append({"options": values, "network": number, "score": score})
         best = max(candidates, key=lambda candidate: candidate["score"])
-        record = {
+        record: SelectionRecord = {
             "holdout": self.asked.holdout,
             "images": len(validation),
             "classes": int((torch.bincount(validation.targets) > 0).sum()),
@@ -204,7 +205,7 @@ def shown(values: Values) -> str:
     return ", ".join(f"{name}={value}" for name, value in named)
 
 
-def table(record: dict[str, Any]) -> list[str]:
+def table(record: SelectionRecord) -> list[str]:
     """The candidates and their scores as lines of text."""
     lines = [f"selection on {record['images']} held-out images of {record['classes']} classes, balanced accuracy:"]
     width = max(len(shown(candidate["options"])) for candidate in record["candidates"])

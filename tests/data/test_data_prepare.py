@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ltcore.contract.figures import shot_group
 from ltcore.contract.imbalance import Imbalance
 from ltcore.contract.recipe import Data
 from ltcore.contract.splits import ArraySplit, DataSplits, FileSplit
-from ltcore.data.describe import describe, render, shot_group
+from ltcore.data.describe import describe, render
 from ltcore.data.histogram import COLORS, HEIGHT, LEFT, TOP, WIDTH, _step, save_histogram
 from ltcore.data.prepare import prepare
 from ltcore.errors import DataError
@@ -101,10 +102,6 @@ def test_images_must_be_square():
     wide = ArraySplit(torch.zeros(3, 1, 4, 5, dtype=torch.uint8), torch.arange(3))
     with pytest.raises(DataError, match="4 x 5 pixels, but must be square"):
         cut(DataSplits(wide, wide, ("a", "b", "c"), (0.5,), (0.25,)))
-
-
-def test_shot_groups():
-    assert [shot_group(n) for n in (101, 100, 20, 19)] == ["many", "medium", "medium", "few"]
 
 
 def test_describe_and_render():

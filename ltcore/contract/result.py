@@ -1,0 +1,151 @@
+"""What ``result.json`` holds, field by field, as typed records for whoever reads it.
+
+They are plain dictionaries, as JSON gives them. A field that is not there in every file is marked `NotRequired`: read
+it with ``.get``. All others have been written since the first version.
+"""
+
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+PerClass: TypeAlias = list[float | None]
+"""C values, in label order; None for a class that has none."""
+
+
+class Figures(TypedDict):
+    """The figures of one evaluation, fractions in 0..1, computed in float64.
+
+    The names that stand in `ltcore.contract.figures.FIGURES` are single figures. A group's figure is None where no
+    class of the group has a test image.
+    """
+
+    top1: float
+    """Accuracy."""
+    top5: float | None
+    """Accuracy in five guesses; None for five classes or fewer, where it would always be 1."""
+    many: float | None
+    """Mean accuracy of the classes of the shot group ``many``."""
+    medium: float | None
+    """Mean accuracy of the classes of the shot group ``medium``."""
+    few: float | None
+    """Mean accuracy of the classes of the shot group ``few``."""
+    balanced_accuracy: float
+    """Mean accuracy (recall) of the classes that have test images."""
+    macro_f1: float
+    """Mean F1 of the classes that occur among the targets or the predictions."""
+    per_class_accuracy: PerClass
+    """Accuracy of each class; None where it has no test image."""
+    ece: float
+    """Expected calibration error of the largest softmax value, 15 bins of equal width (Guo et al. 2017, equation 3)."""
+
+
+class Diagnostics(TypedDict):
+    """What is found out about each class at a stage's end, on training and test images as they are.
+
+    Source: CDT (Ye et al. 2020), section 3.3 and figure 3. None stands for a class without images to look at.
+    """
+
+    train_accuracy: PerClass
+    """Accuracy on the class's training images."""
+    test_accuracy: PerClass
+    """Accuracy on the class's test images."""
+    classifier_norm: list[float]
+    """Euclidean norm of the class's row of the classifier's weight."""
+    feature_deviation: PerClass
+    """Distance of the mean training feature from the mean test feature, both of unit length: CDT's dis(c)."""
+    rounds: int
+    """How many sub-samples of training images the deviation is averaged over."""
+
+
+class Evaluation(TypedDict, total=False):
+    """What is found out about the model at a stage's end; each may be absent."""
+
+    test: Figures
+    """Figures on the test images; absent only while a selection trains, which has no test data."""
+    validation: Figures
+    """The same on the validation images; absent where there are none."""
+    diagnostics: Diagnostics
+    """Class by class; absent with ``diagnostics: off``, and in files from before there were any."""
+
+
+class StageResult(Evaluation):
+    """What is recorded of a stage that has ended."""
+
+    name: str
+    """The stage's name."""
+    seconds: float
+    """Time in its steps, checkpoints and the filling of a cache included; epoch events and evaluation are not."""
+    images_per_second: float
+    """Rows trained on, over that time."""
+
+
+class Candidate(TypedDict):
+    """One combination of values that a selection tried."""
+
+    options: dict[str, Any]
+    """The values by their paths in the recipe."""
+    network: int
+    """Which network it was tried on, from 0; candidates that only calibrate share one."""
+    score: float
+    """What it reached; a fraction."""
+
+
+class SelectionRecord(TypedDict):
+    """How values were chosen on held-out images."""
+
+    holdout: int
+    """Training images a class that were held out."""
+    images: int
+    """Images that were chosen on."""
+    classes: int
+    """Classes that these images are of."""
+    score: str
+    """What was compared, in words."""
+    retrained: bool
+    """Whether the run was trained once more, on all images."""
+    candidates: list[Candidate]
+    """Everything that was tried, in order."""
+    chosen: dict[str, Any]
+    """The values of the best candidate, by path."""
+
+
+class ReuseRecord(TypedDict):
+    """Stages that were taken over from another run (``--from``)."""
+
+    run: str
+    """The other run's directory."""
+    stages: int
+    """How many of its first stages."""
+
+
+class Result(TypedDict):
+    """The content of ``result.json``."""
+
+    recipe: str
+    """The recipe's name."""
+    seed: int
+    """The run's seed."""
+    data: str
+    """The data set's name."""
+    num_classes: int
+    """C."""
+    class_counts: list[int]
+    """Training images of each class, [C]."""
+    class_names: list[str]
+    """A name for each class, [C]."""
+    reported_epoch: Literal["last"]
+    """Which epoch the figures are of; nothing is chosen on test data."""
+    selection: NotRequired[SelectionRecord]
+    """Only where the recipe has `select`."""
+    reused: NotRequired[ReuseRecord]
+    """Only where stages were taken over."""
+    calibration: list[str]
+    """The methods of `calibrate`, by their names in the recipe."""
+    before_calibration: Figures
+    """Figures on the test images."""
+    after_calibration: Figures
+    """Figures on the test images; equal to those before where nothing calibrates."""
+    stages: list[StageResult]
+    """A record for each stage, in order."""
+    device: str
+    """Where it was trained."""
+    versions: dict[str, str]
+    """Python, core, plugins and libraries."""
