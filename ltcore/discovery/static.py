@@ -24,7 +24,7 @@ from ltcore.discovery.sources import Broken, Import, Source, parse, raised
 from ltcore.errors import nearest
 
 CORE = "ltcore"
-_METHOD = (f"{CORE}.method", "Method")
+_METHOD = (f"{CORE}.contract.method", "Method")
 
 #: Stands for a module that exists as far as can be told, and cannot be read.
 _OPAQUE = ModuleSpec("?", None)

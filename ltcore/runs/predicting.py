@@ -18,7 +18,7 @@ from ltcore.data.loader import InMemoryLoader, Loader
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.streaming import ArrayImages, Broken, StreamingLoader
 from ltcore.errors import DataError
-from ltcore.evaluation.outputs import evaluating
+from ltcore.contract.model import evaluating
 
 if TYPE_CHECKING:
     from PIL.Image import Image
