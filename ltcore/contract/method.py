@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args, get_or
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, get_original_bases
 
 if TYPE_CHECKING:
     from ltcore.contract.facts import DataFacts
@@ -85,9 +85,9 @@ class Method(nn.Module, Generic[OptionsT]):
             TypeError: the brackets hold anything but a class of options, or a type variable for one.
         """
         super().__init_subclass__(**keywords)
-        if "Options" in cls.__dict__:
+        if cls.Options is not super(cls, cls).Options:  # it sets them itself
             return
-        for base in cls.__dict__.get("__orig_bases__", ()):
+        for base in get_original_bases(cls):
             if not (isinstance(origin := get_origin(base), type) and issubclass(origin, Method)):
                 continue
             for given in get_args(base):
