@@ -23,8 +23,7 @@ from ltcore_glag import AFG
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ltcore import Features
-from ltcore.contract.samplers import PlainSampler, class_balanced_distribution
+from ltcore import Features, PlainSampler, class_balanced_distribution
 
 DIMENSIONS, BATCH, LARGEST, SMALLEST = 2048, 512, 1000, 2
 MEAN_COUNT = 437513 / 8142

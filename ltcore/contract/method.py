@@ -85,7 +85,7 @@ class Method(nn.Module, Generic[OptionsT]):
             TypeError: the brackets hold anything but a class of options, or a type variable for one.
         """
         super().__init_subclass__(**keywords)
-        if cls.Options is not super(cls, cls).Options:  # it sets them itself
+        if cls.Options is not getattr(super(cls, cls), "Options", None):  # it sets them itself
             return
         for base in get_original_bases(cls):
             if not (isinstance(origin := get_origin(base), type) and issubclass(origin, Method)):
@@ -93,10 +93,10 @@ class Method(nn.Module, Generic[OptionsT]):
             for given in get_args(base):
                 if isinstance(given, type) and issubclass(given, Options):
                     cls.Options = given
-                elif not isinstance(given, TypeVar):  # a type variable: a subclass says which options
+                elif origin is Method and not isinstance(given, TypeVar):  # with one, a subclass says which options
                     raise TypeError(
-                        f"{cls.__name__}: {origin.__name__}[...] takes a class that derives from ltcore.Options and is "
-                        f"defined above it, not {given!r}"
+                        f"{cls.__name__}: Method[...] takes a class that derives from ltcore.Options and is defined "
+                        f"above it, not {given!r}"
                     )
 
     def __init__(self, options: OptionsT | None = None) -> None:
