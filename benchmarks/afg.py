@@ -23,8 +23,7 @@ from ltcore_glag import AFG
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ltcore import Features
-from ltcore.contract.samplers import PlainSampler, class_balanced
+from ltcore import Features, PlainSampler, class_balanced_distribution
 
 DIMENSIONS, BATCH, LARGEST, SMALLEST = 2048, 512, 1000, 2
 MEAN_COUNT = 437513 / 8142
@@ -82,7 +81,7 @@ def measure(classes: int, steps: int) -> None:
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1, momentum=0.9)
     sampler = PlainSampler(targets, classes, BATCH)
     steps = min(steps, sampler.steps_per_epoch())
-    drawn = sampler.draw(steps, class_balanced(counts), torch.Generator().manual_seed(2))
+    drawn = sampler.draw(steps, class_balanced_distribution(counts), torch.Generator().manual_seed(2))
     generating = whole = 0.0
     for step, rows in enumerate(drawn.indices):
         began = time.perf_counter()

@@ -8,8 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltcore import ArraySplit, Backbone, Batch, Context, DataSplits, EpochBatches, Features, Method, hookimpl
-from ltcore.contract.classifier import CalibratedClassifier
+from ltcore import (
+    ArraySplit,
+    Backbone,
+    Batch,
+    CalibratedClassifier,
+    Context,
+    DataSplits,
+    EpochBatches,
+    Features,
+    Method,
+    hookimpl,
+)
 
 # -- build_data
 

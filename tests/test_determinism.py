@@ -9,7 +9,7 @@ import torch
 
 from ltcore import EpochBatches, Method, hookimpl
 from ltcore.contract.context import Context, RunState
-from ltcore.contract.samplers import PlainSampler, class_balanced, square_root
+from ltcore.contract.samplers import PlainSampler, class_balanced_distribution, square_root_distribution
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.loader import InMemoryLoader
 from ltcore.errors import PluginError
@@ -217,7 +217,7 @@ def test_a_buffer_that_could_not_be_restored_is_refused(offer_methods, write_rec
 TARGETS = torch.tensor([0] * 9 + [1] * 4 + [2] * 2)
 
 
-@pytest.mark.parametrize("distribution", [None, class_balanced, square_root])
+@pytest.mark.parametrize("distribution", [None, class_balanced_distribution, square_root_distribution])
 def test_a_samplers_epoch_is_a_function_of_seed_stage_and_epoch(distribution):
     shares = distribution and distribution(torch.bincount(TARGETS))
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from ltcore import Context, Method, hookimpl
+from ltcore.contract.model import evaluating
 from ltcore.errors import RunError
-from ltcore.evaluation.outputs import evaluating, pooled_features
+from ltcore.evaluation.outputs import pooled_features
 from ltcore.seeding import generator_for
 from ltcore.training.features import FeatureCache
 

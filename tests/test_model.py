@@ -5,8 +5,7 @@ from ltcore_cifar_resnet.network import ResNet
 from torch import nn
 
 from ltcore import Backbone
-from ltcore.contract.model import Model, matches, public_name, set_trainable
-from ltcore.evaluation.outputs import evaluating
+from ltcore.contract.model import Model, evaluating, matches, public_name, set_trainable
 from ltcore.networks.timm_backbone import TimmBackbone
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from ltcore import Batch, Context, Features, Method, RecipeError, hookimpl
 from ltcore.contract import hookspecs
-from ltcore.contract.samplers import EpochBatches, PlainSampler, class_balanced
+from ltcore.contract.samplers import EpochBatches, PlainSampler, class_balanced_distribution
 from ltcore.discovery import catalogue, static
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
@@ -43,7 +43,7 @@ class Reweighting(Method):
 class DeferredSampling(Method):
     @hookimpl
     def class_distribution(self, context: Context) -> torch.Tensor | None:
-        return class_balanced(context.class_counts) if context.epoch else None
+        return class_balanced_distribution(context.class_counts) if context.epoch else None
 
 
 class OwnTerm(Method):

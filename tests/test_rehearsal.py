@@ -205,10 +205,9 @@ class LateOptions(Options):
     option: str = "works"
 
 
-class Late(Method):
+class Late(Method[LateOptions]):
     """Says when it is called; fails late where it is told to."""
 
-    Options = LateOptions
     seen: ClassVar[list] = []
 
     @hookimpl

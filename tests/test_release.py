@@ -3,6 +3,7 @@
 import re
 import runpy
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from ltcore.new import version_range
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / ".ci" / "check_release.py"))
+PLUGINS = runpy.run_path(str(ROOT / ".ci" / "plugins.py"))
 
 
 @pytest.fixture
 def copy(tmp_path):
     """The files that the check reads."""
     for path in [
-        *(ROOT / name for name in ("pyproject.toml", "CHANGELOG.md", "CITATION.cff")),
+        *(ROOT / name for name in ("pyproject.toml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")),
         *(ROOT / "ltcore" / name for name in ("contract/interface.py", "discovery/catalogue.py")),
         *ROOT.glob("plugins/*/pyproject.toml"),
         *ROOT.glob("plugins/*/src/*/py.typed"),
@@ -52,14 +54,17 @@ def test_the_project_agrees_with_itself(copy):
         ),
         ("plugins/ofa/pyproject.toml", "ltcore>=0.1,<0.2", "ltcore>=0.1", "should have 'ltcore>=0.1,<0.2', not"),
         ("plugins/ofa/pyproject.toml", '"ltcore-ofa"', '"ltcore-other"', "is called ltcore-other"),
-        ("pyproject.toml", '  "ltcore-ofa",\n', "", "pyproject.toml: ltcore-ofa is missing"),
+        ("pyproject.toml", '  "ltcore-ofa",\n', "", "pyproject.toml: the list of plugins is not that of plugins/*"),
+        ("pyproject.toml", "ltcore-ofa = .*\n", "", "pyproject.toml: the list of plugins is not that of plugins/*"),
+        ("pyproject.toml", "# end of plugins\n", "", "pyproject.toml: there should be 2 times 'plugins: written by"),
+        ("CONTRIBUTING.md", "-e plugins/ofa ", "", "CONTRIBUTING.md: the list of plugins is not that of plugins/*"),
         ("plugins/ofa/pyproject.toml", '"ltcore_ofa:', '"ltcore_fao:', "there is no src/ltcore_fao"),
         ("plugins/ofa/pyproject.toml", "ofa = ", "focal = ", "is offered by ltcore-focal, too"),
         (
             "ltcore/discovery/catalogue.py",
             ' "ofa": "ltcore-ofa",',
             "",
-            "_OURS['ofa'] is None, and the entry points say ltcore-ofa",
+            "catalogue.py: the list of plugins is not that of plugins/*",
         ),
     ],
 )
@@ -74,3 +79,25 @@ def test_each_mistake_is_a_line_with_its_file(copy, file, old, new, found):
 @pytest.mark.parametrize("version", ["0.1.0", "0.12.3", "1.4.2"])
 def test_the_range_is_the_one_of_new_plugins(version):
     assert SCRIPT["version_range"](version) == version_range(version)
+
+
+def test_a_new_plugin_touches_its_folder_only(copy):
+    """The rest is derived: where uv and pip find it, and what a recipe that names it is told to install."""
+    project = (ROOT / "plugins" / "tau_norm" / "pyproject.toml").read_text()
+    folder = copy / "plugins" / "made_up"
+    (folder / "src" / "ltcore_made_up").mkdir(parents=True)
+    (folder / "src" / "ltcore_made_up" / "py.typed").touch()
+    (folder / "pyproject.toml").write_text(project.replace("tau-norm", "made-up").replace("tau_norm", "made_up"))
+    files = ["pyproject.toml", "ltcore/discovery/catalogue.py", "CONTRIBUTING.md"]
+    before = {name: (copy / name).read_text() for name in files}
+    assert sorted(line.partition(":")[0] for line in PLUGINS["stale"](copy)) == sorted(files)
+    assert list(PLUGINS["stale"](copy, write=True)) == []
+    assert list(SCRIPT["mistakes"](copy)) == []
+    root = tomllib.loads((copy / "pyproject.toml").read_text())
+    assert "ltcore-made-up" in root["dependency-groups"]["dev"]
+    assert root["tool"]["uv"]["sources"]["ltcore-made-up"] == {"workspace": True}
+    assert SCRIPT["_assigned"](copy / "ltcore" / "discovery" / "catalogue.py", "_OURS")["made_up"] == "ltcore-made-up"
+    assert "-e plugins/made_up" in (copy / "CONTRIBUTING.md").read_text()
+    shutil.rmtree(folder)
+    assert list(PLUGINS["stale"](copy, write=True)) == []
+    assert {name: (copy / name).read_text() for name in files} == before

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from ltcore.contract.samplers import DISTRIBUTIONS, ClassPools, PlainSampler, class_balanced, draw_classes, square_root
+from ltcore.contract.samplers import (
+    DISTRIBUTIONS,
+    ClassPools,
+    PlainSampler,
+    class_balanced_distribution,
+    draw_classes,
+    square_root_distribution,
+)
 
 COUNTS = torch.tensor([60, 30, 9, 1])
 TARGETS = torch.repeat_interleave(torch.arange(4), COUNTS)[
@@ -41,7 +48,7 @@ def test_a_single_left_over_image_is_no_batch(images, batch, steps):
     assert len(sizes) == steps and all(size > 1 or images == 1 for size in sizes)
 
 
-@pytest.mark.parametrize("distribution", [None, class_balanced(COUNTS)])
+@pytest.mark.parametrize("distribution", [None, class_balanced_distribution(COUNTS)])
 def test_an_epoch_that_is_cut_is_the_beginning_of_the_whole(distribution):
     sampler = PlainSampler(TARGETS, 4, 16)
     whole, cut = (sampler.draw(steps, distribution, generator()).indices for steps in (7, 3))
@@ -56,7 +63,7 @@ def test_the_distributions_that_a_recipe_can_name():
     assert torch.allclose(DISTRIBUTIONS["square_root"](COUNTS), expected / expected.sum())
 
 
-@pytest.mark.parametrize("make", [class_balanced, square_root])
+@pytest.mark.parametrize("make", [class_balanced_distribution, square_root_distribution])
 def test_classes_are_drawn_as_often_as_the_distribution_says(make):
     seen = drawn_classes(make(COUNTS))
     assert chisquare(seen, make(COUNTS) * seen.sum()).pvalue > 0.001

@@ -78,7 +78,7 @@ def test_the_hooks_of_a_good_plugin_in_the_order_of_the_run(fake):
     [
         ("import ltcore\nfrom ltcore import Method", "ltcore.hookimpl"),
         ("import ltcore as lt\nfrom ltcore.contract.method import Method", "lt.hookimpl"),
-        ("from ltcore import Method, hookspecs", "hookspecs.hookimpl"),
+        ("from ltcore import Method\nfrom ltcore.contract import hook", "hook.hookimpl"),
         ("from ltcore import Method\nfrom ltcore.contract.hook import hookimpl as mark", "mark()"),
         ("from ltcore import Method\nfrom ltcore import hookimpl\nmark = hookimpl", "mark"),
     ],
@@ -114,6 +114,34 @@ def test_a_hook_under_another_function_name(fake):
             def hook_of_the_future(self): ...
     """
     assert inspect(fake(text)) == Inspection(("augment_features",), None)
+
+
+def test_a_method_with_options_in_brackets(fake):
+    offer = fake(
+        {
+            "__init__.py": "from PACKAGE.method import Fake",
+            "method.py": """
+                from typing import TypeVar
+                from ltcore import Method, Options, hookimpl
+
+                class Small(Options): ...
+                T = TypeVar("T", bound=Small)
+
+                class Base(Method[T]):
+                    interface = "1.0"
+                    @hookimpl
+                    def on_epoch_end(self): ...
+
+                class Fake(Base[Small]):
+                    @hookimpl
+                    def compute_loss(self, logits, targets): ...
+            """,
+        }
+    )
+    found = inspect(offer)
+    assert found == Inspection(("compute_loss", "on_epoch_end"), None, interface="1.0")
+    assert found.summary == ""  # it says nothing of itself, and core's own words are not its
+    assert check_imports(offer) and catalogue.load(offer).Options.__name__ == "Small"
 
 
 def test_re_exports_and_bases_in_other_files(fake):

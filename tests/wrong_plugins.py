@@ -176,9 +176,7 @@ class UndescribedOptions(Options):
     strength: float = 1.0
 
 
-class DoesNotDescribeAnOption(Method):
-    Options = UndescribedOptions
-
+class DoesNotDescribeAnOption(Method[UndescribedOptions]):
     @hookimpl
     def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
         return logits * self.options.strength

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
+from typing_extensions import TypeVar, get_original_bases
 
 if TYPE_CHECKING:
     from ltcore.contract.facts import DataFacts
@@ -20,19 +21,25 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Method(nn.Module):
+#: A method's options class. Covariant, so that every method is a `Method`: core never writes into its options.
+OptionsT = TypeVar("OptionsT", bound=Options, default=Options, covariant=True)
+
+
+class Method(nn.Module, Generic[OptionsT]):
     """Base of everything a plugin offers: losses, samplers, augmentations, calibrations, backbones, data sets.
 
     One instance is made for a recipe entry and a run, and implements hooks with methods marked ``@ltcore.hookimpl``.
     Its own modules and buffers are saved, moved and restored with the model. They are created in ``__init__``, or in
     the hook ``on_run_start`` where their shape depends on the data.
 
-    A subclass sets ``Options`` to its options class, `interface` to the version of the hooks that it was written for,
-    and any of `requires`, `provides`, `breaks`, `auxiliary` and `tap`, as a class attribute or as a property that reads
-    the options.
+    A subclass names its options class in brackets: ``class Focal(Method[FocalOptions])``. Then ``self.options`` is a
+    `FocalOptions`, for type checkers too, and ``Focal.Options`` is that class. ``Method`` alone has no options. The
+    subclass sets `interface` to the version of the hooks that it was written for, and any of `requires`, `provides`,
+    `breaks`, `auxiliary` and `tap`, as a class attribute or as a property that reads the options.
 
     Attributes:
-        Options: the options' class.
+        Options: the options' class. Set by core from the brackets; a class may set it itself, which comes first.
+        options: the options of this instance.
         checked_with: options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs, on some
             dozens of images of 8 x 8 pixels in 4 classes.
     """
@@ -71,14 +78,35 @@ class Method(nn.Module):
         """Where `augment_features` acts: ``maps`` (before the global pool), ``pooled`` or an inner tap."""
         return "pooled"
 
-    def __init__(self, options: Any = None) -> None:
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Read ``Options`` from the brackets of a base, where the class does not set it.
+
+        Raises:
+            TypeError: the brackets hold anything but a class of options, or a type variable for one.
+        """
+        super().__init_subclass__(**keywords)
+        if cls.Options is not getattr(super(cls, cls), "Options", None):  # it sets them itself
+            return
+        for base in get_original_bases(cls):
+            if not (isinstance(origin := get_origin(base), type) and issubclass(origin, Method)):
+                continue
+            for given in get_args(base):
+                if isinstance(given, type) and issubclass(given, Options):
+                    cls.Options = given
+                elif origin is Method and not isinstance(given, TypeVar):  # with one, a subclass says which options
+                    raise TypeError(
+                        f"{cls.__name__}: Method[...] takes a class that derives from ltcore.Options and is defined "
+                        f"above it, not {given!r}"
+                    )
+
+    def __init__(self, options: OptionsT | None = None) -> None:
         """Keep the options; a subclass with its own ``__init__`` calls this first.
 
         Args:
             options: an instance of the class's ``Options``; None for its defaults.
         """
         super().__init__()
-        self.options: Any = self.Options() if options is None else options
+        self.options: OptionsT = cast(OptionsT, self.Options()) if options is None else options
 
     def facts(self) -> DataFacts | None:
         """What a data set is known to hold without its files, for ``ltcore run --rehearse``; None where nothing is.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Backbone
@@ -25,6 +28,19 @@ class Model(nn.Module):
         """Images [N, C, H, W] to logits [N, C]."""
         logits: Tensor = self.classifier(self.backbone(images))
         return logits
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def public_name(name: str, backbone: Backbone) -> str:

@@ -39,19 +39,23 @@ class Sampler(Protocol):
         """
 
 
-def class_balanced(class_counts: Tensor) -> Tensor:
+def class_balanced_distribution(class_counts: Tensor) -> Tensor:
     """Every class equally often: 1 / C. [C] to [C] float64."""
     return torch.full((len(class_counts),), 1 / len(class_counts), dtype=torch.float64)
 
 
-def square_root(class_counts: Tensor) -> Tensor:
+def square_root_distribution(class_counts: Tensor) -> Tensor:
     """Classes in proportion to the square root of their counts. [C] to [C] float64."""
     root = class_counts.double().sqrt()
     return root / root.sum()
 
 
 #: What ``sampler:`` of a stage can name beside a method; None is instance-balanced.
-DISTRIBUTIONS = {"instance": None, "class_balanced": class_balanced, "square_root": square_root}
+DISTRIBUTIONS = {
+    "instance": None,
+    "class_balanced": class_balanced_distribution,
+    "square_root": square_root_distribution,
+}
 
 
 class ClassPools:

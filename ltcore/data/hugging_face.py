@@ -6,7 +6,7 @@ import io
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -88,13 +88,12 @@ class TableSplit:
         return f"{self.title}, row {int(self.rows[index])}"
 
 
-class HuggingFace(Method):
+class HuggingFace(Method[HuggingFaceOptions]):
     """Images and labels of a data set that Hugging Face's ``datasets`` loads, from the hub or from the disk."""
 
-    Options: ClassVar[type[Options]] = HuggingFaceOptions
     summary = "images of a Hugging Face data set (pip install 'ltcore[hf]')"
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: HuggingFaceOptions) -> None:
         super().__init__(options)  # no defaults: `path` is required
 
     @property

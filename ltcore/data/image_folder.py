@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -43,13 +43,12 @@ class ImageFolderOptions(Options):
         return self
 
 
-class ImageFolder(Method):
+class ImageFolder(Method[ImageFolderOptions]):
     """Images in a folder a class, at any depth below it; hidden files and files that are no images are ignored."""
 
-    Options: ClassVar[type[Options]] = ImageFolderOptions
     summary = "your own images, a folder a class; split by fraction, or by the folders train, val and test"
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: ImageFolderOptions) -> None:
         super().__init__(options)  # no defaults: `root` is required
 
     @property

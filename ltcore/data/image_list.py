@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
@@ -63,13 +63,12 @@ class ListedSplit:
         return DataError(f"{self.source}:{self.lines[position]}: {message}")
 
 
-class ImageList(Method):
+class ImageList(Method[ImageListOptions]):
     """Images of split lists, one ``relative/path label`` a line; paths may have spaces, labels count from 0."""
 
-    Options: ClassVar[type[Options]] = ImageListOptions
     summary = "images named by split lists of 'relative/path label' lines, in any folder"
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: ImageListOptions) -> None:
         super().__init__(options)  # no defaults: `train` and `test` are required
 
     @property

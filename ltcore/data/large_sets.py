@@ -7,7 +7,7 @@ import os
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -56,10 +56,12 @@ class ListedOptions(CollectionOptions):
     """Folder of the lists; by default that of the images."""
 
 
-class Collection(Method):
+CollectionOptionsT = TypeVar("CollectionOptionsT", bound=CollectionOptions)
+
+
+class Collection(Method[CollectionOptionsT]):
     """What the published collections share: where they are looked for, their totals, and their messages."""
 
-    Options: ClassVar[type[Options]] = CollectionOptions
     title: ClassVar[str]
     source: ClassVar[str]
     size: ClassVar[str]
@@ -142,10 +144,9 @@ class Collection(Method):
         return splits
 
 
-class _Listed(Collection):
+class _Listed(Collection[ListedOptions]):
     """A collection whose splits three lists name."""
 
-    Options: ClassVar[type[Options]] = ListedOptions
     files: ClassVar[dict[str, str]]
     names_file: ClassVar[str]
     counts_file: ClassVar[str]
@@ -175,12 +176,12 @@ class _Listed(Collection):
         return self.check_totals(listed_splits(root, lists, class_names, self.missing_advice()))
 
 
-def _lists_folder(collection: Collection, root: Path) -> Path:
+def _lists_folder(collection: Collection[ListedOptions], root: Path) -> Path:
     named = collection.options.lists
     return Path(named).expanduser() if named else root
 
 
-def find_lists(collection: Collection, root: Path, files: dict[str, str]) -> Path | None:
+def find_lists(collection: Collection[ListedOptions], root: Path, files: dict[str, str]) -> Path | None:
     """The folder of a collection's lists; None where there is none of them.
 
     Raises:
@@ -242,10 +243,9 @@ class ImageNetLT(_Listed):
     published = Published({"train": 115_846, "val": 20_000, "test": 50_000}, 1000, 1280, 5)
 
 
-class INaturalist2018(Collection):
+class INaturalist2018(Collection[ListedOptions]):
     """Species: 8142 classes, 437,513 training images, 1000 to 2 a class; tested on the 24,426 validation images."""
 
-    Options: ClassVar[type[Options]] = ListedOptions
     summary = "species, 8142 classes, 1000..2 training images; iNaturalist 2018, about 120 GB, non-commercial"
     title = "iNaturalist 2018"
     source = (

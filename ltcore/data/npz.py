@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -37,17 +37,16 @@ class NpzOptions(Options):
     """Whether training images are flipped left to right half of the time."""
 
 
-class Npz(Method):
+class Npz(Method[NpzOptions]):
     """Images and labels of an ``.npz`` file.
 
     Keys: ``train_images`` [N, H, W] or [N, H, W, C] uint8 with H = W, ``train_labels`` [N] or [N, 1] integers from 0;
     ``test_images`` and ``test_labels`` likewise; ``val_images`` and ``val_labels`` if there is a validation split.
     """
 
-    Options: ClassVar[type[Options]] = NpzOptions
     summary = "your own images in one .npz file, with MedMNIST's key names (train_images, train_labels, ...)"
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: NpzOptions) -> None:
         super().__init__(options)  # unlike other data sets this one has no defaults: `path` is required
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -39,10 +39,9 @@ class SyntheticOptions(Options):
     """Seed of patterns and noise."""
 
 
-class Synthetic(Method):
+class Synthetic(Method[SyntheticOptions]):
     """A smooth random pattern for each class, plus Gaussian noise: learnable, and the same on every machine."""
 
-    Options: ClassVar[type[Options]] = SyntheticOptions
     summary = "smooth random patterns plus noise; any class counts and image size; generated, public domain"
 
     @hookimpl

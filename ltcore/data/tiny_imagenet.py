@@ -11,13 +11,13 @@ from ltcore.contract.imbalance import Imbalance
 from ltcore.contract.splits import DataSplits, FileSplit
 from ltcore.data.image_files import Found, check_files, file_split, find_images, read_text, subfolders
 from ltcore.data.image_list import imagenet_like
-from ltcore.data.large_sets import Collection, Published
+from ltcore.data.large_sets import Collection, CollectionOptions, Published
 from ltcore.errors import DataError
 
 _TAIL = Imbalance(kind="exponential", factor=100)
 
 
-class TinyImageNetLT(Collection):
+class TinyImageNetLT(Collection[CollectionOptions]):
     """64 x 64 images of 200 classes, 500 to 5 training images a class by default; tested on the validation images.
 
     The labels of the published test images are not published.

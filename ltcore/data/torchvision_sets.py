@@ -49,10 +49,9 @@ class FolderOptions(Options):
     """Fetch the files through torchvision where they are not there."""
 
 
-class _FolderSet(Method):
+class _FolderSet(Method[FolderOptions]):
     """What the three sets share: where they are looked for, and the message where they are not."""
 
-    Options: ClassVar[type[Options]] = FolderOptions
     title: ClassVar[str]
     source: ClassVar[str]
     size: ClassVar[str]

@@ -41,6 +41,7 @@ _CORE = {
 
 #: Methods of our own distributions, so that a recipe that names one which is not installed can be told what to do.
 _OURS = {
+    # plugins: written by .ci/plugins.py
     "afg": "ltcore-glag",
     "balanced_softmax": "ltcore-logit-adjustment",
     "cdt": "ltcore-cdt",
@@ -68,6 +69,7 @@ _OURS = {
     "safa": "ltcore-safa",
     "stg": "ltcore-stg",
     "tau_norm": "ltcore-tau-norm",
+    # end of plugins
 }
 
 

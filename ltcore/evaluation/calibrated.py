@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ltcore.contract.model import Model
+from ltcore.contract.model import Model, evaluating
 from ltcore.data.loader import Normalizer
 from ltcore.data.transforms import ImageTransform
 from ltcore.errors import RunError
-from ltcore.evaluation.outputs import evaluating
 from ltcore.files import checkpoint
 from ltcore.seeding import generator_for
 

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ltcore.contract.model import Model, evaluating
 from ltcore.data.partial import completed
 
 if TYPE_CHECKING:
-    from ltcore.contract.model import Model
     from ltcore.data.loader import Loader
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients; afterwards every module is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def pooled_features(model: Model, loader: Loader, batch_size: int, tap: str = "pooled") -> Tensor:

@@ -13,8 +13,8 @@ import torch
 
 from ltcore.contract.splits import DataSplits, StreamedSplit
 from ltcore.data.image_files import spell_out, subfolders, unreadable
-from ltcore.data.image_folder import SPLITS, ImageFolder
-from ltcore.data.image_list import ImageList
+from ltcore.data.image_folder import SPLITS, ImageFolder, ImageFolderOptions
+from ltcore.data.image_list import ImageList, ImageListOptions
 from ltcore.errors import DataError, listed
 
 #: How many images are opened, for their headers only.
@@ -76,7 +76,7 @@ def survey(folder: Path) -> Survey:
         raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}; name the folder of your images")
     if lists := find_lists(root):
         options: dict[str, Any] = {"root": str(root), **lists}
-        splits = ImageList(ImageList.Options(**options)).build_data()
+        splits = ImageList(ImageListOptions(**options)).build_data()
         return _count("image_list", options, "lists", splits)
     if set(subfolders(root)) <= set(SPLITS):
         options = {"root": str(root)}
@@ -123,7 +123,7 @@ def find_lists(root: Path) -> dict[str, str]:
 
 
 def _read_folder(options: dict[str, Any]) -> DataSplits:
-    return ImageFolder(ImageFolder.Options(**options)).build_data()
+    return ImageFolder(ImageFolderOptions(**options)).build_data()
 
 
 def _targets(split: Any) -> torch.Tensor:

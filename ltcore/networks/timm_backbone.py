@@ -109,10 +109,9 @@ def _candidates(model: Any) -> list[str]:
     ]
 
 
-class Timm(Method):
+class Timm(Method[TimmOptions]):
     """Any classification model of timm as the backbone (https://github.com/huggingface/pytorch-image-models)."""
 
-    Options = TimmOptions
     checked_with: ClassVar = {"model": "test_resnet"}
 
     @hookimpl
@@ -124,7 +123,7 @@ class Timm(Method):
         """
         import timm
 
-        options: TimmOptions = self.options
+        options = self.options
         name, known = options.model, timm.list_models()
         if name.split(".")[0] not in known:
             raise RecipeError(f"backbone.options.model: timm has no model '{name}'{nearest(name, known)}")

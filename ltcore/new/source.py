@@ -26,8 +26,8 @@ def method_module(names: Names, parts: Sequence[Part]) -> str:
     with_options = any(part.options for part in parts)
     buffers = [part.buffers for part in parts if part.buffers]
     statements = [statement for part in parts for statement in part.method.imports]
-    statements += [f"from ltcore import Method, hookimpl{', Options' * with_options}"]
-    statements += ["from pydantic import Field"] * with_options + ["from typing import Any"] * bool(buffers)
+    statements += [f"from ltcore import Method, hookimpl{', Options' * (with_options or bool(buffers))}"]
+    statements += ["from pydantic import Field"] * with_options
     used = _used(parts, [part.method for part in parts])
     statements.append(f"from {names.package}.functional import {', '.join(used)}")
     options = f'class {names.class_name}Options(Options):\n    """Options of {names.name}."""\n\n'
@@ -42,14 +42,13 @@ def method_module(names: Names, parts: Sequence[Part]) -> str:
 
 
 def _class(names: Names, parts: Sequence[Part], with_options: bool, buffers: Sequence[str]) -> str:
+    options = f"{names.class_name}Options" if with_options else "Options"
     if len(parts) == 1:
         docstring = f'    """{parts[0].summary}."""'
     else:
         rows = "\n".join(f"    * ``{part.hook}``: {_lower(part.summary)}." for part in parts)
         docstring = f'    """What each of its hooks does.\n\n{rows}\n    """'
     attributes = [f'    interface = "{INTERFACE}"']
-    if with_options:
-        attributes.append(f"    Options = {names.class_name}Options")
     requires = sorted({word for part in parts for word in part.requires})
     if requires:
         attributes.append(f"    requires = frozenset({{{', '.join(map(_quoted, requires))}}})")
@@ -59,9 +58,12 @@ def _class(names: Names, parts: Sequence[Part], with_options: bool, buffers: Seq
     attributes += [part.buffer_types for part in parts if part.buffer_types]
     bodies = [part.method.text for part in parts]
     if buffers:
-        start = "    def __init__(self, options: Any = None) -> None:\n        super().__init__(options)\n"
+        start = (
+            f"    def __init__(self, options: {options} | None = None) -> None:\n        super().__init__(options)\n"
+        )
         bodies.insert(0, start + "\n".join(buffers))
-    head = f"class {names.class_name}(Method):\n{docstring}\n\n" + "\n".join(attributes)
+    base = f"Method[{options}]" if with_options else "Method"
+    head = f"class {names.class_name}({base}):\n{docstring}\n\n" + "\n".join(attributes)
     return "\n\n".join([head, *bodies])
 
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltcore.contract.model import evaluating
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.image_files import file_split, find_images
 from ltcore.data.loader import InMemoryLoader, Loader
 from ltcore.data.streaming import ArrayImages, Broken, StreamingLoader
 from ltcore.errors import DataError
-from ltcore.evaluation.outputs import evaluating
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,10 +27,8 @@ class CheckDataOptions(Options):
     """Height and width in pixels."""
 
 
-class CheckData(Method):
+class CheckData(Method[CheckDataOptions]):
     """A pattern for each of four classes, with noise, long-tailed: 60 images to train on, 8 to test on."""
-
-    Options: ClassVar[type[Options]] = CheckDataOptions
 
     @hookimpl
     def build_data(self) -> DataSplits:

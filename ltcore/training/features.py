@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ltcore.contract.model import Model
+from ltcore.contract.model import Model, evaluating
 from ltcore.data.partial import augmented_pass, completed
 from ltcore.errors import RunError, listed, nearest
-from ltcore.evaluation.outputs import evaluating, pooled_features
+from ltcore.evaluation.outputs import pooled_features
 from ltcore.seeding import generator_for
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -93,16 +94,55 @@ def test_its_recipe_trains(made, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
-def test_check_mypy_and_the_whole_recipe(made, name, tmp_path):
+def test_check_and_the_whole_recipe(made, name, tmp_path):
     code, text = python(made, "ltcore", "check", name)
     assert code == 0 and "1 method checked, all passed" in text, text
-    code, text = python(made, "mypy", "--cache-dir", made / "mypy", cwd=made / name)
-    assert code == 0 and "Success" in text, text
     code, text = python(made, "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=made / name)
     assert code == 0, text
     (recipe,) = (made / name / "recipes").iterdir()
     code, text = python(made, "ltcore", "run", recipe, "--out", tmp_path)
     assert code == 0 and "results:" in text, text
+
+
+#: Added to a method: an option read through a property of its type, and one of another type.
+PROPERTIES = '''
+    @property
+    def read(self) -> {kind}:
+        """An option."""
+        return self.options.{option}
+
+    @property
+    def misread(self) -> bytes:
+        """An option."""
+        return self.options.{option}
+'''
+
+
+@pytest.mark.slow
+def test_strict_mypy_passes_and_knows_the_type_of_an_option(made, tmp_path):
+    expected = []
+    for name in MADE:
+        shutil.copytree(made / name / "src", tmp_path / name)
+        path = tmp_path / name / f"ltcore_{name}" / "method.py"
+        text = path.read_text()
+        if found := re.search(r"^class \w+\(Options\):\n.*\n\n    (\w+): (\w+) = ", text, re.MULTILINE):
+            option, kind = found.groups()
+        else:
+            option, kind = "level", "int"
+            added = 'class Added(Options):\n    """Options."""\n\n    level: int = 1\n\n\nclass '
+            text = re.sub(r"^class (\w+)\(Method\)", rf"{added}\1(Method[Added])", text, count=1, flags=re.MULTILINE)
+            text = text.replace("options: Options |", "options: Added |")
+            text = text.replace("\nfrom ltcore import ", "\nfrom ltcore import Options\nfrom ltcore import ", 1)
+        text += PROPERTIES.format(option=option, kind=kind)
+        path.write_text(text)
+        line = text.count("\n")
+        expected.append(f'{path.name}:{line}: error: Incompatible return value type (got "{kind}", expected "bytes")')
+    folders = [tmp_path / name for name in MADE]
+    code, text = python(made, "mypy", "--strict", "--cache-dir", tmp_path / "cache", *folders)
+    errors = [
+        line.rpartition("/")[2].partition("  [return-value]")[0] for line in text.splitlines() if ": error" in line
+    ]
+    assert code == 1 and sorted(errors) == sorted(expected), text
 
 
 def test_card_and_package_agree(made, tmp_path):

@@ -12,8 +12,7 @@ from ltcore_cdt import CDT, CDTOptions, CountNorm, CountNormOptions, temperature
 from pydantic import ValidationError
 from torch import nn
 
-from ltcore import DataError, RecipeError
-from ltcore.contract.classifier import CalibratedClassifier
+from ltcore import CalibratedClassifier, DataError, RecipeError
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.training.execute import execute

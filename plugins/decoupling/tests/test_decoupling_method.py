@@ -11,8 +11,7 @@ from ltcore_decoupling import LWS, NCM, CosineClassifier, LWSOptions, NCMOptions
 from pydantic import ValidationError
 from torch import nn
 
-from ltcore import DataError, RecipeError
-from ltcore.contract.classifier import CalibratedClassifier
+from ltcore import CalibratedClassifier, DataError, RecipeError
 from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe

@@ -12,9 +12,8 @@ from ltcore_glag import AFG, Distillation, GraLoss, distillation_loss, ladder
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltcore import DataError, Features, RecipeError, hookimpl
+from ltcore import DataError, Features, Model, RecipeError, hookimpl
 from ltcore.contract.context import Context, RunState
-from ltcore.contract.model import Model
 from ltcore.data.synthetic import Synthetic
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe

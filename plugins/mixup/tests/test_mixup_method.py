@@ -11,8 +11,7 @@ from ltcore_mixup import Mixup, MixupOptions, Remix, RemixOptions
 from pydantic import ValidationError
 from scipy import stats
 
-from ltcore import Batch, RecipeError
-from ltcore.contract.records import Features
+from ltcore import Batch, Features, RecipeError
 from ltcore.discovery.binding import Hooks
 from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter

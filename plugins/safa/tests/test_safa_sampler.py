@@ -4,8 +4,7 @@ import pytest
 import torch
 from ltcore_safa.sampler import PairSampler, lay_out
 
-from ltcore import RecipeError
-from ltcore.contract.samplers import PlainSampler
+from ltcore import PlainSampler, RecipeError
 
 COUNTS = torch.tensor([30, 300, 600, 1, 69])  # head: class 2
 HEAD = torch.tensor([False, False, True, False, False])

@@ -8,7 +8,7 @@ from ltcore_tau_norm import TauNorm, TauNormOptions
 from pydantic import ValidationError
 from torch import nn
 
-from ltcore.contract.classifier import CalibratedClassifier
+from ltcore import CalibratedClassifier
 
 
 def trained(bias: bool = True) -> nn.Linear:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ltcore import Context, DataError, Method, Options, RecipeError, hookimpl
-from ltcore.contract.classifier import scale_weights
+from ltcore import Context, DataError, Method, Options, RecipeError, Stage, hookimpl, scale_weights
 from ltcore_cdt.functional import count_scale, temperatures, tempered_logits
-
-if TYPE_CHECKING:
-    from ltcore.contract.recipe import Stage
 
 
 class CDTOptions(Options):
@@ -24,11 +20,10 @@ class CDTOptions(Options):
     """First epoch of the stage, counted from 0, with temperatures; before it they are 1, as with gamma 0."""
 
 
-class CDT(Method):
+class CDT(Method[CDTOptions]):
     """Class-dependent temperatures (Ye et al. 2020), see `temperatures` and `tempered_logits`."""
 
     interface = "1.0"
-    Options = CDTOptions
     temperature: Tensor
 
     def check_stage(self, stage: Stage) -> None:
@@ -72,11 +67,10 @@ class CountNormOptions(Options):
     """What becomes of the bias, which the formula does not have: kept as it was trained, or dropped."""
 
 
-class CountNorm(Method):
+class CountNorm(Method[CountNormOptions]):
     """A trained classifier's weights over a power of the class counts (Ye et al. 2020), see `count_scale`."""
 
     interface = "1.0"
-    Options = CountNormOptions
 
     @hookimpl
     def post_calibrate(self, classifier: nn.Module, context: Context) -> nn.Module:

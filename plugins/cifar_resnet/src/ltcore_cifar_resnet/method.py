@@ -21,11 +21,10 @@ class CifarResNetOptions(Options):
     """Channels of the first stage; the second has twice, the third four times as many."""
 
 
-class CifarResNet(Method):
+class CifarResNet(Method[CifarResNetOptions]):
     """ResNet-8 to ResNet-110 for small images (He et al. 2016), see `ResNet`."""
 
     interface = "1.0"
-    Options = CifarResNetOptions
     checked_with: ClassVar = {"depth": 8, "width": 4}
 
     @hookimpl
@@ -50,11 +49,10 @@ class CifarDenseNetOptions(Options):
         return _layers(depth, 3, 4)
 
 
-class CifarDenseNet(Method):
+class CifarDenseNet(Method[CifarDenseNetOptions]):
     """DenseNet for small images, without bottlenecks (Huang et al. 2017), see `DenseNet`."""
 
     interface = "1.0"
-    Options = CifarDenseNetOptions
     checked_with: ClassVar = {"depth": 7, "growth": 4}
 
     @hookimpl
@@ -69,7 +67,7 @@ class CifarDenseNet(Method):
                 f"a DenseNet halves images twice, and these have {image_size} pixels a side; use cifar_resnet, which "
                 "takes any size"
             )
-        options: CifarDenseNetOptions = self.options
+        options = self.options
         return DenseNet(options.depth, options.growth, options.dropout, in_channels)
 
 
@@ -89,17 +87,16 @@ class CifarResNeXtOptions(Options):
         return _layers(depth, 9, 2)
 
 
-class CifarResNeXt(Method):
+class CifarResNeXt(Method[CifarResNeXtOptions]):
     """ResNeXt for small images (Xie et al. 2017), see `ResNeXt`."""
 
     interface = "1.0"
-    Options = CifarResNeXtOptions
     checked_with: ClassVar = {"depth": 11, "cardinality": 2, "width": 4}
 
     @hookimpl
     def build_backbone(self, in_channels: int) -> Backbone:
         """The network for images of any size with `in_channels` channels."""
-        options: CifarResNeXtOptions = self.options
+        options = self.options
         return ResNeXt(options.depth, options.cardinality, options.width, in_channels)
 
 

@@ -16,11 +16,10 @@ class ClassBalancedOptions(Options):
     """How many samples of a class still bring something new: about ``1 / (1 - beta)``. 0 weighs all classes alike."""
 
 
-class ClassBalanced(Method):
+class ClassBalanced(Method[ClassBalancedOptions]):
     """Weights by the effective number of samples (Cui et al. 2019), see `effective_number_weights`."""
 
     interface = "1.0"
-    Options = ClassBalancedOptions
 
     @hookimpl
     def class_weights(self, context: Context) -> Tensor:
@@ -42,11 +41,10 @@ class InverseFrequencyOptions(Options):
     """Strength: the weight of a class is ``n_c ** -gamma``. 0 weighs all classes alike."""
 
 
-class InverseFrequency(Method):
+class InverseFrequency(Method[InverseFrequencyOptions]):
     """Weights by inverse frequency, the CDT paper's re-weighting, see `inverse_frequency_weights`."""
 
     interface = "1.0"
-    Options = InverseFrequencyOptions
 
     @hookimpl
     def class_weights(self, context: Context) -> Tensor:

@@ -18,7 +18,7 @@ class LWSOptions(Options):
     generalised classifier of MiSLAS."""
 
 
-class LWS(Method):
+class LWS(Method[LWSOptions]):
     """Learnable weight scaling (Kang et al. 2020): the classifier of the stage before, with one scale a class.
 
     See `scaled_logits`. The classifier inside is frozen, so ``trainable: [classifier]`` trains the scales only; with
@@ -26,7 +26,6 @@ class LWS(Method):
     2021), whose authors' settings are 0.5 and 0.2 on CIFAR-10 and CIFAR-100, and 0.05 on large sets.
     """
 
-    Options = LWSOptions
     interface = "1.0"
     requires = frozenset({"earlier_stage"})
 
@@ -49,11 +48,10 @@ class NCMOptions(Options):
     """What the cosines are multiplied with to be logits. It changes confidences and ECE, and no prediction."""
 
 
-class NCM(Method):
+class NCM(Method[NCMOptions]):
     """Nearest class mean on L2-normalised features (Kang et al. 2020), see `class_mean_directions`."""
 
     interface = "1.0"
-    Options = NCMOptions
 
     @hookimpl
     def post_calibrate(self, context: Context) -> nn.Module:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, TypeVar
 
 from pydantic import Field
 from torch import Tensor
 
-from ltcore import Context, DataError, Method, Options, RecipeError, hookimpl
-from ltcore.contract.samplers import class_balanced
+from ltcore import Context, DataError, Method, Options, RecipeError, Stage, class_balanced_distribution, hookimpl
 from ltcore_deferred.functional import effective_number_weights
-
-if TYPE_CHECKING:
-    from ltcore.contract.recipe import Stage
 
 
 class DRSOptions(Options):
@@ -29,7 +25,10 @@ class DRWOptions(DRSOptions):
     """How many samples of a class still bring something new: about ``1 / (1 - beta)``. 0 weighs all classes alike."""
 
 
-class _Deferred(Method):
+OptionsT = TypeVar("OptionsT", bound=DRSOptions)
+
+
+class _Deferred(Method[OptionsT]):
     """What begins at an epoch of its stage."""
 
     interface = "1.0"
@@ -49,10 +48,8 @@ class _Deferred(Method):
             )
 
 
-class DRW(_Deferred):
+class DRW(_Deferred[DRWOptions]):
     """Deferred re-weighting (Cao et al. 2019): no weights, then those of `effective_number_weights`."""
-
-    Options = DRWOptions
 
     @hookimpl
     def class_weights(self, context: Context) -> Tensor | None:
@@ -69,12 +66,10 @@ class DRW(_Deferred):
             raise DataError(f"method 'drw': {error}") from error
 
 
-class DRS(_Deferred):
+class DRS(_Deferred[DRSOptions]):
     """Deferred re-sampling (Cao et al. 2019): every image once, then every class equally often."""
-
-    Options = DRSOptions
 
     @hookimpl
     def class_distribution(self, context: Context) -> Tensor | None:
         """None before `start_epoch`, ``1 / C`` for each class [C] from it on."""
-        return None if context.epoch < self.options.start_epoch else class_balanced(context.class_counts)
+        return None if context.epoch < self.options.start_epoch else class_balanced_distribution(context.class_counts)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ltcore import Context, DataError, Features, Method, Options, hookimpl
-from ltcore.contract.statistics import largest_classes
+from ltcore import Context, DataError, Features, Method, Options, hookimpl, largest_classes
 from ltcore_feature_noise.functional import dropped, noisy
 
 
@@ -19,6 +18,9 @@ class _WhichOptions(Options):
     """Whose samples are changed: those of the tail, as STG's are, or all."""
     head_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the classes, the largest ones, that are the head; the rest is the tail."""
+
+
+WhichOptionsT = TypeVar("WhichOptionsT", bound=_WhichOptions)
 
 
 class FeatureDropoutOptions(_WhichOptions):
@@ -35,7 +37,7 @@ class FeatureNoiseOptions(_WhichOptions):
     """Standard deviation of the noise, in the features' unit. 0 changes nothing."""
 
 
-class _Changed(Method):
+class _Changed(Method[WhichOptionsT]):
     """Pooled rows of the chosen classes are changed in place; rows that another method made are left alone."""
 
     interface = "1.0"
@@ -62,10 +64,9 @@ class _Changed(Method):
         return replace(features, features=x, synthetic=features.synthetic | chosen)
 
 
-class FeatureDropout(_Changed):
+class FeatureDropout(_Changed[FeatureDropoutOptions]):
     """Dropout on pooled features while the classifier trains, see `dropped`."""
 
-    Options = FeatureDropoutOptions
     requires = frozenset({"hard_labels"})
 
     @hookimpl
@@ -78,10 +79,9 @@ class FeatureDropout(_Changed):
         return self._replace(features, dropped(x, uniform, p))
 
 
-class FeatureNoise(_Changed):
+class FeatureNoise(_Changed[FeatureNoiseOptions]):
     """Gaussian noise on pooled features while the classifier trains, see `noisy`."""
 
-    Options = FeatureNoiseOptions
     requires = frozenset({"hard_labels"})
 
     @hookimpl

@@ -16,11 +16,10 @@ class FocalOptions(Options):
     """Focusing exponent: how fast a sample loses weight as its target grows probable. 0 is cross-entropy."""
 
 
-class Focal(Method):
+class Focal(Method[FocalOptions]):
     """Focal loss (Lin et al. 2017), see `focal_loss`."""
 
     interface = "1.0"
-    Options = FocalOptions
 
     @hookimpl
     def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:

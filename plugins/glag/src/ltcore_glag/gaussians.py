@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltcore.contract.statistics import nearest_classes
+from ltcore import nearest_classes
 
 #: The ladder's logarithm (power 0) is taken of nothing smaller.
 SMALLEST = 1e-6

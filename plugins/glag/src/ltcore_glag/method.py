@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ltcore import Context, DataError, Features, Method, Options, RecipeError, hookimpl
-from ltcore.contract.samplers import class_balanced
-from ltcore.evaluation.outputs import evaluating
+from ltcore import (
+    Context,
+    DataError,
+    Features,
+    Method,
+    Options,
+    RecipeError,
+    Stage,
+    class_balanced_distribution,
+    evaluating,
+    hookimpl,
+)
 from ltcore_glag.functional import (
     Form,
     adapt_confidence,
@@ -23,9 +32,6 @@ from ltcore_glag.functional import (
     gradual_logits,
 )
 from ltcore_glag.gaussians import FeatureBank, calibrated_means, descend, deviations, feature_bank, ladder, support_set
-
-if TYPE_CHECKING:
-    from ltcore.contract.recipe import Stage
 
 #: Held-out scores that are held at once.
 _SCORES_AT_ONCE = 2**24
@@ -46,11 +52,10 @@ class GradualOptions(Options):
         return gradual_alpha(context.epoch, context.epochs, self.scale, self.base, self.form)
 
 
-class GraLoss(Method):
+class GraLoss(Method[GradualOptions]):
     """Gradual balanced loss: logit adjustment whose strength grows from 0 with the epochs of its stage."""
 
     interface = "1.0"
-    Options = GradualOptions
     log_prior: Tensor
 
     @hookimpl
@@ -114,7 +119,7 @@ class AFGOptions(Options):
     """A draw of a class is made of at most this many of its images; see `deviations`."""
 
 
-class AFG(Method):
+class AFG(Method[AFGOptions]):
     """Adaptive feature generator: draws from calibrated Gaussians fill every class up to the largest.
 
     Classes are drawn equally often; a row of class c stays as it is with probability ``n_c / n_max``, and else becomes
@@ -122,7 +127,6 @@ class AFG(Method):
     """
 
     interface = "1.0"
-    Options = AFGOptions
     checked_with: ClassVar = {"head_images": 10}
     requires = frozenset({"earlier_stage", "hard_labels", "validation"})
     beta: Tensor
@@ -130,7 +134,7 @@ class AFG(Method):
     tail: Tensor
     real_share: Tensor
 
-    def __init__(self, options: Any = None) -> None:
+    def __init__(self, options: AFGOptions | None = None) -> None:
         """Keep the options."""
         super().__init__(options)
         # No buffer: it is as large as the training features, and is made of them again in a resumed stage.
@@ -186,7 +190,7 @@ class AFG(Method):
                 context.training_features(), context.training_targets, context.class_counts, self.options.power
             )
             self._bank_of = context.stage_index
-        return class_balanced(context.class_counts)
+        return class_balanced_distribution(context.class_counts)
 
     @hookimpl
     def augment_features(self, features: Features, context: Context) -> Features:
@@ -275,7 +279,7 @@ class DistillationOptions(GradualOptions):
     """Only samples of head classes are taught: of classes with more training images than this."""
 
 
-class Distillation(Method):
+class Distillation(Method[DistillationOptions]):
     """Knowledge distillation from an earlier stage's classifier, on samples of head classes only.
 
     The term ``kd`` is the batch's sum over head-class rows, real and generated, divided by the batch's rows, as
@@ -283,7 +287,6 @@ class Distillation(Method):
     """
 
     interface = "1.0"
-    Options = DistillationOptions
     checked_with: ClassVar = {"head_images": 10}
     requires = frozenset({"earlier_stage", "hard_labels"})
     auxiliary = ("kd",)

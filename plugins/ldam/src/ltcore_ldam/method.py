@@ -19,11 +19,10 @@ class LDAMOptions(Options):
     """What cosines and margins are multiplied with to give logits."""
 
 
-class LDAM(Method):
+class LDAM(Method[LDAMOptions]):
     """Label-distribution-aware margins (Cao et al. 2019), see `subtract_margin` and `NormalisedClassifier`."""
 
     interface = "1.0"
-    Options = LDAMOptions
     margins: Tensor
 
     @hookimpl

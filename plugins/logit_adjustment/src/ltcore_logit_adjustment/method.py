@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from ltcore import Context, DataError, Method, Options, hookimpl
-from ltcore.contract.classifier import CalibratedClassifier
+from ltcore import CalibratedClassifier, Context, DataError, Method, Options, hookimpl
 from ltcore_logit_adjustment.functional import (
     adjusted_logits,
     balanced_logits,
@@ -23,14 +22,13 @@ class LogitAdjustmentOptions(Options):
     """Strength: what multiplies the logarithm of a class's share of the training images. 0 changes nothing."""
 
 
-class LogitAdjustment(Method):
+class LogitAdjustment(Method[LogitAdjustmentOptions]):
     """Logit adjustment (Menon et al. 2021): listed in a stage it adjusts training, under ``calibrate`` it is post hoc.
 
     See `adjusted_logits` and `post_hoc_shift`.
     """
 
     interface = "1.0"
-    Options = LogitAdjustmentOptions
     log_prior: Tensor
 
     @hookimpl

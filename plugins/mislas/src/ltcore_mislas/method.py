@@ -23,11 +23,10 @@ class LabelAwareSmoothingOptions(Options):
     """How the smoothing goes from the one to the other with the number of images."""
 
 
-class LabelAwareSmoothing(Method):
+class LabelAwareSmoothing(Method[LabelAwareSmoothingOptions]):
     """Label smoothing that grows with the class's number of images (MiSLAS), see `label_aware_smoothing_loss`."""
 
     interface = "1.0"
-    Options = LabelAwareSmoothingOptions
     factors: Tensor
 
     @hookimpl

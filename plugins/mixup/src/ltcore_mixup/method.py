@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 from pydantic import Field
@@ -29,23 +29,25 @@ class RemixOptions(MixupOptions):
     """They give way where the frequent class has less than this share of the image. 0 is mixup."""
 
 
-class Mixup(Method):
-    """Mixup (Zhang et al. 2018): images blended in pairs, and their labels likewise. See `mix_images`."""
+OptionsT = TypeVar("OptionsT", bound=MixupOptions)
+
+
+class _Blend(Method[OptionsT]):
+    """Images blended in pairs; a subclass says in what shares their labels are. See `mix_images`."""
 
     interface = "1.0"
-    Options = MixupOptions
     breaks = frozenset({"hard_labels"})
     table: Tensor
 
-    def __init__(self, options: Any = None) -> None:
+    def __init__(self, options: OptionsT | None = None) -> None:
         """Keep the options, and the table of the Beta distribution in a buffer, which no checkpoint needs."""
         super().__init__(options)
         alpha = self.options.alpha
         self.register_buffer("table", beta_table(alpha) if alpha > 0 else torch.empty(0), persistent=False)
 
     def label_share(self, share: Tensor, targets: Tensor, partner_targets: Tensor, context: Context) -> Tensor:
-        """The share of `targets` in the labels of a blend, [N], given the images' share, 0-d; here they are equal."""
-        return share.expand(len(targets))
+        """The share of `targets` in the labels of a blend, [N], given the images' share, 0-d."""
+        raise NotImplementedError
 
     @hookimpl
     def mix_inputs(self, batch: Batch, context: Context) -> Batch:
@@ -69,10 +71,16 @@ class Mixup(Method):
         )
 
 
-class Remix(Mixup):
-    """Remix (Chou et al. 2020): mixup whose labels lean to the rarer class. See `remix_share`."""
+class Mixup(_Blend[MixupOptions]):
+    """Mixup (Zhang et al. 2018): images blended in pairs, and their labels likewise. See `mix_images`."""
 
-    Options = RemixOptions
+    def label_share(self, share: Tensor, targets: Tensor, partner_targets: Tensor, context: Context) -> Tensor:
+        """The share of `targets` in the labels of a blend, [N]: that of the images."""
+        return share.expand(len(targets))
+
+
+class Remix(_Blend[RemixOptions]):
+    """Remix (Chou et al. 2020): mixup whose labels lean to the rarer class. See `remix_share`."""
 
     def label_share(self, share: Tensor, targets: Tensor, partner_targets: Tensor, context: Context) -> Tensor:
         """The share of `targets` in the labels of a blend, [N]."""

@@ -1,5 +1,28 @@
 """Online feature augmentation (OFA) for ltcore."""
 
-from ltcore_ofa.method import OFA as OFA
+from ltcore_ofa.functional import (
+    class_activation_maps,
+    confusing_classes,
+    draw_locations,
+    fuse_pooled,
+    fuse_spatial,
+    generic_mask,
+    head_classes,
+    most_confusing,
+    specific_mask,
+)
+from ltcore_ofa.method import OFA, OFAOptions
 
-__all__ = ["OFA"]
+__all__ = [
+    "OFA",
+    "OFAOptions",
+    "class_activation_maps",
+    "confusing_classes",
+    "draw_locations",
+    "fuse_pooled",
+    "fuse_spatial",
+    "generic_mask",
+    "head_classes",
+    "most_confusing",
+    "specific_mask",
+]

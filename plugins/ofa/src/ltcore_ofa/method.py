@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from ltcore import Context, DataError, Features, Method, Options, RecipeError, hookimpl
+from ltcore import Context, DataError, Features, Method, Options, RecipeError, Stage, hookimpl
 from ltcore_ofa.functional import (
     class_activation_maps,
     fuse_pooled,
@@ -20,9 +20,6 @@ from ltcore_ofa.functional import (
     specific_mask,
 )
 from ltcore_ofa.sampler import OFASampler, tail_rows
-
-if TYPE_CHECKING:
-    from ltcore.contract.recipe import Stage
 
 #: Scores that are held at once while the confusing classes are counted.
 _SCORES_AT_ONCE = 2**24
@@ -62,7 +59,7 @@ class OFAOptions(Options):
         return self
 
 
-class OFA(Method):
+class OFA(Method[OFAOptions]):
     """Online feature augmentation: tail samples fused from tail images and images of their confusing classes.
 
     For the stage after the one that trained the features. Buffers: `confusing_classes` [C, k] and `cam_weight` [C, D],
@@ -70,12 +67,11 @@ class OFA(Method):
     """
 
     interface = "1.0"
-    Options = OFAOptions
     requires = frozenset({"spatial_features", "hard_labels", "earlier_stage"})
     confusing_classes: Tensor
     cam_weight: Tensor
 
-    def __init__(self, options: Any = None) -> None:
+    def __init__(self, options: OFAOptions | None = None) -> None:
         """Keep the options."""
         super().__init__(options)
         self._tail_rows = 0  # N_t; known once the sampler is built
@@ -83,7 +79,7 @@ class OFA(Method):
     @property
     def tap(self) -> str:
         """Where `augment_features` acts."""
-        tap: str = self.options.tap
+        tap = self.options.tap
         return tap
 
     def check_stage(self, stage: Stage) -> None:
@@ -99,7 +95,7 @@ class OFA(Method):
             RecipeError: there are not enough other classes to be confused with.
         """
         classes, counts = context.num_classes, context.class_counts.cpu()
-        options: OFAOptions = self.options
+        options = self.options
         tail = ~head_classes(counts, options.head_ratio) & (counts > 0)
         if not bool(tail.any()):
             raise DataError(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltcore import EpochBatches, RecipeError
-from ltcore.contract.samplers import ClassPools, draw_classes
+from ltcore import ClassPools, EpochBatches, RecipeError, draw_classes
 
 
 def tail_rows(batch_size: int, augmented: int) -> int:

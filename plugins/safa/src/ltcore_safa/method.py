@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ltcore import Context, Features, Method, Options, RecipeError, hookimpl
-from ltcore.contract.statistics import largest_classes
+from ltcore import Context, Features, Method, Options, RecipeError, Stage, hookimpl, largest_classes
 from ltcore_safa.functional import (
     contrastive_loss,
     delta_cycle_loss,
@@ -21,9 +20,6 @@ from ltcore_safa.functional import (
 )
 from ltcore_safa.modules import PairClassifier, conv_block
 from ltcore_safa.sampler import Layout, PairSampler
-
-if TYPE_CHECKING:
-    from ltcore.contract.recipe import Stage
 
 
 class SAFAOptions(Options):
@@ -59,7 +55,7 @@ class SAFAOptions(Options):
         return tap
 
 
-class SAFA(Method):
+class SAFA(Method[SAFAOptions]):
     """Sample-adaptive feature augmentation: tail features moved along directions taken from pairs of head images.
 
     Networks, made when the run starts: `E` (delta), `D` (delta for a sample), `G` (feature) and `Q` (same class?).
@@ -67,7 +63,6 @@ class SAFA(Method):
     """
 
     interface = "1.0"
-    Options = SAFAOptions
     checked_with: ClassVar = {"start_epoch": 1}
     provides = frozenset({"paired_batches"})
     auxiliary = ("cycle", "tail_mode_seeking", "head_mode_seeking", "contrastive")
@@ -77,7 +72,7 @@ class SAFA(Method):
     Q: nn.Module
     trained: Tensor
 
-    def __init__(self, options: Any = None) -> None:
+    def __init__(self, options: SAFAOptions | None = None) -> None:
         """Keep the options."""
         super().__init__(options)
         self._sampler: PairSampler | None = None
@@ -87,7 +82,7 @@ class SAFA(Method):
     @property
     def tap(self) -> str:
         """Where `augment_features` acts."""
-        tap: str = self.options.tap
+        tap = self.options.tap
         return tap
 
     def check_stage(self, stage: Stage) -> None:
@@ -157,7 +152,7 @@ class SAFA(Method):
         self._refuse_late_start(context.epochs)
 
     def _active(self, context: Context) -> bool:
-        start: int = self.options.start_epoch
+        start = self.options.start_epoch
         return context.epoch >= start
 
     @hookimpl
@@ -186,7 +181,7 @@ class SAFA(Method):
 
     def _generate(self, maps: Tensor, layout: Layout, context: Context) -> Tensor:
         """Augmented maps [2 T, D, H, W] of the tail rows; the cycle and mode seeking terms are kept on the way."""
-        options: SAFAOptions = self.options
+        options = self.options
         pairs, tails_at = layout.tail_pairs, 2 * layout.head_pairs
         heads, tails = maps[:tails_at], maps[tails_at : tails_at + 2 * pairs]
         # Each pair in both directions: deltas[k] leads from origins[k] to heads[k].

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltcore import EpochBatches, RecipeError
-from ltcore.contract.samplers import PlainSampler, draw_classes
+from ltcore import EpochBatches, PlainSampler, RecipeError, draw_classes
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,11 @@ class PairSampler:
         self.layout: Layout | None = None
 
     def steps_per_epoch(self) -> int:
-        """As `ltcore.contract.samplers.PlainSampler`."""
+        """As `ltcore.PlainSampler`."""
         return self._plain.steps_per_epoch()
 
     def draw(self, steps: int, distribution: Tensor | None, generator: torch.Generator) -> EpochBatches:
-        """See `ltcore.contract.samplers.Sampler.draw`.
+        """See `ltcore.Sampler.draw`.
 
         Raises:
             RecipeError: SAFA has started, and the distribution leaves nothing to the tail or to the head.

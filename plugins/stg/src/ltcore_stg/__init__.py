@@ -1,7 +1,30 @@
 """STG: a statistics generator for tail features, for ltcore."""
 
-from ltcore_stg.generator import StatisticsGenerator as StatisticsGenerator
-from ltcore_stg.method import STG as STG
-from ltcore_stg.method import STGOptions as STGOptions
+from ltcore_stg.functional import (
+    augmented,
+    class_strength,
+    cycled,
+    last_alike,
+    partly_kept,
+    places_to_fill,
+    smoothed,
+    statistics_loss,
+    transformation_statistics,
+)
+from ltcore_stg.generator import StatisticsGenerator
+from ltcore_stg.method import STG, STGOptions
 
-__all__ = ["STG", "STGOptions", "StatisticsGenerator"]
+__all__ = [
+    "STG",
+    "STGOptions",
+    "StatisticsGenerator",
+    "augmented",
+    "class_strength",
+    "cycled",
+    "last_alike",
+    "partly_kept",
+    "places_to_fill",
+    "smoothed",
+    "statistics_loss",
+    "transformation_statistics",
+]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ltcore import Context, DataError, Features, Method, Options, RecipeError, hookimpl
-from ltcore.contract.statistics import largest_classes, nearest_classes
+from ltcore import (
+    Context,
+    DataError,
+    Features,
+    Method,
+    Options,
+    RecipeError,
+    Stage,
+    hookimpl,
+    largest_classes,
+    nearest_classes,
+)
 from ltcore_stg.functional import (
     augmented,
     class_strength,
@@ -23,9 +33,6 @@ from ltcore_stg.functional import (
     transformation_statistics,
 )
 from ltcore_stg.generator import StatisticsGenerator
-
-if TYPE_CHECKING:
-    from ltcore.contract.recipe import Stage
 
 
 class STGOptions(Options):
@@ -48,7 +55,7 @@ class STGOptions(Options):
     """t: share of the channels that are changed. 0 changes nothing."""
 
 
-class STG(Method):
+class STG(Method[STGOptions]):
     """Tail features moved by transformations that a generator, trained on the head, predicts for each of them.
 
     Modules: `generator`. Buffers, made in `on_run_start`: `head`, `token`, `strength` [C], `means` [H, D] of the head
@@ -57,10 +64,8 @@ class STG(Method):
     """
 
     interface = "1.0"
-    Options = STGOptions
     requires = frozenset({"hard_labels"})
     auxiliary = ("statistics",)
-    options: STGOptions
     head: Tensor
     token: Tensor
     strength: Tensor

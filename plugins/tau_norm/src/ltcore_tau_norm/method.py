@@ -7,8 +7,7 @@ from typing import Literal, cast
 from pydantic import Field
 from torch import Tensor, nn
 
-from ltcore import Method, Options, hookimpl
-from ltcore.contract.classifier import scale_weights
+from ltcore import Method, Options, hookimpl, scale_weights
 from ltcore_tau_norm.functional import tau_norm_scale
 
 
@@ -22,11 +21,10 @@ class TauNormOptions(Options):
     does."""
 
 
-class TauNorm(Method):
+class TauNorm(Method[TauNormOptions]):
     """Tau-normalisation of the trained classifier (Kang et al. 2020), see `tau_normalize`."""
 
     interface = "1.0"
-    Options = TauNormOptions
 
     @hookimpl
     def post_calibrate(self, classifier: nn.Module) -> nn.Module:
