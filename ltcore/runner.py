@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ltcore import calibrated, checkpoint, diagnostics, metrics, reuse, trace
+from ltcore.checks import check_groups
 from ltcore.context import Context, RunState
 from ltcore.data.imbalance import Imbalance
 from ltcore.data.prepare import PreparedData, prepare
@@ -219,6 +220,7 @@ class Run:
     def train(self) -> None:
         """Train the stages that are not done yet; the others are read from their files."""
         self.start()
+        check_groups(self.plan, self.model)
         if self.reused and not self.directory.last.exists():
             self.reused.into(self)
         tensors, plain = self._restore()

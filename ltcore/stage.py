@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ltcore import checkpoint, trace
+from ltcore.checks import wrong_group
 from ltcore.errors import PluginError, RunError
 from ltcore.features import FeatureCache
 from ltcore.model import matches, public_name, set_trainable
-from ltcore.optim import build_optimizer, set_learning_rate
+from ltcore.optim import Parameters, build_optimizer, group_parameters, parameter_group, set_learning_rate
 from ltcore.records import Batch
 from ltcore.samplers import DISTRIBUTIONS, EpochBatches, PlainSampler, Sampler
 from ltcore.schedules import learning_rate
@@ -91,6 +92,12 @@ class StageTrainer:
                     f"stage '{self.stage.name}': trainable '{pattern}' matches nothing; "
                     "the method has no parameters of that name",
                 )
+        wrong = wrong_group(self.stage, names.values())
+        if wrong:
+            raise self.run.plan.loaded.fail(
+                ("stages", self.position.stage, "optimizer", "groups", wrong[0]),
+                f"stage '{self.stage.name}': {wrong[1]}",
+            )
         return {name for name, public in names.items() if any(matches(public, p) for p in self.stage.trainable)}
 
     def train(self, restored: dict[str, Tensor] | None, plain: dict[str, Any]) -> None:
@@ -173,8 +180,22 @@ class StageTrainer:
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         self._refuse_strays()
-        optimizer, wanted = self.stage.optimizer, [p for p in self.model.parameters() if p.requires_grad]
-        return build_optimizer(optimizer.name, wanted, optimizer.lr, optimizer.model_extra or {}, self.run.device.type)
+        optimizer, options = self.stage.optimizer, self.stage.optimizer.model_extra or {}
+        wanted: Parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if optimizer.groups:
+            wanted = self._parameter_groups()
+        return build_optimizer(optimizer.name, wanted, optimizer.lr, options, self.run.device.type)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        named = {public_name(n, self.model.backbone): p for n, p in self.model.named_parameters() if p.requires_grad}
+        found, asked = group_parameters(named, self.stage.optimizer.groups), self.stage.optimizer.groups
+        groups = [parameter_group([named[name] for name in found.rest], None, {})] if found.rest else []
+        for pattern, names in found.held.items():
+            group = asked[pattern]
+            groups.append(parameter_group([named[name] for name in names], group.lr, group.model_extra or {}))
+        for text in found.overlaps():
+            self.run.reporter.note(f"note      {text}")
+        return groups
 
     def _refuse_strays(self) -> None:
         """What requires a gradient is what the recipe names, whatever a hook has done.
