@@ -210,7 +210,7 @@ def _render_optimizer(optimizer: dict[str, Any]) -> list[str]:
     lines = [f"  optimizer   {_pairs({name: value for name, value in optimizer.items() if name != 'groups'})}"]
     for pattern, group in optimizer.get("groups", {}).items():
         without = f", without what {listed(group['without'])} has" if group["without"] else ""
-        lines.append(f"    {pattern}: {_pairs(group['arguments']) or 'as the others'}{without}")
+        lines.append(f"    group {pattern}: {_pairs(group['arguments']) or 'as the others'}{without}")
     return lines
 
 

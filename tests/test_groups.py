@@ -277,8 +277,8 @@ def test_the_plan_shows_groups(recipe):
     shown = render(described).splitlines()
     at = shown.index("  optimizer   sgd lr=0.1 momentum=0.9")
     assert shown[at + 1 : at + 3] == [
-        "    backbone.layer1: lr=0.01 weight_decay=0.5",
-        "    backbone: as the others, without what 'backbone.layer1' has",
+        "    group backbone.layer1: lr=0.01 weight_decay=0.5",
+        "    group backbone: as the others, without what 'backbone.layer1' has",
     ]
     assert "groups" not in render(describe(make_plan(recipe({}))))
 
