@@ -58,7 +58,7 @@ def check_optimizer(
         # PyTorch does not look at a group's values, so they take the place of the optimiser's own here.
         built = build_optimizer(name, [nn.Parameter(torch.zeros(2, 2))], 0.1, options, "cpu")
         per_group &= built.defaults.keys()
-    for key in of_group - per_group:
+    for key in sorted(of_group - per_group):
         raise RecipeError(f"optimizer '{name}' has one {key} for all parameters; set it outside of the groups")
 
 
