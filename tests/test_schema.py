@@ -63,6 +63,18 @@ def test_a_good_recipe(accepts):
 
 
 @pytest.mark.parametrize(
+    ("group", "right"),
+    [("{lr: 0.01, weight_decay: 0}", True), ("{}", True), ("{lr: 0}", False), ("{lr: fast}", False), ("null", False)],
+)
+def test_groups_of_an_optimizer(accepts, group, right):
+    text = f"{{lr: 0.1, groups: {{classifier.*: {group}}}}}"
+    assert "optimizer: {lr: 0.1}" in GOOD
+    assert accepts(GOOD.replace("optimizer: {lr: 0.1}", f"optimizer: {text}")) == right
+    child = f"extends: parent.yaml\nstages: {{two: {{optimizer: {{groups: {{classifier.*: {group}}}}}}}}}\n"
+    assert accepts(child) == (right or group == "null")  # null removes the parent's
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
         ("gamma: 1.5", "gama: 1.5"),  # an option of a method that is named by its key

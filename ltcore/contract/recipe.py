@@ -105,6 +105,15 @@ class Data(Use):
     images once before training and leaves those out."""
 
 
+class OptimizerGroup(BaseModel):
+    """What differs for some of the parameters; any further key is an option of the optimiser (`weight_decay`, ...)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    lr: float | None = Field(default=None, gt=0)
+    """Their learning rate, scaled by the schedule as the stage's is; by default the stage's."""
+
+
 class Optimizer(BaseModel):
     """The optimiser; any further key is passed on to it (`momentum`, `weight_decay`, ...)."""
 
@@ -114,6 +123,8 @@ class Optimizer(BaseModel):
     """The optimiser's name."""
     lr: float = Field(gt=0)
     """The learning rate, reached after the warm-up."""
+    groups: dict[Annotated[str, Field(min_length=1)], OptimizerGroup] = {}
+    """Parameters with a rate and options of their own, by name or glob as in `trainable`; the first match wins."""
 
 
 class _Schedule(BaseModel):

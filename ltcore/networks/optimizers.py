@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ltcore.contract.model import matches
 from ltcore.errors import RecipeError, listed, nearest
 
 # LBFGS needs a closure, SparseAdam sparse gradients. PyTorch's Muon takes matrices only, so no convolution and no bias;
@@ -26,10 +28,15 @@ TORCH_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 # `params` and `lr` come from the trainer; `maximize` would climb the loss and `differentiable` keep every step's graph.
 _RESERVED = {"self", "params", "lr", "maximize", "differentiable"}
 
+# How a step is computed, for all parameters alike.
+_OF_THE_WHOLE = {"foreach", "fused", "capturable"}
+
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
-def check_optimizer(name: str, arguments: Mapping[str, Any], values: bool = True) -> None:
+def check_optimizer(
+    name: str, arguments: Mapping[str, Any], values: bool = True, group: Mapping[str, Any] | None = None
+) -> None:
     """Refuse an optimiser that could not be built, before there is a model or data.
 
     Args:
@@ -37,16 +44,22 @@ def check_optimizer(name: str, arguments: Mapping[str, Any], values: bool = True
         arguments: as in `build_optimizer`.
         values: whether to check the options' values beside their names. That builds one, which makes PyTorch import
             its compiler: several seconds that a plan can do without.
+        group: what a group of parameters has in place of some of `arguments`.
 
     Raises:
-        RecipeError: the name is unknown, an option is unknown, or a value is not accepted. The message has no location;
-            the caller knows the line of the recipe.
+        RecipeError: the name is unknown, an option is unknown, or a value is not accepted; or a group has an option
+            that holds for all parameters. The message has no location; the caller knows the line of the recipe.
     """
+    options, of_group = {**arguments, **(group or {})}, set(group or {})
+    known = _known_options(name, options)
+    per_group = known.keys() - _OF_THE_WHOLE
     if values:
         # The optimisers check their values when they are built, so building one for a toy matrix checks all of them.
-        build_optimizer(name, [nn.Parameter(torch.zeros(2, 2))], 0.1, arguments, "cpu")
-    else:
-        _known_options(name, arguments)
+        # PyTorch does not look at a group's values, so they take the place of the optimiser's own here.
+        built = build_optimizer(name, [nn.Parameter(torch.zeros(2, 2))], 0.1, options, "cpu")
+        per_group &= built.defaults.keys()
+    for key in sorted(of_group - per_group):
+        raise RecipeError(f"optimizer '{name}' has one {key} for all parameters; set it outside of the groups")
 
 
 def build_optimizer(
@@ -68,9 +81,7 @@ def build_optimizer(
     Raises:
         RecipeError: as in `check_optimizer`, or the optimiser cannot be used with these parameters or on this machine.
     """
-    options: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()
-    }
+    options = _with_tuples(arguments)
     known = _known_options(name, options)
     if device_type == "cuda" and name in TORCH_OPTIMIZERS and "fused" in known:
         options.setdefault("fused", None if "foreach" in options else True)
@@ -83,10 +94,74 @@ def build_optimizer(
         raise RecipeError(f"optimizer '{name}' cannot be built: {error}") from error
 
 
+def parameter_group(parameters: Iterable[Tensor], lr: float | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A group for `build_optimizer`, with what differs from the optimiser's own.
+
+    Args:
+        parameters: what it holds.
+        lr: its learning rate where the optimiser has the one it was built with; None for the optimiser's own.
+        arguments: options, as in `build_optimizer`.
+    """
+    rate = {} if lr is None else {"lr": lr, "base_lr": lr}
+    return {"params": list(parameters), **_with_tuples(arguments), **rate}
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate `lr` for the steps that follow."""
+    """Set the rate of the steps that follow.
+
+    A group with a rate of its own (`parameter_group`) has that, times `lr` over the rate that the optimiser was built
+    with; so a schedule scales all groups by one factor. Every other group has `lr`.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = group["base_lr"] * (lr / optimizer.defaults["lr"]) if "base_lr" in group else lr
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Which of a stage's parameters are in which group of its optimiser.
+
+    Attributes:
+        rest: names that no pattern matches.
+        held: for each pattern, in the recipe's order, the names that it is the first to match.
+        elsewhere: for each pattern, the names that it matches as well, by the earlier pattern that has them.
+    """
+
+    rest: list[str]
+    held: dict[str, list[str]]
+    elsewhere: dict[str, dict[str, list[str]]]
+
+    def overlaps(self) -> list[str]:
+        """A sentence for each two patterns that match the same parameters, so that it is told which one has them."""
+        return [
+            f"optimizer group '{pattern}' leaves {_some(names)} to '{first}', which stands before it"
+            for pattern, others in self.elsewhere.items()
+            for first, names in others.items()
+        ]
+
+
+def group_parameters(names: Iterable[str], patterns: Iterable[str]) -> Grouping:
+    """Sort parameters into groups; the first pattern that matches a name has it.
+
+    Args:
+        names: public names (`ltcore.contract.model.public_name`) of what trains.
+        patterns: as in ``trainable``, see `ltcore.contract.model.matches`.
+    """
+    patterns = list(patterns)
+    found = Grouping([], {pattern: [] for pattern in patterns}, {pattern: {} for pattern in patterns})
+    for name in names:
+        matching = [pattern for pattern in patterns if matches(name, pattern)]
+        (found.held[matching[0]] if matching else found.rest).append(name)
+        for pattern in matching[1:]:
+            found.elsewhere[pattern].setdefault(matching[0], []).append(name)
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _with_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
 
 
 def _timm() -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,57 @@ NEEDS = {
     "validation": "held-out images: set data.holdout",
 }
 
+#: Parameters of core's own classifier.
+LINEAR = ("classifier.weight", "classifier.bias")
+
 
 def backbone_names(skeleton: Backbone) -> list[str]:
     """Parameter names of the backbone as a recipe writes them, ``backbone.`` included."""
     prefix = f"{skeleton.net}." if skeleton.net else ""
     return [f"backbone.{name.removeprefix(prefix)}" for name, _ in skeleton.named_parameters()]
+
+
+def wrong_group(stage: Stage, names: Iterable[str], later: Collection[str] = ()) -> tuple[str, str] | None:
+    """The first pattern of ``optimizer.groups`` that makes no group, and why; None where each makes one.
+
+    Args:
+        stage: the stage.
+        names: public names of parameters, as far as they are known.
+        later: the parts of the model (``classifier``, methods) that may get parameters which are not known yet.
+    """
+    from ltcore.contract.model import matches
+    from ltcore.networks.optimizers import group_parameters
+
+    groups, trainable = stage.optimizer.groups, stage.trainable
+    names = list(names)
+    trained = [name for name in names if any(matches(name, pattern) for pattern in trainable)]
+    growing = [root for root in later if any(_may_reach(pattern, root) for pattern in trainable)]
+    found = group_parameters(trained, groups)
+    for pattern in groups:
+        if found.held[pattern] or any(_may_reach(pattern, root) for root in growing):
+            continue
+        if found.elsewhere[pattern]:
+            return pattern, (
+                f"optimizer group '{pattern}' is empty: all that it matches is in the group of "
+                f"{listed(found.elsewhere[pattern])}, which stands before it; put '{pattern}' first"
+            )
+        if any(matches(name, pattern) for name in names):
+            return pattern, (
+                f"optimizer group '{pattern}' matches nothing that trains; the stage trains {listed(trainable)}"
+            )
+        # What a recipe could have meant: each name, and the modules above it.
+        known = dict.fromkeys(".".join(name.split(".")[: depth + 1]) for name in trained for depth in range(6))
+        near = nearest(pattern, known)
+        return pattern, f"optimizer group '{pattern}' matches nothing{near or ';'} the stage trains {listed(trainable)}"
+    return None
+
+
+def _may_reach(pattern: str, root: str) -> bool:
+    """Whether a pattern could match a parameter below a part of the model, whatever that is called."""
+    literal = re.split(r"[*?\[]", pattern)[0]
+    if literal == pattern:
+        return pattern.split(".")[0] == root
+    return f"{root}.".startswith(literal) or literal.startswith(f"{root}.")
 
 
 @dataclass(frozen=True)
@@ -44,6 +91,7 @@ class StageChecks:
         answers: what they implement.
         skeleton: the backbone on the meta device.
         values: whether the values of the optimiser's options are checked, too.
+        built: whether a method builds the classifier, here or in an earlier stage that this one takes it from.
     """
 
     loaded: LoadedRecipe
@@ -54,6 +102,7 @@ class StageChecks:
     answers: Answers
     skeleton: Backbone
     values: bool
+    built: bool
 
     def run(self) -> None:
         """Go through all checks.
@@ -70,11 +119,17 @@ class StageChecks:
         self.trainable_matches()
         self.auxiliary_terms_exist()
         self.optimizer_exists()
+        self.groups_match()
         self.methods_agree()
 
     def refuse(self, message: str, *path: str | int) -> RecipeError:
         """The error at a place of this stage."""
         return self.loaded.fail(("stages", self.index, *path), f"stage '{self.stage.name}': {message}")
+
+    def _at(self, error: RecipeError, *path: str | int) -> None:
+        """Put a place of this stage before an error's message."""
+        where = self.loaded.where("stages", self.index, *path)
+        error.within(f"{where}: stage '{self.stage.name}': ")
 
     def refuse_method(self, entry: Entry, message: str) -> RecipeError:
         """The error at a method's place in the stage's list."""
@@ -180,11 +235,11 @@ class StageChecks:
         A method may make its modules, or the classifier, when the data is known, so an entry that begins with it is
         checked later, by the trainer.
         """
-        names = [*backbone_names(self.skeleton), "classifier.weight", "classifier.bias"]
+        names = [*backbone_names(self.skeleton), *LINEAR]
         methods = [entry.key for entry in self.active]
         blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in backbone_names(self.skeleton)))
         known = ["backbone", "classifier", *methods, *blocks]
-        later = {*methods, "classifier"} if self.answers["build_classifier"] else set(methods)
+        later = {*methods, "classifier"} if self.built else set(methods)
         matched = self._matching(names)
         for position, pattern in enumerate(self.stage.trainable):
             if pattern not in matched and pattern.split(".")[0] not in later:
@@ -212,15 +267,30 @@ class StageChecks:
                 )
 
     def optimizer_exists(self) -> None:
-        """The optimiser is one of torch's or timm's, and has the options given."""
+        """The optimiser is one of torch's or timm's, and has the options given, in its groups too."""
         from ltcore.networks.optimizers import check_optimizer
 
+        optimizer = self.stage.optimizer
+        options = optimizer.model_extra or {}
         try:
-            check_optimizer(self.stage.optimizer.name, self.stage.optimizer.model_extra or {}, self.values)
+            check_optimizer(optimizer.name, options, self.values)
         except RecipeError as error:
-            where = self.loaded.where("stages", self.index, "optimizer")
-            error.within(f"{where}: stage '{self.stage.name}': ")
+            self._at(error, "optimizer")
             raise
+        for pattern, group in optimizer.groups.items():
+            try:
+                check_optimizer(optimizer.name, options, self.values, group.model_extra or {})
+            except RecipeError as error:
+                self._at(error.within(f"group '{pattern}': "), "optimizer", "groups", pattern)
+                raise
+
+    def groups_match(self) -> None:
+        """Every group of the optimiser has parameters; those that methods make later are looked at by the run."""
+        names = [*backbone_names(self.skeleton), *(() if self.built else LINEAR)]
+        later = {entry.key for entry in self.active} | ({"classifier"} if self.built else set())
+        wrong = wrong_group(self.stage, names, later)
+        if wrong:
+            raise self.refuse(wrong[1], "optimizer", "groups", wrong[0])
 
     def methods_agree(self) -> None:
         """Each method may refuse the stage's settings (`ltcore.Method.check_stage`)."""
@@ -228,6 +298,5 @@ class StageChecks:
             try:
                 entry.method.check_stage(self.stage)
             except RecipeError as error:
-                where = self.loaded.where("stages", self.index, "methods", self.active.index(entry))
-                error.within(f"{where}: stage '{self.stage.name}': {entry.whose} refuses the stage: ")
+                self._at(error.within(f"{entry.whose} refuses the stage: "), "methods", self.active.index(entry))
                 raise

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage of the recipe with the methods that act in it, bound hook by hook."""
+    """A stage of the recipe with the methods that act in it, bound hook by hook.
+
+    `built`: whether a method builds the classifier, here or in an earlier stage that this one takes it from.
+    """
 
     stage: Stage
     entries: tuple[Entry, ...]
     answers: Answers
+    built: bool
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,14 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
     entries = {key: _entry(loaded, ("methods", key), key, method.use or key) for key, method in recipe.methods.items()}
     skeleton = build_skeleton(loaded, backbone_answers)
     stages = []
+    built = False
     for index, stage in enumerate(recipe.stages):
         active = tuple(entries[key] for key in stage.methods)
         answers = _answers(loaded, ("stages", index, "methods"), active)
         answers |= {name: [] for name, hook in HOOKS.items() if hook.called in ("setup", "end")}
-        StageChecks(loaded, index, stage, data, active, answers, skeleton, to_run).run()
-        stages.append(StagePlan(stage, active, answers))
+        built = bool(answers["build_classifier"]) or (built and stage.classifier == "keep")
+        StageChecks(loaded, index, stage, data, active, answers, skeleton, to_run, built).run()
+        stages.append(StagePlan(stage, active, answers, built))
     calibration = _answers(loaded, ("calibrate",), [entries[key] for key in recipe.calibrate])
     calibrating = {answer.entry.key for answer in calibration["post_calibrate"]}
     for position, key in enumerate(recipe.calibrate):

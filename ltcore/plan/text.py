@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.model import matches
-from ltcore.errors import RecipeError
-from ltcore.plan.checks import backbone_names
+from ltcore.errors import RecipeError, listed
+from ltcore.networks.optimizers import group_parameters
+from ltcore.plan.checks import LINEAR, backbone_names
 from ltcore.plan.plan import build_skeleton
 
 if TYPE_CHECKING:
@@ -110,12 +111,27 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         "backbone_parameters": sum(sizes.values()),
         "sampler": stage.sampler
         or (_names(stage_plan, "build_sampler") or _names(stage_plan, "class_distribution") or "instance"),
-        "optimizer": stage.optimizer.model_dump(),
+        "optimizer": _optimizer(plan, stage_plan),
         "schedule": {"name": stage.schedule.name, **stage.schedule.model_dump()},
         "precision": stage.precision,
         "cache": stage.cache,
         "hooks": hooks,
     }
+
+
+def _optimizer(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
+    """The stage's optimiser; each of its groups with what an earlier one has of it, as far as names are known."""
+    stage = stage_plan.stage
+    optimizer = stage.optimizer.model_dump(exclude={"groups"})
+    if stage.optimizer.groups:
+        names = [*backbone_names(plan.skeleton), *(() if stage_plan.built else LINEAR)]
+        trained = [name for name in names if any(matches(name, pattern) for pattern in stage.trainable)]
+        elsewhere = group_parameters(trained, stage.optimizer.groups).elsewhere
+        optimizer["groups"] = {
+            pattern: {"arguments": group.model_dump(exclude_none=True), "without": list(elsewhere[pattern])}
+            for pattern, group in stage.optimizer.groups.items()
+        }
+    return optimizer
 
 
 def _names(stage_plan: StagePlan, hook: str) -> str:
@@ -170,7 +186,7 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
         f"stage {number}/{count}  {stage['name']}: {length}, batch {stage['batch_size']}",
         f"  trains      {', '.join(stage['trainable'])} ({share})",
         f"  sampler     {stage['sampler']}",
-        f"  optimizer   {_pairs(stage['optimizer'])}",
+        *_render_optimizer(stage["optimizer"]),
         f"  schedule    {_pairs(stage['schedule'])}",
         f"  precision   {stage['precision']}, cache {stage['cache']}",
     ]
@@ -180,6 +196,14 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
             f"  {hook if not i else '':19} {answer['kind'] if not i else '':8} {person}"
             for i, person in enumerate(people)
         ]
+    return lines
+
+
+def _render_optimizer(optimizer: dict[str, Any]) -> list[str]:
+    lines = [f"  optimizer   {_pairs({name: value for name, value in optimizer.items() if name != 'groups'})}"]
+    for pattern, group in optimizer.get("groups", {}).items():
+        without = f", without what {listed(group['without'])} has" if group["without"] else ""
+        lines.append(f"    group {pattern}: {_pairs(group['arguments']) or 'as the others'}{without}")
     return lines
 
 

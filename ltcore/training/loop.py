@@ -102,6 +102,7 @@ class Loop:
         loss_sum: sum of the epoch's losses, 0-d float64.
         observers: look on.
         extent: how much of the stage is trained.
+        notes: what the user should know about how the stage was set up.
     """
 
     plan: StagePlan
@@ -118,6 +119,7 @@ class Loop:
     loss_sum: Tensor
     observers: Sequence[Observer]
     extent: Extent
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.stage = self.plan.stage

@@ -128,6 +128,8 @@ class Progress(Observer):
 
     def stage_started(self, loop: Loop) -> None:
         """Show the stage."""
+        for text in loop.notes:
+            self._reporter.note(f"note      {text}")
         position, steps = loop.position, min(loop.steps_per_epoch, loop.total)
         self._reporter.stage_started(
             loop.stage.name, position.stage, self._stages, loop.epochs, steps, position.epoch, position.step

@@ -9,6 +9,7 @@ from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory, environment
 from ltcore.training.assembly import Assembly
 from ltcore.training.evaluation import Evaluation
+from ltcore.training.groups import check_groups
 from ltcore.training.loop import Extent, Observer, Whole
 from ltcore.training.observers import Checkpointer, FiniteGuard, Progress
 from ltcore.training.position import Position, Restored
@@ -94,6 +95,7 @@ class Run:
     def train(self) -> None:
         """Train the stages that are not done yet; the others are read from their files."""
         self.assembly.start()
+        check_groups(self.plan, self.assembly.model)
         if self._reused and not self.directory.last.exists():
             self._reused.into(self.assembly.model, self.recipe, self.directory)
         restored = self._restore()

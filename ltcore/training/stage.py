@@ -12,8 +12,10 @@ from ltcore.contract.hookspecs import build_sampler, on_stage_start
 from ltcore.contract.model import matches, public_name, set_trainable
 from ltcore.errors import PluginError
 from ltcore.files import checkpoint
-from ltcore.networks.optimizers import build_optimizer
+from ltcore.networks.optimizers import Parameters, build_optimizer
+from ltcore.plan.checks import wrong_group
 from ltcore.training.features import FeatureCache
+from ltcore.training.groups import parameter_groups
 from ltcore.training.loop import Extent, Loop, Observer, refuse_strays
 from ltcore.training.step import StepForward, Update
 
@@ -56,8 +58,11 @@ def set_up(
         position.begun = True
     refuse_strays(stage.name, model, trained)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    options = stage.optimizer.model_extra or {}
-    optimizer = build_optimizer(stage.optimizer.name, parameters, stage.optimizer.lr, options, assembly.device.type)
+    options, notes = stage.optimizer.model_extra or {}, list[str]()
+    wanted: Parameters = parameters
+    if stage.optimizer.groups:
+        wanted, notes = parameter_groups(stage, model)
+    optimizer = build_optimizer(stage.optimizer.name, wanted, stage.optimizer.lr, options, assembly.device.type)
     loss_sum = torch.zeros((), dtype=torch.float64, device=assembly.device)
     if restored is not None:
         checkpoint.restore_optimizer(optimizer, restored.tensors, restored.optimizer)
@@ -83,6 +88,7 @@ def set_up(
         loss_sum=loss_sum,
         observers=observers,
         extent=extent,
+        notes=notes,
     )
 
 
@@ -97,6 +103,10 @@ def _trained(assembly: Assembly, index: int) -> set[str]:
                 f"stage '{stage.name}': trainable '{pattern}' matches nothing; "
                 "the method has no parameters of that name",
             )
+    wrong = wrong_group(stage, names.values())
+    if wrong:
+        place = ("stages", index, "optimizer", "groups", wrong[0])
+        raise assembly.plan.loaded.fail(place, f"stage '{stage.name}': {wrong[1]}")
     return {name for name, public in names.items() if any(matches(public, p) for p in stage.trainable)}
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ltcore import CalibratedClassifier, DataError, RecipeError
+from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.training.execute import execute
@@ -166,9 +167,12 @@ def test_a_classifier_with_no_bias_attribute_works():
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
 
-def run(tmp_path, name, methods=None, acting=(), calibrate=()):
+SYNTHETIC = {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}}
+
+
+def run(tmp_path, name, methods=None, acting=(), calibrate=(), data=SYNTHETIC):
     whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}},
+        "data": data,
         "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
         "methods": methods or {},
         "stages": [{"name": "joint", "epochs": 4, "batch_size": 16, "methods": acting, "optimizer": {"lr": 0.05}}],
@@ -211,3 +215,31 @@ def test_calibrated_test_logits_of_a_run(tmp_path, tau):
     np.testing.assert_allclose(
         dropped["calibrated_logits"], (dropped["logits"] - bias.mean(0)) * scale, rtol=1e-4, atol=1e-5
     )
+
+
+def test_step_imbalance_has_two_temperatures_and_trains(tmp_path):
+    """The first half of the classes has all its images, the others have a tenth."""
+    options = {"num_classes": 5, "max_count": 20, "image_size": 8, "test_per_class": 4}
+    data = {"use": "synthetic", "options": options, "imbalance": {"kind": "step", "factor": 10}}
+    tempered, predictions = run(tmp_path, "step", {"cdt": {"options": {"gamma": 0.3}}}, ["cdt"], data=data)
+    (checkpoint,) = (tmp_path / "runs" / "step").glob("*/checkpoints/stage-0-joint.safetensors")
+    temperature = load(checkpoint)[0]["model/methods.cdt.temperature"]
+    torch.testing.assert_close(temperature, torch.tensor([1.0, 1, 10**0.3, 10**0.3, 10**0.3]))
+    plain, others = run(tmp_path, "plain", data=data)
+    assert tempered != plain and not np.array_equal(predictions["logits"], others["logits"])
+    assert all(math.isfinite(loss) for loss in tempered) and tempered[-1] < tempered[0]
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_tau_norm_after_cdt_is_on_the_undivided_logits(tmp_path, tau):
+    """The paper's CDT with tau-normalisation: trained on z / a, evaluated on ``w_c / ||w_c|| ** tau`` without any a."""
+    methods = {"cdt": {"options": {"gamma": 0.3}}, "tau_norm": {"options": {"tau": tau, "bias": "keep"}}}
+    losses, found = run(tmp_path, "both", methods, ["cdt"], ["tau_norm"])
+    alone, logits = run(tmp_path, "alone", {"cdt": methods["cdt"]}, ["cdt"])
+    assert losses == alone and np.array_equal(found["logits"], logits["logits"])
+    (checkpoint,) = (tmp_path / "runs" / "both").glob("*/checkpoints/stage-0-joint.safetensors")
+    model = load(checkpoint)[0]
+    weight, bias = (model[f"model/classifier.{name}"].numpy().astype(np.float64) for name in ("weight", "bias"))
+    expected = (found["logits"] - bias) / np.linalg.norm(weight, axis=1) ** tau + bias
+    np.testing.assert_allclose(found["calibrated_logits"], expected, rtol=1e-4, atol=1e-5)
+    assert tau == 0 or not np.allclose(found["calibrated_logits"], found["logits"], atol=1e-4)

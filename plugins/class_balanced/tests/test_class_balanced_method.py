@@ -30,7 +30,7 @@ OFF = {"class_balanced": {"beta": 0}, "inverse_frequency": {"gamma": 0}}
 
 def test_defaults_and_bounds():
     assert ClassBalanced().options.model_dump() == {"beta": 0.9999}
-    assert InverseFrequency().options.model_dump() == {"gamma": 1.0}
+    assert InverseFrequency().options.model_dump() == {"gamma": 0.5}
     for kind, wrong in [
         (ClassBalancedOptions, {"beta": 1.0}),
         (ClassBalancedOptions, {"beta": -0.1}),
@@ -119,7 +119,7 @@ def test_the_loss_of_a_step_is_torchs_weighted_cross_entropy(tmp_path, monkeypat
 
 
 def test_two_weightings_multiply(tmp_path):
-    half = {"inverse_frequency": {"gamma": 0.5}}
+    half = {"inverse_frequency": {}}
     loaded = recipe(tmp_path, "one", {"inverse_frequency": {"gamma": 1.0}})
     one = run(loaded, tmp_path)
     stage = {"name": "joint", "epochs": 2, "batch_size": 13, "methods": ["a", "b"], "optimizer": {"lr": 0.05}}

@@ -19,37 +19,40 @@ def case(seed, n=5, d=4, c=3, dtype=torch.float64):
 # -- learnable weight scaling ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_scaled_logits_are_those_of_scaled_weights(with_bias):
+@pytest.mark.parametrize("bias_is", ["scaled", "kept", "none"])
+def test_scaled_logits_are_those_of_a_scaled_classifier(bias_is):
     x, weight, bias, scale = case(0)
-    bias = bias if with_bias else None
-    found = scaled_logits(F.linear(x, weight, bias), scale, bias)
+    found = scaled_logits(
+        F.linear(x, weight, None if bias_is == "none" else bias), scale, bias if bias_is == "kept" else None
+    )
     for row in range(5):
         for c in range(3):
             expected = sum((scale[c] * weight[c, k] * x[row, k]).item() for k in range(4))
-            expected += bias[c].item() if with_bias else 0
+            expected += {"scaled": scale[c] * bias[c], "kept": bias[c], "none": torch.zeros(())}[bias_is].item()
             assert found[row, c].item() == pytest.approx(expected)
 
 
 def test_scaled_logits_worked_by_hand():
-    # w x = (4, -2), b = (1, 3): z = (5, 1); scales 2 and 1/2 give (8 + 1, -1 + 3).
-    found = scaled_logits(torch.tensor([[5.0, 1.0]]), torch.tensor([2.0, 0.5]), torch.tensor([1.0, 3.0]))
-    assert found.tolist() == [[9.0, 2.0]]
+    # w x = (4, -2), b = (1, 3): z = (5, 1); scales 2 and 1/2 give (10, 1/2), and (8 + 1, -1 + 3) with the bias kept.
+    logits, scale = torch.tensor([[5.0, 1.0]]), torch.tensor([2.0, 0.5])
+    assert scaled_logits(logits, scale).tolist() == [[10.0, 0.5]]
+    assert scaled_logits(logits, scale, torch.tensor([1.0, 3.0])).tolist() == [[9.0, 2.0]]
 
 
-@given(seed=st.integers(0, 2**31), with_bias=st.booleans(), size=st.sampled_from([1e-30, 1.0, 1e30]))
-def test_scale_one_is_the_logits_bit_for_bit(seed, with_bias, size):
+@given(seed=st.integers(0, 2**31), kept=st.booleans(), size=st.sampled_from([1e-30, 1.0, 1e30]))
+def test_scale_one_is_the_logits_bit_for_bit(seed, kept, size):
     x, weight, bias, _ = (t.float() for t in case(seed))
     logits = F.linear(x, weight, bias) * size
-    assert torch.equal(scaled_logits(logits, torch.ones(3), bias if with_bias else None), logits)
+    assert torch.equal(scaled_logits(logits, torch.ones(3), bias if kept else None), logits)
 
 
-def test_gradient_of_a_scale_is_the_logit_without_its_bias():
+def test_gradient_of_a_scale_is_the_logit_and_without_a_bias_that_is_kept():
     x, weight, bias, scale = case(1)
-    scale.requires_grad_()
-    scaled_logits(F.linear(x, weight, bias), scale, bias).sum().backward()
-    torch.testing.assert_close(scale.grad, F.linear(x, weight).sum(0))
-    assert torch.autograd.gradcheck(lambda z, s, b: scaled_logits(z, s, b), (x[:, :3].requires_grad_(), scale, bias))
+    for kept in (None, bias):
+        scale = scale.detach().requires_grad_()
+        scaled_logits(F.linear(x, weight, bias), scale, kept).sum().backward()
+        torch.testing.assert_close(scale.grad, F.linear(x, weight, bias if kept is None else None).sum(0))
+        assert torch.autograd.gradcheck(lambda z, s, b=kept: scaled_logits(z, s, b), (x[:, :3].requires_grad_(), scale))
 
 
 # -- nearest class mean ------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from ltcore import CalibratedClassifier, DataError, RecipeError
 from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
+from ltcore.training import step
 from ltcore.training.execute import execute
 
 
@@ -78,14 +79,18 @@ def test_lws_begins_as_the_classifier_that_it_wraps(previous):
     assert scaled.scale.tolist() == [1, 1, 1]
 
 
-def test_lws_scales_the_weights_as_applied_and_not_the_bias(previous):
-    scaled = LWS().build_classifier(previous=previous)
+@pytest.mark.parametrize("weights", ["frozen", "train"])
+@pytest.mark.parametrize("bias", ["scale", "keep"])
+def test_lws_scales_weights_and_bias_as_applied(previous, bias, weights):
+    scaled = LWS(LWSOptions(bias=bias, weights=weights)).build_classifier(previous=previous)
     scale = torch.tensor([0.5, 1.0, 3.0])
     with torch.no_grad():
         scaled.scale.copy_(scale)
     torch.testing.assert_close(scaled.weight, scale[:, None] * previous.weight)
-    if previous.bias is not None:
-        assert torch.equal(scaled.bias, previous.bias)
+    if previous.bias is None:
+        assert scaled.bias is None
+    else:
+        assert torch.equal(scaled.bias, scale * previous.bias if bias == "scale" else previous.bias)
     x = F.normalize(X) if isinstance(previous, Normalised) else X
     torch.testing.assert_close(scaled(X), F.linear(x, scaled.weight, scaled.bias))
     scaled(X).sum().backward()
@@ -105,46 +110,47 @@ def test_lws_is_rebuilt_and_restored(previous):
     assert torch.equal(copy.deepcopy(first)(X), first(X))
 
 
-def test_lws_with_weights_that_train_begins_as_the_classifier_and_trains_them_slower(previous):
-    """One step of SGD against the same step on every parameter, with learning rates of their own."""
-    scaled = LWS(LWSOptions(weight_lr=0.25)).build_classifier(previous=previous)
-    assert scaled.training and torch.equal(scaled(X), previous(X))
-    plain = copy.deepcopy(scaled)
-    plain.weight_lr = 1.0
-    targets = torch.tensor([0, 1, 2, 2, 1, 0])
-    slow = [parameter for name, parameter in plain.named_parameters() if name != "scale"]
-    for classifier, groups in (
-        (scaled, [{"params": list(scaled.parameters())}]),
-        (plain, [{"params": [plain.scale]}, {"params": slow, "lr": 0.1 * 0.25}]),
-    ):
-        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
-        for _ in range(3):
-            optimizer.zero_grad()
-            F.cross_entropy(classifier(X), targets).backward()
-            optimizer.step()
-    found, expected = scaled.state_dict(), plain.state_dict()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value)
-    moved = [name for name, p in previous.named_parameters() if not torch.equal(found[f"inner.{name}"], p)]
-    assert moved == [name for name, _ in previous.named_parameters()] and not torch.equal(scaled.scale, torch.ones(3))
+@pytest.mark.parametrize("bias", ["scale", "keep"])
+def test_weights_that_train_begin_as_the_classifier_and_learn_all_its_parameters(previous, bias):
+    scaled = LWS(LWSOptions(weights="train", bias=bias)).build_classifier(previous=previous)
+    assert torch.equal(scaled(X), previous(X))
+    names = [name for name, _ in previous.named_parameters()]
+    assert [name for name, _ in scaled.named_parameters()] == ["scale", *(f"inner.{name}" for name in names)]
+    F.cross_entropy(scaled(X), torch.tensor([0, 1, 2, 2, 1, 0])).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in scaled.parameters())
+    assert all(parameter.grad is None for parameter in previous.parameters())
 
 
-def test_the_bias_of_weights_that_train_is_not_scaled():
-    """Gradients of the scaled classifier written out, in float64."""
+@pytest.mark.parametrize("bias", ["scale", "keep"])
+def test_gradients_of_weights_that_train_written_out(bias):
+    """In float64, one number after the other."""
     previous = nn.Linear(4, 3).double()
-    scaled = ScaledClassifier(previous, 0.5)
+    scaled = ScaledClassifier(previous, True, bias == "scale")
+    scale, x = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64), X.double()
     with torch.no_grad():
-        scaled.scale.copy_(torch.tensor([0.5, 1.0, 3.0]))
-    x = X.double()
-    weight, bias = (p.detach().clone().requires_grad_() for p in (previous.weight, previous.bias))
-    (x @ (scaled.scale.detach()[:, None] * weight).T + bias).pow(2).sum().backward()
+        scaled.scale.copy_(scale)
     scaled(x).pow(2).sum().backward()
-    torch.testing.assert_close(scaled.inner.weight.grad, 0.5 * weight.grad)
-    torch.testing.assert_close(scaled.inner.bias.grad, 0.5 * bias.grad)
+    of_weight, of_bias, of_scale = torch.zeros(3, 4), torch.zeros(3), torch.zeros(3)
+    for n in range(6):
+        for c in range(3):
+            product = sum((previous.weight[c, d] * x[n, d]).item() for d in range(4))
+            share = scale[c].item() if bias == "scale" else 1.0
+            logit = scale[c].item() * product + share * previous.bias[c].item()
+            of_bias[c] += 2 * logit * share
+            of_scale[c] += 2 * logit * (product + (previous.bias[c].item() if bias == "scale" else 0.0))
+            for d in range(4):
+                of_weight[c, d] += 2 * logit * scale[c].item() * x[n, d].item()
+    torch.testing.assert_close(scaled.inner.weight.grad.float(), of_weight)
+    torch.testing.assert_close(scaled.inner.bias.grad.float(), of_bias)
+    torch.testing.assert_close(scaled.scale.grad.float(), of_scale)
 
 
-def test_lws_freezes_by_default_and_needs_a_classifier():
-    assert LWS().options.model_dump() == {"weight_lr": 0.0} and LWS().requires == {"earlier_stage"}
+def test_lws_options_and_errors():
+    assert LWS().options.model_dump() == {"weights": "frozen", "bias": "scale"} and LWS().requires == {"earlier_stage"}
+    for wrong in [{"weights": "slow"}, {"bias": "drop"}, {"weight_lr": 0.2}]:
+        with pytest.raises(ValidationError):
+            LWSOptions(**wrong)
+    assert all(field.description for field in LWSOptions.model_fields.values())
     with pytest.raises(RecipeError, match="'lws' scales a trained classifier"):
         LWS().build_classifier(previous=None)
 
@@ -195,7 +201,7 @@ def recipe(tmp_path, name, second, methods=(), **parts):
             "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4},
         },
         "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {use: {} for use in methods},
+        "methods": methods if isinstance(methods, dict) else {use: {} for use in methods},
         "stages": [{**STAGE, "name": "representation"}, *second],
         "checkpoint_seconds": 0,
         "device": "cpu",
@@ -255,6 +261,54 @@ def test_lws_trains_the_scales_only_and_starts_where_the_stage_before_ended(tmp_
     scale = second.pop("model/classifier.scale")
     assert scale.shape == (4,) and (scale != 1).all()
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items()) and set(first) == set(second)
+
+
+def softmax(x):
+    odds = np.exp(x - x.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+def test_weights_train_in_a_group_of_their_own(tmp_path, monkeypatch):
+    """MiSLAS's generalised classifier: a rate and a weight decay for the weights, against steps in float64 by hand."""
+    seen, real = [], step.classification_loss
+
+    def watched(hooks, logits, record, weights):
+        seen.append((record.features.detach().numpy().astype(np.float64), record.targets.numpy()))
+        return real(hooks, logits, record, weights)
+
+    stage = {
+        **SECOND,
+        "methods": ["lws"],
+        "schedule": {"name": "cosine"},
+        "optimizer": {
+            **STAGE["optimizer"],
+            "weight_decay": 0.1,
+            "groups": {"classifier.inner": {"lr": 0.01, "weight_decay": 0.5}},
+        },
+    }
+    loaded = recipe(tmp_path, "r", [stage], methods={"lws": {"options": {"weights": "train"}}})
+    monkeypatch.setattr(step, "classification_loss", watched)
+    _, path = run(loaded, tmp_path)
+    first, second = tensors_of(path, 0, "representation"), tensors_of(path, 1, "classifier")
+    weight, bias = (first[f"model/classifier.{name}"].numpy().astype(np.float64) for name in ("weight", "bias"))
+    values = {"inner.weight": weight, "inner.bias": bias, "scale": np.ones(4)}
+    velocity = {name: np.zeros_like(value) for name, value in values.items()}
+    steps = seen[8:]  # 52 images in batches of 16 are four steps an epoch, and there are two epochs
+    assert len(steps) == 8
+    for number, (x, targets) in enumerate(steps):
+        logits = x @ values["inner.weight"].T + values["inner.bias"]
+        error = (softmax(values["scale"] * logits) - np.eye(4)[targets]) / len(x)
+        inner = error * values["scale"]
+        gradients = {"inner.weight": inner.T @ x, "inner.bias": inner.sum(0), "scale": (error * logits).sum(0)}
+        factor = (1 + np.cos(np.pi * number / 8)) / 2
+        for name, gradient in gradients.items():
+            rate, decay = (0.05, 0.1) if name == "scale" else (0.01, 0.5)
+            velocity[name] = 0.9 * velocity[name] + gradient + decay * values[name]
+            values[name] = values[name] - factor * rate * velocity[name]
+    for name, value in values.items():
+        found = second[f"model/classifier.{name}"].numpy()
+        np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-6)
+    assert np.abs(values["inner.weight"] - weight).max() > 0.01  # the steps are large against the tolerance
 
 
 def test_lws_after_lws_and_under_a_calibration(tmp_path):

@@ -39,30 +39,50 @@ def test_one_size_of_class_has_the_head_smoothing():
         assert smoothing_factors(torch.tensor([7, 7]), 0.3, 0.1, form).tolist() == pytest.approx([0.3, 0.3])
 
 
-@given(st.integers(2, 6), st.integers(1, 7), st.integers(0, 99), st.floats(0.1, 50))
-def test_loss_against_a_slow_loop(classes, samples, seed, spread):
+@given(st.integers(2, 6), st.integers(1, 7), st.integers(0, 99), st.floats(0.1, 50), st.sampled_from(["others", "all"]))
+def test_loss_against_a_slow_loop(classes, samples, seed, size, spread):
     rng = np.random.default_rng(seed)
-    logits, targets = rng.normal(size=(samples, classes)) * spread, rng.integers(classes, size=samples)
+    logits, targets = rng.normal(size=(samples, classes)) * size, rng.integers(classes, size=samples)
     factors = rng.uniform(0, 0.9, size=classes)
-    found = label_aware_smoothing_loss(torch.tensor(logits), torch.tensor(targets), torch.tensor(factors))
+    found = label_aware_smoothing_loss(torch.tensor(logits), torch.tensor(targets), torch.tensor(factors), spread)
     for i, y in enumerate(targets):
-        label = np.full(classes, factors[y] / (classes - 1))
-        label[y] = 1 - factors[y]
+        if spread == "others":
+            label = np.full(classes, factors[y] / (classes - 1))
+            label[y] = 1 - factors[y]
+        else:
+            label = np.full(classes, factors[y] / classes)
+            label[y] += 1 - factors[y]
         assert label.sum() == pytest.approx(1)
         assert float(found[i]) == pytest.approx(-(label * log_softmax(logits[i])).sum(), rel=1e-9, abs=1e-9)
 
 
 def test_one_factor_for_all_is_torchs_label_smoothing():
     logits, targets = torch.randn(9, 5, dtype=torch.float64), torch.arange(9) % 5
+    expected = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.2)
     # Torch spreads its smoothing over all classes, the target's own included.
-    found = label_aware_smoothing_loss(logits, targets, torch.full((5,), 0.2 * 4 / 5, dtype=torch.float64))
-    torch.testing.assert_close(found, F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.2))
+    for factor, spread in ((0.2, "all"), (0.2 * 4 / 5, "others")):
+        factors = torch.full((5,), factor, dtype=torch.float64)
+        torch.testing.assert_close(label_aware_smoothing_loss(logits, targets, factors, spread), expected)
+
+
+def test_one_form_is_the_other_with_other_factors():
+    """At ten classes the authors' form smooths a tenth less; the default is the printed one."""
+    logits, targets = torch.randn(20, 10, dtype=torch.float64), torch.arange(20) % 10
+    factors = torch.linspace(0.4, 0.1, 10, dtype=torch.float64)
+    found = label_aware_smoothing_loss(logits, targets, factors, "all")
+    torch.testing.assert_close(found, label_aware_smoothing_loss(logits, targets, 0.9 * factors))
+    assert (found - label_aware_smoothing_loss(logits, targets, factors)).abs().max() > 0.01
+    with pytest.raises(ValueError, match="others or all, not 'both'"):
+        label_aware_smoothing_loss(logits, targets, factors, "both")
 
 
 def test_gradients_and_limits():
     logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     targets, factors = torch.tensor([0, 1, 2, 0]), torch.tensor([0.4, 0.2, 0.1], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: label_aware_smoothing_loss(x, targets, factors), (logits,))
+    for spread in ("others", "all"):
+        assert torch.autograd.gradcheck(
+            lambda x, s=spread: label_aware_smoothing_loss(x, targets, factors, s), (logits,)
+        )
     large = torch.tensor([[1e4, -1e4]], requires_grad=True)
     label_aware_smoothing_loss(large, torch.tensor([0]), torch.tensor([0.4, 0.1])).sum().backward()
     assert large.grad.isfinite().all()

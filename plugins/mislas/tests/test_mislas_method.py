@@ -22,25 +22,27 @@ def started(**options):
 
 def test_defaults_and_bounds():
     options = LabelAwareSmoothing().options
-    assert (options.head, options.tail, options.form) == (0.4, 0.1, "concave")
-    for wrong in [{"head": 1.0}, {"tail": -0.1}, {"form": "round"}, {"smoothing": 0.1}]:
+    assert options.model_dump() == {"head": 0.4, "tail": 0.1, "form": "concave", "spread": "others"}
+    for wrong in [{"head": 1.0}, {"tail": -0.1}, {"form": "round"}, {"smoothing": 0.1}, {"spread": "none"}]:
         with pytest.raises(ValidationError):
             LabelAwareSmoothingOptions(**wrong)
     assert all(field.description for field in LabelAwareSmoothingOptions.model_fields.values())
 
 
+@pytest.mark.parametrize("spread", ["others", "all"])
 @pytest.mark.parametrize("n", [1, 6])
-def test_hook_is_the_function_with_the_options(n):
+def test_hook_is_the_function_with_the_options(n, spread):
     logits, targets = torch.randn(n, 3), torch.arange(n) % 3
-    method = started(head=0.3, tail=0.2, form="linear")
-    expected = label_aware_smoothing_loss(logits, targets, smoothing_factors(COUNTS, 0.3, 0.2, "linear"))
+    method = started(head=0.3, tail=0.2, form="linear", spread=spread)
+    expected = label_aware_smoothing_loss(logits, targets, smoothing_factors(COUNTS, 0.3, 0.2, "linear"), spread)
     assert torch.equal(method.compute_loss(logits, targets), expected)
     assert list(method.state_dict()) == ["factors"]
 
 
-def test_no_smoothing_is_cross_entropy_bit_for_bit():
+@pytest.mark.parametrize("spread", ["others", "all"])
+def test_no_smoothing_is_cross_entropy_bit_for_bit(spread):
     logits, targets = torch.randn(8, 3), torch.arange(8) % 3
-    loss = started(head=0, tail=0).compute_loss(logits, targets)
+    loss = started(head=0, tail=0, spread=spread).compute_loss(logits, targets)
     assert torch.equal(loss, F.cross_entropy(logits, targets, reduction="none"))
 
 

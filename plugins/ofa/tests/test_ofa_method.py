@@ -157,6 +157,8 @@ def test_too_few_classes_to_be_confused_with_are_refused():
     run = Run(counts=torch.tensor([50, 30, 5]))
     with pytest.raises(RecipeError, match="confusing is 3, but a class has only 2 other classes"):
         run.method.on_run_start(context=run.context)
+    without = Run(counts=torch.tensor([50, 30, 5]), augmented=0)
+    without.method.on_run_start(context=without.context)  # asks for none
 
 
 # The options and the stage.
@@ -182,7 +184,7 @@ def test_defaults_are_the_papers():
         {"head_ratio": 1},
         {"specific_threshold": 0.3, "generic_threshold": 0.4},
         {"confusing": 0},
-        {"augmented": 0},
+        {"augmented": -1},
         {"tap": "pooled"},
         {"head_ration": 0.9},
     ],
@@ -196,6 +198,8 @@ def test_a_batch_size_is_refused_before_data_is_read():
     with pytest.raises(RecipeError, match="batch_size 100 is not a multiple of 8"):
         OFA().check_stage(SimpleNamespace(batch_size=100))
     OFA().check_stage(SimpleNamespace(batch_size=128))
+    with pytest.raises(RecipeError, match=r"batch_size 15 is not a multiple of 2 = .*; use 14 or 16"):
+        OFA(OFA.Options(augmented=0)).check_stage(SimpleNamespace(batch_size=15))
 
 
 # The fold.
@@ -219,6 +223,23 @@ def test_the_confusing_block_becomes_augmented_tail_rows(tap):
             assert torch.equal(getattr(after, name)[rest], getattr(before, name)[rest])
         assert after.features.shape == before.features.shape and pooled.shape == (16, 6)
         assert torch.isfinite(after.features).all()
+
+
+@pytest.mark.parametrize("tap", ["maps", "layer1"])
+def test_without_augmentation_half_is_tail_half_is_head_and_nothing_is_made(tap, monkeypatch):
+    """The paper's figure 9, "No Aug": each row is an image of its own, in the sampler's order, and is trained on."""
+    run = Run(tap=tap, augmented=0)
+    run.features = lambda *_: pytest.fail("the training images were passed through the network")
+    run.start()
+    labels = run.targets[torch.stack(run.drawn.indices)]
+    assert torch.isin(labels[:, :8], torch.tensor([0, 2])).all()
+    assert torch.isin(labels[:, 8:], torch.tensor([1, 3, 4])).all()
+    for step in range(len(run.drawn.indices)):
+        before, after, pooled = run.fold(step)
+        assert after is before and after.source_only is None and not after.synthetic.any()
+        assert torch.equal(run.targets[after.source_index], after.targets)
+        batch = run.batch(step)
+        assert torch.equal(pooled, run.model.backbone(batch.images))
 
 
 def draws(run, locations):

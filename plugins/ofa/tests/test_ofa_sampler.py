@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from ltcore_ofa.functional import head_classes
 from ltcore_ofa.sampler import OFASampler, tail_rows
 
 from ltcore import RecipeError
@@ -109,6 +112,46 @@ def test_classes_without_images_are_never_drawn():
     sampler, targets = make(counts=counts, confusing=table)
     indices = torch.stack(sampler.draw(3, torch.full((5,), 0.2), generator()).indices)
     assert not (targets[indices] == 0).any()
+
+
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=3, max_size=8),
+    ratio=st.floats(0.05, 0.95),
+    tails=st.integers(1, 9),
+    augmented=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_half_of_what_is_trained_on_is_tail_and_half_is_head(counts, ratio, tails, augmented, seed):
+    """Whatever the counts: the real rows are of their blocks, and what is made fills the tail's half up."""
+    counts = torch.tensor(counts)
+    if counts.sum() == 0:
+        return
+    head = head_classes(counts, ratio)
+    if not (counts[head] > 0).any() or not (counts[~head] > 0).any():
+        return
+    largest = counts.argmax().repeat(len(counts), 1)  # a class with images; which one is another test's
+    size = 2 * tails * (1 + augmented)
+    sampler, targets = make(size, augmented, counts, head, largest)
+    batches = sampler.draw(3, None, generator(seed))
+    assert len(batches.indices) == min(3, sampler.steps_per_epoch())
+    for indices in batches.indices:
+        assert len(indices) == size and indices.min() >= 0 and indices.max() < len(targets)
+        labels = targets[indices]
+        assert not head[labels[:tails]].any() and head[labels[size // 2 :]].all()
+    if augmented:
+        assert batches.source_only.nonzero().flatten().tolist() == list(range(tails, tails * (1 + augmented)))
+    else:
+        assert tails == size // 2 and batches.source_only is None
+
+
+def test_without_augmentation_the_shares_within_the_halves_stay():
+    sampler, targets = make(batch_size=40, augmented=0)
+    labels = targets[torch.stack(sampler.draw(250, None, generator()).indices)]
+    assert sampler.tail_rows == 20 and tail_rows(128, 0) == 64
+    assert_shares(labels[:, :20], [0.1, 0, 0, 0.3, 0.6])
+    assert_shares(labels[:, 20:], [0, 1 / 3, 2 / 3, 0, 0])
+    with pytest.raises(RecipeError, match=r"batch_size 39 is not a multiple of 2 = .*; use 38 or 40"):
+        tail_rows(39, 0)
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,11 @@ def effective_number_weights(class_counts: Tensor, beta: float = 0.9999) -> Tens
     return _normalised(-1 / torch.expm1(counts * math.log(beta)))
 
 
-def inverse_frequency_weights(class_counts: Tensor, gamma: float = 1.0) -> Tensor:
+def inverse_frequency_weights(class_counts: Tensor, gamma: float = 0.5) -> Tensor:
     r"""Weights that fall with a power of a class's count.
 
     The re-weighting baseline of Ye, Chen, Zhan, Chao, "Identifying and Compensating for Feature Deviation in
-    Imbalanced Deep Learning" (CDT), 2020, section 5.1:
+    Imbalanced Deep Learning" (CDT), 2020, section 5.1, with the strength of its section 3.4:
 
     .. math:: w_c \propto n_c^{-\gamma}, \qquad \sum_c w_c = C.
 

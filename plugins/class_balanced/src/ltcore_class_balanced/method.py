@@ -37,8 +37,9 @@ class ClassBalanced(Method[ClassBalancedOptions]):
 class InverseFrequencyOptions(Options):
     """Options of inverse-frequency weights."""
 
-    gamma: float = Field(default=1.0, ge=0.0)
-    """Strength: the weight of a class is ``n_c ** -gamma``. 0 weighs all classes alike."""
+    gamma: float = Field(default=0.5, ge=0.0)
+    """Strength: the weight of a class is ``n_c ** -gamma``. 0 weighs all classes alike, 0.5 is the CDT paper's, 1 is
+    one over the count."""
 
 
 class InverseFrequency(Method[InverseFrequencyOptions]):

@@ -6,9 +6,8 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ltcore_decoupling.functional import cosine_logits, scaled_logits, slowed_down
+from ltcore_decoupling.functional import cosine_logits, scaled_logits
 
 
 def freeze_parameters(module: nn.Module) -> nn.Module:
@@ -28,41 +27,32 @@ def freeze_parameters(module: nn.Module) -> nn.Module:
     return frozen
 
 
-class _Applied(nn.Module):
-    """Logits and bias of a classifier in one call, since its bias may be made from its parameters."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.inner(pooled), getattr(self.inner, "bias", None)
-
-
 class ScaledClassifier(nn.Module):
-    """A trained classifier whose weights have one learnable scale a class, 1 at the start. See `scaled_logits`.
+    """A trained classifier with one learnable scale a class, 1 at the start. See `scaled_logits`.
+
+    Its parameters are ``scale`` [C] and, where the classifier goes on learning, those of ``inner``.
 
     Args:
         classifier: maps [N, D] to [N, C], and has ``weight`` [C, D] and ``bias`` ([C] or None) as they are applied.
-        weight_lr: learning rate of its own parameters, as a share of the scales'; 0 freezes them.
+        train_inner: whether its own parameters are parameters here as well; else they are buffers, which never train.
+        scale_bias: whether its bias is scaled with its weights.
     """
 
-    def __init__(self, classifier: nn.Module, weight_lr: float = 0.0) -> None:
+    def __init__(self, classifier: nn.Module, train_inner: bool = False, scale_bias: bool = True) -> None:
         super().__init__()
-        self.inner = copy.deepcopy(classifier) if weight_lr else freeze_parameters(classifier)
-        self.weight_lr = weight_lr
+        self.inner = copy.deepcopy(classifier) if train_inner else freeze_parameters(classifier)
+        self.scale_bias = scale_bias
         weight = torch.as_tensor(self.inner.weight)
         self.scale = nn.Parameter(torch.ones(len(weight), dtype=weight.dtype, device=weight.device))
 
     def forward(self, pooled: Tensor) -> Tensor:
         """[N, D] to [N, C]."""
-        if not self.training or not self.weight_lr:
-            return scaled_logits(self.inner(pooled), self.scale, self.bias)
-        slowed = {
-            f"inner.{name}": slowed_down(parameter, self.weight_lr) for name, parameter in self.inner.named_parameters()
-        }
-        logits, bias = functional_call(_Applied(self.inner), slowed, (pooled,))
-        return scaled_logits(logits, self.scale, bias)
+        return scaled_logits(self.inner(pooled), self.scale, None if self.scale_bias else self._inner_bias)
+
+    @property
+    def _inner_bias(self) -> Tensor | None:
+        bias: Tensor | None = getattr(self.inner, "bias", None)
+        return bias
 
     @property
     def weight(self) -> Tensor:
@@ -71,9 +61,9 @@ class ScaledClassifier(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """[C], as applied: that of the classifier within."""
-        bias: Tensor | None = getattr(self.inner, "bias", None)
-        return bias
+        """[C], as applied."""
+        bias = self._inner_bias
+        return bias * self.scale if self.scale_bias and bias is not None else bias
 
 
 class CosineClassifier(nn.Module):

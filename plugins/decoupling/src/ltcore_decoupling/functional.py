@@ -7,40 +7,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def scaled_logits(logits: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    r"""Logits of a classifier whose weights are scaled class by class.
+def scaled_logits(logits: Tensor, scale: Tensor, kept_bias: Tensor | None = None) -> Tensor:
+    r"""Logits of a classifier that is scaled class by class.
 
     Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, "Decoupling Representation and Classifier for Long-Tailed
-    Recognition", ICLR 2020, section 4, learnable weight scaling:
+    Recognition", ICLR 2020, section 4, learnable weight scaling, is printed for weights alone:
+    :math:`\tilde w_c = f_c \, w_c`. Its authors' code, and that of MiSLAS (Zhong et al. 2021), multiplies the logit,
+    and with it the bias:
 
-    .. math:: \tilde w_c = f_c \, w_c, \qquad \tilde z_c = f_c \, w_c^\top x + b_c.
-
-    The formula speaks of weights, so the bias, where there is one, stays as it is.
+    .. math:: \tilde z_c = f_c (w_c^\top x + b_c); \qquad \text{with a kept bias} \quad
+        \tilde z_c = f_c \, w_c^\top x + b_c.
 
     Args:
         logits: [N, C] float, :math:`w_c^\top x + b_c`.
         scale: [C], :math:`f_c`.
-        bias: [C], :math:`b_c`; None for none.
+        kept_bias: [C], :math:`b_c`, where it is to stay as it is; None where it is scaled, or where there is none.
 
     Returns:
         [N, C]; at scale 1 the values of `logits`, bit for bit.
     """
+    if kept_bias is None:
+        return scale * logits
     # Not scale * (z - b) + b, which at scale 1 is z only up to rounding.
-    return logits + (scale - 1) * (logits if bias is None else logits - bias)
-
-
-def slowed_down(parameter: Tensor, share: float) -> Tensor:
-    """The same values, bit for bit, with `share` of the gradient: with SGD, a learning rate that is `share` of others'.
-
-    Args:
-        parameter: any shape.
-        share: 0 lets no gradient through.
-
-    Returns:
-        As `parameter`.
-    """
-    held = parameter.detach()
-    return held + share * (parameter - held)
+    return logits + (scale - 1) * (logits - kept_bias)
 
 
 def class_mean_directions(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:

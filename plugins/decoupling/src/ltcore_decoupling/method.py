@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from torch import nn
 
@@ -13,17 +15,19 @@ from ltcore_decoupling.functional import class_mean_directions
 class LWSOptions(Options):
     """Options of learnable weight scaling."""
 
-    weight_lr: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Learning rate of the weights that are scaled, as a share of the scales': 0 freezes them (LWS), above 0 is the
-    generalised classifier of MiSLAS."""
+    weights: Literal["frozen", "train"] = "frozen"
+    """Whether weight and bias stay as they were trained (LWS), or go on learning as `classifier.inner` (MiSLAS)."""
+    bias: Literal["scale", "keep"] = "scale"
+    """Whether the bias is scaled with the weights, as in the authors' code, or kept, as the formula is printed."""
 
 
 class LWS(Method[LWSOptions]):
     """Learnable weight scaling (Kang et al. 2020): the classifier of the stage before, with one scale a class.
 
-    See `scaled_logits`. The classifier inside is frozen, so ``trainable: [classifier]`` trains the scales only; with
-    `weight_lr` above 0 it is trained too, slower, from where it stands: ``diag(s) (W + dW)`` of MiSLAS (Zhong et al.
-    2021), whose authors' settings are 0.5 and 0.2 on CIFAR-10 and CIFAR-100, and 0.05 on large sets.
+    See `scaled_logits`. The classifier inside is frozen, so ``trainable: [classifier]`` trains the scales only. With
+    ``weights: train`` it learns too, from where it stands: ``diag(s) (W + dW)`` of MiSLAS (Zhong et al. 2021). There it
+    should have a rate of its own, ``optimizer: {groups: {classifier.inner: {lr: ...}}}``; MiSLAS's authors take 0.5 and
+    0.2 of the scales' on CIFAR-10 and CIFAR-100, and 0.05 on large sets.
     """
 
     interface = "1.0"
@@ -38,7 +42,7 @@ class LWS(Method[LWSOptions]):
         """
         if previous is None:
             raise RecipeError("method 'lws' scales a trained classifier; give it a stage after the one that trains it")
-        return ScaledClassifier(previous, self.options.weight_lr)
+        return ScaledClassifier(previous, self.options.weights == "train", self.options.bias == "scale")
 
 
 class NCMOptions(Options):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 Form = Literal["concave", "linear", "convex"]
+Spread = Literal["others", "all"]
 
 
 def smoothing_factors(class_counts: Tensor, head: float, tail: float, form: Form = "concave") -> Tensor:
@@ -49,27 +50,35 @@ def smoothing_factors(class_counts: Tensor, head: float, tail: float, form: Form
     return factors.float()
 
 
-def label_aware_smoothing_loss(logits: Tensor, targets: Tensor, factors: Tensor) -> Tensor:
+def label_aware_smoothing_loss(logits: Tensor, targets: Tensor, factors: Tensor, spread: Spread = "others") -> Tensor:
     """Cross-entropy against smoothed labels: one value a sample.
 
-    The target of a sample of class y is ``1 - factors[y]`` at y, and ``factors[y] / (C - 1)`` at every other class.
+    A sample of class y gives away the mass ``e = factors[y]``:
+
+    * others: to the other classes, so that its target is ``1 - e`` at y and ``e / (C - 1)`` elsewhere, as printed.
+    * all: to all classes, its own too, so that its target is ``1 - e + e / C`` at y and ``e / C`` elsewhere, as in the
+      authors' code. It equals `others` with ``e * (C - 1) / C``: a tenth less smoothing for ten classes.
 
     Args:
         logits: [N, C].
         targets: [N] int64.
         factors: [C], see `smoothing_factors`.
+        spread: which classes get the mass.
 
     Returns:
         [N]. Where a sample's factor is 0 it is its cross-entropy.
 
     Raises:
-        ValueError: there is one class only, which leaves nothing to smooth over.
+        ValueError: `spread` is unknown, or there is one class only, which leaves nothing to smooth over.
     """
     classes = logits.shape[1]
     if classes < 2:
         raise ValueError("label smoothing needs two classes or more")
+    if spread not in ("others", "all"):
+        raise ValueError(f"spread should be others or all, not '{spread}'")
     own = cross_entropy(logits, targets, reduction="none")
     factor = factors[targets]
-    # The mean of the other classes' -log p: all classes' less the target's.
-    others = (-log_softmax(logits, 1).sum(1) - own) / (classes - 1)
-    return own + factor * (others - own)
+    everything = -log_softmax(logits, 1).sum(1)
+    # The mean -log p of those who get the mass; of the others, it is all classes' sum less the target's.
+    mean = everything / classes if spread == "all" else (everything - own) / (classes - 1)
+    return own + factor * (mean - own)

@@ -21,6 +21,8 @@ class LabelAwareSmoothingOptions(Options):
     """Smoothing of the smallest class."""
     form: Literal["concave", "linear", "convex"] = "concave"
     """How the smoothing goes from the one to the other with the number of images."""
+    spread: Literal["others", "all"] = "others"
+    """Which classes get the mass that a label gives away: the others, as printed, or all, as in the authors' code."""
 
 
 class LabelAwareSmoothing(Method[LabelAwareSmoothingOptions]):
@@ -42,4 +44,4 @@ class LabelAwareSmoothing(Method[LabelAwareSmoothingOptions]):
         """Smoothed cross-entropy a sample, [N], from logits [N, C] and targets [N]."""
         if not (self.options.head or self.options.tail):
             return cross_entropy(logits, targets, reduction="none")
-        return label_aware_smoothing_loss(logits, targets, self.factors)
+        return label_aware_smoothing_loss(logits, targets, self.factors, self.options.spread)

@@ -39,8 +39,9 @@ class OFAOptions(Options):
     """tau_g: locations with at most this activation are class-generic."""
     confusing: int = Field(default=3, ge=1)
     """N_f: how many confusing classes a tail class has."""
-    augmented: int = Field(default=3, ge=1)
-    """N_a: augmented samples for each tail image, the confusing classes taken in turn."""
+    augmented: int = Field(default=3, ge=0)
+    """N_a: augmented samples for each tail image, the confusing classes taken in turn; 0 for none, the paper's
+    comparison "No Aug": batches that are half tail and half head images, and nothing is made."""
 
     @field_validator("tap")
     @classmethod
@@ -103,7 +104,7 @@ class OFA(Method[OFAOptions]):
                 "lower head_ratio, or use data with a longer tail"
             )
         others = int((counts > 0).sum()) - 1
-        if options.confusing > others:
+        if options.augmented and options.confusing > others:
             raise RecipeError(
                 f"option confusing is {options.confusing}, but a class has only {others} other classes with training "
                 f"images; use at most {others}"
@@ -118,8 +119,11 @@ class OFA(Method[OFAOptions]):
     def on_stage_start(self, context: Context) -> None:
         """Keep phase one's classifier weights, and find the confusing classes from its scores.
 
-        The classifier is that of the frozen model of the stage before: the current one may have been rebuilt.
+        The classifier is that of the frozen model of the stage before: the current one may have been rebuilt. Where
+        nothing is augmented, nothing of this is read, and the pass over the training images is spared.
         """
+        if not self.options.augmented:
+            return
         classifier, classes = context.frozen_model().classifier, context.num_classes
         weight = cast("Tensor", classifier.weight)
         self.cam_weight.copy_(weight)
@@ -156,12 +160,15 @@ class OFA(Method[OFAOptions]):
     def augment_features(self, features: Features, context: Context) -> Features:
         """Replace the block of confusing images by augmented samples of the tail images.
 
-        Masks carry no gradient; the features that they choose keep theirs.
+        Masks carry no gradient; the features that they choose keep theirs. With `augmented` 0 there is no such block,
+        and all rows stay as they are.
 
         Raises:
             RecipeError: the batch was not laid out by OFA's sampler, or the tap needs images that are cached away.
         """
         tails, copies = self._tail_rows, self.options.augmented
+        if not copies:
+            return features
         rows = tails * (1 + copies)
         maps, targets = features.features, features.targets
         if not tails or features.source_only is None or len(targets) < 2 * rows or maps.dim() != 4:

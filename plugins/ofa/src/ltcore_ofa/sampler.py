@@ -27,7 +27,8 @@ class OFASampler:
 
     Rows ``[0, N_t)`` are tail images. Row ``N_t + t * N_a + a`` is an image of the (a mod k)-th confusing class of tail
     row t; it is a source of features only. The last ``N_t * (1 + N_a)`` rows are head images. The classes of tail and
-    head rows follow the epoch's class distribution, each block within its own classes.
+    head rows follow the epoch's class distribution, each block within its own classes. With ``N_a = 0`` the first half
+    is tail, the second head, and every row is trained on.
 
     Args:
         training_targets: [N] int64 labels of the training split, on the CPU.
@@ -35,7 +36,7 @@ class OFASampler:
         head_mask: [C] bool, on the CPU; the other classes are the tail.
         confusing: [C, k] int64, on the CPU; the confusing classes of each class.
         batch_size: rows in a batch, ``2 * N_t * (1 + N_a)``.
-        augmented: N_a, augmented samples a tail image.
+        augmented: N_a, augmented samples a tail image, or 0.
 
     Raises:
         RecipeError: the batch size does not divide.
@@ -75,6 +76,8 @@ class OFASampler:
         confusing = self.confusing[tail].flatten(1)
         head = draw_classes(self._within(weights, self._head, "head"), (epoch, rows * (1 + self.augmented)), generator)
         indices = self.pools.draw_images(torch.cat([tail, confusing, head], 1), generator)
+        if not self.augmented:
+            return EpochBatches(list(indices[:steps]))
         place = torch.arange(self.batch_size)
         source_only = (place >= rows) & (place < rows * (1 + self.augmented))
         return EpochBatches(list(indices[:steps]), source_only)
