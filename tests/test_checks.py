@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from ltcore import Batch, Context, Features, Method, RecipeError, hookimpl
-from ltcore.discovery.binding import Hooks
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 
@@ -135,7 +134,7 @@ METHODS = {
 def plan(offer_methods, write_recipe, monkeypatch):
     """Plan a recipe of one stage, or of `stages`."""
     offer_methods(METHODS)
-    monkeypatch.setattr(Hooks, "build_data", lambda self: pytest.fail("data was read"))
+    monkeypatch.setattr("ltcore.training.data.prepare", lambda *_: pytest.fail("data was read"))
 
     def make(methods=(), calibrate=(), backbone=None, data=None, stages=None, **stage):
         stage = {"name": "s", "epochs": 1, "batch_size": 8, "optimizer": {"lr": 0.1}, "methods": [*methods], **stage}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ltcore import Method, hookimpl
 from ltcore.contract.model import matches
-from ltcore.discovery.binding import Hooks
 from ltcore.errors import RecipeError
 from ltcore.files.checkpoint import load
 from ltcore.networks.optimizers import (
@@ -221,7 +220,7 @@ def recipe(offer_methods, tmp_path):
     ],
 )
 def test_the_plan_refuses_with_file_and_line(recipe, monkeypatch, groups, stage, methods, line, message):
-    monkeypatch.setattr(Hooks, "build_data", lambda self: pytest.fail("data was read"))
+    monkeypatch.setattr("ltcore.training.data.prepare", lambda *_: pytest.fail("data was read"))
     loaded = recipe(groups, *stage, methods=methods)
     with pytest.raises(
         RecipeError, match=rf"r\.yaml:{line}: stage 's': {re.escape(message)}|{re.escape(message)}"
