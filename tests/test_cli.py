@@ -15,21 +15,23 @@ from ltcore import Method, hookimpl
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "run",
     "init",
     "plan",
     "schema",
-    "plugins",
-    "plugins show",
-    "new",
-    "check",
-    "data",
-    "data list",
-    "data describe",
+    "rehearse",
+    "trace",
+    "run",
     "compare",
     "report",
     "predict",
     "export",
+    "data",
+    "data list",
+    "data describe",
+    "plugins",
+    "plugins show",
+    "new",
+    "check",
 )
 CHEAP = {
     "check": "--without pairs",

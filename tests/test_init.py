@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ltcore.discovery import catalogue
+from ltcore.discovery.catalogue import catalogue
 from ltcore.init import choices, machine
 from ltcore.init.choices import Wishes, choose
 from ltcore.init.machine import Machine
@@ -75,7 +75,7 @@ def test_the_commands_it_prints_work_and_the_folder_stays_as_it_was(cli, tmp_pat
         if " ltcore " in line and line.startswith(("try", "train ", "compare"))
     )
     words = {name.strip(): shlex.split(line.strip()) for name, line in lines.items()}
-    assert words["try it out"] == ["run", "recipe.yaml", "--rehearse"] and words["train"] == ["run", "recipe.yaml"]
+    assert words["try it out"] == ["rehearse", "recipe.yaml"] and words["train"] == ["run", "recipe.yaml"]
     text = Path("recipe.yaml").read_text()
     assert all(f"#   ltcore {shlex.join(line)}\n" in text for line in words.values())
     for name, folder_name, method in (("train", "recipe", True), ("compare with", "recipe_baseline", False)):

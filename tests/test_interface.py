@@ -9,7 +9,7 @@ import pytest
 from ltcore import Method, hookimpl
 from ltcore.contract import hookspecs, interface
 from ltcore.contract.interface import Change, Deprecation, Version
-from ltcore.discovery import catalogue, deprecations, static
+from ltcore.discovery.catalogue import catalogue, deprecations, static
 
 STAGES = "[{name: joint, iterations: 1, batch_size: 8, methods: [old], optimizer: {lr: 0.05}}]"
 
@@ -111,7 +111,7 @@ def test_a_deprecated_hook_and_argument_are_one_warning_where_they_are_used(cli,
     assert f"\nwarning   {warning}\n" in cli("plan", path).out
     done = cli("run", path, "--out", tmp_path / "runs")
     assert done.code == 0 and done.out.count("ltcore-old 0.2.1") == 1 and f"  warning   {warning}\n" in done.out
-    assert warning in json.loads(cli("run", path, "--rehearse", "1", "--json").out)["notes"]
+    assert warning in json.loads(cli("rehearse", path, "--steps", "1", "--json").out)["notes"]
 
 
 def test_two_methods_of_a_distribution_are_one_warning(monkeypatch):

@@ -175,10 +175,6 @@ def test_a_missing_package_is_one_message_that_names_the_extra(cli, write_recipe
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_rehearsal_logs_nothing(cli, write_recipe):
-    cli("run", write_recipe(), "--rehearse", "--log", "wandb").is_one_message(2, "leave --log out")
-
-
 def test_logs_do_not_change_what_is_trained(run):
     (first, one), (second, two) = run(["tensorboard"], "a"), run([], "b")
     assert first["after_calibration"] == second["after_calibration"]

@@ -156,7 +156,7 @@ def test_write_a_plugin_from_nothing_to_a_wheel(environment, tmp_path):
                     outputs[line] = environment.run(line, here)
     assert " passed" in outputs["pytest"] and "all passed" in outputs["ltcore check stretch"]
     assert "deviation" in outputs["ltcore plugins show stretch"]
-    assert "augment_features" in outputs["ltcore plan recipes/digits_lt_stretch.yaml --trace"]
+    assert "augment_features" in outputs["ltcore trace recipes/digits_lt_stretch.yaml"]
     assert "results:" in outputs["ltcore run recipes/digits_lt_ofa_focal_stretch.yaml"]
     assert (here / "dist" / "ltcore_stretch-0.1.0-py3-none-any.whl").is_file()
 

@@ -176,10 +176,11 @@ SEVERAL_STAGES = {
 }
 
 
-def test_every_stage_is_rehearsed_and_nothing_written(write_recipe, tmp_path, cli):
+def test_every_stage_is_rehearsed_and_nothing_written(write_recipe, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a run would make its directory
     path = write_recipe(**SEVERAL_STAGES)
     before = set(tmp_path.rglob("*"))
-    found = json.loads(cli("run", path, "--rehearse", "2", "--json", "--out", tmp_path / "runs").out)
+    found = json.loads(cli("rehearse", path, "--steps", "2", "--json").out)
     left = {path for path in set(tmp_path.rglob("*")) - before if "torchinductor" not in path.parts[-1]}
     assert not left  # but for PyTorch's own folder
     assert [stage["name"] for stage in found["stages"]] == ["one", "two", "three"]
@@ -255,7 +256,7 @@ def test_a_method_that_starts_later_is_measured_active(write_recipe, offer_metho
 )
 def test_what_a_method_raises_surfaces_as_in_a_run(write_recipe, offer_methods, cli, tmp_path, option, said):
     path = late(write_recipe, offer_methods, option)
-    cli("run", path, "--rehearse", "1").is_one_message(1, said)
+    cli("rehearse", path, "--steps", "1").is_one_message(1, said)
     assert not list((tmp_path / "temporary").iterdir())
 
 
@@ -264,7 +265,7 @@ def test_no_memory_in_core_is_a_message(write_recipe, monkeypatch, cli):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("ltcore.training.step.StepForward.__call__", none_left)
-    cli("run", write_recipe(), "--rehearse").is_one_message(1, "stage 'joint': memory has run out", "batch_size")
+    cli("rehearse", write_recipe()).is_one_message(1, "stage 'joint': memory has run out", "batch_size")
 
 
 TINY_STAGE = "[{name: joint, iterations: 3, batch_size: 4, optimizer: {name: sgd, lr: 0.01}}]"
@@ -279,7 +280,7 @@ def test_places_without_its_files_or_weights(write_recipe, cli):
         diagnostics='"off"',
         eval_batch_size="16",
     )
-    result = cli("run", path, "--rehearse", "1")
+    result = cli("rehearse", path, "--steps", "1")
     assert (result.code, result.err) == (0, "")
     for text in (
         "365 classes of 4980 to 5 images, 62,500 to train on, 7,300 to validate, 36,500 to test on, 16 pixels",
@@ -309,9 +310,9 @@ def test_approximate_counts_are_said_to_be_and_can_be_replaced(write_recipe, tmp
 
 def test_a_set_that_states_nothing_needs_its_data_or_counts(write_recipe, tmp_path, cli):
     path = write_recipe(data=f"{{use: image_folder, options: {{root: absent}}, {SMALL_IMAGES}}}", stages=TINY_STAGE)
-    cli("run", path, "--rehearse").is_one_message(2, "absent", "--counts FILE")
+    cli("rehearse", path).is_one_message(2, "absent", "--counts FILE")
     (tmp_path / "c.json").write_text('{"cat": 20, "dog": 7}')
-    result = cli("run", path, "--rehearse", "1", "--counts", tmp_path / "c.json")
+    result = cli("rehearse", path, "--steps", "1", "--counts", tmp_path / "c.json")
     assert result.code == 0 and "2 classes of 20 to 7 images" in result.out and "are assumed" in result.out
     assert photographs((20, 7)).test == 5
 
@@ -344,10 +345,8 @@ def test_streamed_images_are_decoded_by_workers(write_recipe, tmp_path):
     assert found["workers"] == 1 and found["stages"][0]["early"]["seconds_per_step"] > 0
 
 
-def test_options_that_belong_to_a_rehearsal(write_recipe, cli):
-    cli("run", write_recipe(), "--json").is_one_message(2, "--rehearse")
-    cli("run", write_recipe(), "--rehearse", "--resume").is_one_message(2, "--resume")
-    assert cli("run", write_recipe(), "--rehearse", "0").code == 2
+def test_a_number_of_steps_that_is_none_is_refused(write_recipe, cli):
+    cli("rehearse", write_recipe(), "--steps", "0").is_one_message(2, "--steps", "'0' is no whole number above 0")
 
 
 def test_published_sets_state_facts():

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ltcore.discovery.catalogue.offer import Offer
 from ltcore_cifar_resnet import CifarResNet
 from torch import nn
 
 from ltcore import Method, hookimpl
 from ltcore.contract.hookspecs import HOOKS, adjust_logits, auxiliary_losses, on_stage_start
 from ltcore.discovery.binding import Entry, Hooks, implementations
-from ltcore.discovery.offer import Offer
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 from ltcore.rehearsal.rehearsal import trace_hooks
@@ -198,8 +198,8 @@ def test_a_tap_that_is_never_reached_is_a_warning(cli, write_recipe, offer_metho
     path = write_recipe(backbone=backbone, methods={"shift": {}}, stages=[{**STAGE, "methods": ["shift"]}])
     done = cli("run", path, "--out", tmp_path / "runs")
     assert (done.code, done.err) == (0, "") and done.out.count(SILENT) == done.out.count("warning") == 1
-    assert SILENT in json.loads(cli("run", path, "--rehearse", "1", "--json").out)["notes"]
-    assert SILENT in trace_hooks(path)["notes"] and f"  note      {SILENT}\n" in cli("plan", path, "--trace").out
+    assert SILENT in json.loads(cli("rehearse", path, "--steps", "1", "--json").out)["notes"]
+    assert SILENT in trace_hooks(path)["notes"] and f"  note      {SILENT}\n" in cli("trace", path).out
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("digits*.yaml")), ids=lambda path: path.stem)
@@ -259,7 +259,7 @@ def test_a_trace_reads_no_data_and_keeps_nothing(cli, write_recipe, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     path = write_recipe(data="{use: cifar10_lt}", methods="{focal: {}}", stages=[{**STAGE, "methods": ["focal"]}])
     before = set(tmp_path.rglob("*"))
-    found = json.loads(cli("plan", path, "--trace", "--json").out)
+    found = json.loads(cli("trace", path, "--json").out)
     assert set(tmp_path.rglob("*")) == before
     assert (found["recipe"], found["device"]) == ("r", "cpu") and "noise stands for the images" in found["notes"][0]
     (stage,) = found["stages"]
@@ -267,9 +267,3 @@ def test_a_trace_reads_no_data_and_keeps_nothing(cli, write_recipe, tmp_path, mo
     assert list(stage["hooks"][0]) == [
         "order", "hook", "method", "distribution", "version", "calls", "total_ms", "call_ms", "first_ms", "share",
     ]  # fmt: skip
-
-
-def test_what_does_not_go_with_a_trace(cli, write_recipe, tmp_path):
-    path = write_recipe()
-    cli("plan", path, "--trace", "--taps").is_one_message(2, "--trace shows no taps; leave --taps and --image-size out")
-    cli("plan", path, "--counts", tmp_path).is_one_message(2, "--counts belongs to a trace; add --trace")

@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 
-from ltcore.cli import data, plugins, publish, results, training, use
+from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, training, use
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.errors import LtcoreError
@@ -21,7 +21,8 @@ def _parser() -> Parser:
     parser = Parser(prog="ltcore", description=text)
     parser.add_argument("--version", action="version", version=__version__, help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (training, plugins, publish, data, results, use):  # the order in which --help lists them
+    # The order in which --help lists them: from a recipe to a model in use, then what is installed, then for authors.
+    for part in (recipes, rehearsal, training, results, use, data, plugins, publish):
         part.add(commands)
     return parser
 

@@ -39,6 +39,10 @@ class Parser(argparse.ArgumentParser):
         text = "change a value, e.g. stages.finetune.epochs=4; may be repeated"
         self.add_argument("--set", action="append", dest="sets", metavar="PATH=VALUE", help=text)
 
+    def seed(self) -> None:
+        """The option ``--seed``."""
+        self.add_argument("--seed", type=int, help="the run's seed, in place of the recipe's")
+
     def json(self) -> None:
         """The option ``--json``."""
         self.flag("--json", "print JSON", "as_json")

@@ -109,7 +109,7 @@ class Method(nn.Module, Generic[OptionsT]):
         self.options: OptionsT = cast(OptionsT, self.Options()) if options is None else options
 
     def facts(self) -> DataFacts | None:
-        """What a data set is known to hold without its files, for ``ltcore run --rehearse``; None where nothing is.
+        """What a data set is known to hold without its files, for ``ltcore rehearse``; None where nothing is.
 
         Only methods that build data answer it.
         """

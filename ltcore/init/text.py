@@ -15,9 +15,10 @@ from ltcore.init.survey import ENOUGH_TO_VALIDATE, Survey, rarest
 
 def commands(found: Survey, made: Choices, recipe: Path) -> dict[str, str]:
     """The commands to rehearse, to run, and to run plain cross-entropy with the same network."""
-    run = f"ltcore run {shlex.quote(str(recipe))}"
+    path = shlex.quote(str(recipe))
+    run = f"ltcore run {path}"
     name = shlex.quote(f"name={recipe.stem}_baseline")
-    shown = {"rehearse": f"{run} --rehearse", "run": run}
+    shown = {"rehearse": f"ltcore rehearse {path}", "run": run}
     if made.method:
         shown["baseline"] = f"{run} --set {name} --set 'stages.train.methods=[]' --set 'methods={{}}'"
     elif made.rebuilds:

@@ -1,4 +1,4 @@
-"""``ltcore run RECIPE --rehearse``: what a recipe will take, found out without its data and without a result."""
+"""``ltcore rehearse RECIPE``: what a recipe will take, found out without its data and without a result."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def trace_hooks(
         say: tells the user which stage is rehearsed.
 
     Returns:
-        What ``ltcore plan --trace --json`` prints.
+        What ``ltcore trace --json`` prints.
 
     Raises:
         LtcoreError: as `rehearse`.

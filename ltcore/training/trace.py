@@ -1,6 +1,6 @@
 """Which hooks were called in the first steps of a stage: which were not, and with tracing, when and for how long.
 
-Tracing is asked for by ``ltcore plan --trace`` or by ``LTCORE_TRACE=1`` in the environment of ``ltcore run``. A
+Tracing is asked for by ``ltcore trace`` or by ``LTCORE_TRACE=1`` in the environment of ``ltcore run``. A
 `HookTrace` stands around the bound calls of a stage (`Hooks.observe`) and leaves after those steps, so that the steps
 that follow pay nothing.
 """
@@ -212,7 +212,7 @@ def _milliseconds(seconds: float) -> float:
 
 
 def render_all(found: dict[str, Any]) -> str:
-    """The text of ``ltcore plan --trace`` from what `ltcore.rehearsal.rehearsal.trace_hooks` returns."""
+    """The text of ``ltcore trace`` from what `ltcore.rehearsal.rehearsal.trace_hooks` returns."""
     lines = [f"{found['recipe']}: the first steps of each stage, on {found['device']}; nothing is kept"]
     lines += [f"  note      {note}" for note in found["notes"]]
     for stage in found["stages"]:

@@ -1,0 +1,84 @@
+"""The commands about recipes: `init`, `plan` and `schema`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ltcore.cli.parser import add_command, minutes, show, whole
+
+
+def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **wished: Any) -> None:
+    """Write a recipe that suits your own images and this machine, with the reasons. The folder is only read.
+
+    DIR holds a folder a class, or the folders train, val and test with such folders in each, or split lists (*.txt)
+    of lines 'relative/path label'.
+
+    Example: ltcore init photos --out photos.yaml
+    """
+    from ltcore.init import write_recipe
+
+    print(write_recipe(folder, out, force, **wished))
+
+
+def plan(
+    recipe: Path,
+    sets: Sequence[str] = (),
+    as_json: bool = False,
+    taps: bool = False,
+    image_size: int | None = None,
+) -> None:
+    """Show which method answers which hook in each stage, what trains, sampler and schedule. Reads no data.
+
+    Example: ltcore plan recipes/digits_lt_ofa_focal.yaml --taps --image-size 8
+    """
+    from ltcore.recipe.loading import load_recipe
+
+    loaded = load_recipe(recipe, sets)
+
+    from ltcore.plan.plan import make_plan
+    from ltcore.plan.text import describe, describe_taps, render
+
+    made = make_plan(loaded, to_run=False)
+    described = describe(made)
+    if taps or image_size:
+        described["backbone"] |= describe_taps(made, image_size)
+    show(described, render, as_json)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a recipe with the installed plugins, for editors.
+
+    Example: ltcore schema > recipe.schema.json
+    """
+    from ltcore.recipe.json_schema import recipe_schema
+
+    content, skipped = recipe_schema()
+    for reason in skipped:
+        print(f"left out: {reason}", file=sys.stderr)
+    print(json.dumps(content, indent=2))
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the command line."""
+    command = add_command(commands, "init", init)
+    command.add_argument("folder", type=Path, metavar="DIR", help="the folder of your images")
+    command.add_argument("--out", type=Path, metavar="RECIPE", help="the recipe to write; by default recipe.yaml")
+    command.flag("--force", "write over a recipe that is there")
+    command.add_argument("--weights", type=Path, metavar="FILE", help="start from this file of weights of --model")
+    command.add_argument("--model", metavar="NAME", help="a network of timm; by default one that suits")
+    command.flag("--pretrained", "start from timm's weights, which are fetched from its hub")
+    text = "pixels of a side that images are brought to; by default what suits and fits the time"
+    command.add_argument("--image-size", type=whole, metavar="PIXELS", help=text)
+    command.add_argument("--epochs", type=whole, metavar="N", help="epochs of training; by default what fits the time")
+    command.add_argument("--minutes", type=minutes, metavar="M", help="how long a run may take; by default 30")
+    command = add_command(commands, "plan", plan)
+    command.recipe()
+    command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")
+    text = "pixels of a side, for --taps; by default the data's option image_size, or 32"
+    command.add_argument("--image-size", type=whole, metavar="PIXELS", help=text)
+    command.json()
+    add_command(commands, "schema", schema)
