@@ -398,7 +398,7 @@ def test_an_error_class_of_a_plugin_goes_through_the_reading_of_data(cli, write_
     path = write_recipe(data="{use: no_disk}")
     message = (f"{path}:", "'no_disk'", ": the disk is missing; plug it in")
     cli("run", path).is_one_message(5, *message)
-    cli("run", path, "--rehearse").is_one_message(5, *message, "--counts FILE")
+    cli("rehearse", path).is_one_message(5, *message, "--counts FILE")
     with pytest.raises(Missing) as caught:
         ltcore.run(path)
     assert caught.value.what == "the disk"

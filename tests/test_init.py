@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ltcore.discovery.catalogue import catalogue
+from ltcore.discovery import catalogue
 from ltcore.init import choices, machine
 from ltcore.init.choices import Wishes, choose
 from ltcore.init.machine import Machine

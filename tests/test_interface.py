@@ -9,7 +9,7 @@ import pytest
 from ltcore import Method, hookimpl
 from ltcore.contract import hookspecs, interface
 from ltcore.contract.interface import Change, Deprecation, Version
-from ltcore.discovery.catalogue import catalogue, deprecations, static
+from ltcore.discovery import catalogue, deprecations, static
 
 STAGES = "[{name: joint, iterations: 1, batch_size: 8, methods: [old], optimizer: {lr: 0.05}}]"
 

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ltcore.discovery.catalogue.offer import Offer
 from ltcore_cifar_resnet import CifarResNet
 from torch import nn
 
 from ltcore import Method, hookimpl
 from ltcore.contract.hookspecs import HOOKS, adjust_logits, auxiliary_losses, on_stage_start
 from ltcore.discovery.binding import Entry, Hooks, implementations
+from ltcore.discovery.offer import Offer
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 from ltcore.rehearsal.rehearsal import trace_hooks
