@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from ltcore.data.facts import DataFacts
@@ -86,6 +86,17 @@ class Method(nn.Module):
         Only methods that build data answer it.
         """
         return None
+
+    def logged(self) -> Mapping[str, Tensor]:
+        """What a reader of the run should see of each epoch; core writes it into ``metrics.jsonl``, under ``methods``.
+
+        Core asks once an epoch, after its last step and before ``on_epoch_end``, each method that the stage names. So
+        the values are those that held during the epoch. Nothing is trained on them.
+
+        Returns:
+            Names and values: a number [] or a value a class [C]. What is not finite is written as null.
+        """
+        return {}
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse settings of a stage that the method cannot work with; called before any data is read.

@@ -14,6 +14,7 @@ from torch import Tensor
 from ltcore import checkpoint, trace
 from ltcore.errors import PluginError, RunError
 from ltcore.features import FeatureCache
+from ltcore.logged import logged_values
 from ltcore.model import matches, public_name, set_trainable
 from ltcore.optim import build_optimizer, set_learning_rate
 from ltcore.records import Batch
@@ -292,6 +293,8 @@ class StageTrainer:
         line |= {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
         if self.run.recipe.diagnostics == "epoch":
             line["diagnostics"] = self.run.diagnose()
+        if methods := logged_values(self.plan.entries, self.state.num_classes):
+            line["methods"] = methods
         position.metrics_size = self.run.directory.append_metrics(line)
         self.run.reporter.epoch_ended(state.epoch, state.epochs, mean, rate, seconds, speed)
 
