@@ -41,8 +41,8 @@ from ltcore.runner import execute
 from ltcore.saved import SavedRun
 
 ROOT = Path(__file__).parent.parent
-STEPS = "stages.classifier.iterations=3000"
-AFG = "stages.classifier.methods=[lws, afg]"
+STEPS = ("stages.classifier.epochs=null", "stages.classifier.iterations=3000")
+AFG = ("stages.classifier.methods=[lws, afg]", "methods.distillation=null")
 PRINTED = "methods.afg.options.space=printed"
 STEER = {
     "fixed": ["confidence_step=0"],
@@ -68,11 +68,11 @@ class Arm:
 
 def stg(heads: tuple[float, ...]) -> list[Arm]:
     """Plain cRT first, which is the recipe with nothing generated."""
-    arms = [Arm("mixup_crt", (STEPS, "methods.stg.options.threshold=0"))]
+    arms = [Arm("mixup_crt", (*STEPS, "methods.stg.options.threshold=0"))]
     for head in heads:
         for mean in ("use", "drop"):
             options = (f"methods.stg.options.head_fraction={head}", f"methods.stg.options.mean={mean}")
-            arms.append(Arm(f"stg_{mean}_head{head}", (STEPS, *options)))
+            arms.append(Arm(f"stg_{mean}_head{head}", (*STEPS, *options)))
     return arms
 
 
@@ -81,9 +81,10 @@ def glag(starts: tuple[float, ...]) -> list[Arm]:
 
     Of `starts`, the confidences to begin with, the first is the paper's, with which every option is tried.
     """
-    arms = [Arm("lws", ("stages.classifier.methods=[lws]", "stages.classifier.sampler=class_balanced"))]
+    nothing = ("stages.classifier.methods=[lws]", "methods.afg=null", "methods.distillation=null")
+    arms = [Arm("lws", (*nothing, "stages.classifier.sampler=class_balanced"))]
     paper = f"methods.afg.options.confidence={starts[0]}"
-    arms += [Arm("afg", (AFG, paper)), Arm("afg_kd", (paper,)), Arm("afg_kd_printed", (paper, PRINTED))]
+    arms += [Arm("afg", (*AFG, paper)), Arm("afg_kd", (paper,)), Arm("afg_kd_printed", (paper, PRINTED))]
     for name, options in STEER.items():
         arms.append(Arm(f"afg_kd_{name}", (paper, *(f"methods.afg.options.{each}" for each in options))))
     return arms + [Arm(f"afg_kd_from{start}", (f"methods.afg.options.confidence={start}",)) for start in starts[1:]]
