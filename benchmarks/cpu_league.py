@@ -52,8 +52,14 @@ OWN = {
         "stages.representation.epochs=80",
         "stages.representation.schedule.milestones=[64, 72]",
     ],
-    # One image a class for the confidence; 40 passes over 10 classes of 1000.
-    "glag": ["data.holdout=1", "stages.classifier.iterations=6240", "stages.classifier.batch_size=64"],
+    # Two images a class for the confidence; 40 passes over 10 classes of 1000; four classes of ten are the head.
+    "glag": [
+        "data.holdout=2",
+        "stages.classifier.iterations=6240",
+        "stages.classifier.batch_size=64",
+        "methods.afg.options.head_images=200",
+        "methods.distillation.options.head_images=200",
+    ],
 }
 #: Methods whose recipe has another name.
 RECIPE = {"mixup_crt": "stg", "ce_fitted": "ce"}

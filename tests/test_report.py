@@ -292,6 +292,68 @@ def test_diagnostics_of_each_epoch_and_none(train, tmp_path):
     assert "diagnostics" in with_them.sections and "diagnostics" not in without.sections
 
 
+class Levels(Method):
+    """Logs the epoch, and for each class its number plus the epoch; for class 0 nothing."""
+
+    def __init__(self, options=None):
+        super().__init__(options)
+        self.epoch, self.classes = 0.0, 0
+
+    @hookimpl
+    def on_run_start(self, context):
+        self.classes = context.num_classes
+
+    @hookimpl
+    def on_epoch_end(self):
+        self.epoch += 1
+
+    def logged(self):
+        levels = torch.arange(self.classes) + self.epoch
+        levels[0] = torch.nan
+        return {"level": levels, "epoch": torch.tensor(self.epoch), "nothing": torch.full((self.classes,), torch.nan)}
+
+
+LOGGING = """
+  - {name: one, epochs: 1, batch_size: 8, optimizer: {lr: 0.01}}
+  - {name: two, epochs: 3, batch_size: 8, methods: [levels], optimizer: {lr: 0.01}}"""
+
+
+def drawn_lines(page, caption):
+    """The lines of a chart: values of the axes in place of the picture's."""
+    x, y = scale(page.charts[caption]["x"]), scale(page.charts[caption]["y"])
+    figure = page.raw.split(f"<figcaption>{caption}</figcaption>")[1].partition("</figure>")[0].partition("<ul")[0]
+    paths = [each for each in re.findall("<path[^>]*>", figure) if 'class="line"' in each]
+    places = [re.search(' d="M([^"]*)"', path)[1].split("L") for path in paths]
+    return [[(x(float(a)), y(float(b))) for a, b in map(str.split, points)] for points in places]
+
+
+def test_what_methods_logged_is_drawn_class_by_class(train, offer_methods, tmp_path):
+    offer_methods(levels=Levels)
+    page, _ = report([train(methods="{levels: {}}", stages=LOGGING)], tmp_path / "report.html")
+    assert page.sections.index("methods") == page.sections.index("training") + 1
+    assert "levels: nothing" not in page.charts, "nothing but NaN"
+    lines = drawn_lines(page, "levels: level")
+    for label, line in zip((1, 2, 3), lines, strict=True):  # sorted by their images, as the labels are
+        wanted = [(epoch + 2, label + epoch) for epoch in range(3)]  # stage one had an epoch
+        assert np.array(line) == pytest.approx(np.array(wanted), abs=0.03)
+    (line,) = drawn_lines(page, "levels: epoch")
+    assert np.array(line) == pytest.approx(np.array([(2, 0), (3, 1), (4, 2)]), abs=0.03)
+    values = page.text.split("Values of levels: level")[1].partition("Values of")[0]
+    assert re.search(r"two, epoch 2\s*2\s*3\s*4\s*two, epoch 3\s*3\s*4\s*5", values)
+    assert "methods" not in report([train(name="plain")], tmp_path / "plain.html")[0].sections
+
+
+def test_many_classes_are_drawn_in_tenths(train, offer_methods, tmp_path):
+    offer_methods(levels=Levels)
+    counts = [30 - label for label in range(20)]
+    data = {"use": "synthetic", "options": {"class_counts": counts, "image_size": 8, "test_per_class": 1}}
+    page, _ = report([train(methods="{levels: {}}", stages=LOGGING, data=data)], tmp_path / "report.html")
+    lines = drawn_lines(page, "levels: level")
+    assert len(lines) == 10
+    assert [line[0][1] for line in lines] == pytest.approx([1, *(2 * tenth + 0.5 for tenth in range(1, 10))], abs=0.1)
+    assert "2 classes (12 to 11)" in page.text
+
+
 TWO_STAGES = """
   - {name: one, epochs: 2, batch_size: 8, optimizer: {lr: 0.01}}
   - {name: two, epochs: 2, batch_size: 8, optimizer: {lr: 0.01}}"""

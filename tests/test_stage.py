@@ -47,6 +47,37 @@ class LateGradient(Own):
         self.layer.requires_grad_(True)
 
 
+class Counting(Method):
+    """Counts steps in a buffer, and moves another at the end of each epoch."""
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("level", torch.tensor([0.0, 1 / 3, torch.inf, torch.nan]))
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch) -> Batch:
+        self.steps += 1
+        return batch
+
+    @hookimpl
+    def on_epoch_end(self) -> None:
+        self.level += 1
+
+    def logged(self) -> dict[str, Tensor]:
+        return {"steps": self.steps, "level": self.level}
+
+
+class LogsRows(Counting):
+    def logged(self) -> dict[str, Tensor]:
+        return {"level": self.level[:3]}
+
+
+class FailsToLog(Counting):
+    def logged(self) -> dict[str, Tensor]:
+        raise ValueError("no level")
+
+
 class Blow(Method):
     @hookimpl
     def adjust_logits(self, logits: Tensor, context: Context) -> Tensor:
@@ -57,6 +88,7 @@ class Blow(Method):
 def execute(offer_methods, make_run):
     """Run stages of 8 images a step (7 steps an epoch); returns the run, its result and its metrics."""
     offer_methods(record=Record, own=Own, late_parameter=LateParameter, late_gradient=LateGradient, blow=Blow)
+    offer_methods(counting=Counting, logs_rows=LogsRows, fails_to_log=FailsToLog)
     STEPS.clear()
     BATCHES.clear()
 
@@ -121,6 +153,28 @@ def test_the_logged_loss_is_the_mean_over_the_epochs_steps(execute):
     run, _, (line,) = execute({"epochs": 1, "optimizer": {"lr": 1e-12}})
     losses = [nn.functional.cross_entropy(run.assembly.model.train()(batch.images), batch.targets) for batch in BATCHES]
     assert line["loss"] == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-4)
+
+
+def test_what_methods_log_is_that_of_the_epoch_and_of_the_stages_own_methods(execute):
+    """Written after the last step and before on_epoch_end; methods without anything to say are not named."""
+    _, _, lines = execute({"epochs": 2, "methods": ["counting", "record"]}, {"epochs": 1, "methods": ["record"]})
+    assert [line.get("methods") for line in lines] == [
+        {"counting": {"steps": 7.0, "level": [0.0, 0.333333, None, None]}},
+        {"counting": {"steps": 14.0, "level": [1.0, 1.33333, None, None]}},
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "said"),
+    [
+        ("logs_rows", PluginError, "'level' of logged is neither a number nor one for each of the 4 classes"),
+        ("fails_to_log", RunError, r"'fails_to_log' \(ltcore-tests 0.0\) failed in logged: ValueError: no level"),
+    ],
+)
+def test_what_cannot_be_logged_is_the_methods_fault(execute, method, error, said):
+    with pytest.raises(error, match=said):
+        execute({"epochs": 1, "methods": [method]})
 
 
 @pytest.mark.parametrize("clip", [None, 0.001])

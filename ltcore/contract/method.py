@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import TypeVar, get_original_bases
 
 if TYPE_CHECKING:
@@ -114,6 +114,17 @@ class Method(nn.Module, Generic[OptionsT]):
         Only methods that build data answer it.
         """
         return None
+
+    def logged(self) -> Mapping[str, Tensor]:
+        """What a reader of the run should see of each epoch; core writes it into ``metrics.jsonl``, under ``methods``.
+
+        Core asks once an epoch, after its last step and before ``on_epoch_end``, each method that the stage names. So
+        the values are those that held during the epoch. Nothing is trained on them.
+
+        Returns:
+            Names and values: a number [] or a value per class [C]. What is not finite is written as null.
+        """
+        return {}
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse settings of a stage that the method cannot work with; called before any data is read.

@@ -28,7 +28,7 @@ def training(runs: Runs) -> Element | None:
     if not any(run.epochs for run in runs):
         return None
     x = Axis("epoch, counted through all stages", 0, max(len(run.epochs) for run in runs) + 1, whole=True)
-    layouts = {tuple(_stage_starts(run)) for run in runs}
+    layouts = {tuple(stage_starts(run)) for run in runs}
     dividers = layouts.pop() if len(layouts) == 1 else ()
     charts = [_curve(runs, x, dividers, "loss", "Training loss"), _rates(runs, x, dividers), _accuracies(runs, x)]
 
@@ -50,7 +50,8 @@ def training(runs: Runs) -> Element | None:
     return section("training", "Training curves", text, panels(*charts), each_run(runs, draw))
 
 
-def _stage_starts(run: ReportedRun) -> list[tuple[float, str]]:
+def stage_starts(run: ReportedRun) -> list[tuple[float, str]]:
+    """Where each stage begins on the axis of epochs, and its name."""
     starts, at = [], 1
     for name, lines in groupby(run.epochs, key=lambda line: str(line["stage"])):
         starts.append((at - 0.5, name))

@@ -8,7 +8,7 @@ from string import Template
 from typing import Any
 
 from ltcore.contract.interface import __version__
-from ltcore.report import classes, curves, pictured, predicted, sections
+from ltcore.report import classes, curves, logged, pictured, predicted, sections
 from ltcore.report.chart import definitions
 from ltcore.report.data import Outcome, ReportedRun
 from ltcore.report.layout import Runs, run_name
@@ -31,6 +31,7 @@ def build(runs: Runs, materials: Sequence[Material]) -> str:
         classes.accuracy(runs),
         sections.stages(runs),
         curves.training(runs),
+        logged.methods(runs),
         predicted.confusion(runs),
         predicted.reliability(runs),
         classes.diagnostics(runs),

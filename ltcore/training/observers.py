@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ltcore.errors import RunError
 from ltcore.files import checkpoint
+from ltcore.training.logged import logged_values
 from ltcore.training.loop import Loop, Losses, Observer
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class Progress(Observer):
         line |= {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
         if self._diagnose is not None:
             line["diagnostics"] = self._diagnose()
+        if methods := logged_values(loop.plan.entries, loop.state.num_classes):
+            line["methods"] = methods
         loop.position.metrics_size = self._directory.append_metrics(line)
         self._reporter.epoch_ended(epoch, loop.epochs, mean, rate, seconds, speed)
 

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ltcore_glag import (
     adapt_confidence,
-    class_accuracy,
     class_log_prior,
+    class_scores,
     distillation_loss,
     gradual_alpha,
     gradual_logits,
+    pooled_scores,
 )
 
 FORMS = ["convex", "linear", "concave"]
@@ -101,9 +102,21 @@ def test_distillations_gradient_moves_the_student_towards_the_teacher():
     torch.testing.assert_close(student.grad[0], expected)
 
 
-def test_class_accuracy_by_hand():
-    found = class_accuracy(torch.tensor([0, 1, 1, 3, 0]), torch.tensor([0, 0, 1, 3, 3]), 4)
-    assert found[[0, 1, 3]].tolist() == [0.5, 1.0, 0.5] and found[2].isnan()
+def test_scores_by_hand():
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
+    targets = torch.tensor([1, 1, 0])
+    assert class_scores(logits, targets, "accuracy").tolist() == [1, 0, 1]
+    expected = [np.exp(1) / (1 + np.exp(1)), 1 / (1 + np.exp(2)), 0.5]
+    np.testing.assert_allclose(class_scores(logits, targets, "probability").numpy(), expected, rtol=1e-12)
+
+
+def test_pooled_scores_are_means_over_images_and_not_over_classes():
+    """Class 0 has two images, 1 one, 2 none, 3 two."""
+    scores, targets = torch.tensor([1, 0, 1, 1, 0.5]).double(), torch.tensor([0, 0, 1, 3, 3])
+    alone = pooled_scores(scores, targets, torch.arange(4)[:, None])
+    assert alone[[0, 1, 3]].tolist() == [0.5, 1.0, 0.75] and alone[2].isnan()
+    pooled = pooled_scores(scores, targets, torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0]]))
+    torch.testing.assert_close(pooled, torch.tensor([2 / 3, 1, 0.75, 2.5 / 4]).double())
 
 
 def test_confidence_rises_and_falls_and_stays_within_its_bounds():
@@ -113,3 +126,9 @@ def test_confidence_rises_and_falls_and_stays_within_its_bounds():
     found = adapt_confidence(confidence, after, before, 0.1)
     torch.testing.assert_close(found, torch.tensor([0.7, 0.5, 0.6, 1.0, 0.0, 0.6, 0.6]))
     assert torch.equal(adapt_confidence(confidence, after, before, 0.0), confidence)
+
+
+def test_rounding_is_no_change():
+    before = torch.tensor([1 / 3, 0.5], dtype=torch.float64)
+    found = adapt_confidence(torch.tensor([0.6, 0.6]), before + torch.tensor([1e-8, 1e-4]), before, 0.1)
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.7]))

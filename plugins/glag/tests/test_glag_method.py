@@ -1,6 +1,7 @@
 """The three methods: on features made up, and in small runs."""
 
 import io
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -267,7 +268,7 @@ def test_confidence_follows_the_held_out_accuracy_class_by_class():
     stage.model.classifier = Table(stage.val, guesses)
     stage.start()
     method = stage.method
-    assert method.accuracy[:3].tolist() == [1, 0.5, 0] and method.accuracy[3].isnan()
+    assert method.score[:3].tolist() == [1, 0.5, 0] and method.score[3].isnan()
     torch.testing.assert_close(method.beta, torch.tensor([0, 0.6, 0.6, 0.6]))
     stage.end_epoch([False, False, True, True, True])  # the head falls; classes 1 and 2 rise
     torch.testing.assert_close(method.beta, torch.tensor([0, 0.7, 0.7, 0.6]))
@@ -280,12 +281,101 @@ def test_confidence_follows_the_held_out_accuracy_class_by_class():
 
 def test_confidence_moves_once_a_generation_epoch():
     stage = Stage(AFG, head_images=30, generation_epochs=2).start()
-    stage.method.accuracy[:3] = 0.5
+    stage.method.score[:3] = 0.5
     seen = []
     for epoch in range(5):
         stage.end_epoch([epoch != 4] * 5)
         seen.append(round(stage.method.beta[2].item(), 2))
     assert seen == [0.6, 0.6, 0.7, 0.7, 0.6]  # after epochs 3 and 5
+
+
+def courses(right, **options):
+    """The confidence of classes 1 and 2 after each epoch, for which of the five held-out images were recognised."""
+    stage = Stage(AFG, head_images=30, **options)
+    stage.model.classifier = Table(stage.val, nn.functional.one_hot(torch.tensor([0, 0, 1, 0, 0]), 4).float())
+    stage.start()
+    course = []
+    for each in right:
+        stage.end_epoch(each)
+        course.append([round(value, 2) for value in stage.method.beta[1:3].tolist()])
+    return course
+
+
+def test_a_window_averages_scores_before_the_confidence_moves_once():
+    """Class 1 begins at 1 of 2, class 2 at 0 of 1."""
+    neither, first, all_five = [True, True, False, False, False], [True, True, True, False, False], [True] * 5
+    right = [neither, all_five, first, first, neither]
+    assert courses(right)[:2] == [[0.5, 0.6], [0.6, 0.7]], "without a window it follows each epoch"
+    # Two epochs: class 1 at (0 + 1) / 2, as it was; class 2 at (0 + 1) / 2, above 0. Then 0.5 again, and 0.
+    assert courses(right, window=2) == [[0.6, 0.6], [0.6, 0.7], [0.6, 0.7], [0.6, 0.6], [0.6, 0.6]]
+
+
+def test_nearest_tail_classes_are_pooled():
+    """Class 3 has no held-out image; with one class pooled it has its neighbour's, and beta can move."""
+    stage = Stage(AFG, head_images=30, pooled_classes=1)
+    stage.model.classifier = Table(stage.val, nn.functional.one_hot(torch.tensor([0, 0, 1, 0, 0]), 4).float())
+    stage.start()
+    means = torch.stack([stage.train[stage.targets == label].mean(0) for label in range(4)])
+    nearest = []
+    for label in range(4):
+        others = [other for other in (1, 2, 3) if other != label]
+        nearest.append(min(others, key=lambda other: float((means[label] - means[other]).norm())))
+    assert stage.method.pools.tolist() == [[label, near] for label, near in enumerate(nearest)]
+    right, images = torch.tensor([2.0, 1.0, 0.0, 0.0]), torch.tensor([2.0, 2.0, 1.0, 0.0])
+    expected = (right + right[nearest]) / (images + images[nearest])
+    torch.testing.assert_close(stage.method.score, expected)
+    stage.end_epoch([True] * 5)
+    assert stage.method.beta[3] == pytest.approx(0.7)
+    with pytest.raises(RecipeError, match="pooled_classes is 3, but a tail class has only 2 others"):
+        Stage(AFG, head_images=30, pooled_classes=3).start()
+
+
+def test_a_probability_moves_where_no_guess_changes():
+    stages = [Stage(AFG, head_images=30, score=score) for score in ("accuracy", "probability")]
+    for stage in stages:
+        start = torch.zeros(5, 4)
+        start[range(5), [0, 0, 1, 1, 2]] = 1.0
+        stage.model.classifier = Table(stage.val, start)
+        stage.start()
+        stage.model.classifier = Table(stage.val, 2 * start)
+        stage.method.on_epoch_end(context=stage.context)
+    torch.testing.assert_close(stages[0].method.beta[1:], torch.tensor([0.6, 0.6, 0.6]))
+    torch.testing.assert_close(stages[1].method.beta[1:], torch.tensor([0.7, 0.7, 0.6]))
+    expected = torch.tensor([np.e**2 / (np.e**2 + 3)] * 3, dtype=torch.float32)
+    torch.testing.assert_close(stages[1].method.score[:3], expected)
+
+
+def test_confidence_is_logged_for_tail_classes_only():
+    stage = Stage(AFG, head_images=30).start()
+    logged = stage.method.logged()
+    assert logged["confidence"][0].isnan()
+    torch.testing.assert_close(logged["confidence"][1:], torch.tensor([0.6, 0.6, 0.6]))
+    assert torch.equal(logged["held-out score"][:3], stage.method.score[:3])
+
+
+def test_the_printed_space_has_statistics_of_features_as_they_are():
+    """Equations 5 to 9 by hand: only the tail row is on the ladder, and what is drawn is not taken back."""
+    stage = Stage(AFG, head_images=30, space="printed", confidence=0.4)
+    stage.train = stage.train + 5
+    stage.start()
+    x, y = stage.train.double().numpy(), stage.targets.numpy()
+    means = np.array([x[y == c].mean(0) for c in range(4)])
+    covariances = [np.cov(x[y == c], rowvar=False) if (y == c).sum() > 1 else np.zeros((6, 6)) for c in range(4)]
+    row = 62
+    transformed = np.sqrt(x[row])
+    distance = {c: np.linalg.norm(transformed - means[c]) for c in (0, 1)}
+    omega = np.array([COUNTS[c].item() / distance[c] for c in (0, 1)])
+    omega /= omega.sum()
+    mean = 0.6 * transformed + 0.4 * (omega[0] * means[0] + omega[1] * means[1])
+    covariance = 0.36 * covariances[2] + 0.16 * (omega[0] * covariances[0] + omega[1] * covariances[1])
+    record = stage.rows(torch.full((60000,), row))
+    made = stage.method.generate(record.features, record.targets, torch.Generator().manual_seed(1)).double().numpy()
+    np.testing.assert_allclose(made.mean(0), mean, atol=0.015)
+    np.testing.assert_allclose(np.cov(made, rowvar=False), covariance, atol=0.02 * covariance.max())
+    record = stage.rows(torch.full((60000,), 3))  # of the head: its own Gaussian, as it is
+    made = stage.method.generate(record.features, record.targets, torch.Generator().manual_seed(1)).double().numpy()
+    np.testing.assert_allclose(made.mean(0), means[0], atol=0.015)
+    np.testing.assert_allclose(np.cov(made, rowvar=False), covariances[0], atol=0.02 * covariances[0].max())
 
 
 def test_confidence_changes_what_is_generated():
@@ -366,7 +456,7 @@ checkpoint_seconds: 0
 methods:
   gra_loss: {}
   lws: {}
-  afg: {options: {head_images: 30, confidence: CONFIDENCE}}
+  afg: {options: {head_images: 30, confidence: CONFIDENCE, score: probability, window: 2, pooled_classes: 1}}
   distillation: {options: {head_images: 30}}
 stages:
   - {name: representation, epochs: 3, batch_size: 16, methods: [gra_loss], optimizer: {name: sgd, lr: 0.1}}
@@ -392,7 +482,7 @@ def run(loaded, out, resume=False):
 
 @pytest.mark.parametrize("cache", ["off", "views:2"])
 def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, look_on, cache):
-    """Resumed in the middle of an epoch, the bank is made again, and the confidence goes on."""
+    """Resumed inside an epoch and a window, the bank is made again, and the confidence goes on and is logged alike."""
     loaded, saves = recipe(tmp_path, cache), []
 
     def copy(run, loop):
@@ -411,6 +501,16 @@ def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, look_on, cache):
             assert a["logits"].tobytes() == b["logits"].tobytes()
         last = "checkpoints/stage-1-classifier.safetensors"
         assert (whole / last).read_bytes() == (resumed / last).read_bytes()
+        assert logged(whole) == logged(resumed)
+    course = [line["afg"]["confidence"] for line in logged(whole)]
+    assert len(course) == 4 and all(each[0] is None and None not in each[1:] for each in course)
+    assert course[0] == course[1] != course[2] == course[3], "it moves between the second epoch and the third"
+
+
+def logged(path):
+    """What the methods of the second stage logged, epoch by epoch."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [line["methods"] for line in lines if line["stage"] == "classifier"]
 
 
 def test_stage_two_begins_as_stage_one_ended(tmp_path, look_on):

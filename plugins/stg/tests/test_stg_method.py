@@ -86,6 +86,7 @@ def test_defaults_are_the_papers():
         "hidden": None,
         "strength": 1.5,
         "threshold": 0.5,
+        "mean": "use",
     }
     assert STG.requires == {"hard_labels"} and STG.auxiliary == ("statistics",) and STG().tap == "pooled"
 
@@ -102,6 +103,7 @@ def test_defaults_are_the_papers():
         {"strength": -1},
         {"threshold": 1.1},
         {"lambda": 1.5},
+        {"mean": "zero"},
     ],
 )
 def test_wrong_options_are_refused(options):
@@ -355,6 +357,49 @@ def test_a_threshold_of_0_changes_nothing():
     record = run.record(run.batch(0))
     assert run.method.augment_features(record, run.context) is record
     assert run.method.auxiliary_losses(record)["statistics"] == 0
+
+
+@pytest.mark.parametrize("mean", ["use", "drop"])
+def test_without_the_mean_a_generated_sample_is_the_sample_on_average(mean):
+    """Eq. 3 and 4 over 60,000 draws: with it, the average lies off by t * lambda * beta * mu."""
+    run = Run(mean=mean).stage("generator", train=True)
+    run.learn(200, rate=1e-2)
+    run.stage("classifier", train=False)
+    row, draws = 76, 60_000  # of the class with 5 images
+    index = torch.full((draws,), row)
+    made = run.method.augment_features(run.record(index), run.context).features
+    a, label = run.x[row], run.targets[row]
+    token = torch.stack([torch.cosine_similarity(a, each, dim=0) for each in run.method.means]).argmax()
+    with torch.no_grad():
+        mu, _ = run.method.generator(a[None], token[None])
+    offset = 0.5 * 1.5 * class_strength(torch.tensor(COUNTS))[label] * mu[0] * (mean == "use")
+    error = (made.double().mean(0) - a - offset).abs() / (made.double().std(0) / draws**0.5)
+    assert (error < 5).all()
+    moved = (made.double().mean(0) - a).abs() / (made.double().std(0) / draws**0.5)
+    assert (moved > 20).any() == (mean == "use")
+
+
+def rows_of_their_own_class(mean, seed):
+    """Of generated rows of two small classes, what share lies nearest to the mean of their own class.
+
+    Made data: three classes of 200 and two of 4, in 8 channels, unit spread around centres that lie about 6 apart.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    centres = 1.5 * torch.randn(5, 8, generator=generator) + 5
+    targets = torch.repeat_interleave(torch.arange(5), torch.tensor([200, 200, 200, 4, 4]))
+    x = centres[targets] + torch.randn(len(targets), 8, generator=generator)
+    run = Run(x, targets, memory=400, hidden=64, head_fraction=0.6, mean=mean).stage("generator", train=True)
+    run.learn(300, size=128, rate=5e-3)
+    run.stage("classifier", train=False)
+    index = torch.arange(600, 608).repeat(50)
+    made = run.method.augment_features(run.record(index), run.context).features
+    return (torch.cdist(made, centres).argmin(1) == targets[index]).double().mean().item()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_mean_term_takes_rare_samples_to_the_head(seed):
+    use, drop = rows_of_their_own_class("use", seed), rows_of_their_own_class("drop", seed)
+    assert drop > 0.75 and use < drop - 0.2
 
 
 def test_gradients_pass_to_features_and_not_to_the_generator(ready):

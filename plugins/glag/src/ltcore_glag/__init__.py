@@ -2,11 +2,12 @@
 
 from ltcore_glag.functional import (
     adapt_confidence,
-    class_accuracy,
     class_log_prior,
+    class_scores,
     distillation_loss,
     gradual_alpha,
     gradual_logits,
+    pooled_scores,
 )
 from ltcore_glag.gaussians import (
     FeatureBank,
@@ -29,8 +30,8 @@ __all__ = [
     "GradualOptions",
     "adapt_confidence",
     "calibrated_means",
-    "class_accuracy",
     "class_log_prior",
+    "class_scores",
     "descend",
     "deviations",
     "distillation_loss",
@@ -38,5 +39,6 @@ __all__ = [
     "gradual_alpha",
     "gradual_logits",
     "ladder",
+    "pooled_scores",
     "support_set",
 ]

@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Form = Literal["convex", "linear", "concave"]
+Score = Literal["accuracy", "probability"]
+
+#: Scores that differ by less differ by rounding: the means are sums of up to some thousand values in float32.
+_SAME = 1e-6
 
 
 def gradual_alpha(epoch: int, epochs: int, scale: float = 1.0, base: float = 2.0, form: Form = "convex") -> float:
@@ -90,31 +94,50 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
     return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1) * temperature**2
 
 
-def class_accuracy(guesses: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """The share of right guesses for each class, [C] float64; NaN for a class without images.
+def class_scores(logits: Tensor, targets: Tensor, score: Score) -> Tensor:
+    """How well each image is recognised, [M] float64 in [0, 1].
 
     Args:
-        guesses: [M] int64.
+        logits: [M, C].
         targets: [M] int64.
-        num_classes: C.
+        score: ``accuracy``: 1 where the largest logit is the target's; ``probability``: the target's softmax. The mean
+            of the latter is the accuracy that drawing guesses from the softmax would have, and one image can move it.
     """
-    right = torch.bincount(targets, weights=(guesses == targets).double(), minlength=num_classes)
-    return right / torch.bincount(targets, minlength=num_classes)
+    if score == "accuracy":
+        return (logits.argmax(1) == targets).double()
+    return F.softmax(logits.double(), dim=1).gather(1, targets[:, None])[:, 0]
 
 
-def adapt_confidence(confidence: Tensor, accuracy: Tensor, previous: Tensor, step: float) -> Tensor:
-    """Confidence after a generation epoch (section 4.2): up where the class's accuracy rose, down where it fell.
+def pooled_scores(scores: Tensor, targets: Tensor, pools: Tensor) -> Tensor:
+    """The mean score over the images of each class and of those that are pooled with it.
+
+    Args:
+        scores: [M] float64.
+        targets: [M] int64.
+        pools: [C, J] int64; for each class, the classes whose images are counted. One that is named twice counts twice.
+
+    Returns:
+        [C] float64; NaN where none of them has an image.
+    """
+    sums = torch.bincount(targets, weights=scores, minlength=len(pools))
+    images = torch.bincount(targets, minlength=len(pools))
+    return sums[pools].sum(1) / images[pools].sum(1)
+
+
+def adapt_confidence(confidence: Tensor, score: Tensor, previous: Tensor, step: float) -> Tensor:
+    """Confidence after generation epochs (section 4.2): up where the class's score rose, down where it fell.
 
     The paper gives no amount.
 
     Args:
         confidence: [C] in [0, 1].
-        accuracy: [C], after the epoch; NaN where there is nothing to measure on.
-        previous: [C], before it.
+        score: [C], after them; NaN where there is nothing to measure on.
+        previous: [C], before them.
         step: by how much.
 
     Returns:
-        [C] in [0, 1]; unchanged where the accuracy is the same or unknown.
+        [C] in [0, 1]; unchanged where the score is the same up to rounding, or unknown.
     """
-    direction = (accuracy - previous).nan_to_num(0.0).sign()
+    change = (score - previous).nan_to_num(0.0)
+    direction = torch.where(change.abs() > _SAME, change.sign(), 0.0)
     return (confidence + step * direction.to(confidence.dtype)).clamp(0, 1)

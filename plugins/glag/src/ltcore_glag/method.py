@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,15 +21,18 @@ from ltcore import (
     class_balanced_distribution,
     evaluating,
     hookimpl,
+    nearest_classes,
 )
 from ltcore_glag.functional import (
     Form,
+    Score,
     adapt_confidence,
-    class_accuracy,
     class_log_prior,
+    class_scores,
     distillation_loss,
     gradual_alpha,
     gradual_logits,
+    pooled_scores,
 )
 from ltcore_glag.gaussians import FeatureBank, calibrated_means, descend, deviations, feature_bank, ladder, support_set
 
@@ -103,6 +106,10 @@ class AFGOptions(Options):
 
     power: float = Field(default=0.5, ge=0)
     """lambda: the power of Tukey's ladder; 0 is the logarithm, 1 changes nothing. Features below 0 count as 0."""
+    space: Literal["ladder", "printed"] = "ladder"
+    """Where the Gaussians are. `ladder`: statistics are those of features on the ladder, and a draw comes back by the
+    inverse power. `printed` (equations 5 to 9): statistics are those of features as they are, only the tail row is on
+    the ladder, and nothing comes back."""
     neighbours: int = Field(default=2, ge=1)
     """K: from how many larger classes a tail sample learns; 2 or 3 in the paper."""
     dispersion: float = Field(default=0.0, ge=0)
@@ -110,7 +117,15 @@ class AFGOptions(Options):
     confidence: float = Field(default=0.6, ge=0, le=1)
     """beta at the start, for each tail class; 0.4 in the paper's ablation."""
     confidence_step: float = Field(default=0.1, ge=0, le=1)
-    """By how much beta rises or falls after a generation epoch; 0 keeps it. Not in the paper."""
+    """By how much beta rises or falls when it moves; 0 keeps it. Not in the paper."""
+    score: Score = "accuracy"
+    """What is measured on the held-out images: the `accuracy` of the paper, or the mean `probability` of their own
+    class, which one image can move."""
+    window: int = Field(default=1, ge=1)
+    """Generation epochs whose scores are averaged before beta moves, once; 1 in the paper."""
+    pooled_classes: int = Field(default=0, ge=0)
+    """How many of the nearest tail classes count in a class's score beside itself; 0 in the paper. Their own means, not
+    those of head classes, which lose what tail classes win."""
     generation_epochs: int | None = Field(default=None, ge=1)
     """How many generation epochs the stage has, each the same number of epochs; by default every epoch is one."""
     head_images: int = Field(default=100, ge=0)
@@ -123,14 +138,18 @@ class AFG(Method[AFGOptions]):
     """Adaptive feature generator: draws from calibrated Gaussians fill every class up to the largest.
 
     Classes are drawn equally often; a row of class c stays as it is with probability ``n_c / n_max``, and else becomes
-    a draw from its own calibrated Gaussian. Buffers: `beta` [C] and `accuracy` [C], on held-out training images.
+    a draw from its own calibrated Gaussian. Buffers: the confidence `beta` [C]; on held-out training images the `score`
+    [C] when beta last moved, the sum of the scores since (`recent` [C]), and whose images count (`pools`
+    [C, 1 + pooled_classes]).
     """
 
     interface = "1.0"
     checked_with: ClassVar = {"head_images": 10}
     requires = frozenset({"earlier_stage", "hard_labels", "validation"})
     beta: Tensor
-    accuracy: Tensor
+    score: Tensor
+    recent: Tensor
+    pools: Tensor
     tail: Tensor
     real_share: Tensor
 
@@ -157,7 +176,7 @@ class AFG(Method[AFGOptions]):
 
         Raises:
             DataError: there is no tail class.
-            RecipeError: there are not enough other classes to learn from.
+            RecipeError: there are not enough other classes to learn from, or not enough tail classes to pool.
         """
         options, counts = self.options, context.class_counts
         tail = ~head_classes(counts, options.head_images)
@@ -171,23 +190,41 @@ class AFG(Method[AFGOptions]):
                 f"option neighbours is {options.neighbours}, but a class has only {context.num_classes - 1} others; "
                 "lower it"
             )
+        if options.pooled_classes >= int(tail.sum()):
+            raise RecipeError(
+                f"option pooled_classes is {options.pooled_classes}, but a tail class has only {int(tail.sum()) - 1} "
+                "others beside it; lower it"
+            )
         self.register_buffer("tail", tail)
         self.register_buffer("real_share", counts.float() / counts.max())
         self.register_buffer("beta", options.confidence * tail.float())
-        self.register_buffer("accuracy", torch.full((len(counts),), torch.nan, device=counts.device))
+        self.register_buffer("score", torch.full((len(counts),), torch.nan, device=counts.device))
+        self.register_buffer("recent", torch.zeros(len(counts), device=counts.device))
+        own = torch.arange(len(counts), device=counts.device)
+        self.register_buffer("pools", own[:, None].repeat(1, 1 + options.pooled_classes))
 
     @hookimpl
     def on_stage_start(self, context: Context) -> None:
-        """Begin with the confidence of the options, and the accuracy before anything was generated."""
+        """Begin with the confidence of the options, and the score before anything was generated."""
         self.beta.copy_(self.options.confidence * self.tail)
-        self.accuracy.copy_(self._held_out_accuracy(context))
+        if self.options.pooled_classes:
+            means = context.class_means()
+            others = self.tail & ~torch.eye(len(means), dtype=torch.bool, device=means.device)
+            self.pools[:, 1:] = nearest_classes(means, means, others, self.options.pooled_classes)[0]
+        self.score.copy_(self._held_out_score(context))
+        self.recent.zero_()
+
+    def logged(self) -> dict[str, Tensor]:
+        """The confidence of each tail class in the epoch, and the held-out score that it was last compared with."""
+        return {"confidence": torch.where(self.tail, self.beta, torch.nan), "held-out score": self.score}
 
     @hookimpl
     def class_distribution(self, context: Context) -> Tensor:
         """Every class equally often, [C]; core asks in each epoch, a resumed one too, so the bank is made here."""
         if self._bank is None or self._bank_of != context.stage_index:
+            power = self.options.power if self.options.space == "ladder" else 1.0
             self._bank = feature_bank(
-                context.training_features(), context.training_targets, context.class_counts, self.options.power
+                context.training_features(), context.training_targets, context.class_counts, power
             )
             self._bank_of = context.stage_index
         return class_balanced_distribution(context.class_counts)
@@ -242,30 +279,36 @@ class AFG(Method[AFGOptions]):
             if options.dispersion:
                 noise = torch.randn(x.shape, generator=generator, device=device)
                 drawn = drawn + options.dispersion**0.5 * tail[:, None] * noise
-            return descend(drawn, options.power).to(features.dtype)
+            return (descend(drawn, options.power) if options.space == "ladder" else drawn).to(features.dtype)
 
     @hookimpl
     def on_epoch_end(self, context: Context) -> None:
-        """After a generation epoch, let each tail class's confidence follow its held-out accuracy."""
+        """After `window` generation epochs, let each tail class's confidence follow its held-out score."""
+        window = self.options.window
         generations = min(self.options.generation_epochs or context.epochs, context.epochs)
         done, before = ((epoch * generations) // context.epochs for epoch in (context.epoch + 1, context.epoch))
         if done == before:
             return
-        accuracy = self._held_out_accuracy(context)
-        moved = adapt_confidence(self.beta, accuracy, self.accuracy, self.options.confidence_step)
+        self.recent += self._held_out_score(context)
+        if done % window:
+            return
+        score = self.recent / window
+        moved = adapt_confidence(self.beta, score, self.score, self.options.confidence_step)
         self.beta.copy_(torch.where(self.tail, moved, self.beta))
-        self.accuracy.copy_(accuracy)
+        self.score.copy_(score)
+        self.recent.zero_()
 
-    def _held_out_accuracy(self, context: Context) -> Tensor:
-        """Accuracy of each class on the validation images, [C]; NaN for a class that has none."""
+    def _held_out_score(self, context: Context) -> Tensor:
+        """Score of each class on the validation images, [C]; NaN for a class that has none, nor any pooled with it."""
         features, targets = context.validation_features(), context.validation_targets
         assert targets is not None  # the plan saw to it
-        classifier = context.model.classifier
+        targets, classifier = targets.to(features.device), context.model.classifier
         rows = max(1, _SCORES_AT_ONCE // context.num_classes)
+        parts = zip(torch.split(features, rows), torch.split(targets, rows), strict=True)
         with evaluating(classifier):
             dtype = torch.as_tensor(classifier.weight).dtype
-            guesses = torch.cat([classifier(part.to(dtype)).argmax(1) for part in torch.split(features, rows)])
-        return class_accuracy(guesses, targets.to(guesses.device), context.num_classes).float()
+            scores = [class_scores(classifier(x.to(dtype)), y, self.options.score) for x, y in parts]
+        return pooled_scores(torch.cat(scores), targets, self.pools).float()
 
 
 class DistillationOptions(GradualOptions):

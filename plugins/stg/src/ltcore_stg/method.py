@@ -53,6 +53,9 @@ class STGOptions(Options):
     """lambda: scale of the augmentation, for the smallest class; that of class y is ``sqrt(n_min / n_y)`` times it."""
     threshold: float = Field(default=0.5, ge=0, le=1)
     """t: share of the channels that are changed. 0 changes nothing."""
+    mean: Literal["use", "drop"] = "use"
+    """Whether a transformation is drawn around the mean that the generator predicts, as equation 3 prints it, or around
+    nothing (mu = 0). The predicted mean leads towards the mean of a head class."""
 
 
 class STG(Method[STGOptions]):
@@ -170,12 +173,12 @@ class STG(Method[STGOptions]):
 
     @torch.no_grad()
     def _generate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance [N, D] of float32 rows, each with the token of the nearest head class."""
+        """Mean (0 if dropped) and variance [N, D] of float32 rows, each with the token of the nearest head class."""
         self.generator.eval()  # also in a stage with batch_norm: adapt, which is meant for the backbone's
         every = torch.ones(len(self.means), dtype=torch.bool, device=rows.device)
         token, _ = nearest_classes(rows, self.means, every, 1, "cosine")
         mean, variance = self.generator(rows, token[:, 0])
-        return mean, variance
+        return torch.zeros_like(mean) if self.options.mean == "drop" else mean, variance
 
     @hookimpl
     def auxiliary_losses(self, features: Features) -> dict[str, Tensor]:
