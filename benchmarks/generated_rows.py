@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from ltcore.console import Reporter
 from ltcore.hooks import Hooks
 from ltcore.recipe.loading import load_recipe
 from ltcore.runner import execute
+from ltcore.stage import StageTrainer
 
 
 class Watch:
@@ -86,9 +89,10 @@ class Watch:
         ]
 
 
-def watched(recipe: Path, sets: list[str], seed: int, out: Path) -> tuple[dict[str, Any], Watch]:
-    """Run a recipe and watch it."""
-    watch, fold, loss = Watch(), Hooks.augment_features, ltcore.step.classification_loss
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Let `watch` see the forward passes of runs."""
+    fold, loss, epoch = Hooks.augment_features, ltcore.step.classification_loss, StageTrainer._epoch
 
     def augment(self: Hooks, tap: str, features: Features) -> Features:
         after = fold(self, tap, features)
@@ -99,16 +103,24 @@ def watched(recipe: Path, sets: list[str], seed: int, out: Path) -> tuple[dict[s
         watch.at_classifier(logits, record)
         return loss(hooks, logits, record, class_weights)
 
-    class Progress(Reporter):
-        def epoch_ended(self, epoch: int, *rest: Any) -> None:
-            watch.epoch = epoch + 1
-            super().epoch_ended(epoch, *rest)
+    def numbered(self: StageTrainer, *arguments: Any) -> None:
+        watch.epoch = self.state.epoch
+        epoch(self, *arguments)
 
     Hooks.augment_features, ltcore.step.classification_loss = augment, classify  # type: ignore[method-assign]
+    StageTrainer._epoch = numbered  # type: ignore[method-assign]
     try:
-        result, directory = execute(load_recipe(recipe, sets, seed), out, False, Progress())
+        yield
     finally:
         Hooks.augment_features, ltcore.step.classification_loss = fold, loss  # type: ignore[method-assign]
+        StageTrainer._epoch = epoch  # type: ignore[method-assign]
+
+
+def watched(recipe: Path, sets: list[str], seed: int, out: Path) -> tuple[dict[str, Any], Watch]:
+    """Run a recipe and watch it."""
+    watch = Watch()
+    with watching(watch):
+        result, directory = execute(load_recipe(recipe, sets, seed), out, False, Reporter())
     (directory / "generated.json").write_text(json.dumps(watch.epochs, indent=1) + "\n")
     return result, watch
 

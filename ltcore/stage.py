@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _STEPS_BETWEEN_LOOKS = 100
 _SECONDS_BETWEEN_SHOWS = 0.2
 
+#: How many times all others together a loss term must be to be blamed for weights that are not finite.
+_BY_FAR = 10
+
 
 @dataclass
 class Position:
@@ -79,6 +82,8 @@ class StageTrainer:
         self.terms: list[str] = []
         #: For each loss term the first step at which it was not finite, -1 before; kept on the device.
         self.not_finite: Tensor | None = None
+        #: For each loss term the last value that was finite; kept on the device.
+        self.last_finite: Tensor | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=run.device)
         self.saved_at = self.shown_at = time.perf_counter()
 
@@ -316,8 +321,10 @@ class StageTrainer:
         if self.not_finite is None:
             self.terms = list(terms)
             self.not_finite = torch.full(values.shape, -1, dtype=torch.int64, device=values.device)
+            self.last_finite = torch.zeros_like(values)
         first = (self.not_finite < 0) & ~values.isfinite()
         self.not_finite = torch.where(first, step, self.not_finite)
+        self.last_finite = torch.where(values.isfinite(), values, self.last_finite)
         if self.run.device.type == "cpu" or (step + 1) % _STEPS_BETWEEN_LOOKS == 0:
             self._look()
 
@@ -330,7 +337,8 @@ class StageTrainer:
         if self.not_finite is None or bool((self.not_finite < 0).all()):
             return
         steps = self.not_finite.tolist()
-        step, term = min((step, term) for step, term in zip(steps, self.terms, strict=True) if step >= 0)
+        broken = [(step, term) for step, term in zip(steps, self.terms, strict=True) if step >= 0]
+        step, term = min(broken, key=lambda found: found[0])  # of one step the classification loss, which comes first
         raise RunError(self._diagnosis(step, f"the {term} loss is", term))
 
     def _refuse_broken_weights(self) -> None:
@@ -359,7 +367,15 @@ class StageTrainer:
             for hook in ("augment_features", "adjust_logits", "compute_loss", "class_weights")
             for answer in self.plan.answers[hook]
         ]
-        if not largest < 1e4:
+        sizes = [] if self.last_finite is None else self.last_finite.abs().tolist()
+        size, loudest = max(zip(sizes, self.terms, strict=True), default=(0.0, ""))
+        far = "/" in loudest and size > _BY_FAR * (sum(sizes) - size)
+        if not largest < 1e4 and (far or "/" in term):
+            culprit, why = (loudest, f"at {size:.0e} by far the largest term") if far else (term, "the first to break")
+            owner = self.run.plan.entries[culprit.split("/")[0]]
+            message += f"Likely cause: the auxiliary loss {culprit} of {owner.whose}, {why}; give it a smaller weight, "
+            message += f"then look at {lr}."
+        elif not largest < 1e4:
             grown = f"have grown to {largest:.0e}" if math.isfinite(largest) else "are not finite any more"
             message += f"Likely cause: {lr} is too high, for weights {grown}; lower it, warm up, or set clip_grad_norm."
         elif "/" in term:

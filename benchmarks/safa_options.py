@@ -1,0 +1,184 @@
+r"""What SAFA's options do, measured on held-out training images.
+
+    python benchmarks/safa_options.py recipes/digits_lt_safa.yaml --seeds 0 1 2 3 4 --json runs/options.json
+
+Held out are training images that the recipe's long tail leaves out, at most --held of each class; no test image is read
+into a score. Until SAFA starts all arms are one run, bit for bit, so a seed's run is trained up to there once, and goes
+on in a copy of the process for each arm (Unix only). An arm changes options of the recipe's SAFA, --arm
+NAME=KEY:VALUE,...; the arm `without` has no SAFA, and one with nothing behind the name is the recipe's. Without --arm,
+those of the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from generated_rows import Watch, watching
+
+import ltcore.runner
+from ltcore.console import Reporter
+from ltcore.context import Context
+from ltcore.data.prepare import PreparedData, prepare
+from ltcore.recipe.loading import load_recipe
+from ltcore.runner import execute
+from ltcore.stage import StageTrainer
+
+#: The paper's reading of everything that the text leaves open.
+PAPER = "generation:whole,standardise:false,detach:false,numerators:trained,generated_weight:1,cycle_halves:printed"
+ARMS = (
+    ["without", "recipe=", f"paper={PAPER}", "whole=generation:whole", "attached=detach:false"]
+    + ["numerators_trained=numerators:trained", "halves_even=cycle_halves:even", "halves_printed=cycle_halves:printed"]
+    + [f"weight_{weight}=generated_weight:{weight}" for weight in ("0.0", "0.2", "0.5", "1.0")]
+)
+
+
+def held_out(limit: int) -> Any:
+    """`ltcore.data.prepare.prepare` with training images that the long tail leaves out in place of the test images."""
+
+    def change(splits: Any, asked: Any) -> PreparedData:
+        data = prepare(splits, asked)
+        free = torch.ones(len(splits.train), dtype=torch.bool)
+        free[data.kept] = False
+        if data.val is not None:
+            raise SystemExit("the recipe holds images out itself")
+        classes = range(len(data.class_names))
+        index = torch.cat([torch.nonzero(free & (splits.train.targets == c)).flatten()[:limit] for c in classes])
+        return replace(data, test=splits.train.subset(index))
+
+    return change
+
+
+def set_arm(trainer: StageTrainer, changes: str) -> None:
+    """Make the run's SAFA, which has not acted yet, that of an arm: its options, and its networks as they begin."""
+    method: Any = trainer.model.methods["safa"]
+    if changes == "without":
+        method._active = lambda context: False
+        return
+    pairs = dict(change.split(":", 1) for change in changes.split(",") if change)
+    options = method.options.model_dump() | {key: yaml.safe_load(value) for key, value in pairs.items()}
+    method.options = type(method.options)(**options)
+    trained = {name: getattr(method, name) for name in "EDGQ"}
+    context = Context(trainer.state, "safa")
+    epoch, stage = trainer.state.epoch, trainer.state.stage
+    trainer.state.epoch, trainer.state.stage = -1, ""
+    context.begin("on_run_start")
+    method.on_run_start(context=context)
+    trainer.state.epoch, trainer.state.stage = epoch, stage
+    for name, network in trained.items():  # the optimiser knows these
+        network.load_state_dict(getattr(method, name).state_dict())
+        setattr(method, name, network)
+
+
+def measure(recipe: Path, sets: list[str], seed: int, out: Path, arms: dict[str, str], held: int) -> list[Any]:
+    """A record for each arm of a seed."""
+    records: list[Any] = []
+    chosen: list[str] = []
+    plain = StageTrainer._refuse_strays
+    watch = Watch()
+
+    def fork(trainer: StageTrainer) -> None:
+        plain(trainer)
+        start = trainer.model.methods["safa"].options.start_epoch
+        if chosen or trainer.state.epoch != start:
+            return
+        for name, changes in arms.items():
+            read, write = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.close(read)
+                chosen.extend([name, str(write)])
+                set_arm(trainer, changes)
+                return
+            os.close(write)
+            with os.fdopen(read) as answer:
+                text = answer.read()
+            os.waitpid(child, 0)
+            if not text:
+                raise SystemExit(f"arm {name} of seed {seed} failed")
+            records.append(json.loads(text))
+            print(text.strip(), flush=True)
+        raise StopIteration  # the arms have ended; nothing is left to do here
+
+    StageTrainer._refuse_strays = fork  # type: ignore[method-assign]
+    ltcore.runner.prepare = held_out(held)  # type: ignore[attr-defined]
+    try:
+        with watching(watch):
+            result, _ = execute(load_recipe(recipe, sets, seed), out, False, Reporter(io.StringIO()))
+    except StopIteration:
+        return records
+    except BaseException:
+        if chosen:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+        raise
+    finally:
+        StageTrainer._refuse_strays = plain  # type: ignore[method-assign]
+    figures = result["after_calibration"]
+    record = {"arm": chosen[0], "seed": seed} | {k: figures[k] for k in ("balanced_accuracy", "many", "medium", "few")}
+    record["first"], record["last"] = (watch.epochs or [{}])[0], (watch.epochs or [{}])[-1]
+    os.write(int(chosen[1]), (json.dumps(record) + "\n").encode())
+    os._exit(0)
+
+
+def table(records: list[Any]) -> str:
+    """Markdown: each arm's mean and standard deviation, and the mean difference to `without`, paired by seed."""
+    by_arm: dict[str, dict[int, Any]] = defaultdict(dict)
+    for record in records:
+        by_arm[record["arm"]][record["seed"]] = record
+    lines = [
+        "| arm | balanced | few | few, less `without` | recognised, first | last | scale, last |",
+        "|" + " --- |" * 7,
+    ]
+
+    def spread(values: list[float]) -> str:
+        return f"{100 * statistics.mean(values):.1f} ± {100 * (statistics.stdev(values) if values[1:] else 0):.1f}"
+
+    for arm, seeds in by_arm.items():
+        few = [r["few"] - by_arm["without"][s]["few"] for s, r in seeds.items() if s in by_arm.get("without", {})]
+        cells = [spread([r[key] for r in seeds.values()]) for key in ("balanced_accuracy", "few")]
+        cells.append(spread(few) if few and arm != "without" else "")
+        for when, key in (("first", "generated"), ("last", "generated"), ("last", "scale")):
+            seen = [r[when][key] for r in seeds.values() if key in r[when]]
+            cells.append(f"{statistics.mean(seen):.2f}" if seen else "")
+        lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print the table; records are added to those that --json holds already."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--set", dest="sets", action="append", default=[])
+    parser.add_argument("--arm", action="append", default=[])
+    parser.add_argument("--held", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=Path("runs/options"))
+    parser.add_argument("--json", type=Path, required=True)
+    arguments = parser.parse_args()
+    named = [arm.split("=", 1) if "=" in arm else [arm, arm] for arm in arguments.arm or ARMS]
+    records = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
+    sets = [*arguments.sets, "diagnostics=off"]
+    for seed in arguments.seeds:
+        done = {r["arm"] for r in records if r["seed"] == seed}
+        arms = {name: changes for name, changes in named if name not in done}
+        if arms:
+            records += measure(arguments.recipe, sets, seed, arguments.out, arms, arguments.held)
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(records, indent=1) + "\n")
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()
