@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -25,14 +27,16 @@ def conv_block(in_channels: int, channels: int, hidden: int) -> nn.Sequential:
 def begin_random(block: nn.Sequential, deviation: float) -> nn.Sequential:
     """Let a block begin as a random map whose values have about this standard deviation, whatever comes in.
 
-    Kaiming's rule; batch norm makes what comes in forget its scale.
+    Batch norm makes what comes in forget its scale: behind the ReLU are values of mean ``1 / sqrt(2 pi)`` and variance
+    ``(1 - 1 / pi) / 2``, if they were normal. The bias takes their mean away, which would shift all rows alike.
     """
     first, last = block[0], block[3]
     nn.init.kaiming_normal_(first.weight, nonlinearity="relu")  # type: ignore[arg-type]
-    nn.init.kaiming_normal_(last.weight, nonlinearity="relu")  # type: ignore[arg-type]
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
     with torch.no_grad():
-        last.weight.mul_(deviation)  # type: ignore[operator]
+        weight, bias = last.weight, last.bias
+        fan_in = weight[0].numel()  # type: ignore[index]
+        nn.init.normal_(weight, std=deviation / math.sqrt(fan_in * (1 - 1 / math.pi) / 2))  # type: ignore[arg-type]
+        bias.copy_(-weight.sum((1, 2, 3)) / math.sqrt(2 * math.pi))  # type: ignore[operator]
     return block
 
 
