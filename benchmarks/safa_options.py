@@ -2,11 +2,11 @@ r"""What SAFA's options do, measured on held-out training images.
 
     python benchmarks/safa_options.py recipes/digits_lt_safa.yaml --seeds 0 1 2 3 4 --json runs/options.json
 
-Held out are training images that the recipe's long tail leaves out, at most --held of each class; no test image is read
-into a score. Until SAFA starts all arms are one run, bit for bit, so a seed's run is trained up to there once, and goes
-on in a copy of the process for each arm (Unix only). An arm changes options of the recipe's SAFA, --arm
-NAME=KEY:VALUE,...; the arm `without` has no SAFA, and one with nothing behind the name is the recipe's. Without --arm,
-those of the card.
+Held out are training images that the recipe's long tail leaves out, at most --held of each class. The table that
+options are chosen by has figures on these alone; --test shows the same runs on the test images, for what was chosen.
+Until SAFA starts all arms are one run, bit for bit, so a seed's run is trained up to there once, and goes on in a copy
+of the process for each arm (Unix only). An arm changes options of the recipe's SAFA, --arm NAME=KEY:VALUE,...; the arm
+`without` has no SAFA, and one with nothing behind the name is the recipe's. Without --arm, those of the card.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ARMS = (
 
 
 def held_out(limit: int) -> Any:
-    """`ltcore.data.prepare.prepare` with training images that the long tail leaves out in place of the test images."""
+    """`ltcore.data.prepare.prepare` with training images that the long tail leaves out as the validation images."""
 
     def change(splits: Any, asked: Any) -> PreparedData:
         data = prepare(splits, asked)
@@ -53,7 +53,7 @@ def held_out(limit: int) -> Any:
             raise SystemExit("the recipe holds images out itself")
         classes = range(len(data.class_names))
         index = torch.cat([torch.nonzero(free & (splits.train.targets == c)).flatten()[:limit] for c in classes])
-        return replace(data, test=splits.train.subset(index))
+        return replace(data, val=splits.train.subset(index))
 
     return change
 
@@ -125,15 +125,22 @@ def measure(recipe: Path, sets: list[str], seed: int, out: Path, arms: dict[str,
         raise
     finally:
         StageTrainer._refuse_strays = plain  # type: ignore[method-assign]
-    figures = result["after_calibration"]
-    record = {"arm": chosen[0], "seed": seed} | {k: figures[k] for k in ("balanced_accuracy", "many", "medium", "few")}
+    stage = result["stages"][-1]
+    record = {"arm": chosen[0], "seed": seed}
+    for split in ("validation", "test"):
+        record[split] = {key: stage[split][key] for key in ("top1", "balanced_accuracy", "many", "medium", "few")}
     record["first"], record["last"] = (watch.epochs or [{}])[0], (watch.epochs or [{}])[-1]
     os.write(int(chosen[1]), (json.dumps(record) + "\n").encode())
     os._exit(0)
 
 
-def table(records: list[Any]) -> str:
-    """Markdown: each arm's mean and standard deviation, and the mean difference to `without`, paired by seed."""
+def table(records: list[Any], split: str) -> str:
+    """Markdown: each arm's mean and standard deviation, and the difference to `without`, paired by seed.
+
+    Args:
+        records: of `measure`.
+        split: `validation` for the held-out images, or `test`.
+    """
     by_arm: dict[str, dict[int, Any]] = defaultdict(dict)
     for record in records:
         by_arm[record["arm"]][record["seed"]] = record
@@ -146,8 +153,12 @@ def table(records: list[Any]) -> str:
         return f"{100 * statistics.mean(values):.1f} ± {100 * (statistics.stdev(values) if values[1:] else 0):.1f}"
 
     for arm, seeds in by_arm.items():
-        few = [r["few"] - by_arm["without"][s]["few"] for s, r in seeds.items() if s in by_arm.get("without", {})]
-        cells = [spread([r[key] for r in seeds.values()]) for key in ("balanced_accuracy", "few")]
+        few = [
+            r[split]["few"] - by_arm["without"][s][split]["few"]
+            for s, r in seeds.items()
+            if s in by_arm.get("without", {})
+        ]
+        cells = [spread([r[split][key] for r in seeds.values()]) for key in ("balanced_accuracy", "few")]
         cells.append(spread(few) if few and arm != "without" else "")
         for when, key in (("first", "generated"), ("last", "generated"), ("last", "scale")):
             seen = [r[when][key] for r in seeds.values() if key in r[when]]
@@ -166,6 +177,7 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("runs/options"))
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--test", action="store_true")
     arguments = parser.parse_args()
     named = [arm.split("=", 1) if "=" in arm else [arm, arm] for arm in arguments.arm or ARMS]
     records = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
@@ -177,7 +189,7 @@ def main() -> None:
             records += measure(arguments.recipe, sets, seed, arguments.out, arms, arguments.held)
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(records, indent=1) + "\n")
-    print(table(records))
+    print(table(records, "test" if arguments.test else "validation"))
 
 
 if __name__ == "__main__":

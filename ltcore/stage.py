@@ -318,7 +318,7 @@ class StageTrainer:
 
     def _note_not_finite(self, terms: dict[str, Tensor], step: int) -> None:
         values = torch.stack([term.detach().float() for term in terms.values()])
-        if self.not_finite is None:
+        if self.not_finite is None or self.last_finite is None:
             self.terms = list(terms)
             self.not_finite = torch.full(values.shape, -1, dtype=torch.int64, device=values.device)
             self.last_finite = torch.zeros_like(values)
