@@ -29,6 +29,7 @@ import torch
 from cpu_league import settings
 from ltcore_stg.functional import augmented, partly_kept
 
+from ltcore.contract.hookspecs import build_data
 from ltcore.data.prepare import prepare
 from ltcore.data.streaming import build_loader
 from ltcore.discovery.binding import Hooks
@@ -153,7 +154,7 @@ class Dev:
     def features(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Pooled features [M, D] and targets [M] of the images that are left."""
         plan, asked = make_plan(self._loaded), self._loaded.recipe.data
-        splits = Hooks(plan.answers["data"], {}).build_data()
+        splits = Hooks(plan.answers["data"], {}).call(build_data)
         data = prepare(splits, asked.model_copy(update={"holdout": 0}))
         left = torch.from_numpy(np.setdiff1d(np.arange(len(splits.train)), data.kept.numpy()))
         drawn = torch.randperm(len(left), generator=torch.Generator().manual_seed(0))[:MOST]

@@ -191,3 +191,56 @@ def test_an_auxiliary_loss_that_is_nan(cli, write_recipe, tmp_path, offer_method
     result = run_to_nan(cli, tmp_path, write_recipe(**RECIPE))
     cause = "Likely cause: the auxiliary loss of 'mine' (ltcore-tests 0.0)"
     result.is_one_message(1, "epoch 1, step 5: the mine/cycle loss is not finite. ", cause)
+
+
+STEEP = RECIPE["stages"].replace("lr: 0.05", "lr: 1.0e+8").replace("epochs: 2", "epochs: 40")
+
+
+def small(self, logits):
+    return {"cycle": 0.01 * logits.mean()}
+
+
+class Overweighted(Method):
+    """An auxiliary loss that pushes the logits apart, with far too large a weight."""
+
+    auxiliary = ("apart",)
+
+    @hookimpl
+    def auxiliary_losses(self, logits):
+        return {"apart": -1e6 * logits.square().mean()}
+
+
+class Overflowing(Method):
+    """An auxiliary loss that weighs little, and is the first to be no number once weights are large."""
+
+    auxiliary = ("cycle",)
+
+    @hookimpl
+    def auxiliary_losses(self, logits):
+        return {"cycle": 1e-30 * logits.square().square().square().square().mean()}
+
+
+def test_weights_that_an_auxiliary_loss_by_far_the_largest_drove_to_infinity(
+    cli, write_recipe, tmp_path, offer_methods
+):
+    offer_methods(mine=Overweighted)
+    result = run_to_nan(cli, tmp_path, write_recipe(**RECIPE))
+    blamed = "Likely cause: the auxiliary loss mine/apart of 'mine' (ltcore-tests 0.0), at "
+    result.is_one_message(
+        1, blamed, " by far the largest term; give it a smaller weight, then look at the learning rate 0.05"
+    )
+
+
+def test_an_auxiliary_loss_that_breaks_first_as_weights_grow(cli, write_recipe, tmp_path, offer_methods):
+    offer_methods(mine=Overflowing)
+    result = run_to_nan(cli, tmp_path, write_recipe(**{**RECIPE, "stages": STEEP}))
+    blamed = "the auxiliary loss mine/cycle of 'mine' (ltcore-tests 0.0), the first to break; give it a smaller weight"
+    result.is_one_message(1, "the mine/cycle loss is not finite", blamed)
+
+
+def test_a_small_auxiliary_loss_does_not_take_the_blame_of_the_learning_rate(
+    cli, write_recipe, tmp_path, offer_methods
+):
+    offer_methods(mine=method(auxiliary_losses=small, auxiliary=("cycle",)))
+    result = run_to_nan(cli, tmp_path, write_recipe(**{**RECIPE, "stages": STEEP}))
+    result.is_one_message(1, "Likely cause: the learning rate 1e+", "is too high")

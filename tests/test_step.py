@@ -101,6 +101,39 @@ def test_a_mixed_batch_counts_for_both_labels_by_share(weights, appended):
     torch.testing.assert_close(forward(batch, weights)["classification"], total / mass)
 
 
+OWN = torch.tensor([1.0, 0.2, 0.0, 3.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("mixed", [{}, MIXED], ids=["plain", "mixed"])
+def test_rows_count_for_their_own_weight_and_appended_ones_for_one(weights, mixed):
+    def weigh(features: Features) -> Features:
+        weighed = replace(features, loss_weight=OWN)
+        return weighed.append(features.features[:2] + 1, torch.tensor([1, 2]), torch.tensor([0, 1]))
+
+    forward, batch = forward_of(Act("pooled", weigh)), batch_of(**mixed)
+    pooled = forward.model.backbone(batch.images)
+    rows, labels = [*pooled, *(pooled[:2] + 1)], [*batch.targets.tolist(), 1, 2]
+    partners = [*mixed["partner_targets"].tolist(), 1, 2] if mixed else labels
+    shares = [*mixed["target_weight"].tolist(), 1, 1] if mixed else [1] * len(rows)
+    total, mass = 0.0, 0.0
+    for row, label, partner, share, own in zip(rows, labels, partners, shares, [*OWN.tolist(), 1, 1], strict=True):
+        log = forward.model.classifier(row).log_softmax(0)
+        for target, part in ((label, share), (partner, 1 - share)):
+            weight = part * own * (1.0 if weights is None else float(weights[target]))
+            total, mass = total - weight * log[target], mass + weight
+    torch.testing.assert_close(forward(batch, weights)["classification"], total / mass)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_a_weight_that_all_rows_share_changes_nothing(weights):
+    def weigh(features: Features) -> Features:
+        return replace(features, loss_weight=torch.full((ROWS,), 0.25))
+
+    with_it, without = (forward_of(*methods)(batch_of(), weights) for methods in ([Act("pooled", weigh)], []))
+    torch.testing.assert_close(with_it["classification"], without["classification"])
+
+
 def test_the_fold_and_the_loss_see_each_of_the_two_labels():
     seen = []
 

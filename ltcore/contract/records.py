@@ -44,6 +44,8 @@ class Features:
         partner_targets: as in `Batch`.
         target_weight: as in `Batch`.
         images: [N0, C, H, W]; the images of the batch, in the sampler's order; None where features are cached.
+        loss_weight: [N] float, at least 0; what a row counts for in the classification loss, which is then the weighted
+            mean. None where all rows count the same.
     """
 
     features: Tensor
@@ -54,6 +56,7 @@ class Features:
     partner_targets: Tensor | None = None
     target_weight: Tensor | None = None
     images: Tensor | None = None
+    loss_weight: Tensor | None = None
 
     @classmethod
     def of(cls, batch: Batch, features: Tensor, images: Tensor | None) -> Features:
@@ -70,7 +73,7 @@ class Features:
         )
 
     def append(self, features: Tensor, targets: Tensor, source_index: Tensor) -> Features:
-        """A copy with synthetic rows added at the end; a mixed batch gives them one label only."""
+        """A copy with synthetic rows added at the end; a mixed batch gives them one label only, and a loss weight 1."""
         mixed = self.partner_targets is not None and self.target_weight is not None
         return replace(
             self,
@@ -85,4 +88,7 @@ class Features:
             target_weight=torch.cat([self.target_weight, torch.ones_like(targets, dtype=self.target_weight.dtype)])  # type: ignore[list-item,union-attr]
             if mixed
             else None,
+            loss_weight=None
+            if self.loss_weight is None
+            else torch.cat([self.loss_weight, torch.ones_like(targets, dtype=self.loss_weight.dtype)]),
         )

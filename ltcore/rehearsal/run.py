@@ -27,9 +27,9 @@ from ltcore.rehearsal.memory import is_lack_of_memory, memory_used
 from ltcore.rehearsal.projection import Measured, projected_seconds
 from ltcore.training.assembly import Assembly
 from ltcore.training.data import Cut, RunData
-from ltcore.training.loop import Loop
+from ltcore.training.loop import Loop, Observer
 from ltcore.training.observers import Checkpointer, FiniteGuard
-from ltcore.training.run import Run, StageObserver
+from ltcore.training.run import Run
 from ltcore.training.trace import STEPS, HookTrace
 
 WARM_UP = 2
@@ -102,7 +102,7 @@ class PartialLoaders:
         return any(loader.reduced for loader in self.all)
 
 
-class Stopwatch(StageObserver):
+class Stopwatch(Observer):
     """Chooses the steps of a rehearsal, times them, and projects what each stage takes.
 
     Args:

@@ -23,8 +23,8 @@ from ltcore.testing.state import plain_state, same
 from ltcore.testing.watch import Watch
 from ltcore.training.assembly import Assembly
 from ltcore.training.data import RunData, read_data
-from ltcore.training.loop import Loop
-from ltcore.training.run import Run, StageObserver
+from ltcore.training.loop import Loop, Observer
+from ltcore.training.run import Run
 
 if TYPE_CHECKING:
     from ltcore.plan.plan import Plan
@@ -81,7 +81,7 @@ class Trained:
         return f"{different[0]}{more}" if different else None
 
 
-class _Trial(StageObserver):
+class _Trial(Observer):
     """Shows the watch each step, and keeps checkpoints."""
 
     def __init__(self, watch: Watch, plan: Plan, directory: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.training import reuse
 from ltcore.training.assembly import Assembly
 from ltcore.training.data import RunData, choose_device, read_data
+from ltcore.training.loop import Observer
 from ltcore.training.result import result_rows
 from ltcore.training.run import Run
 from ltcore.training.selection import Selection
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def execute(
-    loaded: LoadedRecipe, out: Path, resume: bool, reporter: Reporter, source: Path | None = None
+    loaded: LoadedRecipe,
+    out: Path,
+    resume: bool,
+    reporter: Reporter,
+    source: Path | None = None,
+    observers: Sequence[Observer] = (),
 ) -> tuple[Result, Path]:
     """Run a recipe, or go on with its latest run.
 
@@ -32,6 +39,7 @@ def execute(
         resume: go on with the latest run of exactly this recipe.
         reporter: tells the user how it goes.
         source: directory of a run whose stages are taken over, as many as are the same.
+        observers: look on while stages are trained, but for the networks of a selection.
 
     Returns:
         The content of ``result.json`` and the run directory.
@@ -64,5 +72,5 @@ def execute(
                 data = held
         if reused:
             about["reused"] = reused.record()
-        run = Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter, reused)
+        run = Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter, reused, observers)
         return run.execute(about), directory.path

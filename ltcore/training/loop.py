@@ -39,6 +39,9 @@ class Observer:
     ``loop.forward``.
     """
 
+    def stage_entered(self, index: int) -> None:
+        """A stage comes next; nothing of it has been built."""
+
     def stage_started(self, loop: Loop) -> None:
         """The stage is set up, and its first remaining epoch comes next."""
 
@@ -59,6 +62,9 @@ class Observer:
 
     def stage_ended(self, loop: Loop) -> None:
         """The stage's last epoch is done."""
+
+    def stage_left(self, index: int) -> None:
+        """The stage is trained, evaluated and saved."""
 
 
 class Extent(Protocol):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _STEPS_BETWEEN_LOOKS = 100
 _SECONDS_BETWEEN_SHOWS = 0.2
 
+#: How many times all others together a loss term must be to be blamed for weights that are not finite.
+_BY_FAR = 10
+
 
 class FiniteGuard(Observer):
     """Ends a run whose losses or weights are not finite, before a checkpoint keeps them.
@@ -39,16 +42,20 @@ class FiniteGuard(Observer):
         self._terms: list[str] = []
         #: For each loss term the first step at which it was not finite, -1 before; kept on the device.
         self._not_finite: Tensor | None = None
+        #: For each loss term the last value that was finite; kept on the device.
+        self._last_finite: Tensor | None = None
 
     def losses_computed(self, loop: Loop, losses: Losses) -> None:
         """Note which terms are not finite; on the CPU, and now and then on an accelerator, end the run."""
         step = loop.state.step
         values = torch.stack([term.detach().float() for term in losses.values()])
-        if self._not_finite is None:
+        if self._not_finite is None or self._last_finite is None:
             self._terms = list(losses)
             self._not_finite = torch.full(values.shape, -1, dtype=torch.int64, device=values.device)
+            self._last_finite = torch.zeros_like(values)
         first = (self._not_finite < 0) & ~values.isfinite()
         self._not_finite = torch.where(first, step, self._not_finite)
+        self._last_finite = torch.where(values.isfinite(), values, self._last_finite)
         if values.device.type == "cpu" or (step + 1) % _STEPS_BETWEEN_LOOKS == 0:
             self._look(loop)
 
@@ -75,7 +82,8 @@ class FiniteGuard(Observer):
         if self._not_finite is None or bool((self._not_finite < 0).all()):
             return
         steps = self._not_finite.tolist()
-        step, term = min((step, term) for step, term in zip(steps, self._terms, strict=True) if step >= 0)
+        broken = [(step, term) for step, term in zip(steps, self._terms, strict=True) if step >= 0]
+        step, term = min(broken, key=lambda found: found[0])  # of one step the classification loss, which comes first
         raise RunError(self._diagnosis(loop, step, f"the {term} loss is", term))
 
     def _diagnosis(self, loop: Loop, step: int, what: str, term: str = "") -> str:
@@ -90,7 +98,15 @@ class FiniteGuard(Observer):
             for hook in ("augment_features", "adjust_logits", "compute_loss", "class_weights")
             for answer in loop.plan.answers[hook]
         ]
-        if not largest < 1e4:
+        sizes = [] if self._last_finite is None else self._last_finite.abs().tolist()
+        size, loudest = max(zip(sizes, self._terms, strict=True), default=(0.0, ""))
+        far = "/" in loudest and size > _BY_FAR * (sum(sizes) - size)
+        if not largest < 1e4 and (far or "/" in term):
+            culprit, why = (loudest, f"at {size:.0e} by far the largest term") if far else (term, "the first to break")
+            owner = self._plan.entries[culprit.split("/")[0]]
+            message += f"Likely cause: the auxiliary loss {culprit} of {owner.whose}, {why}; give it a smaller weight, "
+            message += f"then look at {lr}."
+        elif not largest < 1e4:
             grown = f"have grown to {largest:.0e}" if math.isfinite(largest) else "are not finite any more"
             message += f"Likely cause: {lr} is too high, for weights {grown}; lower it, warm up, or set clip_grad_norm."
         elif "/" in term:

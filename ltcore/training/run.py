@@ -32,16 +32,6 @@ class TakenOver(Protocol):
         """Write their files into a run's directory, as if it had trained them and then been killed."""
 
 
-class StageObserver(Observer):
-    """An observer that also sees what is around a stage's loop."""
-
-    def stage_entered(self, index: int) -> None:
-        """A stage comes next; nothing of it has been built."""
-
-    def stage_left(self, index: int) -> None:
-        """The stage is trained, evaluated and saved."""
-
-
 class Run:
     """The stages of a recipe, trained one after the other.
 
@@ -62,7 +52,7 @@ class Run:
         directory: RunDirectory,
         reporter: Reporter,
         reused: TakenOver | None = None,
-        observers: Sequence[StageObserver] = (),
+        observers: Sequence[Observer] = (),
         extent: Extent | None = None,
         traced: Callable[[HookTrace], None] | None = None,
         traced_steps: int | None = None,

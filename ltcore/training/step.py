@@ -83,7 +83,8 @@ def classification_loss(hooks: Hooks, logits: Tensor, record: Features, class_we
     """The mean loss of a batch, 0-d.
 
     With class weights it is the weighted mean, divided by the sum of the samples' weights (as torch's weighted
-    cross-entropy is). A mixed sample counts for each of its two labels with that label's share.
+    cross-entropy is), and rows that carry a weight of their own count as their class's weight times that. A mixed sample
+    counts for each of its two labels with that label's share.
 
     Args:
         hooks: what the stage's methods answer.
@@ -96,17 +97,26 @@ def classification_loss(hooks: Hooks, logits: Tensor, record: Features, class_we
         return hooks.call(compute_loss, hooks.call(adjust_logits, logits, targets), targets)
 
     loss = values(record.targets)
-    weights = None if class_weights is None else class_weights[record.targets]
+    own, weights = record.loss_weight, _row_weights(class_weights, record.targets, record.loss_weight)
     if record.partner_targets is not None and record.target_weight is not None:
         share, rest = record.target_weight, 1 - record.target_weight
         partner = values(record.partner_targets)
-        if class_weights is None or weights is None:
+        partner_weights = _row_weights(class_weights, record.partner_targets, own)
+        if weights is None or partner_weights is None:
             return (share * loss + rest * partner).mean()
-        first, second = share * weights, rest * class_weights[record.partner_targets]
+        first, second = share * weights, rest * partner_weights
         return (first * loss + second * partner).sum() / (first + second).sum()
     if weights is None:
         return loss.mean()
     return (weights * loss).sum() / weights.sum()
+
+
+def _row_weights(class_weights: Tensor | None, targets: Tensor, own: Tensor | None) -> Tensor | None:
+    """[N], what rows count for by their class and by themselves; None where all count the same."""
+    if class_weights is None:
+        return own
+    weights = class_weights[targets]
+    return weights if own is None else weights * own
 
 
 class Update:

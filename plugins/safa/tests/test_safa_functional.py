@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ltcore_safa.functional import (
+    channel_statistics,
     contrastive_loss,
     delta_cycle_loss,
     feature_cycle_loss,
@@ -26,8 +27,23 @@ def test_translate_by_hand():
         assert torch.equal(both[:, :2], delta) and torch.equal(both[:, 2:], features)
         return 10 * both[:, :2]
 
-    got = translate(delta, features, delta_generator, lambda x: x + 1)
-    torch.testing.assert_close(got, 10 * delta + features + 1)
+    whole = translate(delta, features, delta_generator, lambda x: x + 1, added=False)
+    torch.testing.assert_close(whole, 10 * delta + features + 1)
+    added = translate(delta, features, delta_generator, lambda x: x + 1, added=True)
+    torch.testing.assert_close(added, 10 * delta + 2 * features + 1)
+
+
+def test_channel_statistics_are_the_loop():
+    features = rows(4, 3, 2, 5) * torch.tensor([1e-3, 1.0, 40.0]).double()[:, None, None] + 7
+    mean, deviation = channel_statistics(features.requires_grad_())
+    assert mean.shape == deviation.shape == (1, 3, 1, 1) and not (mean.requires_grad or deviation.requires_grad)
+    root_mean_square = math.sqrt((features.detach().numpy() ** 2).mean())
+    for channel in range(3):
+        values = features.detach().numpy()[:, channel]
+        assert mean[0, channel].item() == pytest.approx(values.mean())
+        assert deviation[0, channel].item() == pytest.approx(max(values.std(), 0.01 * root_mean_square))
+    assert deviation[0, 0] > 10 * features[:, 0].std()  # the floor
+    assert channel_statistics(torch.zeros(2, 3, 1, 1))[1].min() > 0
 
 
 def test_the_cycle_losses_are_the_loops():
@@ -36,15 +52,23 @@ def test_the_cycle_losses_are_the_loops():
     for x, y in zip(a.numpy(), b.numpy(), strict=True):
         delta += math.sqrt(sum((p - q) ** 2 for p, q in zip(x.flat, y.flat, strict=True))) / 30 / 4
         feature += sum((p - q) ** 2 for p, q in zip(x.flat, y.flat, strict=True)) / 30 / 4
-    assert delta_cycle_loss(a, b).item() == pytest.approx(delta, rel=1e-12)
+    assert delta_cycle_loss(a, b, even=False).item() == pytest.approx(delta, rel=1e-12)
+    assert delta_cycle_loss(a, b, even=True).item() == pytest.approx(delta * math.sqrt(30), rel=1e-12)
     assert feature_cycle_loss(a, b).item() == pytest.approx(feature, rel=1e-12)
 
 
 def test_the_delta_cycle_has_a_gradient_where_it_is_zero():
     a = rows(2, 3, 2, 2).requires_grad_()
-    loss = delta_cycle_loss(a, a.detach().clone())
+    loss = delta_cycle_loss(a, a.detach().clone(), even=False)
     loss.backward()
     assert loss == 0 and torch.equal(a.grad, torch.zeros_like(a))
+
+
+def test_even_halves_do_not_depend_on_the_size_of_the_maps_and_printed_ones_do():
+    a, b = rows(4, 3, 2, 2), rows(4, 3, 2, 2, seed=1)
+    large = [x.repeat(1, 1, 2, 2) for x in (a, b)]
+    torch.testing.assert_close(delta_cycle_loss(*large, even=True), delta_cycle_loss(a, b, even=True))
+    torch.testing.assert_close(2 * delta_cycle_loss(*large, even=False), delta_cycle_loss(a, b, even=False))
 
 
 def test_mode_seeking_is_the_loop():
@@ -56,25 +80,40 @@ def test_mode_seeking_is_the_loop():
             for m in range(4)
         ]
     )
-    assert mode_seeking_loss(first, second, generated, other, 0.01).item() == pytest.approx(expected, rel=1e-12)
+    assert mode_seeking_loss(first, second, generated, other, 0.01, True).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_mode_seeking_falls_as_generated_features_move_apart():
     first, second, generated, direction = (rows(4, 3, 2, 2, seed=seed) for seed in range(4))
-    losses = [mode_seeking_loss(first, second, generated, generated + s * direction, 1e-3).item() for s in (0, 0.5, 1)]
+    losses = [
+        mode_seeking_loss(first, second, generated, generated + s * direction, 1e-3, False).item() for s in (0, 0.5, 1)
+    ]
     assert losses[0] > losses[1] > losses[2] > 0
     bound = (first - second).abs().mean() / 1e-3  # where they agree, epsilon bounds it
     assert losses[0] == pytest.approx(bound.item())
     other = generated + 0.5 * direction
     other.requires_grad_()
-    mode_seeking_loss(first, second, generated, other, 1e-3).backward()
+    mode_seeking_loss(first, second, generated, other, 1e-3, False).backward()
     assert (other.grad * direction).sum() < 0  # a step against the gradient moves further apart
+
+
+def test_a_constant_numerator_has_no_gradient_and_the_same_value():
+    values, gradients = [], []
+    for constant in (True, False):
+        parts = [rows(4, 3, 2, 2, seed=seed).requires_grad_() for seed in range(4)]
+        loss = mode_seeking_loss(*parts, 0.01, constant)
+        loss.backward()
+        values.append(loss.item())
+        gradients.append([part.grad for part in parts])
+    assert values[0] == values[1]
+    assert gradients[0][0] is None and gradients[0][1] is None
+    assert gradients[1][0].abs().sum() > 0 and torch.equal(gradients[0][2], gradients[1][2])
 
 
 def test_mode_seeking_does_not_depend_on_the_size_of_the_maps():
     parts = [rows(4, 3, 2, 2, seed=seed) for seed in range(4)]
     large = [part.repeat(1, 2, 3, 5) for part in parts]
-    torch.testing.assert_close(mode_seeking_loss(*large, 0.01), mode_seeking_loss(*parts, 0.01))
+    torch.testing.assert_close(mode_seeking_loss(*large, 0.01, False), mode_seeking_loss(*parts, 0.01, False))
 
 
 def test_the_contrastive_loss_is_the_loop():
@@ -110,7 +149,7 @@ def test_same_class_of_mixed_labels_is_the_chance_to_agree():
 
 def test_reduced_precision_is_raised():
     a, b = rows(2, 3, 2, 2).bfloat16(), rows(2, 3, 2, 2, seed=1).bfloat16()
-    losses = [delta_cycle_loss(a, b), feature_cycle_loss(a, b), mode_seeking_loss(a, b, b, a, 1e-3)]
+    losses = [delta_cycle_loss(a, b, True), feature_cycle_loss(a, b), mode_seeking_loss(a, b, b, a, 1e-3, True)]
     losses.append(contrastive_loss(rows(4).bfloat16(), torch.ones(4)))
     assert {loss.dtype for loss in losses} == {torch.float32}
     assert feature_cycle_loss(a, b) == feature_cycle_loss(a.float(), b.float())

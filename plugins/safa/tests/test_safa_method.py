@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ltcore_safa import SAFA
-from ltcore_safa.functional import contrastive_loss, same_class
+from ltcore_safa.functional import channel_statistics, contrastive_loss, same_class
 from pydantic import ValidationError
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -122,12 +122,34 @@ def linear(run, seed=0):
     return {name: lambda x, w=weight: torch.einsum("dc,chw->dhw", w, x) for name, weight in weights.items()}
 
 
-def test_every_row_and_term_is_the_loops():
+PAPER = {
+    "generation": "whole",
+    "standardise": False,
+    "detach": False,
+    "numerators": "trained",
+    "generated_weight": 1.0,
+    "cycle_halves": "printed",
+}
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [PAPER, {}, PAPER | {"generation": "added"}, PAPER | {"standardise": True}, PAPER | {"cycle_halves": "even"}],
+    ids=["paper", "default", "added", "standardised", "even"],
+)
+def test_every_row_and_term_is_the_loops(reading):
     weights = {"cycle": 2.0, "tail_mode_seeking": 3.0, "head_mode_seeking": 5.0, "contrastive": 7.0}
-    run = Run(dtype=torch.float64, epsilon=0.01, delta_cycle=0.5, **weights).begin()
-    call = linear(run)
+    run = Run(dtype=torch.float64, epsilon=0.01, delta_cycle=0.5, **weights, **reading).begin()
+    call, options = linear(run), run.method.options
     before, after, _, terms = run.fold()
-    maps, layout = before.features.detach(), run.sampler.layout
+    layout = run.sampler.layout
+    seen = before.features.detach()
+    mean, deviation = torch.zeros(5), torch.ones(5)
+    if options.standardise:
+        mean = torch.stack([seen[:BATCH, d].mean() for d in range(5)])
+        deviation = torch.stack([seen[:BATCH, d].std(correction=0) for d in range(5)])
+    mean, deviation = mean[:, None, None], deviation[:, None, None]
+    maps = torch.stack([(row - mean) / deviation for row in seen])
     H, T = layout.head_pairs, layout.tail_pairs
     draws = Context(run.state, "safa").generator
     one = torch.randint(2 * H, (T,), generator=draws).tolist()
@@ -141,22 +163,25 @@ def test_every_row_and_term_is_the_loops():
         return call["E"](maps[k] - origin(k))
 
     def translate(d, f):
-        return call["G"](call["D"](torch.cat([d, f])) + f)
+        made = call["G"](call["D"](torch.cat([d, f])) + f)
+        return f + made if options.generation == "added" else made
 
     def distance(a, b):
         return (a - b).abs().mean().item()
 
-    cycle, tail, head = [], [], []
+    cycle, tail, head, rows = [], [], [], {}
     for t in range(T):
         assert one[t] != other[t]
         made = []
         for row in (t, t + T):
             f = maps[2 * H + row]
             made.append(translate(delta(one[t]), f))
-            torch.testing.assert_close(after.features[BATCH + row], made[-1])
+            torch.testing.assert_close(after.features[BATCH + row], mean + deviation * made[-1])
+            rows[BATCH + row] = made[-1]
             found = call["E"](made[-1] - f)
             rebuilt = translate(found, origin(one[t]))
-            of_delta = (found - delta(one[t])).square().sum().sqrt() / found.numel()
+            size = found.numel() ** (0.5 if options.cycle_halves == "even" else 1)
+            of_delta = (found - delta(one[t])).square().sum().sqrt() / size
             cycle.append(0.5 * of_delta + (rebuilt - maps[one[t]]).square().mean())
             head.append(distance(maps[one[t]], origin(one[t])) / (distance(made[-1], f) + 0.01))
         again = translate(delta(other[t]), maps[2 * H + t])
@@ -168,7 +193,8 @@ def test_every_row_and_term_is_the_loops():
     order = torch.randperm(BATCH + 2 * T, generator=draws)
     half = (BATCH + 2 * T) // 2
     first, second = order[:half], order[half : 2 * half]
-    logits = run.method.Q(after.features[first], after.features[second])
+    whole = torch.cat([maps, torch.stack([rows[row] for row in sorted(rows)])])
+    logits = run.method.Q(whole[first], whole[second])
     expected = contrastive_loss(logits, (after.targets[first] == after.targets[second]).float())
     assert terms["contrastive"].item() == pytest.approx(7 * expected.item())
 
@@ -178,7 +204,7 @@ def test_the_cycle_is_zero_where_d_and_g_undo_e():
         def forward(self, x):
             return 0.5 * x[:, :5]  # D undoes an E that doubles
 
-    run = Run(dtype=torch.float64).begin()
+    run = Run(dtype=torch.float64, **PAPER).begin()
     double = nn.Conv2d(5, 5, 1, bias=False).double()
     double.weight.data.copy_(2 * torch.eye(5)[:, :, None, None])
     run.method.E, run.method.D, run.method.G = double, Delta(), nn.Identity()
@@ -252,7 +278,9 @@ def test_augmented_rows_of_a_mixed_batch_have_both_labels_of_their_row():
     half = len(pairs) // 2
     first, second = pairs[:half], pairs[half : 2 * half]
     same = same_class(first, second, after.targets, after.partner_targets, after.target_weight)
-    expected = contrastive_loss(run.method.Q(after.features[first], after.features[second]), same)
+    mean, deviation = channel_statistics(after.features[:BATCH])
+    rows = (after.features - mean) / deviation
+    expected = contrastive_loss(run.method.Q(rows[first], rows[second]), same)
     torch.testing.assert_close(terms["contrastive"], 0.1 * expected)
     assert 0 < same.sum() and not torch.equal(same, same.round())
 
@@ -276,18 +304,50 @@ def reached(run, loss):
     }
 
 
+@pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("term", TERMS)
-def test_a_term_trains_what_the_paper_trains_with_it(term):
-    run = Run().begin()
-    expected = {"E", "D", "G", "before"} | ({"Q"} if term == "contrastive" else set())
+def test_a_term_trains_what_the_card_says(term, detach):
+    run = Run(detach=detach).begin()
+    expected = {"E", "D", "G"} | ({"Q"} if term == "contrastive" else set()) | (set() if detach else {"before"})
     assert reached(run, run.fold()[3][term]) == expected
 
 
-def test_the_classification_of_augmented_rows_trains_all_but_q():
-    run = Run().begin()
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_classification_of_augmented_rows_trains_all_but_q(detach):
+    run = Run(detach=detach).begin()
     _, after, logits, _ = run.fold()
     loss = F.cross_entropy(logits[BATCH:], after.targets[BATCH:])
-    assert reached(run, loss) == {"E", "D", "G", "before", "behind", "classifier"}
+    assert reached(run, loss) == {"E", "D", "G", "behind", "classifier"} | (set() if detach else {"before"})
+
+
+def test_the_classification_of_real_rows_trains_the_backbone_whether_or_not_the_networks_do():
+    run = Run(detach=True).begin()
+    _, after, logits, _ = run.fold()
+    assert reached(run, F.cross_entropy(logits[:BATCH], after.targets[:BATCH])) == {"before", "behind", "classifier"}
+
+
+@pytest.mark.parametrize(("numerators", "gradient"), [("constant", False), ("trained", True)])
+def test_constant_numerators_do_not_teach_e_to_shrink_its_deltas(numerators, gradient):
+    run = Run(dtype=torch.float64, numerators=numerators, generation="added").begin()
+    linear(run)
+    for parameter in run.method.D.parameters():
+        parameter.data[:, :5] = 0  # D does not look at the delta, so E acts on the numerators alone
+    run.fold()[3]["tail_mode_seeking"].backward()
+    assert bool(run.method.E.weight.grad.abs().sum() > 0) == gradient
+
+
+def test_augmented_rows_count_for_their_weight_times_that_of_their_row():
+    run = Run(generated_weight=0.2).begin()
+    weights = torch.linspace(1, 2, BATCH)
+    before, after, *_ = run.fold()
+    layout = run.sampler.layout
+    tails = slice(2 * layout.head_pairs, 2 * layout.head_pairs + 2 * layout.tail_pairs)
+    made = 2 * layout.tail_pairs
+    assert before.loss_weight is None
+    torch.testing.assert_close(after.loss_weight, torch.tensor([1.0] * BATCH + [0.2] * made))
+    _, after, *_ = run.fold(lambda features: replace(features, loss_weight=weights))
+    torch.testing.assert_close(after.loss_weight, torch.cat([weights, 0.2 * weights[tails]]))
+    assert Run(generated_weight=1).begin().fold()[1].loss_weight is None  # the loss of a run without weights
 
 
 def test_training_lowers_the_cycle():
@@ -359,13 +419,19 @@ def test_the_fold_on_a_gpu_never_synchronises():
 def test_defaults():
     assert SAFA().options.model_dump() == {
         "tap": "layer2",
-        "start_epoch": 159,
+        "start_epoch": 160,
         "head_ratio": 0.2,
+        "generation": "added",
+        "standardise": True,
+        "detach": True,
+        "generated_weight": 1.0,
         "hidden_channels": None,
         "cycle": 1.0,
         "delta_cycle": 1.0,
+        "cycle_halves": "printed",
         "tail_mode_seeking": 0.01,
         "head_mode_seeking": 0.01,
+        "numerators": "constant",
         "contrastive": 0.1,
         "epsilon": 1e-3,
     }
@@ -383,6 +449,10 @@ def test_defaults():
         {"hidden_channels": 0},
         {"cycle": -1},
         {"epsilon": 0},
+        {"generation": "changed"},
+        {"generated_weight": -0.1},
+        {"numerators": "detached"},
+        {"cycle_halves": "both"},
         {"cycles": 1},
     ],
 )
@@ -404,9 +474,9 @@ def test_the_networks_are_conv_bn_relu_conv():
 
 
 def test_a_stage_that_cannot_work_is_refused():
-    with pytest.raises(RecipeError, match="start_epoch 159 never comes in 159 epochs"):
-        SAFA().check_stage(SimpleNamespace(epochs=159, batch_size=128))
-    SAFA().check_stage(SimpleNamespace(epochs=160, batch_size=128))
+    with pytest.raises(RecipeError, match="start_epoch 160 never comes in 160 epochs"):
+        SAFA().check_stage(SimpleNamespace(epochs=160, batch_size=128))
+    SAFA().check_stage(SimpleNamespace(epochs=161, batch_size=128))
     SAFA().check_stage(SimpleNamespace(epochs=None, batch_size=4))
     with pytest.raises(RecipeError, match="batch_size 3 does not hold a pair"):
         SAFA().check_stage(SimpleNamespace(epochs=None, batch_size=3))

@@ -1,6 +1,7 @@
 """SAFA: sample-adaptive feature augmentation for ltcore."""
 
 from ltcore_safa.functional import (
+    channel_statistics,
     contrastive_loss,
     delta_cycle_loss,
     feature_cycle_loss,
@@ -8,11 +9,13 @@ from ltcore_safa.functional import (
     same_class,
     translate,
 )
-from ltcore_safa.method import SAFA, SAFAOptions
+from ltcore_safa.method import SAFA
+from ltcore_safa.options import SAFAOptions
 
 __all__ = [
     "SAFA",
     "SAFAOptions",
+    "channel_statistics",
     "contrastive_loss",
     "delta_cycle_loss",
     "feature_cycle_loss",

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ltcore import Context, Features, Method, Options, RecipeError, Stage, hookimpl, largest_classes
+from ltcore import Context, Features, Method, RecipeError, Stage, hookimpl, largest_classes
 from ltcore_safa.functional import (
+    channel_statistics,
     contrastive_loss,
     delta_cycle_loss,
     feature_cycle_loss,
@@ -18,41 +18,9 @@ from ltcore_safa.functional import (
     same_class,
     translate,
 )
-from ltcore_safa.modules import PairClassifier, conv_block
+from ltcore_safa.modules import FIRST_CHANGE, PairClassifier, begin_as_identity, begin_random, conv_block
+from ltcore_safa.options import SAFAOptions
 from ltcore_safa.sampler import Layout, PairSampler
-
-
-class SAFAOptions(Options):
-    """Options of SAFA; the defaults are the paper's for CIFAR, and the weights as the README reads them."""
-
-    tap: str = "layer2"
-    """Where features are augmented: `maps` or one of the backbone's inner taps. The paper's place is the output of the
-    stage before the last down-sampling one: `layer2` of a CIFAR ResNet, `layer3` of an ImageNet ResNet."""
-    start_epoch: int = Field(default=159, ge=0)
-    """T_th: first epoch of the stage, counted from 0, in which SAFA acts. Before it training is plain."""
-    head_ratio: float = Field(default=0.2, gt=0, lt=1)
-    """beta: share of the classes, the most frequent first, that deltas are taken from; the rest is augmented."""
-    hidden_channels: int | None = Field(default=None, ge=1)
-    """Channels between the two convolutions of each network; by default as many as the tap has."""
-    cycle: float = Field(default=1.0, ge=0)
-    """lambda_1: weight of the cycle reconstruction; 0 switches the term off."""
-    delta_cycle: float = Field(default=1.0, ge=0)
-    """Weight of the delta direction (eq. 4) against the feature direction (eq. 5) within the cycle reconstruction."""
-    tail_mode_seeking: float = Field(default=0.01, ge=0)
-    """lambda_2: weight of the tail mode seeking; 0 switches the term off."""
-    head_mode_seeking: float = Field(default=0.01, ge=0)
-    """lambda_3: weight of the head mode seeking; 0 switches the term off."""
-    contrastive: float = Field(default=0.1, ge=0)
-    """lambda_4: weight of the contrastive loss; 0 switches the term off."""
-    epsilon: float = Field(default=1e-3, gt=0)
-    """Added to the denominators of the mode seeking, in the features' units."""
-
-    @field_validator("tap")
-    @classmethod
-    def _spatial(cls, tap: str) -> str:
-        if tap == "pooled":
-            raise ValueError("SAFA convolves maps, and 'pooled' has none; use 'maps' or one of the backbone's taps")
-        return tap
 
 
 class SAFA(Method[SAFAOptions]):
@@ -99,7 +67,7 @@ class SAFA(Method[SAFAOptions]):
         if self.options.start_epoch >= epochs:
             raise RecipeError(
                 f"start_epoch {self.options.start_epoch} never comes in {epochs} epochs, counted from 0; set it to "
-                "the epoch of the first drop of the learning rate, or shortly before"
+                "the epoch of the first drop of the learning rate"
             )
 
     @hookimpl
@@ -117,9 +85,11 @@ class SAFA(Method[SAFAOptions]):
             )
         channels = shape[0]
         hidden = self.options.hidden_channels or channels
-        self.E = conv_block(channels, channels, hidden)
-        self.D = conv_block(2 * channels, channels, hidden)
-        self.G = conv_block(channels, channels, hidden)
+        added = self.options.generation == "added"
+        self.E = begin_random(conv_block(channels, channels, hidden), 1)
+        self.D = begin_random(conv_block(2 * channels, channels, hidden), 1 if added else FIRST_CHANGE)
+        generator = conv_block(channels, channels, hidden)
+        self.G = begin_random(generator, FIRST_CHANGE) if added else begin_as_identity(generator)
         self.Q = PairClassifier(channels, hidden)
 
     @hookimpl
@@ -172,56 +142,66 @@ class SAFA(Method[SAFAOptions]):
                 f"the batch at '{self.tap}' ({len(maps)} rows) has not the layout of SAFA's sampler; does another "
                 "method drop rows before SAFA in this stage?"
             )
-        generated = self._generate(maps, layout, context)
+        options = self.options
+        rows = maps[: layout.batch_size]
+        rows = rows.detach() if options.detach else rows
+        mean, deviation = torch.zeros((), device=maps.device), torch.ones((), device=maps.device)
+        if options.standardise:
+            mean, deviation = channel_statistics(rows)
+            rows = (rows - mean) / deviation
+        generated = self._generate(rows, layout, context)
         begin = 2 * layout.head_pairs
-        out = _append(features, generated.to(maps.dtype), slice(begin, begin + 2 * layout.tail_pairs))
-        if self.options.contrastive:
-            self._terms["contrastive"] = self._contrastive(out, layout, context)
+        made = (mean + deviation * generated).to(maps.dtype)
+        out = _append(features, made, slice(begin, begin + 2 * layout.tail_pairs), options.generated_weight)
+        if options.contrastive:
+            self._terms["contrastive"] = self._contrastive(torch.cat([rows, generated]), out, layout, context)
         return out
 
-    def _generate(self, maps: Tensor, layout: Layout, context: Context) -> Tensor:
+    def _generate(self, rows: Tensor, layout: Layout, context: Context) -> Tensor:
         """Augmented maps [2 T, D, H, W] of the tail rows; the cycle and mode seeking terms are kept on the way."""
         options = self.options
+        added, epsilon, constant = options.generation == "added", options.epsilon, options.numerators == "constant"
         pairs, tails_at = layout.tail_pairs, 2 * layout.head_pairs
-        heads, tails = maps[:tails_at], maps[tails_at : tails_at + 2 * pairs]
+        heads, tails = rows[:tails_at], rows[tails_at : tails_at + 2 * pairs]
         # Each pair in both directions: deltas[k] leads from origins[k] to heads[k].
         origins = heads.roll(layout.head_pairs, 0)
         deltas = self.E(heads - origins)
-        random, device = context.generator, maps.device
+        random, device = context.generator, rows.device
         one = torch.randint(tails_at, (pairs,), generator=random, device=device)
         other = (one + torch.randint(1, tails_at, (pairs,), generator=random, device=device)) % tails_at
         shared = torch.cat([one, one])  # the two rows of a tail pair have one delta; the first row has another, too
         sources, chosen = tails, shared
         if options.tail_mode_seeking:
             sources, chosen = torch.cat([tails, tails[:pairs]]), torch.cat([shared, other])
-        made = translate(deltas[chosen], sources, self.D, self.G)
+        made = translate(deltas[chosen], sources, self.D, self.G, added)
         generated, again = made[: 2 * pairs], made[2 * pairs :]
         first, second = generated[:pairs], generated[pairs:]
         if options.tail_mode_seeking:
             self._terms["tail_mode_seeking"] = mode_seeking_loss(
-                deltas[one], deltas[other], first, again, options.epsilon
-            ) + mode_seeking_loss(tails[:pairs], tails[pairs:], first, second, options.epsilon)
+                deltas[one], deltas[other], first, again, epsilon, constant
+            ) + mode_seeking_loss(tails[:pairs], tails[pairs:], first, second, epsilon, constant)
         if options.head_mode_seeking:
             self._terms["head_mode_seeking"] = mode_seeking_loss(
-                heads[shared], origins[shared], generated, tails, options.epsilon
+                heads[shared], origins[shared], generated, tails, epsilon, constant
             )
         if options.cycle:
             found = self.E(generated - tails)
-            rebuilt = translate(found, origins[shared], self.D, self.G)
-            of_deltas = delta_cycle_loss(found, deltas[shared]) * options.delta_cycle
+            rebuilt = translate(found, origins[shared], self.D, self.G, added)
+            of_deltas = delta_cycle_loss(found, deltas[shared], options.cycle_halves == "even") * options.delta_cycle
             self._terms["cycle"] = of_deltas + feature_cycle_loss(rebuilt, heads[shared])
         return generated
 
-    def _contrastive(self, features: Features, layout: Layout, context: Context) -> Tensor:
-        """Q's loss over the sampler's rows and the augmented ones, which are the last, shuffled and paired off."""
-        rows, device = len(features.targets), context.device
+    def _contrastive(self, rows: Tensor, features: Features, layout: Layout, context: Context) -> Tensor:
+        """Q's loss over the sampler's rows and the augmented ones behind them, shuffled and paired off."""
+        device, last = context.device, len(features.targets)
         batch = torch.arange(layout.batch_size, device=device)
-        own = torch.cat([batch, torch.arange(rows - 2 * layout.tail_pairs, rows, device=device)])
-        order = own[torch.randperm(len(own), generator=context.generator, device=device)]
+        # Where those rows stand in the record, in which an earlier method's rows may lie between the two.
+        own = torch.cat([batch, torch.arange(last - 2 * layout.tail_pairs, last, device=device)])
+        order = torch.randperm(len(own), generator=context.generator, device=device)
         half = len(own) // 2
         first, second = order[:half], order[half : 2 * half]
-        same = same_class(first, second, features.targets, features.partner_targets, features.target_weight)
-        return contrastive_loss(self.Q(features.features[first], features.features[second]), same)
+        same = same_class(own[first], own[second], features.targets, features.partner_targets, features.target_weight)
+        return contrastive_loss(self.Q(rows[first], rows[second]), same)
 
     @hookimpl
     def auxiliary_losses(self, logits: Tensor) -> dict[str, Tensor]:
@@ -231,14 +211,21 @@ class SAFA(Method[SAFAOptions]):
         return {name: terms[name] * getattr(self.options, name) if name in terms else zero for name in self.auxiliary}
 
 
-def _append(features: Features, made: Tensor, rows: slice) -> Features:
-    """The record with rows made from those at `rows`, whose labels, mixed ones too, they carry."""
+def _append(features: Features, made: Tensor, rows: slice, weight: float) -> Features:
+    """The record with rows made from those at `rows`, whose labels, mixed ones too, they carry.
+
+    They count for `weight` times what those count for.
+    """
     appended = features.append(made, features.targets[rows], features.source_index[rows])
-    partners, weight = features.partner_targets, features.target_weight
-    if partners is None or weight is None:
+    partners, share, own = features.partner_targets, features.target_weight, features.loss_weight
+    if partners is not None and share is not None:
+        appended = replace(
+            appended,
+            partner_targets=torch.cat([partners, partners[rows]]),
+            target_weight=torch.cat([share, share[rows]]),
+        )
+    if weight == 1 and own is None:
         return appended
-    return replace(
-        appended,
-        partner_targets=torch.cat([partners, partners[rows]]),
-        target_weight=torch.cat([weight, weight[rows]]),
-    )
+    if own is None:
+        own = torch.ones(len(features.targets), device=made.device)
+    return replace(appended, loss_weight=torch.cat([own, own[rows] * weight]))
