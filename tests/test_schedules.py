@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +35,7 @@ CIFAR = schedule("multistep", warmup_epochs=5, milestones=[160, 180], gamma=0.01
 )
 def test_the_published_cifar_schedule(epoch: int, rate: float) -> None:
     for step in (0, 84):  # constant within an epoch
-        assert learning_rate(CIFAR, 0.1, epoch, 200, step, 85) == pytest.approx(rate, rel=1e-12)
+        assert learning_rate(CIFAR, 0.1, epoch, 200 * 85, step, 85) == pytest.approx(rate, rel=1e-12)
 
 
 def test_the_models_of_the_recipe() -> None:
@@ -46,16 +47,18 @@ def test_the_models_of_the_recipe() -> None:
         "cosine": {},
     }
     models = [Stage.model_validate({**stage, "schedule": {"name": n, **more}}).schedule for n, more in names.items()]
-    assert [learning_rate(model, 0.1, 100, 200, 0, 10) for model in models] == pytest.approx([0.1, 0.01, 0.01, 0.05])
+    assert [learning_rate(model, 0.1, 100, 200 * 10, 0, 10) for model in models] == pytest.approx(
+        [0.1, 0.01, 0.01, 0.05]
+    )
 
 
 def test_constant() -> None:
-    assert {learning_rate(schedule("constant"), 0.3, epoch, 9, 3, 4) for epoch in range(9)} == {0.3}
+    assert {learning_rate(schedule("constant"), 0.3, epoch, 9 * 4, 3, 4) for epoch in range(9)} == {0.3}
 
 
 def test_step_by_whole_epochs_counted_from_the_start() -> None:
     every_three = schedule("step", warmup_epochs=2, every=3, gamma=0.5)
-    rates = [learning_rate(every_three, 1.0, epoch, 8, 0, 10) for epoch in range(8)]
+    rates = [learning_rate(every_three, 1.0, epoch, 8 * 10, 0, 10) for epoch in range(8)]
     assert rates == [0.5, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
@@ -67,19 +70,19 @@ def test_a_milestone_inside_the_warm_up_counts_after_it() -> None:
 
 def test_cosine_by_steps() -> None:
     plain = schedule("cosine", min_lr=0.0)
-    rates = [learning_rate(plain, 2.0, epoch, 2, step, 2) for epoch in range(2) for step in range(2)]
+    rates = [learning_rate(plain, 2.0, epoch, 4, step, 2) for epoch in range(2) for step in range(2)]
     assert rates == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])
 
 
 def test_cosine_covers_the_part_after_the_warm_up() -> None:
     warmed = schedule("cosine", warmup_epochs=2, min_lr=0.2)
-    rate = [learning_rate(warmed, 1.0, epoch, 6, 0, 5) for epoch in range(7)]
+    rate = [learning_rate(warmed, 1.0, epoch, 6 * 5, 0, 5) for epoch in range(7)]
     assert rate == pytest.approx([0.5, 1.0, 1.0, 0.6 + 0.4 * 0.5**0.5, 0.6, 0.6 - 0.4 * 0.5**0.5, 0.2])
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine"])
 def test_a_stage_that_is_all_warm_up(name: str) -> None:
-    assert learning_rate(schedule(name, warmup_epochs=4, min_lr=0.0), 1.0, 2, 3, 0, 5) == 0.75
+    assert learning_rate(schedule(name, warmup_epochs=4, min_lr=0.0), 1.0, 2, 3 * 5, 0, 5) == 0.75
 
 
 def test_an_unknown_schedule() -> None:
@@ -90,6 +93,17 @@ def test_an_unknown_schedule() -> None:
 @given(st.integers(1, 30), st.integers(0, 10), st.integers(1, 20), st.floats(1e-6, 10), st.floats(0, 1))
 def test_cosine_falls_within_its_bounds(epochs: int, warmup: int, steps: int, base: float, part: float) -> None:
     cosine = schedule("cosine", warmup_epochs=warmup, min_lr=part * base)
-    rates = [learning_rate(cosine, base, e, epochs, s, steps) for e in range(warmup, epochs) for s in range(steps)]
+    rates = [
+        learning_rate(cosine, base, e, epochs * steps, s, steps) for e in range(warmup, epochs) for s in range(steps)
+    ]
     assert all(part * base * (1 - 1e-12) <= rate <= base * (1 + 1e-12) for rate in rates)
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("total", "per_epoch"), [(3, 15), (20, 7), (21, 7), (100, 13)])
+def test_a_cosine_over_iterations_ends_where_the_stage_does(total: int, per_epoch: int) -> None:
+    """A stage of three steps in an epoch of fifteen goes through the whole cosine, not its first fifth."""
+    cosine = schedule("cosine", min_lr=0.0)
+    rates = [learning_rate(cosine, 1.0, step // per_epoch, total, step % per_epoch, per_epoch) for step in range(total)]
+    assert rates == pytest.approx([(1 + math.cos(math.pi * step / total)) / 2 for step in range(total)])
     assert rates == sorted(rates, reverse=True)

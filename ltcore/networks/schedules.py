@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from ltcore.contract.recipe import Schedule
 
 
-def learning_rate(
-    schedule: Schedule, base_lr: float, epoch: int, epochs: int, step: int, steps_per_epoch: int
-) -> float:
+def learning_rate(schedule: Schedule, base_lr: float, epoch: int, total: int, step: int, steps_per_epoch: int) -> float:
     """The learning rate of one training step.
 
     During the first `schedule.warmup_epochs` = W epochs the rate is ``base_lr * (epoch + 1) / W``, constant within an
@@ -33,7 +31,7 @@ def learning_rate(
         schedule: a schedule of the recipe.
         base_lr: the optimiser's learning rate in the recipe.
         epoch: epoch of the stage, from 0.
-        epochs: epochs in the stage.
+        total: steps of the stage, of which the last epoch may have fewer than the others.
         step: step in the epoch, from 0.
         steps_per_epoch: steps in an epoch, at least 1.
 
@@ -51,6 +49,6 @@ def learning_rate(
         return base_lr * schedule.gamma ** sum(milestone <= epoch for milestone in schedule.milestones)
     if schedule.name == "cosine":
         done = (epoch - warmup) * steps_per_epoch + step
-        total = (epochs - warmup) * steps_per_epoch
-        return schedule.min_lr + (base_lr - schedule.min_lr) * (1 + math.cos(math.pi * done / total)) / 2
+        share = done / (total - warmup * steps_per_epoch)
+        return schedule.min_lr + (base_lr - schedule.min_lr) * (1 + math.cos(math.pi * share)) / 2
     raise ValueError(f"unknown schedule '{schedule.name}'")

@@ -223,7 +223,7 @@ class Loop:
     def rate(self, epoch: int, step: int) -> float:
         """The learning rate of a step."""
         stage = self.stage
-        return learning_rate(stage.schedule, stage.optimizer.lr, epoch, self.epochs, step, self.steps_per_epoch)
+        return learning_rate(stage.schedule, stage.optimizer.lr, epoch, self.total, step, self.steps_per_epoch)
 
     def mean_loss(self) -> float:
         """Mean over the epoch's steps so far; waits for the device."""
