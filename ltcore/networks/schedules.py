@@ -49,6 +49,6 @@ def learning_rate(schedule: Schedule, base_lr: float, epoch: int, total: int, st
         return base_lr * schedule.gamma ** sum(milestone <= epoch for milestone in schedule.milestones)
     if schedule.name == "cosine":
         done = (epoch - warmup) * steps_per_epoch + step
-        share = done / (total - warmup * steps_per_epoch)
-        return schedule.min_lr + (base_lr - schedule.min_lr) * (1 + math.cos(math.pi * share)) / 2
+        left = total - warmup * steps_per_epoch
+        return schedule.min_lr + (base_lr - schedule.min_lr) * (1 + math.cos(math.pi * done / left)) / 2
     raise ValueError(f"unknown schedule '{schedule.name}'")
