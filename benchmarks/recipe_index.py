@@ -33,11 +33,12 @@ VERIFIED = {
 }
 HEAD = """# The recipes
 
-Each recipe of `recipes/`, with the top-1 accuracy that its paper published, in percent, and top-5 and shot groups where
-it prints them; on CIFAR at imbalance 100 unless something else is said. What is chosen by us because a paper is silent stands in the recipe's head. "Not yet"
-means that nobody here has run the recipe to its end: take the published figure for the paper's, not for ours. The
-recipes on the digits and on folders of photographs follow protocols of ours, which no paper has; their figures are in
-`results/` and on the plugins' cards. This page is written by `python benchmarks/recipe_index.py`.
+Each recipe of `recipes/`, with the top-1 accuracy that its paper published, in percent, and top-5 and shot groups
+where it prints them; on CIFAR at imbalance 100 unless something else is said. Whose settings a recipe has, the
+paper's, another's or ours, stands in its head. "Not yet" means that nobody here has run the recipe to its end: take
+the published figure for the paper's, not for ours. The recipes on the digits and on folders of photographs follow
+protocols of ours, which no paper has; their figures are in `results/` and on the plugins' cards. This page is written
+by `python benchmarks/recipe_index.py`.
 """
 
 
