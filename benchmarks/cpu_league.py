@@ -41,7 +41,8 @@ OWN = {
     "remix_drw": ["methods.drw.options.start_epoch=32"],
     "ce_tau_norm": ["select.holdout=5"],
     "ce_count_norm": ["select.holdout=5"],
-    "cdt_count_norm": ["select.holdout=5"],
+    "cdt": ["methods.cdt.options.gamma=0.2"],
+    "cdt_count_norm": ["select.holdout=5", "methods.cdt.options.gamma=0.2"],
     # STG's own later stages with nothing generated: plain cRT on the mixup network.
     "mixup_crt": ["methods.stg.options.threshold=0", "name=cifar10_lt_mixup_crt"],
     # Cross-entropy until every training image is learned, the state that CDT's figure 3 shows.

@@ -201,17 +201,23 @@ def test_what_is_asked_for_wrongly(two_groups, tmp_path, cli):
 
 def test_published_figures_stand_beside_ours(write_run, tmp_path, cli):
     figures = (
-        "published: [{value: 61.5, sd: 0.3, source: 'X, table 1', note: 'n'}, {value: 9, source: Y, when: {seed: 7}}]"
+        "published: [{value: 61.5, sd: 0.3, few: 20.5, source: 'X, table 1', note: 'n'}, "
+        "{value: 9, source: Y, when: {seed: 7}}]"
     )
     for seed in (0, 1):
         write_run("a", seed, 0.5, more=figures)
         write_run("b", seed, 0.6)
     first, second = compare([tmp_path / "runs"])["groups"]
-    assert first["published"] == [{"metric": "top1", "value": 61.5, "sd": 0.3, "source": "X, table 1", "note": "n"}]
+    told = {"source": "X, table 1", "note": "n"}
+    assert first["published"] == [
+        {"metric": "top1", "value": 61.5, "sd": 0.3, **told},
+        {"metric": "few", "value": 20.5, "sd": None, **told},
+    ]
     assert second["published"] == []
     text = cli("compare", tmp_path / "runs").out
-    assert "top-1, published" in text and "61.5 ± 0.3 (X, table 1)" in text and "a: X, table 1: n\n" in text
-    assert "published" not in cli("compare", tmp_path / "runs", "--metric", "few").out
+    assert "top-1, published" in text and "61.5 ± 0.3 (X, table 1)" in text and text.count("a: X, table 1: n\n") == 1
+    assert "few, published" in text and "20.5 (X, table 1)" in text and "many, published" not in text
+    assert "published" not in cli("compare", tmp_path / "runs", "--metric", "many").out
 
 
 def test_a_changed_recipe_keeps_only_the_figures_that_speak_of_the_change(write_recipe):

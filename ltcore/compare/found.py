@@ -27,7 +27,8 @@ class FoundRun:
         name: its recipe's name.
         seed: its seed.
         settings: the recipe with its defaults as a flat mapping by path, without what changes no result.
-        published: the figures of papers that hold for these settings, as the recipe has them.
+        published: the figures of papers that hold for these settings: ``metric``, ``value`` and ``sd`` in percent,
+            ``source`` and ``note``.
         result: the content of ``result.json``.
     """
 
@@ -110,9 +111,16 @@ def _read(path: Path) -> FoundRun | LeftOut:
     told = dict(flat(recipe.model_dump(mode="json", exclude={"published"})))
     settings = {key: value for key, value in told.items() if key not in NEUTRAL}
     published = [
-        figure.model_dump(exclude={"when"})
+        {
+            "metric": metric,
+            "value": value,
+            "sd": figure.sd if metric == "top1" else None,
+            "source": figure.source,
+            "note": figure.note,
+        }
         for figure in recipe.published
         if all(key in told and told[key] == value for key, value in figure.when.items())
+        for metric, value in figure.figures().items()
     ]
     return FoundRun(path, recipe.name, result["seed"], settings, published, result)
 

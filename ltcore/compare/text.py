@@ -110,8 +110,8 @@ def _notes(content: dict[str, Any]) -> list[str]:
         if group["test"] and 0 < len(group["test"]["seeds"]) < len(group["seeds"]):
             seeds = ", ".join(map(str, group["test"]["seeds"]))
             notes.append(f"{group['label']}: the difference is over seeds {seeds}, which the baseline has too")
-        noted = [figure for figure in group["published"] if figure["note"]]
-        notes += [f"{group['label']}: {figure['source']}: {figure['note']}" for figure in noted]
+        noted = [f"{group['label']}: {f['source']}: {f['note']}" for f in group["published"] if f["note"]]
+        notes += dict.fromkeys(noted)  # a note is about all the figures of its entry
     return notes
 
 

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 from pydantic import BaseModel as PydanticModel
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from ltcore.contract.figures import PublishedName
 from ltcore.contract.imbalance import Imbalance
 from ltcore.errors import listed, nearest
 
@@ -284,20 +283,31 @@ class Select(BaseModel):
 
 
 class Published(BaseModel):
-    """A figure that a paper printed for what the recipe describes, to stand beside our own."""
+    """Figures that a paper printed for what the recipe describes, to stand beside our own."""
 
-    metric: PublishedName = "top1"
-    """Which figure, by its name in `result.json`."""
     value: float = Field(ge=0, le=100)
-    """The mean in percent."""
+    """The mean top-1 accuracy in percent."""
     sd: float | None = Field(default=None, ge=0, le=100)
-    """The standard deviation in percent, where it is printed."""
+    """Its standard deviation in percent, where it is printed."""
+    top5: float | None = Field(default=None, ge=0, le=100)
+    """The top-5 accuracy in percent, where it is printed."""
+    many: float | None = Field(default=None, ge=0, le=100)
+    """The accuracy of the many-shot classes in percent, where it is printed."""
+    medium: float | None = Field(default=None, ge=0, le=100)
+    """The accuracy of the medium-shot classes in percent, where it is printed."""
+    few: float | None = Field(default=None, ge=0, le=100)
+    """The accuracy of the few-shot classes in percent, where it is printed."""
     source: str = Field(min_length=1)
     """The paper, and the table or figure in it."""
     note: str = ""
     """What a reader should know beside it."""
     when: dict[str, str | int | float | bool] = {}
     """Values in the recipe, by path, without which the figure is another experiment's."""
+
+    def figures(self) -> dict[str, float]:
+        """What is printed, in percent, by the names in ``result.json``: ``top1`` first."""
+        printed = {"top1": self.value, "top5": self.top5, "many": self.many, "medium": self.medium, "few": self.few}
+        return {metric: value for metric, value in printed.items() if value is not None}
 
 
 class Recipe(BaseModel):
