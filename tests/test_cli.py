@@ -153,6 +153,24 @@ def test_plan_says_everything_in_text_and_json(cli, write_recipe, offer_methods)
     ]
 
 
+def test_plan_says_where_a_gpu_would_leave_the_published_protocol(cli, write_recipe):
+    path = write_recipe(published="[{value: 1, source: 'X, table 1'}]", **TWO_STAGES)
+
+    def notes(*sets):
+        changes = [word for change in sets for word in ("--set", change)]
+        found = json.loads(cli("plan", path, "--json", *changes).out)["notes"]
+        assert all(f"note      {note}\n" in cli("plan", path, *changes).out for note in found)
+        return found
+
+    said = "and the published protocol (X, table 1) is fp32: --set stages."
+    assert notes() == [f"precision auto is bf16 on a GPU, {said}one.precision=fp32 --set stages.two.precision=fp32"]
+    assert notes("stages.one.precision=fp32") == [f"precision auto is bf16 on a GPU, {said}two.precision=fp32"]
+    assert notes("stages.one.precision=fp32", "stages.two.precision=fp32") == []
+    assert notes("stages.one.epochs=2") == [], "no figure of a paper is left to compare with"
+    path = write_recipe(**TWO_STAGES)
+    assert notes() == []
+
+
 def test_plan_lists_the_taps_with_their_shapes(cli, write_recipe, offer_methods):
     offer_methods(unread=Unread)
     path = write_recipe(data="{use: unread}", backbone="{use: cifar_resnet, options: {depth: 8}}")

@@ -230,7 +230,9 @@ def test_a_changed_recipe_keeps_only_the_figures_that_speak_of_the_change(write_
         return [figure.value for figure in load_recipe(path, sets).recipe.published]
 
     assert kept() == kept("device=cpu", "data.workers=0", "seed=3") == [1, 2, 3]
-    assert kept("data.holdout=1") == [2, 3]
+    assert kept("stages.joint.precision=fp32") == [1, 2, 3], "they were measured so"
+    assert kept("stages.joint.precision=bf16") == []
+    assert kept("data.holdout=1", "stages.joint.precision = fp32") == kept("data.holdout=1") == [2, 3]
     assert kept("data.holdout=1", "stages.joint.epochs=2") == []
     assert "published" not in load_recipe(path, ["stages.joint.epochs=2"]).source
     with pytest.raises(RecipeError, match="a recipe has no key 'dada'; did you mean 'data'"):

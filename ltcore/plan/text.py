@@ -12,6 +12,7 @@ from ltcore.plan.checks import LINEAR, backbone_names
 from ltcore.plan.plan import build_skeleton
 
 if TYPE_CHECKING:
+    from ltcore.contract.recipe import Recipe
     from ltcore.discovery.binding import Entry, Implementation
     from ltcore.plan.plan import Plan, StagePlan
 
@@ -37,7 +38,19 @@ def describe(plan: Plan) -> dict[str, Any]:
         "select": None if recipe.select is None else recipe.select.model_dump(),
         "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
         "warnings": list(plan.warnings),
+        "notes": _notes(recipe),
     }
+
+
+def _notes(recipe: Recipe) -> list[str]:
+    """What a reader of the plan should know beside it: a sentence each."""
+    low = {stage.name: stage.precision for stage in recipe.stages if stage.precision != "fp32"}
+    if not (low and recipe.published):
+        return []
+    sources = "; ".join(dict.fromkeys(figure.source for figure in recipe.published))
+    how = [("auto is bf16 on a GPU" if precision == "auto" else precision) for precision in low.values()]
+    changes = " ".join(f"--set stages.{name}.precision=fp32" for name in low)
+    return [f"precision {' and '.join(dict.fromkeys(how))}, and the published protocol ({sources}) is fp32: {changes}"]
 
 
 def describe_taps(plan: Plan, image_size: int | None = None) -> dict[str, Any]:
@@ -152,6 +165,7 @@ def render(described: dict[str, Any]) -> str:
     for name, method in described["methods"].items():
         lines.append(f"method    {name}{_options(method)} ({method['distribution']} {method['version']})")
     lines += [f"warning   {text}" for text in described["warnings"]]
+    lines += [f"note      {text}" for text in described["notes"]]
     for number, stage in enumerate(described["stages"], 1):
         lines += ["", *_render_stage(stage, number, len(described["stages"]))]
     lines += ["", "calibration"]

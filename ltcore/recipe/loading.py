@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ NEUTRAL = frozenset(
         "data.options.root",
     }
 )
+
+#: A change that leaves published figures true, whatever the recipe says: they were measured so.
+_PUBLISHED_PRECISION = re.compile(r"stages\.[^.=]+\.precision\s*=\s*fp32")
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
@@ -148,7 +152,8 @@ def load_recipe(path: Path | str, sets: Sequence[str] = (), seed: int | None = N
     locator = Locator(interpolate(merged, Locator(merged, path)), path)
     source = locator.root.plain()
     loaded = LoadedRecipe(validate(Recipe, source, locator), source, path, locator)
-    kept = _still_published(loaded.recipe, {text.partition("=")[0].strip() for text in sets})
+    changed = {text.partition("=")[0].strip() for text in sets if not _PUBLISHED_PRECISION.fullmatch(text.strip())}
+    kept = _still_published(loaded.recipe, changed)
     return (
         loaded if len(kept) == len(loaded.recipe.published) else loaded.changed({"published": kept or None}, str(path))
     )
