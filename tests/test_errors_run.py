@@ -110,7 +110,7 @@ def short_rows(self, features):
         (
             {"compute_loss": mean_loss},
             2,
-            "'mine' (ltcore-tests 0.0): compute_loss returned shape [] for 8 samples; it returns one value a sample",
+            "'mine' (ltcore-tests 0.0): compute_loss returned shape [] for 8 samples; it returns one value per sample",
         ),
         ({"compute_loss": nothing}, 2, "'mine' (ltcore-tests 0.0): compute_loss returned nothing; tell its author"),
         ({"build_sampler": nothing}, 2, "'mine' (ltcore-tests 0.0): build_sampler returned nothing; tell its author"),
@@ -122,7 +122,7 @@ def short_rows(self, features):
         (
             {"auxiliary_losses": unreduced, "auxiliary": ("cycle",)},
             2,
-            "'mine' (ltcore-tests 0.0): the auxiliary loss 'cycle' is not a 0-d tensor",
+            "'mine' (ltcore-tests 0.0): 'cycle' of auxiliary_losses is not a 0-d tensor",
         ),
         (
             {"auxiliary_losses": undeclared, "auxiliary": ("cycl",)},

@@ -117,7 +117,7 @@ class Look(Method):
         features = context.training_features()
         assert torch.equal(features, context.training_features())
         SEEN[context.stage, context.epoch, when] = features
-        loader = SEEN["run"].loaders["train"]
+        loader = SEEN["run"].assembly.data.loaders["train"]
         torch.testing.assert_close(features, pooled_features(context.model, loader, 500))
         if context.stage_index:
             frozen = context.frozen_model()

@@ -260,7 +260,7 @@ def test_killed_again_and_again(run, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kill", [MOMENTS["after a forward pass of stage one"], ("ltcore.training.stage:set_learning_rate", "before", 30)]
+    "kill", [MOMENTS["after a forward pass of stage one"], ("ltcore.training.step:set_learning_rate", "before", 30)]
 )
 def test_checkpoints_that_are_hours_apart(kill, run, whole, tmp_path):
     arguments = ("--set", "checkpoint_seconds=3600")

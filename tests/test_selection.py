@@ -70,9 +70,9 @@ def test_tau_is_chosen_on_one_network_by_its_accuracy_on_held_out_images(run, ma
         "optimizer: {name: sgd, lr: 0.1, momentum: 0.9}}]",
     )
     again.execute()
-    features, _, targets = (tensor.double().numpy() for tensor in again._outputs("val"))
-    weight = again.model.classifier.weight.detach().double().numpy()
-    counts = again.data.class_counts.double().numpy()
+    features, _, targets = (tensor.double().numpy() for tensor in again.evaluation.outputs("val"))
+    weight = again.assembly.model.classifier.weight.detach().double().numpy()
+    counts = again.assembly.data.whole.class_counts.double().numpy()
     expected = []
     for tau in TAU:
         guesses = (features @ (weight / counts[:, None] ** tau).T).argmax(1)

@@ -230,9 +230,9 @@ def test_our_own_plugins(name, hooks):
 def test_what_is_read_is_what_pluggy_finds():
     import pluggy
 
-    from ltcore.contract import hookspecs
+    from ltcore.contract.hook import PROJECT
 
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager = pluggy.PluginManager(PROJECT)
     for offer in catalogue.offers():
         method = catalogue.load(offer)
         marked = {name for name in dir(method) if manager.parse_hookimpl_opts(method, name) is not None}

@@ -23,7 +23,7 @@ def published(name: str) -> dict[str, tuple[float, str]]:
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml").recipe
     settings = dict(flat(recipe.model_dump(mode="json")))
     holding = [f for f in recipe.published if all(settings.get(key) == value for key, value in f.when.items())]
-    return {figure.metric: (figure.value, figure.source) for figure in holding}
+    return {name: (value, figure.source) for figure in holding for name, value in figure.figures().items()}
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:

@@ -19,6 +19,9 @@ from ltcore.data.streaming import ArrayImages, StreamingLoader, build_loader, fi
 from ltcore.data.transforms import ImageTransform
 from ltcore.errors import DataError, RunError
 from ltcore.seeding import generator_for
+from ltcore.training.assembly import Assembly
+from ltcore.training.data import RunData
+from ltcore.training.run import Run
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 COUNTS = (12, 8, 4)
@@ -255,7 +258,7 @@ def figures(result):
 def test_a_run_does_not_depend_on_the_workers(streamed, cache):
     alone, two = (streamed(workers, f"r{workers}", cache=cache) for workers in (0, 2))
     assert figures(alone.execute()) == figures(two.execute())
-    for (name, a), b in zip(alone.model.state_dict().items(), two.model.state_dict().values(), strict=True):
+    for (name, a), (_, b) in zip(*(run.assembly.model.state_dict().items() for run in (alone, two)), strict=True):
         assert torch.equal(a, b), name
     losses = [json.loads(line)["loss"] for line in (two.directory.path / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 3 and all(map(math.isfinite, losses))
@@ -281,10 +284,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(streamed, monkeypatch):
         patch.setattr(torch.optim.SGD, "step", step)
         with pytest.raises(Killed):
             killed.execute()
-    resumed = type(killed)(killed.plan, killed.data, killed.directory, killed.device, killed.reporter)
+    plan, data, device = killed.plan, killed.assembly.data.whole, killed.assembly.device
+    resumed = Run(Assembly(plan, RunData(plan, data, device), device), killed.directory, killed.reporter)
     resumed.execute()
     assert resumed.position.stage == 1
-    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+    for (name, a), (_, b) in zip(*(run.assembly.model.state_dict().items() for run in (whole, resumed)), strict=True):
         assert torch.equal(a, b), name
 
 
