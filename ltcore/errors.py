@@ -4,7 +4,6 @@ The command line prints the message and ends with the class's exit code; a trace
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Self
 
 
@@ -55,6 +54,8 @@ class RunError(LtcoreError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'focal'?"`` for the known name closest to `name`, or an empty string."""
+    from difflib import get_close_matches  # here, since every start imports this file
+
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 

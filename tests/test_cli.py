@@ -61,6 +61,46 @@ def test_help_and_plugins_import_nothing_heavy():
     subprocess.run([sys.executable, "-c", _LIGHT.format(lines=lines)], check=True, cwd=ROOT)
 
 
+_NEEDED_ONLY = """
+import contextlib, io, sys
+from ltcore.cli import main
+sys.argv = ["ltcore", *{words!r}]
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    main()
+assert len(out.getvalue()) > 4
+print(*({unneeded!r} & set(sys.modules)))
+"""
+#: Packages that take long to import, and that no command needs for digits and a network that is not timm's.
+FOREIGN = {"timm", "torchvision", "sklearn", "scipy", "rich", "matplotlib", "huggingface_hub"}
+#: What of PyTorch takes longer than PyTorch itself, and is for exporters of programs only.
+COMPILER = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.tensor", "sympy"}
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        ("plan {recipe}", FOREIGN | COMPILER),
+        ("predict {run} {images}", FOREIGN | COMPILER),
+        ("export {run} --to safetensors --out {out}.safetensors", FOREIGN | COMPILER),
+        ("export {run} --to torchscript --out {out}.pt", FOREIGN | COMPILER),
+        ("export {run} --to torch_export --out {out}.pt2", FOREIGN),
+        ("export {run} --to hub --out {out}", FOREIGN),
+    ],
+)
+def test_commands_import_what_they_need_and_no_more(digits_run, tmp_path, command, unneeded):
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    places = {
+        "recipe": ROOT / "recipes" / "digits_lt_ofa_focal.yaml",
+        "run": digits_run,
+        "images": tmp_path / "image.png",
+        "out": tmp_path / "exported",
+    }
+    words = [word.format(**places) for word in command.split()]
+    program = _NEEDED_ONLY.format(words=words, unneeded=unneeded)
+    ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert ended.stdout.split() == []
+
+
 def examples(cli, command=""):
     """The example lines in a command's help."""
     return re.findall(r"^Example: ltcore (.+)$", cli(*command.split(), "--help").out, re.MULTILINE)

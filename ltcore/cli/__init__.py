@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, training, use
 from ltcore.cli.parser import Parser
@@ -41,6 +40,8 @@ def main() -> None:
         function(**arguments)
     except LtcoreError as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         else:
             print(error, file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,7 +59,12 @@ def add_command(commands: Any, name: str, function: Callable[..., None]) -> Pars
 
 def show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
     """Print a command's findings, as text or as JSON."""
-    print(json.dumps(content, indent=2) if as_json else render(content))
+    if as_json:
+        import json
+
+        print(json.dumps(content, indent=2))
+    else:
+        print(render(content))
 
 
 def whole(text: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +54,8 @@ def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool 
         if not as_json:
             print(report, flush=True)
     if as_json:
+        import json
+
         print(json.dumps([report.plain() for report in reports], indent=2))
     else:
         failed = [report.method for report in reports if not report.passed]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +53,8 @@ def schema() -> None:
 
     Example: ltcore schema > recipe.schema.json
     """
+    import json
+
     from ltcore.recipe.json_schema import recipe_schema
 
     content, skipped = recipe_schema()

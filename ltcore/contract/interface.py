@@ -11,8 +11,7 @@ specifications raises `INTERFACE` and adds the change to one of the tables here;
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple  # not dataclasses: every start imports this file, and they import inspect
 
 #: Core's own version; pyproject.toml says the same.
 __version__ = "0.1.0"
@@ -28,8 +27,7 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}"
 
 
-@dataclass(frozen=True)
-class Deprecation:
+class Deprecation(NamedTuple):
     """Something that still works, and will not for ever.
 
     Attributes:
@@ -43,8 +41,7 @@ class Deprecation:
     instead: str
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """Something that a plugin written for an older version cannot use as it did.
 
     Attributes:

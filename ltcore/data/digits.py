@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ltcore.contract.facts import DataFacts
 from ltcore.contract.hook import hookimpl
@@ -30,11 +34,8 @@ class DigitsLT(Method):
     @hookimpl
     def build_data(self) -> DataSplits:
         """All digits; which ones are test images is fixed, whatever the recipe says."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        images = torch.from_numpy(np.rint(digits.images * 255 / 16).astype(np.uint8))[:, None]  # 0..16 to 0..255
-        targets = digits.target.astype(np.int64)
+        pixels, targets = read_digits()
+        images = torch.from_numpy(np.rint(pixels * 255 / 16).astype(np.uint8)).view(-1, 1, 8, 8)  # 0..16 to 0..255
         random = np.random.RandomState(0)
         is_test = np.zeros(len(targets), dtype=bool)
         for label in range(10):
@@ -57,3 +58,21 @@ class DigitsLT(Method):
         return DataFacts(
             _TRAINING_IMAGES, 10 * TEST_PER_CLASS, (MEAN,), (STD,), image_size=8, crop_padding=1, imbalance=TAIL
         )
+
+
+def read_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Pixels [1797, 64] from 0 to 16, row by row, and labels [1797], as scikit-learn's ``load_digits`` gives them.
+
+    They are read from scikit-learn's own file. To import scikit-learn takes about as long as to import PyTorch, and is
+    left to versions that keep the file elsewhere.
+    """
+    spec = find_spec("sklearn")  # finds it, and imports nothing
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            rows = np.loadtxt(file, delimiter=",")
+            return rows[:, :-1], rows[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    return pixels, targets.astype(np.int64)

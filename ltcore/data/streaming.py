@@ -128,6 +128,7 @@ class StreamingLoader:
         std: per channel, on the scale 0..1.
         workers: processes that decode; 0 for none but this one.
         device: where batches are normalised.
+        training: whether training images will be asked for; if not, what only they need is not imported.
     """
 
     #: Seeds are drawn where workers are fed from.
@@ -141,9 +142,10 @@ class StreamingLoader:
         std: Sequence[float],
         workers: int = 0,
         device: torch.device | str = "cpu",
+        training: bool = True,
     ) -> None:
         self.device, self.workers = torch.device(device), workers
-        transform.load()
+        transform.load(training)
         self._decoder = Decoder(split, transform)
         self._normalise = Normalizer(mean, std, transform.image_size, self.device, one_thread=True)
         self._feed = _Feed()
@@ -270,13 +272,17 @@ def build_loader(
     std: Sequence[float],
     workers: int,
     device: torch.device,
+    training: bool = True,
 ) -> Loader:
-    """The loader that suits a split: images in memory whose transform works on whole batches are never streamed."""
+    """The loader that suits a split: images in memory whose transform works on whole batches are never streamed.
+
+    The arguments are `StreamingLoader`'s.
+    """
     if isinstance(split, ArraySplit):
         if transform.whole_batches and split.images.shape[-1] == transform.image_size:
             return InMemoryLoader(split, mean, std, transform.crop_padding, transform.flip, device)
         split = ArrayImages(split)
-    return StreamingLoader(split, transform, mean, std, workers, device)
+    return StreamingLoader(split, transform, mean, std, workers, device, training)
 
 
 def find_broken(split: StreamedSplit, workers: int) -> list[Broken]:

@@ -105,11 +105,18 @@ class ImageTransform:
         """To what evaluation resizes an image's shorter side before it cuts out the centre, in pixels."""
         return self.image_size if self.crop == "pad" else round(self.image_size * _MARGIN)
 
-    def load(self) -> None:
-        """Import what transforming needs, in the process from which workers are forked, so that they share it."""
+    def load(self, training: bool = True) -> None:
+        """Import what transforming needs, in the process from which workers are forked, so that they share it.
+
+        Args:
+            training: whether there will be training images, too. Only they may need torchvision, which imports
+                PyTorch's compiler and so takes longer than PyTorch itself.
+        """
         import PIL.Image
         import PIL.ImageOps  # noqa: F401
-        import torchvision.transforms.v2  # noqa: F401
+
+        if training and (self.crop == "area" or self.color_jitter or TRANSFORMS[self.name].policy):
+            import torchvision.transforms.v2  # noqa: F401
 
     def train(self, image: Image) -> Image:
         """A training image, changed at random; draws from torch's global CPU generator.

@@ -47,7 +47,7 @@ def checked_logits(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[st
     assert data.test is not None
     index = np.unique(np.linspace(0, len(data.test) - 1, _IMAGES).astype(np.int64))
     some = data.test.subset(torch.from_numpy(index))
-    loader = build_loader(some, data.transform, data.mean, data.std, 0, torch.device("cpu"))
+    loader = build_loader(some, data.transform, data.mean, data.std, 0, torch.device("cpu"), training=False)
     batches = [batch.contiguous() for batch in loader.eval_batches(_BATCH)]
     expected = torch.from_numpy(saved.calibrated_logits[index])
     tolerance = TOLERANCE if saved.result["device"] == "cpu" else _TOLERANCE_GPU

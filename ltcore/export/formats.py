@@ -31,7 +31,8 @@ def write_torchscript(saved: SavedRun, model: Deployed, about: dict[str, Any], p
         RunError: the model cannot be traced.
     """
     with saying("this network cannot be written as TorchScript"):
-        traced = torch.jit.trace(model, _example(saved))  # type: ignore[no-untyped-call]
+        # PyTorch's own check imports much, and `compare` is the stricter one: the run's logits, and other batch sizes.
+        traced = torch.jit.trace(model, _example(saved), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, path, _extra_files={ABOUT: json.dumps(about)})
         loaded: Call = torch.jit.load(path)  # type: ignore[no-untyped-call]
     return loaded

@@ -172,7 +172,8 @@ def streaming(
             f"the run's images have {len(description.mean)} channels, which files cannot hold; predict an array of "
             f"uint8 [N, {size}, {size}, {len(description.mean)}]"
         )
-    return StreamingLoader(split, description.transform, description.mean, description.std, workers, device)
+    mean, std = description.mean, description.std
+    return StreamingLoader(split, description.transform, mean, std, workers, device, training=False)
 
 
 def _pixels(given: NDArray[Any] | Tensor) -> Tensor:

@@ -244,7 +244,7 @@ class SavedRun:
             raise DataError(f"the run has no '{split}' images; 'train' and 'test' are always there")
         device = next(model.parameters()).device
         workers = 0 if isinstance(images, ArraySplit) else worker_count(self.recipe.data.workers)
-        loader = build_loader(images, data.transform, data.mean, data.std, workers, device)
+        loader = build_loader(images, data.transform, data.mean, data.std, workers, device, training=False)
         return pooled_features(model, loader, self.recipe.eval_batch_size, tap).float().cpu().numpy()
 
 

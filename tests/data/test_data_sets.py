@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from sklearn.datasets import load_digits
 
+from ltcore.data import digits
 from ltcore.data.digits import DigitsLT
 from ltcore.data.idx import read_idx
 from ltcore.data.prepare import check_splits, prepare
@@ -35,6 +37,15 @@ def test_digits():
     assert (data.transform.crop_padding, data.transform.flip) == (1, False)
     again = DigitsLT().build_data()
     assert torch.equal(splits.test.images, again.test.images)
+
+
+def test_digits_are_those_that_scikit_learn_loads(monkeypatch):
+    pixels, targets = load_digits(return_X_y=True)
+    found = digits.read_digits()  # of its file
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    for values, labels in (found, digits.read_digits()):  # and where the file is not found
+        assert np.array_equal(values, pixels) and np.array_equal(labels, targets)
+        assert (values.dtype, labels.dtype) == (np.float64, np.int64)
 
 
 # -- torchvision's sets, from tiny files -------------------------------------------------------------------------------

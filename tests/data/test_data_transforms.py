@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import typing
 
 import numpy as np
@@ -184,3 +186,30 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(DataError, match="needs images of 1 or 3 channels, but these have 2"):
             resolve(arrays(2), asked, 2)
     assert resolve(arrays(2), Transform(name="cifar"), 2).crop_padding == 4
+
+
+_IMPORTS = """
+import sys
+from PIL import Image
+from ltcore.data.transforms import TRANSFORMS, ImageTransform
+
+image = Image.new("RGB", (40, 40))
+for name in ("none", "cifar", "resize_crop"):
+    ImageTransform(name, 32, crop_padding=4, flip=True).load()
+    ImageTransform(name, 32, crop_padding=4, flip=True).train(image)
+for name in TRANSFORMS:
+    ImageTransform(name, 80, color_jitter=0.4).load(training=False)
+    ImageTransform(name, 80, color_jitter=0.4).evaluate(image)
+assert "torchvision" not in sys.modules
+for transform in (
+    ImageTransform("none", 32, color_jitter=0.4), ImageTransform("imagenet", 32), ImageTransform("randaugment", 32)
+):
+    transform.load()
+    assert "torchvision.transforms.v2" in sys.modules, transform
+    for module in [name for name in sys.modules if name.startswith("torchvision.transforms.v2")]:
+        del sys.modules[module]
+"""
+
+
+def test_torchvision_is_imported_for_training_that_needs_it_only():
+    subprocess.run([sys.executable, "-c", _IMPORTS], check=True)
