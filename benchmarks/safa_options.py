@@ -38,7 +38,7 @@ from ltcore.training.loop import Loop, Observer
 PAPER = "generation:whole,standardise:false,detach:false,numerators:trained,generated_weight:1,cycle_halves:printed"
 ARMS = (
     ["without", "recipe=", f"paper={PAPER}", "whole=generation:whole", "attached=detach:false"]
-    + ["numerators_trained=numerators:trained", "halves_even=cycle_halves:even", "halves_printed=cycle_halves:printed"]
+    + ["numerators_trained=numerators:trained", "halves_even=cycle_halves:even"]
     + [f"weight_{weight}=generated_weight:{weight}" for weight in ("0.0", "0.2", "0.5", "1.0")]
 )
 
