@@ -68,6 +68,11 @@ class Context:
         self._drawn_for: tuple[str, int, int] | None = None
 
     @property
+    def name(self) -> str:
+        """The method's name in the recipe."""
+        return self._owner
+
+    @property
     def num_classes(self) -> int:
         """C."""
         return self._state.num_classes

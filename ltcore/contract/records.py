@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ class Batch:
             None where there are none.
         partner_targets: [N] int64; the second label of a mixed row. None where nothing is mixed.
         target_weight: [N] float; the share of `targets`, the partner has the rest. None where nothing is mixed.
+        layout: what the sampler says of its batches (`ltcore.EpochBatches`), for the method whose sampler it is.
     """
 
     images: Tensor
@@ -28,6 +31,7 @@ class Batch:
     source_only: Tensor | None = None
     partner_targets: Tensor | None = None
     target_weight: Tensor | None = None
+    layout: object = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Features:
         images: [N0, C, H, W]; the images of the batch, in the sampler's order; None where features are cached.
         loss_weight: [N] float, at least 0; what a row counts for in the classification loss, which is then the weighted
             mean. None where all rows count the same.
+        layout: as in `Batch`.
+        kept: what methods hand on to their own later hooks of the step, by their names in the recipe; see `keeping`.
     """
 
     features: Tensor
@@ -57,6 +63,15 @@ class Features:
     target_weight: Tensor | None = None
     images: Tensor | None = None
     loss_weight: Tensor | None = None
+    layout: object = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    def keeping(self, name: str, value: Any) -> Features:
+        """A copy in which a method, by its name in the recipe (`ltcore.Context.name`), hands `value` on to itself.
+
+        It is there in the method's later hooks of the same step, such as `auxiliary_losses`, and gone after it.
+        """
+        return replace(self, kept={**self.kept, name: value})
 
     @classmethod
     def of(cls, batch: Batch, features: Tensor, images: Tensor | None) -> Features:
@@ -70,6 +85,7 @@ class Features:
             partner_targets=batch.partner_targets,
             target_weight=batch.target_weight,
             images=images,
+            layout=batch.layout,
         )
 
     def append(self, features: Tensor, targets: Tensor, source_index: Tensor) -> Features:

@@ -296,6 +296,8 @@ def _copied(seen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and same(a, b)
     return bool(a == b)

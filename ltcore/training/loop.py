@@ -203,6 +203,7 @@ class Loop:
                 targets=targets[indices[step]].to(device, non_blocking=True),
                 source_index=indices[step].to(device, non_blocking=True),
                 source_only=source_only,
+                layout=drawn.layout,
             )
 
     def _distribution(self) -> Tensor | None:

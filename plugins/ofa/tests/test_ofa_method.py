@@ -94,6 +94,7 @@ class Run:
             self.targets[index].to(device),
             index.to(device),
             None if self.drawn.source_only is None else self.drawn.source_only.to(device),
+            layout=self.drawn.layout,
         )
 
     def fold(self, step=0, images=True, cast=None):
@@ -405,7 +406,7 @@ def test_a_stage_learns_and_leaves_phase_one_alone():
 
 def test_another_samplers_batch_is_refused():
     run = Run().start()
-    run.drawn = SimpleNamespace(indices=run.drawn.indices, source_only=None)
+    run.drawn = SimpleNamespace(indices=run.drawn.indices, source_only=None, layout=None)
     with pytest.raises(RecipeError, match="has not the layout of OFA's sampler"):
         run.fold()
 

@@ -71,8 +71,9 @@ class Run:
         self.sampler = self.method.build_sampler(batch_size=batch_size, context=self.context)
         self.state.epoch, self.state.step = epoch, 0
         drawn = self.sampler.draw(2, self.distribution, torch.Generator().manual_seed(5))
-        index, device = drawn.indices[0], self.images.device
-        self.batch = Batch(self.images[index.to(device)], self.targets[index].to(device), index.to(device))
+        index, device, self.layout = drawn.indices[0], self.images.device, drawn.layout
+        rows = self.images[index.to(device)], self.targets[index].to(device), index.to(device)
+        self.batch = Batch(*rows, layout=drawn.layout)
         return self
 
     def fold(self, change_before=lambda features: features, batch=None):
@@ -86,7 +87,8 @@ class Run:
 
         pooled = self.model.backbone.run(batch.images, at={self.method.tap: change})
         logits = self.model.classifier(pooled)
-        return seen["before"], seen["after"], logits, self.method.auxiliary_losses(logits=logits)
+        terms = self.method.auxiliary_losses(features=seen["after"], logits=logits, context=self.context)
+        return seen["before"], seen["after"], logits, terms
 
 
 # ---------------------------------------------------------------- the fold
@@ -97,7 +99,7 @@ class Run:
 def test_one_row_is_appended_for_each_tail_row(tap, batch_size):
     run = Run(tap=tap).begin(batch_size=batch_size)
     before, after, logits, _ = run.fold()
-    layout = run.sampler.layout
+    layout = run.layout
     tails = slice(2 * layout.head_pairs, 2 * layout.head_pairs + 2 * layout.tail_pairs)
     made = 2 * layout.tail_pairs
     assert len(after.targets) == batch_size + made == len(logits)
@@ -142,7 +144,7 @@ def test_every_row_and_term_is_the_loops(reading):
     run = Run(dtype=torch.float64, epsilon=0.01, delta_cycle=0.5, **weights, **reading).begin()
     call, options = linear(run), run.method.options
     before, after, _, terms = run.fold()
-    layout = run.sampler.layout
+    layout = run.layout
     seen = before.features.detach()
     mean, deviation = torch.zeros(5), torch.ones(5)
     if options.standardise:
@@ -266,7 +268,7 @@ def test_augmented_rows_of_a_mixed_batch_have_both_labels_of_their_row():
     weight = torch.rand(BATCH, generator=torch.Generator().manual_seed(1))
     mixed = replace(run.batch, partner_targets=run.batch.targets[order], target_weight=weight)
     _, after, _, terms = run.fold(batch=mixed)
-    layout = run.sampler.layout
+    layout = run.layout
     tails = torch.arange(2 * layout.head_pairs, 2 * layout.head_pairs + 2 * layout.tail_pairs)
     assert torch.equal(after.partner_targets[BATCH:], mixed.partner_targets[tails])
     assert torch.equal(after.target_weight[BATCH:], weight[tails])
@@ -340,7 +342,7 @@ def test_augmented_rows_count_for_their_weight_times_that_of_their_row():
     run = Run(generated_weight=0.2).begin()
     weights = torch.linspace(1, 2, BATCH)
     before, after, *_ = run.fold()
-    layout = run.sampler.layout
+    layout = run.layout
     tails = slice(2 * layout.head_pairs, 2 * layout.head_pairs + 2 * layout.tail_pairs)
     made = 2 * layout.tail_pairs
     assert before.loss_weight is None
@@ -526,17 +528,20 @@ def test_directions_of_head_pairs_are_carried_over_to_tail_rows():
     def step(number):
         """How far each delta's pair and each made row moved along the direction; and the terms."""
         run.state.step = number
-        drawn = run.sampler.draw(1, BALANCED, torch.Generator().manual_seed(number)).indices[0]
-        targets, layout = run.targets[drawn], run.sampler.layout
+        batches = run.sampler.draw(1, BALANCED, torch.Generator().manual_seed(number))
+        drawn, layout = batches.indices[0], batches.layout
+        targets = run.targets[drawn]
         amplitude = 2 * torch.randn(32, 1, generator=generator) * (targets < 2)[:, None]
         rows = (means[targets] + amplitude * direction)[:, :, None, None].expand(-1, -1, 4, 4)
-        record = Features.of(Batch(rows, targets, drawn), rows, None)
-        made = run.method.augment_features(features=record, context=run.context).features[32:]
+        record = Features.of(Batch(rows, targets, drawn, layout=layout), rows, None)
+        after = run.method.augment_features(features=record, context=run.context)
+        made = after.features[32:]
         H, T = layout.head_pairs, layout.tail_pairs
         one = torch.randint(2 * H, (T,), generator=Context(run.state, "safa").generator)
         led = (rows[: 2 * H] - rows[: 2 * H].roll(H, 0))[one.repeat(2)]
         moved = made - rows[2 * H : 2 * H + 2 * T]
-        return *(x.mean((2, 3)) @ direction for x in (led, moved)), run.method.auxiliary_losses(logits=rows)
+        terms = run.method.auxiliary_losses(features=after, logits=rows, context=run.context)
+        return *(x.mean((2, 3)) @ direction for x in (led, moved)), terms
 
     def correlation():
         with torch.no_grad():

@@ -86,11 +86,11 @@ def folded(maps, targets, **options):
     method.on_run_start(context=context)
     sampler = method.build_sampler(batch_size=32, context=context)
     state.epoch, state.step = 0, 0
-    index = sampler.draw(1, None, torch.Generator().manual_seed(0)).indices[0]
-    record = Features.of(Batch(maps[index], targets[index], index), maps[index], None)
+    drawn = sampler.draw(1, None, torch.Generator().manual_seed(0))
+    index, layout = drawn.indices[0], drawn.layout
+    record = Features.of(Batch(maps[index], targets[index], index, layout=layout), maps[index], None)
     with torch.no_grad():
         made = method.augment_features(features=record, context=context).features[32:]
-    layout = sampler.layout
     begin = 2 * layout.head_pairs
     return made, record.features[begin : begin + 2 * layout.tail_pairs], record
 

@@ -56,7 +56,8 @@ def test_a_layout_fills_the_batch_and_is_right_on_average(batch_size):
 def test_blocks_hold_pairs_of_different_images_of_one_class(batch_size, distribution):
     sampler = make(batch_size)
     indices = drawn(sampler, distribution)
-    layout, labels = sampler.layout, TARGETS[indices]
+    layout = sampler.draw(1, distribution, generator(1)).layout
+    labels = TARGETS[indices]
     assert indices.shape == (sampler.steps_per_epoch(), batch_size)
     start = 0
     for pairs, kind in ((layout.head_pairs, True), (layout.tail_pairs, False), (layout.spare_pairs, None)):
@@ -111,7 +112,7 @@ def test_before_the_start_batches_are_the_plain_ones(batch_size, distribution):
     assert sampler.steps_per_epoch() == steps
     ours, theirs = (s.draw(steps, distribution, generator()) for s in (sampler, plain))
     assert all(torch.equal(a, b) for a, b in zip(ours.indices, theirs.indices, strict=True))
-    assert ours.source_only is None and sampler.layout is None
+    assert ours.source_only is None and ours.layout is None
 
 
 @pytest.mark.parametrize(("distribution", "name"), [([0.0, 0, 1, 0, 0], "tail"), ([0.5, 0.5, 0, 0, 0], "head")])

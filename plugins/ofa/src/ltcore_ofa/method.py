@@ -19,7 +19,7 @@ from ltcore_ofa.functional import (
     most_confusing,
     specific_mask,
 )
-from ltcore_ofa.sampler import OFASampler, tail_rows
+from ltcore_ofa.sampler import Blocks, OFASampler, tail_rows
 
 #: Scores that are held at once while the confusing classes are counted.
 _SCORES_AT_ONCE = 2**24
@@ -71,11 +71,6 @@ class OFA(Method[OFAOptions]):
     requires = frozenset({"spatial_features", "hard_labels", "earlier_stage"})
     confusing_classes: Tensor
     cam_weight: Tensor
-
-    def __init__(self, options: OFAOptions | None = None) -> None:
-        """Keep the options."""
-        super().__init__(options)
-        self._tail_rows = 0  # N_t; known once the sampler is built
 
     @property
     def tap(self) -> str:
@@ -145,7 +140,7 @@ class OFA(Method[OFAOptions]):
             RecipeError: the batch size does not hold them.
         """
         head = head_classes(context.class_counts.cpu(), self.options.head_ratio)
-        sampler = OFASampler(
+        return OFASampler(
             training_targets=context.training_targets,
             num_classes=context.num_classes,
             head_mask=head,
@@ -153,8 +148,6 @@ class OFA(Method[OFAOptions]):
             batch_size=batch_size,
             augmented=self.options.augmented,
         )
-        self._tail_rows = sampler.tail_rows
-        return sampler
 
     @hookimpl
     def augment_features(self, features: Features, context: Context) -> Features:
@@ -166,9 +159,10 @@ class OFA(Method[OFAOptions]):
         Raises:
             RecipeError: the batch was not laid out by OFA's sampler, or the tap needs images that are cached away.
         """
-        tails, copies = self._tail_rows, self.options.augmented
+        copies = self.options.augmented
         if not copies:
             return features
+        tails = features.layout.tail_rows if isinstance(features.layout, Blocks) else 0
         rows = tails * (1 + copies)
         maps, targets = features.features, features.targets
         if not tails or features.source_only is None or len(targets) < 2 * rows or maps.dim() != 4:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ltcore import ClassPools, EpochBatches, RecipeError, draw_classes
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What OFA's batches say of themselves (`ltcore.EpochBatches.layout`).
+
+    Attributes:
+        tail_rows: N_t.
+    """
+
+    tail_rows: int
 
 
 def tail_rows(batch_size: int, augmented: int) -> int:
@@ -77,10 +90,10 @@ class OFASampler:
         head = draw_classes(self._within(weights, self._head, "head"), (epoch, rows * (1 + self.augmented)), generator)
         indices = self.pools.draw_images(torch.cat([tail, confusing, head], 1), generator)
         if not self.augmented:
-            return EpochBatches(list(indices[:steps]))
+            return EpochBatches(list(indices[:steps]), layout=Blocks(rows))
         place = torch.arange(self.batch_size)
         source_only = (place >= rows) & (place < rows * (1 + self.augmented))
-        return EpochBatches(list(indices[:steps]), source_only)
+        return EpochBatches(list(indices[:steps]), source_only, Blocks(rows))
 
     @staticmethod
     def _within(weights: Tensor, block: Tensor, name: str) -> Tensor:

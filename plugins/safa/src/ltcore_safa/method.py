@@ -43,8 +43,6 @@ class SAFA(Method[SAFAOptions]):
     def __init__(self, options: SAFAOptions | None = None) -> None:
         """Keep the options."""
         super().__init__(options)
-        self._sampler: PairSampler | None = None
-        self._terms: dict[str, Tensor] = {}  # of the step, between the fold and auxiliary_losses
         self.register_buffer("trained", torch.zeros((), dtype=torch.bool))
 
     @property
@@ -111,10 +109,9 @@ class SAFA(Method[SAFAOptions]):
     def build_sampler(self, batch_size: int, context: Context) -> PairSampler:
         """Plain batches before `start_epoch`, same-class pairs from it on."""
         head = largest_classes(context.class_counts.cpu(), self.options.head_ratio)
-        self._sampler = PairSampler(
+        return PairSampler(
             context.training_targets, context.num_classes, head, batch_size, lambda: self._active(context)
         )
-        return self._sampler
 
     @hookimpl
     def on_epoch_start(self, context: Context) -> None:
@@ -132,12 +129,10 @@ class SAFA(Method[SAFAOptions]):
         Raises:
             RecipeError: the batch was not laid out by SAFA's sampler.
         """
-        self._terms = {}
         if not self._active(context):
             return features
-        layout = self._sampler.layout if self._sampler else None
-        maps = features.features
-        if layout is None or len(maps) < layout.batch_size:
+        layout, maps = features.layout, features.features
+        if not isinstance(layout, Layout) or len(maps) < layout.batch_size:
             raise RecipeError(
                 f"the batch at '{self.tap}' ({len(maps)} rows) has not the layout of SAFA's sampler; does another "
                 "method drop rows before SAFA in this stage?"
@@ -149,17 +144,17 @@ class SAFA(Method[SAFAOptions]):
         if options.standardise:
             mean, deviation = channel_statistics(rows)
             rows = (rows - mean) / deviation
-        generated = self._generate(rows, layout, context)
+        generated, terms = self._generate(rows, layout, context)
         begin = 2 * layout.head_pairs
         made = (mean + deviation * generated).to(maps.dtype)
         out = _append(features, made, slice(begin, begin + 2 * layout.tail_pairs), options.generated_weight)
         if options.contrastive:
-            self._terms["contrastive"] = self._contrastive(torch.cat([rows, generated]), out, layout, context)
-        return out
+            terms["contrastive"] = self._contrastive(torch.cat([rows, generated]), out, layout, context)
+        return out.keeping(context.name, terms)
 
-    def _generate(self, rows: Tensor, layout: Layout, context: Context) -> Tensor:
-        """Augmented maps [2 T, D, H, W] of the tail rows; the cycle and mode seeking terms are kept on the way."""
-        options = self.options
+    def _generate(self, rows: Tensor, layout: Layout, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        """Augmented maps [2 T, D, H, W] of the tail rows, and the cycle and mode seeking terms, 0-d."""
+        options, terms = self.options, dict[str, Tensor]()
         added, epsilon, constant = options.generation == "added", options.epsilon, options.numerators == "constant"
         pairs, tails_at = layout.tail_pairs, 2 * layout.head_pairs
         heads, tails = rows[:tails_at], rows[tails_at : tails_at + 2 * pairs]
@@ -177,19 +172,19 @@ class SAFA(Method[SAFAOptions]):
         generated, again = made[: 2 * pairs], made[2 * pairs :]
         first, second = generated[:pairs], generated[pairs:]
         if options.tail_mode_seeking:
-            self._terms["tail_mode_seeking"] = mode_seeking_loss(
+            terms["tail_mode_seeking"] = mode_seeking_loss(
                 deltas[one], deltas[other], first, again, epsilon, constant
             ) + mode_seeking_loss(tails[:pairs], tails[pairs:], first, second, epsilon, constant)
         if options.head_mode_seeking:
-            self._terms["head_mode_seeking"] = mode_seeking_loss(
+            terms["head_mode_seeking"] = mode_seeking_loss(
                 heads[shared], origins[shared], generated, tails, epsilon, constant
             )
         if options.cycle:
             found = self.E(generated - tails)
             rebuilt = translate(found, origins[shared], self.D, self.G, added)
             of_deltas = delta_cycle_loss(found, deltas[shared], options.cycle_halves == "even") * options.delta_cycle
-            self._terms["cycle"] = of_deltas + feature_cycle_loss(rebuilt, heads[shared])
-        return generated
+            terms["cycle"] = of_deltas + feature_cycle_loss(rebuilt, heads[shared])
+        return generated, terms
 
     def _contrastive(self, rows: Tensor, features: Features, layout: Layout, context: Context) -> Tensor:
         """Q's loss over the sampler's rows and the augmented ones behind them, shuffled and paired off."""
@@ -204,9 +199,9 @@ class SAFA(Method[SAFAOptions]):
         return contrastive_loss(self.Q(rows[first], rows[second]), same)
 
     @hookimpl
-    def auxiliary_losses(self, logits: Tensor) -> dict[str, Tensor]:
+    def auxiliary_losses(self, features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
         """The terms of eq. 1, times their weights; 0 for those that are off and before `start_epoch`."""
-        terms, self._terms = self._terms, {}
+        terms = features.kept.get(context.name, {})
         zero = logits.new_zeros(())
         return {name: terms[name] * getattr(self.options, name) if name in terms else zero for name in self.auxiliary}
 

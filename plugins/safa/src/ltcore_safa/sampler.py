@@ -83,25 +83,22 @@ class PairSampler:
         self._counts = torch.bincount(training_targets, minlength=num_classes)
         self._order = torch.argsort(training_targets, stable=True)
         self._start = torch.cumsum(self._counts, 0) - self._counts
-        #: The layout of the epoch that was drawn last, None before SAFA starts; it follows from the distribution alone.
-        self.layout: Layout | None = None
 
     def steps_per_epoch(self) -> int:
         """As `ltcore.PlainSampler`."""
         return self._plain.steps_per_epoch()
 
     def draw(self, steps: int, distribution: Tensor | None, generator: torch.Generator) -> EpochBatches:
-        """See `ltcore.Sampler.draw`.
+        """See `ltcore.Sampler.draw`; from the start on, the batches say their `Layout`.
 
         Raises:
             RecipeError: SAFA has started, and the distribution leaves nothing to the tail or to the head.
         """
         if not self.active():
-            self.layout = None
             return self._plain.draw(steps, distribution, generator)
         weights = self._counts.double() if distribution is None else distribution.double().cpu() * (self._counts > 0)
         head, tail = self._within(weights, self.head_mask, "head"), self._within(weights, ~self.head_mask, "tail")
-        self.layout = layout = lay_out(self.batch_size, float(head.sum() / weights.sum()))
+        layout = lay_out(self.batch_size, float(head.sum() / weights.sum()))
         # The whole epoch is drawn and then cut, so that a shorter epoch is the beginning of a longer one.
         epoch = self.steps_per_epoch()
         chance = layout.spare_head
@@ -112,7 +109,7 @@ class PairSampler:
         ]
         if self.batch_size % 2:
             blocks.append(self._pairs(draw_classes(weights, (epoch, 1), generator), generator)[:, :1])
-        return EpochBatches(list(torch.cat(blocks, 1)[:steps]))
+        return EpochBatches(list(torch.cat(blocks, 1)[:steps]), layout=layout)
 
     def _pairs(self, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Classes [S, P] to the pairs' images [S, 2 P], the first of all pairs and then the second."""
