@@ -1,16 +1,16 @@
 r"""The published protocol on a GPU machine without network that is at hand for minutes: pack, go there, bring home.
 
-    python benchmarks/on_a_gpu.py pack --data-tool unpack.py      # here: fills .gpu/, which git ignores
+    python benchmarks/on_a_gpu.py pack --data FOLDER              # here: fills .gpu/, which git ignores
     python3 .gpu/on_a_gpu.py go --seconds 520                     # there, in the project's root
     python benchmarks/on_a_gpu.py bring OUT                       # here: results/runs/*.json, and a table
     python benchmarks/on_a_gpu.py --rehearse --python python3.12  # here, on the CPU: all of it, in small
 
 `pack` puts into ``.gpu/`` wheels of ltcore and of every plugin, wheels that the other Python lacks (``--carry``, with
 what they need), CIFAR-100-LT at imbalance 100, and these scripts; with the repository's files it must stay under
-``--limit`` MiB. The images come from ``--data FILE``, an .npz file in the form of the data set `npz` that holds the
-long-tailed training images, or from ``--data-tool PROGRAM``, for a compressed copy: called as
-``PROGRAM FOLDER lt:cifar100:100``, it writes ``FOLDER/cifar100_im100/`` with a script ``expand.py`` in it, which is
-called there as ``expand.py FILE.npz`` and may use NumPy and Pillow.
+``--limit`` MiB. The images come from ``--data PATH``: the folder of the published files (``cifar-100-python/``) or an
+.npz file in the form of the data set `npz` that holds the long-tailed training images. A better packed copy comes from
+``--data-tool PROGRAM``: called as ``PROGRAM FOLDER lt:cifar100:100``, it writes ``FOLDER/cifar100_im100/`` with a
+script ``expand.py`` in it, which is called there as ``expand.py FILE.npz`` and may use NumPy and Pillow.
 
 `go` looks at the machine and says what it lacks, runs the tests marked gpu, times five epochs of four methods
 (`gpu/timing.py`), then trains the recipes of `gpu.jobs.ORDER`, several at once, in fp32 (a recipe's ``precision: auto``
@@ -49,7 +49,7 @@ def main() -> None:
     rehearsing = commands.add_parser("rehearse", help="all of it on this CPU, in small, with a cut-off")
     for command in (packing, rehearsing):
         data = command.add_mutually_exclusive_group()
-        data.add_argument("--data", type=Path, help=".npz file with the long-tailed images")
+        data.add_argument("--data", type=Path, help="folder with cifar-100-python/, or .npz file")
         data.add_argument("--data-tool", type=Path, help="program that writes a compressed copy of them")
         command.add_argument(
             "--carry", nargs="+", default=["pydantic", "packaging"], help="distributions lacking there"

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import ltcore
+from ltcore.data.prepare import prepare
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 
@@ -193,6 +195,28 @@ def test_the_sizes_are_those_of_the_repository_and_of_what_is_packed(tmp_path):
     ignore = len(".gpu/\nbig\n")
     expected = {"the repository's files": 30 + ignore, "data": 350, "on_a_gpu.py": 7}
     assert packing.sizes(tmp_path, tmp_path / ".gpu") == expected
+
+
+def test_images_of_an_npz_file_travel_as_they_are(few, tmp_path):
+    import_module("gpu.packing").pack_images(few, tmp_path / "data.npz")
+    assert (tmp_path / "data.npz").read_bytes() == few.read_bytes()
+
+
+def test_the_published_files_travel_with_their_tail_cut(tmp_path, monkeypatch):
+    labels = torch.arange(200).remainder(2)
+    images = torch.arange(200 * 3 * 4).remainder(256).to(torch.uint8).reshape(200, 3, 2, 2)
+
+    def read(loaded, answers):
+        assert loaded.recipe.data.options == {"root": str(tmp_path)} and answers["build_data"]
+        split = ltcore.ArraySplit(images, labels)
+        splits = ltcore.DataSplits(split, split, class_names=("a", "b"), mean=(0.5,) * 3, std=(1.0,) * 3)
+        return prepare(splits, loaded.recipe.data)
+
+    monkeypatch.setattr("ltcore.runner.read_data", read)
+    import_module("gpu.packing").pack_images(tmp_path, tmp_path / "data.npz")
+    found = np.load(tmp_path / "data.npz")
+    assert np.bincount(found["train_labels"]).tolist() == [100, 1] and len(found["test_labels"]) == 200
+    assert np.array_equal(found["test_images"], images.permute(0, 2, 3, 1).numpy())
 
 
 def test_what_is_carried_brings_what_it_needs():

@@ -69,7 +69,7 @@ def changes(recipe: dict[str, Any], data: Path, short: bool) -> dict[str, Any]:
     Args:
         recipe: the recipe as plain data.
         data: the .npz file, whose tail is cut already.
-        short: one epoch or three steps a stage, for a rehearsal.
+        short: one epoch or three steps a stage and a small network, for a rehearsal.
 
     Raises:
         ValueError: the recipe wants another data set, or another tail.
@@ -88,6 +88,7 @@ def changes(recipe: dict[str, Any], data: Path, short: bool) -> dict[str, Any]:
         methods = recipe.get("methods") or {}
         late = [name for name, entry in methods.items() if "start_epoch" in ((entry or {}).get("options") or {})]
         found["methods"] = {name: {"options": {"start_epoch": 0}} for name in late}
+        found["backbone"] = {"options": {"depth": 8}}
     return found
 
 

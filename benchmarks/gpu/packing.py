@@ -75,6 +75,26 @@ def too_large(found: dict[str, int], limit: int) -> str | None:
     return f"{total / MIB:.1f} MiB would travel, more than {limit / MIB:.0f}: {parts}"
 
 
+def pack_images(source: Path, file: Path) -> None:
+    """Write the long-tailed images of CIFAR-100 as a compressed .npz file; `source` is one, or the published files'."""
+    if source.is_file():
+        shutil.copy(source, file)
+        return
+    import numpy as np
+    from ltcore.runner import read_data
+
+    from ltcore.plan import provider
+    from ltcore.recipe.loading import load_recipe
+
+    loaded = load_recipe(ROOT / "recipes" / "cifar100_lt_ce.yaml", [f"data.options.root={source}"])
+    data = read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
+    arrays = {}
+    for name, split in (("train", data.train), ("test", data.test)):
+        arrays[f"{name}_images"] = split.images.permute(0, 2, 3, 1).numpy()
+        arrays[f"{name}_labels"] = split.targets.numpy()
+    np.savez_compressed(file, **arrays)
+
+
 def pack(arguments: argparse.Namespace) -> None:
     """Fill ``.gpu/``."""
     wheels = PACKED / "wheels"
@@ -91,7 +111,7 @@ def pack(arguments: argparse.Namespace) -> None:
         shutil.rmtree(PACKED / "data", ignore_errors=True)
         (PACKED / "data").mkdir()
     if arguments.data:
-        shutil.copy(arguments.data, PACKED / "data" / "data.npz")
+        pack_images(arguments.data, PACKED / "data" / "data.npz")
     elif arguments.data_tool:
         run(sys.executable, arguments.data_tool, PACKED / "data", "lt:cifar100:100")
     shutil.copy(HERE / "on_a_gpu.py", PACKED)
