@@ -81,9 +81,9 @@ def pack_images(source: Path, file: Path) -> None:
         shutil.copy(source, file)
         return
     import numpy as np
-    from ltcore.runner import read_data
+    from ltcore.training.data import read_data
 
-    from ltcore.plan import provider
+    from ltcore.plan.plan import provider
     from ltcore.recipe.loading import load_recipe
 
     loaded = load_recipe(ROOT / "recipes" / "cifar100_lt_ce.yaml", [f"data.options.root={source}"])
