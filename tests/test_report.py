@@ -474,7 +474,9 @@ def test_the_documentation_names_every_section(digits_page):
     documentation = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
     rows = documentation.split("| --- | --- |\n")[1].split("\n\n")[0].splitlines()
     titles = re.findall(r"<h2[^>]*>(.*?)</h2>", digits_page[0].raw)
-    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == titles
+    named = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+    assert [name for name in named if name != "Methods, epoch by epoch"] == titles  # the digits' methods log nothing
+    assert "Methods, epoch by epoch" in named
     assert f"at most {material.SAMPLES} training and {material.SAMPLES} test images" in documentation
     assert material.CLASSES == 9 and "the nine with" in documentation
 
