@@ -81,8 +81,8 @@ def classification_loss(hooks: Hooks, logits: Tensor, record: Features, class_we
     """The mean loss of a batch, 0-d.
 
     With class weights it is the weighted mean, divided by the sum of the samples' weights (as torch's weighted
-    cross-entropy is), and rows that carry a weight of their own count as their class's weight times that. A mixed sample
-    counts for each of its two labels with that label's share.
+    cross-entropy is), and rows that carry a weight of their own count as their class's weight times that. A mixed
+    sample counts for each of its two labels with that label's share.
 
     Args:
         hooks: what the stage's methods answer.
