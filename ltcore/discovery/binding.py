@@ -57,15 +57,15 @@ class Implementation:
         What the method raises comes out as one message that names it, and so does an answer that cannot be right.
         """
         hook, whose = HOOKS[self.hook], self.entry.whose
-        given = _with_context(self.function, self.arguments, hook, context)
+        function, (wanted, fixed) = self.function, _placed(hook, self.arguments, context)
         outside = context if hook.called != "step" else None
-        may_be_none = hook.kind == "all" or hook.may_be_none
+        may_be_none, problem = hook.kind == "all" or hook.may_be_none, hook.problem
 
         def call(*values: Any) -> Any:
             try:
                 if outside is not None:
                     outside.begin(hook.name)
-                answer = given(*values)
+                answer = function(**{name: values[place] for place, name in wanted}, **fixed)
             except LtcoreError as error:
                 error.within(f"{whose}: ")
                 raise
@@ -74,25 +74,20 @@ class Implementation:
                 raise RunError(f"{whose} failed in {hook.name}: {what}. Run with --debug for the traceback") from error
             if answer is None and not may_be_none:
                 raise PluginError(f"{whose}: {hook.name} returned nothing; tell its author")
-            if hook.problem is not None and (problem := hook.problem(answer, *values)):
-                raise PluginError(f"{whose}: {hook.name} {problem}; tell its author")
+            if problem is not None and (wrong := problem(answer, *values)):
+                raise PluginError(f"{whose}: {hook.name} {wrong}; tell its author")
             return answer
 
         return call
 
 
-def _with_context(
-    function: Callable[..., Any], arguments: Sequence[str], hook: Hook, context: Context | None
-) -> Callable[..., Any]:
-    """A function that takes some of a hook's arguments by name, as one of all of them by position, but the context."""
+def _placed(
+    hook: Hook, arguments: Sequence[str], context: Context | None
+) -> tuple[list[tuple[int, str]], dict[str, Context | None]]:
+    """Where a hook's values go that takes some of its arguments by name: places and names, and the context apart."""
     given = [name for name in hook.arguments if name != "context"]
     wanted = [(given.index(name), name) for name in arguments if name != "context"]
-    fixed = {"context": context} if "context" in arguments else {}
-
-    def call(*values: Any) -> Any:
-        return function(**{name: values[position] for position, name in wanted}, **fixed)
-
-    return call
+    return wanted, {"context": context} if "context" in arguments else {}
 
 
 #: Hook name -> the implementations that act, in the recipe's order.
@@ -217,4 +212,5 @@ def _bound_default(hook: Hook, context: Context | None) -> Callable[..., Any]:
     if hook.default is None:
         return lambda *_: None
     function = hook.default.answer
-    return _with_context(function, tuple(inspect.signature(function).parameters), hook, context)
+    wanted, fixed = _placed(hook, tuple(inspect.signature(function).parameters), context)
+    return lambda *values: function(**{name: values[place] for place, name in wanted}, **fixed)
