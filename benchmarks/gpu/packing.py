@@ -81,10 +81,10 @@ def pack_images(source: Path, file: Path) -> None:
         shutil.copy(source, file)
         return
     import numpy as np
-    from ltcore.training.data import read_data
 
     from ltcore.plan.plan import provider
     from ltcore.recipe.loading import load_recipe
+    from ltcore.training.data import read_data
 
     loaded = load_recipe(ROOT / "recipes" / "cifar100_lt_ce.yaml", [f"data.options.root={source}"])
     data = read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
