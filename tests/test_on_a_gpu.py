@@ -212,7 +212,7 @@ def test_the_published_files_travel_with_their_tail_cut(tmp_path, monkeypatch):
         splits = ltcore.DataSplits(split, split, class_names=("a", "b"), mean=(0.5,) * 3, std=(1.0,) * 3)
         return prepare(splits, loaded.recipe.data)
 
-    monkeypatch.setattr("ltcore.runner.read_data", read)
+    monkeypatch.setattr("ltcore.training.data.read_data", read)
     import_module("gpu.packing").pack_images(tmp_path, tmp_path / "data.npz")
     found = np.load(tmp_path / "data.npz")
     assert np.bincount(found["train_labels"]).tolist() == [100, 1] and len(found["test_labels"]) == 200
