@@ -146,7 +146,7 @@ def test_gradients_of_weights_that_train_written_out(bias):
 
 
 def test_lws_options_and_errors():
-    assert LWS().options.model_dump() == {"weights": "frozen", "bias": "scale"} and LWS().requires == {"earlier_stage"}
+    assert LWS().options.model_dump() == {"weights": "frozen", "bias": "keep"} and LWS().requires == {"earlier_stage"}
     for wrong in [{"weights": "slow"}, {"bias": "drop"}, {"weight_lr": 0.2}]:
         with pytest.raises(ValidationError):
             LWSOptions(**wrong)
@@ -286,7 +286,7 @@ def test_weights_train_in_a_group_of_their_own(tmp_path, monkeypatch):
             "groups": {"classifier.inner": {"lr": 0.01, "weight_decay": 0.5}},
         },
     }
-    loaded = recipe(tmp_path, "r", [stage], methods={"lws": {"options": {"weights": "train"}}})
+    loaded = recipe(tmp_path, "r", [stage], methods={"lws": {"options": {"weights": "train", "bias": "scale"}}})
     monkeypatch.setattr(step, "classification_loss", watched)
     _, path = run(loaded, tmp_path)
     first, second = tensors_of(path, 0, "representation"), tensors_of(path, 1, "classifier")

@@ -38,7 +38,7 @@ class ScaledClassifier(nn.Module):
         scale_bias: whether its bias is scaled with its weights.
     """
 
-    def __init__(self, classifier: nn.Module, train_inner: bool = False, scale_bias: bool = True) -> None:
+    def __init__(self, classifier: nn.Module, train_inner: bool = False, scale_bias: bool = False) -> None:
         super().__init__()
         self.inner = copy.deepcopy(classifier) if train_inner else freeze_parameters(classifier)
         self.scale_bias = scale_bias

@@ -17,8 +17,8 @@ class LWSOptions(Options):
 
     weights: Literal["frozen", "train"] = "frozen"
     """Whether weight and bias stay as they were trained (LWS), or go on learning as `classifier.inner` (MiSLAS)."""
-    bias: Literal["scale", "keep"] = "scale"
-    """Whether the bias is scaled with the weights, as in the authors' code, or kept, as the formula is printed."""
+    bias: Literal["scale", "keep"] = "keep"
+    """Whether the bias is kept, as the formula is printed, or scaled with the weights, as in the authors' code."""
 
 
 class LWS(Method[LWSOptions]):
