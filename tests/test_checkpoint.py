@@ -105,6 +105,9 @@ def written(tmp_path):
         lambda content: b"\xff" * len(content),
         lambda content: content.replace(b"state", b"stale", 1),
         lambda content: content.replace(b"{}", b"{[", 1),
+        lambda content: content.replace(b'"a"', b'"b"', 1),
+        lambda content: content.replace(b"F32", b"I32", 1),
+        lambda content: content.replace(b"[100]", b"[ 25]", 1).replace(b"F32", b"F128"),
     ],
 )
 def test_a_damaged_file_is_named_with_a_way_out(damage, written):
@@ -117,6 +120,32 @@ def test_a_damaged_file_is_named_with_a_way_out(damage, written):
     assert str(error.value).endswith("Begin the run anew, without --resume")
 
 
+def test_a_bit_that_turned_is_found_wherever_it_lies(written):
+    content = written.read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        written.write_bytes(damaged)
+        with pytest.raises(RunError, match="not a readable checkpoint"):
+            checkpoint.load(written)
+
+
+def test_a_state_that_changed_is_found(tmp_path):
+    path = tmp_path / "c"
+    checkpoint.save(path, {"a": torch.ones(2)}, {"position": {"epoch": 3}})
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'epoch\\\\\\": 3', b'epoch\\\\\\": 4'))
+    assert path.read_bytes() != content
+    with pytest.raises(RunError, match="the digest is another"):
+        checkpoint.load(path)
+
+
+def test_equal_content_makes_equal_files(tmp_path):
+    for name in ("one", "two"):
+        checkpoint.save(tmp_path / name, TENSORS, STATE)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
 def test_a_missing_file_or_a_folder_is_named(tmp_path):
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(RunError, match="not a readable checkpoint"):
@@ -127,7 +156,7 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(2)}, tmp_path / "c")
-    with pytest.raises(RunError, match="not a readable checkpoint"):
+    with pytest.raises(RunError, match=r"not a readable checkpoint \(it has no digest; another program or another v"):
         checkpoint.load(tmp_path / "c")
 
 

@@ -188,8 +188,8 @@ def test_methods_see_and_draw_the_same_wherever_a_run_stopped(offer_methods, wri
     monkeypatch.setattr(checkpoint, "save", save)
     whole = train(path, tmp_path / "whole")
     saves = -left
-    # Two steps in each of two epochs, the stage's file, and the stage's end; and the calibrated model.
-    assert saves == 2 * (2 * 2 + 2) + 1
+    # Two steps in each of two epochs, the stage's file, and twice the stage's end; and the calibrated model.
+    assert saves == 2 * (2 * 2 + 3) + 1
     for stop in range(1, saves + 1):
         left = stop
         with pytest.raises(Stopped):

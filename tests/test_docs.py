@@ -128,7 +128,7 @@ class Probe(Method):
 
 def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, monkeypatch):
     called = []
-    bind, read_data = Implementation.bind, ltcore.training.execute.read_data
+    bind, read_splits = Implementation.bind, ltcore.training.execute.read_splits
 
     def recording(self, context):
         function = bind(self, context)
@@ -136,10 +136,10 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
 
     def after_planning(*args):
         called.clear()  # planning builds the backbone on the meta device
-        return read_data(*args)
+        return read_splits(*args)
 
     monkeypatch.setattr(Implementation, "bind", recording)
-    monkeypatch.setattr(ltcore.training.execute, "read_data", after_planning)
+    monkeypatch.setattr(ltcore.training.execute, "read_splits", after_planning)
     offer_methods(probe=Probe)
     stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
     stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]

@@ -7,6 +7,7 @@ chosen call of a chosen function kills it: the moments are exact, and nothing he
 import builtins
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,12 +47,13 @@ class HalfFile:
         die()
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+def die(number=signal.SIGKILL):
+    """Send a signal to the process and to all that it has started, as Slurm and terminals do."""
+    os.killpg(os.getpgrp(), number)
 
 
-def kill_at(target, when, number, mentioning=""):
-    """Arm a function, ``module:name``: its call `number` whose first argument mentions a text is the last."""
+def kill_at(target, when, number, mentioning="", sent=signal.SIGKILL):
+    """Arm a function, ``module:name``: at its call `number` whose first argument mentions a text, a signal is sent."""
     module, name = target.split(":")
     owner, seen = import_module(module), 0
     if "." in name:
@@ -63,19 +65,22 @@ def kill_at(target, when, number, mentioning=""):
         seen += not mentioning or mentioning in str(args[0])
         last = seen == number and (not mentioning or mentioning in str(args[0]))
         if last and when == "before":
-            die()
+            die(sent)
         result = real(*args, **kwargs)
         if last and when == "after":
-            die()
-        return HalfFile(result) if last else result
+            die(sent)
+        return HalfFile(result) if last and when == "half" else result
 
     setattr(owner, name, armed)
 
 
-def child(arguments, kill, log):
+def child(arguments, kill, log, ignored=()):
     from ltcore.cli import main
 
-    signal.alarm(120)
+    signal.alarm(300)
+    os.setpgrp()
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.dup2(1, 2)
     torch.set_num_threads(1)
@@ -134,7 +139,7 @@ calibrate: [tau_norm]
 # 389 images in batches of 64 are 7 steps an epoch, the last of them with 5 images, so checkpoint.save is called:
 STEPS_ONE, STEPS_TWO = 21, 20
 STAGE_FILE = STEPS_ONE + 1  # for the stage's file,
-BOUNDARY = STAGE_FILE + 1  # for a checkpoint between the stages, and so on for stage two.
+BOUNDARY = STAGE_FILE + 2  # twice for a checkpoint between the stages, and so on for stage two.
 TWO = BOUNDARY + 1
 
 SAVE, OPEN, LINE = (
@@ -155,6 +160,9 @@ MOMENTS = {
     "an epoch's line is written": (LINE, "after", 2),
     "half of stage one's file is written": (OPEN, "half", 1, "stage-0"),
     "stage one's file is written, the run still stands in it": (SAVE, "after", STAGE_FILE),
+    "the first of two checkpoints between the stages is written": (SAVE, "after", BOUNDARY - 1),
+    "the last checkpoint has got a second name": ("os:link", "after", 6),
+    "the last checkpoint is kept under the other name": ("pathlib:Path.replace", "after", 6),
     "between the stages": (SAVE, "after", BOUNDARY),
     "inside on_stage_start of stage two": ("ltcore_ofa.method:most_confusing", "after", 1),
     "features are cached for stage two": ("ltcore.training.stage:FeatureCache.__init__", "after", 1),
@@ -179,10 +187,10 @@ def run():
     ):
         assert server.stdout.readline() == "ready\n"
 
-        def run(folder, *arguments, kill=None, recipe=RECIPE):
+        def run(folder, *arguments, kill=None, recipe=RECIPE, command=None, ignored=()):
             (folder / "r.yaml").write_text(recipe)
-            command = ["run", str(folder / "r.yaml"), "--out", str(folder / "out"), *arguments]
-            request = {"arguments": command, "kill": kill, "log": str(folder / "log")}
+            command = command or ["run", str(folder / "r.yaml"), "--out", str(folder / "out"), *arguments]
+            request = {"arguments": command, "kill": kill, "log": str(folder / "log"), "ignored": ignored}
             server.stdin.write(json.dumps(request) + "\n")
             server.stdin.flush()
             return int(server.stdout.readline())
@@ -313,16 +321,153 @@ def test_two_processes_on_one_run(run, tmp_path):
     assert run(tmp_path, "--resume") == 0
 
 
-def test_a_damaged_checkpoint_is_named(run, tmp_path):
+def flipped(path):
+    """The file's content with one bit of its last byte turned: a tensor's value, or the header's end."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.read_bytes()[:1000], flipped], ids=["cut off", "a bit"])
+def test_when_the_last_checkpoint_is_damaged_the_one_before_it_is_used(damage, run, whole, tmp_path):
     assert run(tmp_path, kill=MOMENTS["inside stage two"]) == -signal.SIGKILL
-    for file in ("last", "stage-0-representation"):
-        (path,) = tmp_path.glob(f"out/r/*/checkpoints/{file}.safetensors")
-        whole = path.read_bytes()
-        path.write_bytes(whole[:1000])
-        assert run(tmp_path, "--resume") == 1
-        log = (tmp_path / "log").read_text()
-        assert f"{path}: not a readable checkpoint" in log and "Traceback" not in log
-        path.write_bytes(whole)
+    (last,) = tmp_path.glob("out/r/*/checkpoints/last.safetensors")
+    last.write_bytes(damage(last))
+    assert run(tmp_path, "--resume", kill=(SAVE, "after", 3)) == -signal.SIGKILL
+    log = (tmp_path / "log").read_text()
+    assert f"warning: {last}: not a readable checkpoint (" in log and "without --resume" not in log
+    assert "going on from previous.safetensors instead" in log and "going on from stage 2, epoch 2, step 3" in log
+    last.unlink()  # as a careless hand does it; what is damaged has not taken the place of the one before it
+    assert run(tmp_path, "--resume") == 0
+    assert f"warning: {last} is missing; going on from previous.safetensors" in (tmp_path / "log").read_text()
+    assert outcome(tmp_path / "out") == whole()
+
+
+def test_when_both_are_damaged_the_stages_end_is_used(run, whole, tmp_path):
+    assert run(tmp_path, kill=MOMENTS["inside stage two"]) == -signal.SIGKILL
+    for name in ("last", "previous"):
+        (path,) = tmp_path.glob(f"out/r/*/checkpoints/{name}.safetensors")
+        path.write_bytes(flipped(path))
+    assert run(tmp_path, "--resume") == 0
+    log = (tmp_path / "log").read_text()
+    assert log.count("the digest is another") == 2
+    assert "going on from boundary-0.safetensors instead" in log and "going on from stage 2, epoch 1, step 1" in log
+    assert outcome(tmp_path / "out") == whole()
+
+
+def test_when_a_stages_file_is_damaged_what_needs_it_is_left_out(run, whole, tmp_path):
+    # The checkpoint before the boundary lies inside stage one, so the stage's end is trained once more.
+    assert run(tmp_path, kill=MOMENTS["between the stages"]) == -signal.SIGKILL
+    (path,) = tmp_path.glob("out/r/*/checkpoints/stage-0-representation.safetensors")
+    path.write_bytes(flipped(path))
+    assert run(tmp_path, "--resume") == 0
+    log = (tmp_path / "log").read_text()
+    assert f"warning: {path}: not a readable checkpoint (" in log and "going on from stage 1, epoch 3, step 8" in log
+    assert outcome(tmp_path / "out") == whole()
+
+
+def test_when_nothing_can_be_used_one_message_says_so(run, tmp_path):
+    assert run(tmp_path, kill=MOMENTS["inside stage two"]) == -signal.SIGKILL
+    (path,) = tmp_path.glob("out/r/*/checkpoints/stage-0-representation.safetensors")
+    path.write_bytes(path.read_bytes()[:1000])
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    assert run(tmp_path, "--resume") == 1
+    log = (tmp_path / "log").read_text()
+    assert f"{path}: not a readable checkpoint" in log and "Begin the run anew, without --resume" in log
+    assert "None of the 3 checkpoints of the run can be used" in log and "Traceback" not in log
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+# ---------------------------------------------------------------- signals
+
+FORWARD = "ltcore.training.step:StepForward.__call__"
+FAR_APART = ("--set", "checkpoint_seconds=3600")
+
+
+def to_go_on(log):
+    """The command that the last line names."""
+    line = log.read_text().splitlines()[-1]
+    assert "Traceback" not in log.read_text()
+    return line, shlex.split(line.partition("; to go on: ")[2])
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2], ids=lambda s: s.name)
+def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(sent, run, whole, tmp_path):
+    assert run(tmp_path, *FAR_APART, kill=(FORWARD, "before", 12, "", sent)) == 143
+    line, (program, *command) = to_go_on(tmp_path / "log")
+    said = f"stopped by {sent.name} in stage 'representation' after epoch 2, step 5, and a checkpoint is written; to go"
+    assert line.startswith(said) and program == "ltcore"
+    assert command == ["run", f"{tmp_path}/r.yaml", "--out", f"{tmp_path}/out", *FAR_APART, "--resume"]
+    assert run(tmp_path, command=command) == 0
+    assert "going on from stage 1, epoch 2, step 6" in (tmp_path / "log").read_text()
+    assert outcome(tmp_path / "out") == whole()
+
+
+def test_a_key_ends_it_at_once_and_says_how_to_go_on(run, whole, tmp_path):
+    assert run(tmp_path, "--seed", "3", kill=(FORWARD, "before", 12, "", signal.SIGINT)) == 130
+    line, (_, *command) = to_go_on(tmp_path / "log")
+    assert line.startswith("stopped; to go on: ltcore run ") and "--seed 3 --resume" in line
+    assert run(tmp_path, command=command) == 0
+    assert outcome(tmp_path / "out") == whole("--seed", "3")
+
+
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        (("ltcore.training.evaluation:Evaluation.figures", "before", 1), "stopped by SIGTERM; to go on"),
+        (("ltcore.training.stage:FeatureCache.__init__", "after", 1), "stopped by SIGTERM; to go on"),
+        (("ltcore.training.observers:Progress.epoch_ended", "after", 3), "at the end of stage 'representation'"),
+        (("ltcore.training.run:write_result", "before", 1), "stopped by SIGTERM; to go on"),
+    ],
+)
+def test_a_signal_between_the_steps(moment, said, run, whole, tmp_path):
+    assert run(tmp_path, kill=(*moment, "", signal.SIGTERM)) == 143
+    line, (_, *command) = to_go_on(tmp_path / "log")
+    assert said in line
+    assert run(tmp_path, command=command) == 0
+    assert outcome(tmp_path / "out") == whole()
+
+
+def test_a_signal_before_there_is_a_run(run, tmp_path):
+    assert run(tmp_path, kill=("ltcore.training.execute:read_splits", "before", 1, "", signal.SIGTERM)) == 143
+    assert (tmp_path / "log").read_text() == "stopped by SIGTERM; nothing was begun\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hangup_that_is_ignored_stays_so(run, whole, tmp_path):
+    kill = (FORWARD, "before", 12, "", signal.SIGHUP)
+    assert run(tmp_path, kill=kill, ignored=[signal.SIGHUP]) == 0
+    assert outcome(tmp_path / "out") == whole()
+
+
+STREAMED = RECIPE.replace("{use: digits_lt}", "{use: digits_lt, workers: 2, transform: {name: resize_crop}}")
+
+
+def test_workers_leave_a_signal_to_the_trainer(run, whole, tmp_path):
+    recipe = STREAMED.replace("views:2", "eval")
+    assert run(tmp_path, *FAR_APART, recipe=recipe, kill=(FORWARD, "before", 12, "", signal.SIGTERM)) == 143
+    line, (_, *command) = to_go_on(tmp_path / "log")
+    assert "after epoch 2, step 5, and a checkpoint is written" in line
+    assert run(tmp_path, recipe=recipe, command=command) == 0
+    assert outcome(tmp_path / "out") == whole(recipe=recipe)
+
+
+def test_resume_alone_finds_the_latest_run_that_has_not_ended(run, whole, tmp_path):
+    bare = ["run", "--resume", "--out", str(tmp_path / "out")]
+    assert run(tmp_path, command=bare) == 2
+    assert "every run in " in (tmp_path / "log").read_text()
+    assert run(tmp_path, kill=MOMENTS["inside stage one"]) == -signal.SIGKILL
+    (path,) = tmp_path.glob("out/r/*")
+    assert run(tmp_path, command=bare, kill=(FORWARD, "before", 3, "", signal.SIGTERM)) == 143
+    log = (tmp_path / "log").read_text()
+    assert log.startswith(f"going on with {path}, the latest run in {tmp_path}/out that has not ended\n")
+    _, (_, *command) = to_go_on(tmp_path / "log")
+    assert command == ["run", f"{path}/recipe.yaml", "--out", f"{tmp_path}/out", "--resume"]
+    assert run(tmp_path, command=command) == 0
+    assert outcome(tmp_path / "out") == whole()
+    assert run(tmp_path, command=bare) == 2
+    assert run(tmp_path, command=["run", "--resume", "--seed", "1"]) == 2
+    assert "name a RECIPE" in (tmp_path / "log").read_text()
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 import json
 import os
-import sys
 
 import pytest
 
 from ltcore.errors import RecipeError, RunError
 from ltcore.files import run_directory
-from ltcore.files.run_directory import RunDirectory, environment
+from ltcore.files.run_directory import RunDirectory
 
 TEXT = "name: r\nseed: 0\n"
 
@@ -126,17 +125,3 @@ def test_json_is_written_at_once_and_read_back(tmp_path):
     assert directory.read_json("result.json") == content and directory.finished
     assert not list(directory.path.glob("*.tmp"))
     assert directory.stage_file(1, "finetune").name == "stage-1-finetune.safetensors"
-
-
-def test_the_environment_names_what_a_figure_depends_on():
-    import numpy
-    import torch
-
-    found = environment("cpu", ["ltcore-ofa", "ltcore-made-up"])
-    versions = found["versions"]
-    assert versions["torch"] == torch.__version__ and versions["numpy"] == numpy.__version__
-    assert {"ltcore", "ltcore-ofa", "torchvision", "timm", "scikit-learn"} < set(versions)
-    assert versions["ltcore-made-up"] == "not installed as a distribution"
-    assert found["python"] == ".".join(map(str, sys.version_info[:3])) and found["device"] == "cpu"
-    assert found["threads"] == torch.get_num_threads() and found["platform"] and found["device_name"]
-    json.dumps(found)

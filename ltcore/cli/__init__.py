@@ -46,10 +46,9 @@ def main() -> None:
         else:
             print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        advice = "; 'ltcore run RECIPE --resume' goes on from the last checkpoint" if function is training.run else ""
-        print(f"stopped{advice}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:  # by a key, or in a run by a signal
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(getattr(stop, "exit_code", 130))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

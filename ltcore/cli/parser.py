@@ -28,9 +28,11 @@ class Parser(argparse.ArgumentParser):
         """An option without a value."""
         self.add_argument(name, action="store_true", help=text, dest=into or name.strip("-"))
 
-    def recipe(self) -> None:
+    def recipe(self, required: bool = True) -> None:
         """The argument RECIPE and the option ``--set``."""
-        self.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file (YAML)")
+        self.add_argument(
+            "recipe", type=Path, metavar="RECIPE", nargs=None if required else "?", help="a recipe file (YAML)"
+        )
         self.sets()
 
     def sets(self) -> None:

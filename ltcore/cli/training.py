@@ -2,46 +2,105 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltcore.cli.parser import add_command
+from ltcore.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ltcore.files.run_directory import RunDirectory
+    from ltcore.recipe.loading import LoadedRecipe
+
+#: Words that the command to go on with leaves out: one is added anew, and what was allowed is recorded.
+_ONCE = ("--resume", "--data-changed", "--environment-changed", "--debug")
 
 
 def run(
-    recipe: Path,
+    recipe: Path | None = None,
     sets: Sequence[str] = (),
     seed: int | None = None,
     out: Path = Path("runs"),
     resume: bool = False,
     source: Path | None = None,
     log: Sequence[str] = (),
+    data_changed: bool = False,
+    environment_changed: bool = False,
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes.
+
+    Without RECIPE, --resume goes on with the latest run that has not ended. SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 end a
+    run after its step with a checkpoint and exit code 143.
 
     Example: ltcore run recipes/digits_lt_ofa_focal.yaml --set stages.finetune.iterations=100
     """
     from ltcore.recipe.loading import load_recipe
 
-    loaded = load_recipe(recipe, sets, seed)
+    if recipe is None and (not resume or sets or seed is not None or source):
+        raise RecipeError(
+            "ltcore run: name a RECIPE; only --resume goes without one, and then without --set, --seed and --from"
+        )
+    named = recipe and load_recipe(recipe, sets, seed)
 
     from ltcore.progress.logs import LoggingReporter, refuse_missing
 
     refuse_missing(log)
 
-    from ltcore.training.execute import execute
+    from ltcore.training.stopping import catching
 
-    execute(loaded, out, resume, LoggingReporter(log, loaded.source), source)
+    with catching():
+        from ltcore.files.run_directory import RunDirectory
+        from ltcore.training.execute import execute
+        from ltcore.training.unchanged import Allowed
+
+        going_on: bool | RunDirectory = resume
+        if named:
+            loaded = named
+        else:
+            going_on, others = RunDirectory.latest_unfinished(out)
+            recipe = going_on.path / "recipe.yaml"
+            loaded = load_recipe(recipe)
+            more = f"; {others} more have not ended" if others else ""
+            print(f"going on with {going_on.path}, the latest run in {out} that has not ended{more}", flush=True)
+        allowed = Allowed(data_changed, environment_changed)
+        try:
+            execute(loaded, out, going_on, LoggingReporter(log, loaded.source), source, allowed=allowed)
+        except KeyboardInterrupt as stop:
+            text = str(stop) or "stopped"
+            stop.args = (f"{text}; {_way_on(loaded, out, going_on)}",)
+            raise
+
+
+def _way_on(loaded: LoadedRecipe, out: Path, going_on: bool | RunDirectory) -> str:
+    """The command that goes on with what was interrupted: the one that was given, with --resume."""
+    from ltcore.files.run_directory import RunDirectory
+    from ltcore.recipe.yaml_source import dump_yaml
+
+    words = [word for word in sys.argv[1:] if word not in _ONCE]
+    try:
+        if isinstance(going_on, RunDirectory):
+            words.insert(1, str(going_on.path / "recipe.yaml"))
+        elif RunDirectory.find(out, loaded.recipe.name, dump_yaml(loaded.source)).finished:
+            return "nothing was begun"
+    except RecipeError:
+        return "nothing was begun"
+    return f"to go on: {shlex.join(['ltcore', *words, '--resume'])}"
 
 
 def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = add_command(commands, "run", run)
-    command.recipe()
+    command.recipe(required=False)
     command.seed()
     command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
-    command.flag("--resume", "go on with the latest run of this very recipe")
+    command.flag("--resume", "go on with the latest run of this very recipe; without RECIPE, the latest unfinished")
+    text = "go on although the data is not what the run, or that of --from, was trained on; its result says so"
+    command.flag("--data-changed", text, "data_changed")
+    text = "go on although code, versions, device or threads are not what they were; its result says so"
+    command.flag("--environment-changed", text, "environment_changed")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
     command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
     text = "also log to tensorboard or wandb (extras tb and wandb of ltcore); may be repeated"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from ltcore.contract.result import Result
 from ltcore.errors import LtcoreError, RecipeError
+from ltcore.files.unfinished import command, in_use
 from ltcore.recipe.loading import NEUTRAL, load_recipe
 
 #: The fields of ``result.json`` that a comparison reads.
@@ -133,20 +133,9 @@ def _where_it_stands(path: Path) -> str:
         place = f"in stage '{last['stage']}' after epoch {last['epoch'] + 1}"
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         place = "before its first epoch had ended"
-    if _is_locked(path):
+    if in_use(path):
         return f"a process is still working on it, {place}"
-    return f"it failed or was killed {place}; 'ltcore run RECIPE --resume' goes on with it"
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with open(path / "lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return f"it failed or was killed {place}; to go on: {command(path)}"
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

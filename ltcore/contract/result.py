@@ -114,6 +114,8 @@ class ReuseRecord(TypedDict):
     """The other run's directory."""
     stages: int
     """How many of its first stages."""
+    data_changed: NotRequired[list[str]]
+    """What of the data was another there; only with ``--data-changed``."""
 
 
 class Result(TypedDict):
@@ -131,6 +133,13 @@ class Result(TypedDict):
     """Training images of each class, [C]."""
     class_names: list[str]
     """A name for each class, [C]."""
+    data_fingerprint: NotRequired[dict[str, Any]]
+    """By ``train``, ``val`` and ``test`` the number of ``images`` and a ``digest`` of the data set's split, and under
+    ``classes`` a digest of the classes' names; absent in files from before there was any."""
+    data_changed: NotRequired[list[str]]
+    """What changed of the data while the run was trained; only where something did (``--data-changed``)."""
+    environments: NotRequired[list[dict[str, Any]]]
+    """The entries of ``environment.json``; only where the environment, or the data, changed while it was trained."""
     reported_epoch: Literal["last"]
     """Which epoch the figures are of; nothing is chosen on test data."""
     selection: NotRequired[SelectionRecord]
@@ -147,5 +156,9 @@ class Result(TypedDict):
     """A record for each stage, in order."""
     device: str
     """Where it was trained."""
+    code: NotRequired[dict[str, str]]
+    """By distribution a digest of the source files; absent in files from before there was any."""
+    device_name: NotRequired[str]
+    """The GPU's name, or the processor's; absent in files from before it was recorded."""
     versions: dict[str, str]
     """Python, core, plugins and libraries."""

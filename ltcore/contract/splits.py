@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -39,6 +40,9 @@ class ArraySplit:
 
 class StreamedSplit(Protocol):
     """Images of one split that are read and decoded when they are needed, in worker processes (so it can be pickled).
+
+    It may also have a method `identities`, as `FileSplit` has, by which a run notices that its images have changed.
+    Without one, the images' names tell.
 
     Attributes:
         targets: [N] int64, from 0 to the number of classes less one.
@@ -98,6 +102,19 @@ class FileSplit:
         from PIL import Image
 
         return Image.open(self.name(index))
+
+    def identities(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """What tells the images apart without reading them.
+
+        Returns:
+            [N] names, the same wherever the data lies, and [N] sizes in bytes.
+
+        Raises:
+            OSError: a file is missing.
+        """
+        root = os.fsencode(self.root)
+        sizes = [os.stat(os.path.join(root, file)).st_size for file in self.files.tolist()]
+        return self.files, np.array(sizes, dtype=np.int64)
 
     def name(self, index: int) -> str:
         """The file's path."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import get_temp_dir
@@ -356,7 +357,18 @@ def _worker_loader(
         collate_fn=_as_it_is,
         pin_memory=device == "cuda",
         generator=torch.Generator(),  # else it draws from torch's global one, which is the trainer's
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A signal to a whole group of processes, as Slurm and terminals send it, must not take images from the last step.
+
+    The trainer ends its workers itself, with a SIGTERM where it has to; the first may be the group's.
+    """
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def _as_it_is(found: Any) -> Any:

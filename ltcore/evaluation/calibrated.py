@@ -111,7 +111,7 @@ def read(path: Path) -> Calibrated:
     Raises:
         RunError: it is missing, damaged or of another version of ltcore.
     """
-    tensors, state = checkpoint.load(path)
+    tensors, state = checkpoint.load(path, advice="Train the run again, or copy it again from where it was trained")
     try:
         description = _description(state["calibrated"])
         images, logits = tensors.pop("probe/images"), tensors.pop("probe/logits")

@@ -43,7 +43,7 @@ def checked_logits(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[st
     try:
         data = saved.read_data()
     except DataError:
-        return [*said, "the test images are not at hand, so they were not compared"]
+        return [*said, "the test images are not at hand as they were, so they were not compared"]
     assert data.test is not None
     index = np.unique(np.linspace(0, len(data.test) - 1, _IMAGES).astype(np.int64))
     some = data.test.subset(torch.from_numpy(index))

@@ -1,7 +1,11 @@
-"""Checkpoints: one safetensors file, tensors beside plain data, written atomically and loaded without pickle."""
+"""Checkpoints: one safetensors file, tensors beside plain data, written atomically and loaded without pickle.
+
+Each carries a digest of what it holds, so that a file which was damaged on its way is refused, whatever the damage.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -26,24 +30,60 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+#: What a reader of a checkpoint is told to do where nothing else is known.
+ANEW = "Begin the run anew, without --resume"
+
+
+class Damaged(RunError):
+    """A file does not hold what was written into it, or was not written by this version of ltcore."""
+
+
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write tensors and JSON-able state into one file."""
+    """Write tensors and JSON-able state into one file, with a digest of both."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, to_bytes(plain, metadata={"state": json.dumps(state)}))
+    text = json.dumps(state)
+    # One entry only: safetensors writes several in an order that differs from process to process.
+    content = json.dumps({"digest": _digest(plain, text), "state": text})
+    write_atomically(path, to_bytes(plain, metadata={"ltcore": content}))
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(
+    path: Path, device: torch.device | str = "cpu", advice: str = ANEW
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save` wrote.
 
+    Args:
+        path: the file.
+        device: where the tensors are wanted.
+        advice: what to do, for the message about a file that cannot be used.
+
     Raises:
-        RunError: the file is missing or damaged.
+        Damaged: the file is missing, is damaged, or another version of ltcore wrote it.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            state: dict[str, Any] = json.loads(file.metadata()["state"])
-            return {name: file.get_tensor(name) for name in file.keys()}, state
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path}: not a readable checkpoint ({error}). Begin the run anew, without --resume") from error
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get("ltcore")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if written is None:
+            raise ValueError("it has no digest; another program or another version of ltcore wrote it")
+        content = json.loads(written)
+        if _digest(tensors, content["state"]) != content["digest"]:
+            raise ValueError("its content is not what was written: the digest is another")
+        state: dict[str, Any] = json.loads(content["state"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path}: not a readable checkpoint ({error}). {advice}") from error
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, state
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 of names, types, shapes and values of tensors on the CPU, in any order, and of the state's text."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

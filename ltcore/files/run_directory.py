@@ -5,31 +5,35 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.result import Result
 from ltcore.errors import RecipeError, RunError
+from ltcore.files import checkpoint
 from ltcore.files.checkpoint import write_atomically
+from ltcore.files.unfinished import in_use
 from ltcore.recipe.yaml_source import dump_yaml, parse
 
-_PACKAGES = ("ltcore", "torch", "torchvision", "timm", "numpy", "pluggy", "pydantic", "safetensors", "scikit-learn")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RunDirectory:
-    """``OUT/<recipe>/<run id>/`` with ``recipe.yaml``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``,
-    ``predictions.npz`` and, once the run has ended, ``result.json``.
+    """``OUT/<recipe>/<run id>/`` with ``recipe.yaml``, ``environment.json``, ``data.npz``, ``metrics.jsonl``,
+    ``checkpoints/``, ``predictions.npz`` and, once the run has ended, ``result.json``.
     """  # noqa: D205
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.last = path / "checkpoints" / "last.safetensors"
+        #: The checkpoint before the last, for when the last is damaged.
+        self.previous = path / "checkpoints" / "previous.safetensors"
+        #: What the run remembers of its data; see `ltcore.data.fingerprint`.
+        self.data = path / "data.npz"
         #: The calibrated model, written when the run has ended; see `ltcore.evaluation.calibrated`.
         self.calibrated = path / "checkpoints" / "calibrated.safetensors"
 
@@ -75,6 +79,24 @@ class RunDirectory:
             raise RecipeError(f"--resume: no run of this recipe in {out / name}{other}; start it without --resume")
         return cls(max(same, key=lambda path: (path / "recipe.yaml").stat().st_mtime_ns))  # written when it began
 
+    @classmethod
+    def latest_unfinished(cls, out: Path) -> tuple[RunDirectory, int]:
+        """The run below `out` that was begun last, of those that have not ended and that no process works on.
+
+        Returns:
+            The run, and how many others there are.
+
+        Raises:
+            RecipeError: there is none.
+        """
+        paths = [path.parent for path in out.glob("*/[!.]*/recipe.yaml") if not (path.parent / "result.json").exists()]
+        runs = [cls(path) for path in paths]
+        free = [run for run in runs if not in_use(run.path)]
+        if not free:
+            busy = f", but for {len(runs)} that a process is working on" if runs else ""
+            raise RecipeError(f"--resume: every run in {out} has ended{busy}; name a RECIPE, or another --out")
+        return max(free, key=lambda run: (run.path / "recipe.yaml").stat().st_mtime_ns), len(free) - 1
+
     def inner(self, name: str) -> RunDirectory:
         """The directory of a run that is part of this one, made where it is missing."""
         path = self.path / name
@@ -104,13 +126,37 @@ class RunDirectory:
         """The model as it was at the end of a stage."""
         return self.path / "checkpoints" / f"stage-{index}-{name}.safetensors"
 
-    def write_json(self, name: str, content: Mapping[str, object]) -> None:
+    def boundary(self, index: int) -> Path:
+        """The checkpoint without tensors that was written at a stage's end, kept beside the stage's file."""
+        return self.path / "checkpoints" / f"boundary-{index}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """What a run can go on from, as far as it is there: last, the one before it, the stages' ends, latest first."""
+        ends = {path.stem.partition("-")[2]: path for path in self.last.parent.glob("boundary-*.safetensors")}
+        numbered = sorted((int(number), path) for number, path in ends.items() if number.isdecimal())
+        latest_first = [path for _, path in reversed(numbered)]
+        return [path for path in (self.last, self.previous, *latest_first) if path.exists()]
+
+    def write_last(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Write a checkpoint, and keep the one before it."""
+        if self.last.exists():
+            # A second name for the same file, so that at every moment one is called the last.
+            new = self.previous.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            try:
+                os.link(self.last, new)
+            except OSError:  # a file system without links
+                self.last.replace(new)
+            new.replace(self.previous)
+        checkpoint.save(self.last, tensors, state)
+
+    def write_json(self, name: str, content: Mapping[str, object] | Sequence[object]) -> None:
         """Write a JSON file atomically."""
         write_atomically(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
-    def read_json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> Any:
         """Read a JSON file of the run."""
-        content: dict[str, Any] = json.loads((self.path / name).read_text())
+        content: Any = json.loads((self.path / name).read_text())
         return content
 
     def read_result(self) -> Result:
@@ -125,11 +171,17 @@ class RunDirectory:
             file.flush()
             return file.tell()
 
-    def cut_metrics(self, size: int) -> None:
-        """Drop what was written after a checkpoint, since it will be written again."""
+    def cut_metrics(self, size: int) -> bool:
+        """Drop what was written after a checkpoint, since it will be written again.
+
+        Returns:
+            Whether all was there that the checkpoint knows of.
+        """
         path = self.path / "metrics.jsonl"
-        if path.exists():
-            os.truncate(path, min(size, path.stat().st_size))
+        there = path.stat().st_size if path.exists() else 0
+        if there > size:
+            os.truncate(path, size)
+        return there >= size
 
 
 def _without_published(recipe_text: str) -> str:
@@ -138,25 +190,3 @@ def _without_published(recipe_text: str) -> str:
         return recipe_text
     source = parse(recipe_text, str).plain()
     return dump_yaml({key: value for key, value in source.items() if key != "published"})
-
-
-def environment(device: str, distributions: Iterable[str]) -> dict[str, Any]:
-    """What a figure depends on beside the recipe: versions, platform, device, threads."""
-    import torch
-
-    versions = {}
-    for name in sorted({*_PACKAGES, *distributions}):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed as a distribution"
-    versions["torch"] = str(torch.__version__)  # with the build, which the distribution's version leaves out
-    named = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "device": device,
-        "device_name": named,
-        "threads": torch.get_num_threads(),
-        "versions": versions,
-    }

@@ -82,7 +82,7 @@ class ReportedRun:
         result: ``result.json``; None while the run has not ended.
         stages: a record for each stage that has ended, as in ``result.json``.
         epochs: the lines of ``metrics.jsonl``.
-        environment: ``environment.json``; empty where there is none.
+        environment: the last entry of ``environment.json``; empty where there is none.
         predictions: None while the run has not ended.
     """
 
@@ -156,7 +156,8 @@ def read_run(path: Path) -> ReportedRun:
     stages = result["stages"] if result else _ended_stages(directory)
     if not (result or epochs or stages):
         raise RecipeError(f"{path}: this run has not ended its first epoch, so there is nothing to report yet")
-    environment = _read_json(path / "environment.json") or {}
+    environments = _read_json(path / "environment.json")
+    environment = environments[-1] if isinstance(environments, list) and environments else {}
     predictions = _predictions(path, result) if result else None
     return ReportedRun(path, name, seed, text, plan, result, stages, epochs, environment, predictions)
 

@@ -21,14 +21,16 @@ from ltcore.evaluation.calibrated import TOLERANCE, Calibrated, Description, rea
 from ltcore.evaluation.outputs import pooled_features
 from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory
+from ltcore.files.unfinished import command
 from ltcore.plan.plan import provider
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
 from ltcore.runs.predicting import Predictions, predict
 from ltcore.runs.rebuilding import rebuild
-from ltcore.training.data import read_data
+from ltcore.training.data import known, read_data, read_splits
 from ltcore.training.execute import execute
 from ltcore.training.selection import as_selected
+from ltcore.training.unchanged import Allowed, data_changes
 
 if TYPE_CHECKING:
     from ltcore.contract.recipe import Recipe
@@ -46,6 +48,8 @@ def run(
     out: Path | str = "runs",
     resume: bool = False,
     quiet: bool = True,
+    data_changed: bool = False,
+    environment_changed: bool = False,
 ) -> SavedRun:
     """Train, evaluate and calibrate what a recipe describes, as ``ltcore run`` does.
 
@@ -56,13 +60,16 @@ def run(
         out: where run directories are made.
         resume: go on with the latest run of this very recipe.
         quiet: print nothing.
+        data_changed: go on although the data is not what the run was begun on.
+        environment_changed: go on although what changes figures, such as PyTorch's version, is not what it was.
 
     Raises:
         LtcoreError: anything that the user can put right, as one message.
     """
     loaded = load_recipe(recipe, set, seed)
     reporter = Reporter(io.StringIO()) if quiet else Reporter()
-    return SavedRun(execute(loaded, Path(out), resume, reporter)[1])
+    allowed = Allowed(data_changed, environment_changed)
+    return SavedRun(execute(loaded, Path(out), resume, reporter, allowed=allowed)[1])
 
 
 def load(run: Path | str) -> SavedRun:
@@ -210,13 +217,27 @@ class SavedRun:
         """
         return predict(self.model, self.description, images, batch_size)
 
-    def read_data(self) -> PreparedData:
+    def read_data(self, data_changed: bool = False) -> PreparedData:
         """The data as the run had it, with its long tail and its held-out images.
 
+        Args:
+            data_changed: take it although it is not what it was; a run of a version that kept no fingerprint of its
+                data is not asked.
+
         Raises:
-            DataError: it is not where the recipe says.
+            DataError: it is not where the recipe says, or not what it was.
         """
-        return read_data(self._loaded, provider(self._loaded, "data", self.recipe.data.use)[1])
+        answers = provider(self._loaded, "data", self.recipe.data.use)[1]
+        splits = read_splits(self._loaded, answers)
+        data = read_data(self._loaded, answers, splits=splits)
+        if self._directory.data.exists() and not data_changed:
+            changes = data_changes(self._directory, known(self._loaded, splits))
+            if changes:
+                raise DataError(
+                    f"{self.path}: its data is not what it was trained and tested on: {'; '.join(changes)}. Bring it "
+                    "back as it was, or take it all the same with SavedRun.read_data(data_changed=True)"
+                )
+        return data
 
     @cached_property
     def _data(self) -> PreparedData:
@@ -233,7 +254,7 @@ class SavedRun:
             [N, D] at ``pooled``, elsewhere [N, D, H, W] or the tap's own shape.
 
         Raises:
-            DataError: the data is not where the recipe says, or has no such split.
+            DataError: the data is not where the recipe says, is not what it was, or has no such split.
             RecipeError: the backbone has no such tap.
         """
         model, data = self.model, self._data
@@ -252,7 +273,7 @@ def _not_a_run(path: Path) -> str:
     if not path.exists():
         return f"{path}: there is no such run"
     if (path / "recipe.yaml").is_file():
-        return f"{path}: the run has not ended (it has no result.json); 'ltcore run RECIPE --resume' goes on with it"
+        return f"{path}: the run has not ended (it has no result.json); to go on: {command(path)}"
     runs = sorted(found.parent for found in path.glob("*/result.json")) if path.is_dir() else []
     if runs:
         return f"{path} is no run but holds {len(runs)}; name one, such as {runs[-1]}"

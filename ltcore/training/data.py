@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from ltcore.contract.hookspecs import build_data
 from ltcore.contract.imbalance import Imbalance
+from ltcore.data.fingerprint import Fingerprint, fingerprint
 from ltcore.data.prepare import PreparedData, prepare
 from ltcore.data.streaming import build_loader, worker_count
 from ltcore.discovery.binding import Answers, Hooks
 from ltcore.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from ltcore.contract.splits import ArraySplit, StreamedSplit
+    from ltcore.contract.splits import ArraySplit, DataSplits, StreamedSplit
     from ltcore.data.loader import Loader
     from ltcore.plan.plan import Plan
     from ltcore.recipe.loading import LoadedRecipe
@@ -39,13 +41,31 @@ def choose_device(loaded: LoadedRecipe) -> torch.device:
     return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
-def read_data(loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | None = None) -> PreparedData:
+def read_splits(loaded: LoadedRecipe, answers: Answers) -> DataSplits:
+    """Build the recipe's data, as the set has it.
+
+    Args:
+        loaded: the recipe.
+        answers: what its data method implements.
+
+    Raises:
+        DataError: the data is missing or damaged.
+    """
+    with _placed(loaded):
+        found: DataSplits = Hooks(answers, {}).call(build_data)
+        return found
+
+
+def read_data(
+    loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | None = None, splits: DataSplits | None = None
+) -> PreparedData:
     """Build the recipe's data and cut its long tail.
 
     Args:
         loaded: the recipe.
         answers: what its data method implements.
         imbalance: in place of the recipe's.
+        splits: the data as the set has it, where it has been read already.
 
     Raises:
         DataError: the data is missing, damaged or does not suit the recipe.
@@ -53,8 +73,26 @@ def read_data(loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | Non
     asked = loaded.recipe.data
     if imbalance is not None:
         asked = asked.model_copy(update={"imbalance": imbalance})
+    splits = splits or read_splits(loaded, answers)
+    with _placed(loaded):
+        return prepare(splits, asked)
+
+
+def known(loaded: LoadedRecipe, splits: DataSplits) -> Fingerprint:
+    """The fingerprint of data that `read_data` has found to be sound.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    with _placed(loaded):
+        return fingerprint(splits)
+
+
+@contextmanager
+def _placed(loaded: LoadedRecipe) -> Iterator[None]:
+    """What is wrong with the data is told with the place where the recipe names it."""
     try:
-        return prepare(Hooks(answers, {}).call(build_data), asked)
+        yield
     except (DataError, RecipeError) as error:
         error.within(f"{loaded.where('data')}: ")
         raise

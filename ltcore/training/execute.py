@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.training import reuse
 from ltcore.training.assembly import Assembly
-from ltcore.training.data import RunData, choose_device, read_data
+from ltcore.training.data import RunData, choose_device, known, read_data, read_splits
 from ltcore.training.loop import Observer
 from ltcore.training.result import result_rows
 from ltcore.training.run import Run
 from ltcore.training.selection import Selection
+from ltcore.training.unchanged import Allowed, begin, environment_of
 
 if TYPE_CHECKING:
     from ltcore.contract.result import Result
@@ -26,20 +27,22 @@ if TYPE_CHECKING:
 def execute(
     loaded: LoadedRecipe,
     out: Path,
-    resume: bool,
+    resume: bool | RunDirectory,
     reporter: Reporter,
     source: Path | None = None,
     observers: Sequence[Observer] = (),
+    allowed: Allowed | None = None,
 ) -> tuple[Result, Path]:
     """Run a recipe, or go on with its latest run.
 
     Args:
         loaded: the recipe.
         out: where run directories are made.
-        resume: go on with the latest run of exactly this recipe.
+        resume: go on with the latest run of exactly this recipe, or with this one.
         reporter: tells the user how it goes.
         source: directory of a run whose stages are taken over, as many as are the same.
         observers: look on while stages are trained, but for the networks of a selection.
+        allowed: what may differ from what the run, or the one whose stages are taken over, was trained with.
 
     Returns:
         The content of ``result.json`` and the run directory.
@@ -51,7 +54,11 @@ def execute(
     plan = make_plan(loaded)
     selection = Selection(loaded) if recipe.select else None
     text = dump_yaml(loaded.source)
-    found = RunDirectory.find(out, recipe.name, text) if resume else None
+    if isinstance(resume, RunDirectory):
+        found: RunDirectory | None = resume
+    else:
+        found = RunDirectory.find(out, recipe.name, text) if resume else None
+    allowed = allowed or Allowed()
     if found and found.finished:
         reporter.note(f"{found.path} has already ended; this is its result")
         result = found.read_result()
@@ -59,10 +66,14 @@ def execute(
         return result, found.path
     reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
     device = choose_device(loaded)
-    data = read_data(loaded, plan.answers["data"])
+    splits = read_splits(loaded, plan.answers["data"])
+    data, fingerprint = read_data(loaded, plan.answers["data"], splits=splits), known(loaded, splits)
+    del splits  # of a long tail, most images of a set that lies in memory are not needed any more
+    surroundings = environment_of(plan, device)
+    taken = reused.record(fingerprint, surroundings, allowed, reporter.note) if reused else None
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
     with directory.lock():
-        about: dict[str, Any] = {}
+        about = begin(directory, fingerprint, surroundings, allowed, reporter.note)
         if selection:
             held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
             selected = selection.run(held, directory, device, reporter)
@@ -70,7 +81,7 @@ def execute(
             if not selection.asked.retrain:
                 selected.adopt(directory)
                 data = held
-        if reused:
-            about["reused"] = reused.record()
+        if taken:
+            about["reused"] = taken
         run = Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter, reused, observers)
-        return run.execute(about), directory.path
+        return run.execute(about, surroundings), directory.path

@@ -138,6 +138,10 @@ class Loop:
         self.weights: Tensor | None = None
         self._counted = time.perf_counter()
 
+    def reaches(self, epoch: int, step: int) -> bool:
+        """Whether the stage comes by a place: so many whole epochs and steps are done."""
+        return step <= self.steps_per_epoch and epoch * self.steps_per_epoch + step <= self.total
+
     def train(self) -> None:
         """Go through the epochs and steps that remain."""
         self._tell("stage_started")

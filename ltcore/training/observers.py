@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ltcore.errors import RunError
 from ltcore.files import checkpoint
+from ltcore.training import stopping
 from ltcore.training.logged import logged_values
 from ltcore.training.loop import Loop, Losses, Observer
 
@@ -182,7 +183,7 @@ class Progress(Observer):
 
 
 class Checkpointer(Observer):
-    """Writes ``checkpoints/last.safetensors`` at the end of a step when it is time.
+    """Writes ``checkpoints/last.safetensors`` at the end of a step when it is time, or when a signal ends the run.
 
     Args:
         directory: the run's.
@@ -195,11 +196,28 @@ class Checkpointer(Observer):
         self._saved = time.perf_counter()
 
     def step_ended(self, loop: Loop) -> None:
-        """Write one if it is time."""
-        if time.perf_counter() - self._saved >= self._seconds:
+        """Write one if it is time.
+
+        Raises:
+            Stopped: a signal has come.
+        """
+        if stopping.asked() or time.perf_counter() - self._saved >= self._seconds:
             loop.count_time()
             self.save(loop)
             self._saved = time.perf_counter()
+        if stopping.asked():
+            position = loop.position
+            raise stopping.stop(f"in stage '{loop.stage.name}' after epoch {position.epoch + 1}, step {position.step}")
+
+    def stage_ended(self, loop: Loop) -> None:
+        """Write one where a signal has come since the last step.
+
+        Raises:
+            Stopped: it has.
+        """
+        if stopping.asked():
+            self.save(loop)
+            raise stopping.stop(f"at the end of stage '{loop.stage.name}', before its evaluation")
 
     def save(self, loop: Loop) -> None:
         """Write everything that the rest of the run depends on.
@@ -211,6 +229,6 @@ class Checkpointer(Observer):
         tensors, plain = checkpoint.optimizer_tensors(loop.optimizer)
         tensors |= checkpoint.model_tensors(loop.model)
         tensors["trainer/loss_sum"] = loop.loss_sum
-        checkpoint.save(self._directory.last, tensors, {"position": asdict(loop.position), "optimizer": plain})
+        self._directory.write_last(tensors, {"position": asdict(loop.position), "optimizer": plain})
         for observer in loop.observers:
             observer.checkpoint_written(loop)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ltcore.contract.result import StageResult
 from ltcore.errors import RunError
 from ltcore.files import checkpoint
+from ltcore.files.checkpoint import Damaged
+
+if TYPE_CHECKING:
+    from ltcore.contract.recipe import Stage
+    from ltcore.files.run_directory import RunDirectory
 
 
 @dataclass
@@ -42,9 +49,40 @@ class Position:
         self.stage, self.epoch, self.step, self.begun = index + 1, 0, 0, False
         self.seconds, self.images = 0.0, 0
 
-    def write_boundary(self, path: Path) -> None:
-        """A checkpoint between two stages: the model is in the stage's file, and the next optimiser is a new one."""
-        checkpoint.save(path, {}, {"position": asdict(self), "optimizer": {}})
+    def write_boundary(self, directory: RunDirectory) -> None:
+        """A checkpoint between two stages: the model is in the stage's file, and the next optimiser is a new one.
+
+        It is written twice: the last checkpoint is soon replaced, and the other is for when that one is damaged.
+        """
+        state = {"position": asdict(self), "optimizer": {}}
+        checkpoint.save(directory.boundary(self.stage - 1), {}, state)
+        directory.write_last({}, state)
+
+    def problem(self, stages: Sequence[Stage], inside: bool) -> str:
+        """Why no run of these stages stands here; empty where one can.
+
+        How many steps an epoch has is known only when the stage is set up (`ltcore.training.stage`).
+
+        Args:
+            stages: the recipe's.
+            inside: whether the checkpoint holds a model, as only one inside a stage does.
+        """
+        counts = (self.stage, self.epoch, self.step, self.images, self.metrics_size)
+        if not all(type(count) is int and count >= 0 for count in counts) or type(self.begun) is not bool:
+            return "its position is not of whole numbers from 0"
+        if type(self.seconds) not in (int, float) or not 0 <= self.seconds < math.inf:
+            return f"its time is {self.seconds!r} seconds"
+        if self.stage + inside > len(stages):
+            return f"it stands in stage {self.stage + 1} of {len(stages)}"
+        names = [stage.name for stage in stages[: self.stage]]
+        if [result.get("name") for result in self.results] != names:
+            return f"it holds no figures of the stages that had ended, {', '.join(names) or 'none'}"
+        if not inside and (self.epoch or self.step or self.begun):
+            return "it stands inside a stage, but holds no model"
+        epochs = stages[self.stage].epochs if inside else None
+        if epochs is not None and self.epoch > epochs:
+            return f"it stands in epoch {self.epoch + 1} of {epochs}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -66,12 +104,62 @@ class Restored:
         """What `path` holds, on `device`.
 
         Raises:
-            RunError: it cannot be read, or another version of ltcore wrote it.
+            Damaged: it cannot be read, or another version of ltcore wrote it.
         """
         tensors, state = checkpoint.load(path, device)
         try:
             return cls(Position(**state["position"]), tensors, state["optimizer"])
         except (KeyError, TypeError) as error:
-            raise RunError(
-                f"{path} is no checkpoint of this version of ltcore ({error}). Begin the run anew, without --resume"
-            ) from error
+            raise Damaged(f"{path} is no checkpoint of this version of ltcore ({error}). {checkpoint.ANEW}") from error
+
+
+def find(directory: RunDirectory, stages: Sequence[Stage], device: Any, tell: Callable[[str], None]) -> Restored | None:
+    """The latest checkpoint of a run that can be used; None where there is none yet.
+
+    That is one which is whole, stands in the recipe, and whose ended stages have whole files. What is not is put aside
+    under another name, so that it never takes the place of a good one.
+
+    Args:
+        directory: the run's.
+        stages: the recipe's.
+        device: where the tensors are wanted.
+        tell: is told about each checkpoint that cannot be used.
+
+    Raises:
+        RunError: there are some, and none can be used.
+    """
+    found = directory.checkpoints()
+    problems: list[str] = []
+    for path in found:
+        try:
+            restored = _checked(path, directory, stages, device)
+        except Damaged as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            for damaged, problem in zip(found, problems, strict=False):
+                damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
+                tell(f"warning: {problem.removesuffix(f' {checkpoint.ANEW}')}")
+            tell(f"warning: going on from {path.name} instead, whose training is repeated from there to the same bits")
+        elif path != directory.last:
+            tell(f"warning: {directory.last} is missing; going on from {path.name} instead")
+        return restored
+    if problems:
+        more = f" None of the {len(problems)} checkpoints of the run can be used" if len(problems) > 1 else ""
+        raise RunError(f"{problems[0]}{more and '.'}{more}")
+    return None
+
+
+def _checked(path: Path, directory: RunDirectory, stages: Sequence[Stage], device: Any) -> Restored:
+    """What a checkpoint holds.
+
+    Raises:
+        Damaged: it cannot be used.
+    """
+    restored = Restored.read(path, device)
+    problem = restored.position.problem(stages, bool(restored.tensors))
+    if problem:
+        raise Damaged(f"{path}: no position of this recipe: {problem}. {checkpoint.ANEW}")
+    for index, stage in enumerate(stages[: restored.position.stage]):
+        checkpoint.load(directory.stage_file(index, stage.name))
+    return restored

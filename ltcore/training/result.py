@@ -27,8 +27,9 @@ def write_result(
         assembly: the trained model.
         directory: where to write.
         position: the figures of the stages.
-        surroundings: what ``environment.json`` says.
-        about: how the recipe's values were chosen, and what was taken over from another run.
+        surroundings: the environment of this process.
+        about: the data's fingerprint, how the recipe's values were chosen, what was taken over from another run, and
+            what changed while it was trained.
 
     Returns:
         The content of ``result.json``.
@@ -57,6 +58,8 @@ def write_result(
         "after_calibration": evaluation.figures_of(after, targets),
         "stages": position.results,
         "device": surroundings["device"],
+        "device_name": surroundings["device_name"],
+        "code": surroundings["code"],
         "versions": {"python": surroundings["python"], **surroundings["versions"]},
     }
     directory.write_json("result.json", result)

@@ -7,22 +7,28 @@ what would have been trained.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcore.errors import RecipeError
+from ltcore.errors import DataError, RecipeError
 from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory
 from ltcore.recipe.loading import load_recipe
 from ltcore.training.position import Position
 from ltcore.training.selection import as_selected
+from ltcore.training.unchanged import Allowed, data_changes, environment_changes
 
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
     from ltcore.contract.recipe import Recipe
     from ltcore.contract.result import ReuseRecord
+    from ltcore.data.fingerprint import Fingerprint
     from ltcore.recipe.loading import LoadedRecipe
+
+
+_WITHOUT = "Train without --from, or take over another run"
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,31 @@ class Reuse:
     source: RunDirectory
     stages: int
 
-    def record(self) -> ReuseRecord:
-        """For ``result.json``."""
-        return {"run": str(self.source.path), "stages": self.stages}
+    def record(
+        self, data: Fingerprint, now: dict[str, Any], allowed: Allowed, tell: Callable[[str], None]
+    ) -> ReuseRecord:
+        """For ``result.json``, once the data is known to be the same.
+
+        Args:
+            data: the fingerprint of the data that was read.
+            now: the environment of this process.
+            allowed: what may differ.
+            tell: is told what differs.
+
+        Raises:
+            DataError: the data is not that of the finished run.
+        """
+        found: ReuseRecord = {"run": str(self.source.path), "stages": self.stages}
+        if changes := data_changes(self.source, data):
+            if not allowed.data:
+                raise DataError(
+                    f"--from {self.source.path}: it was trained on other data: {'; '.join(changes)}. Train without "
+                    "--from; with --data-changed its stages are taken over all the same, and the result says so"
+                )
+            found["data_changed"] = changes
+        for text in [*changes, *environment_changes(self.source, now)]:
+            tell(f"warning: {self.source.path}, whose stages are taken over, was trained otherwise: {text}")
+        return found
 
     def into(self, model: Model, recipe: Recipe, directory: RunDirectory) -> None:
         """Write the files of the stages into a run's directory, as if it had trained them and then been killed.
@@ -53,7 +81,8 @@ class Reuse:
         acting: set[str] = set()
         for index, stage in enumerate(recipe.stages[: self.stages]):
             acting |= set(stage.methods)
-            trained = checkpoint.load(self.source.stage_file(index, stage.name))[0]
+            file = self.source.stage_file(index, stage.name)
+            trained = checkpoint.load(file, advice=_WITHOUT)[0]
             kept = {name: tensor for name, tensor in own.items() if _owner(name) not in (None, *acting)}
             taken = {name: tensor for name, tensor in trained.items() if _owner(name) in (None, *acting)}
             checkpoint.save(directory.stage_file(index, stage.name), kept | taken, {})
@@ -62,7 +91,7 @@ class Reuse:
         for line in (self.source.path / "metrics.jsonl").read_text().splitlines():
             if json.loads(line)["stage"] in names:
                 position.metrics_size = directory.append_metrics(json.loads(line))
-        position.write_boundary(directory.last)
+        position.write_boundary(directory)
 
 
 def find(path: Path, loaded: LoadedRecipe) -> Reuse:

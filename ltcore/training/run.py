@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ltcore.files import checkpoint
-from ltcore.files.run_directory import RunDirectory, environment
+from ltcore.files.run_directory import RunDirectory
+from ltcore.training import stopping
 from ltcore.training.assembly import Assembly
 from ltcore.training.evaluation import Evaluation
 from ltcore.training.groups import check_groups
 from ltcore.training.loop import Extent, Observer, Whole
 from ltcore.training.observers import Checkpointer, FiniteGuard, Progress
-from ltcore.training.position import Position, Restored
+from ltcore.training.position import Position, Restored, find
 from ltcore.training.result import result_rows, write_result
 from ltcore.training.stage import set_up
 from ltcore.training.trace import STEPS, HookTrace, asked, render
+from ltcore.training.unchanged import environment_of
 
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
@@ -65,16 +67,14 @@ class Run:
         self.position = Position()
         self._traced_steps = (STEPS if asked() else 0) if traced_steps is None else traced_steps
 
-    def execute(self, about: dict[str, Any] | None = None) -> Result:
+    def execute(self, about: dict[str, Any] | None = None, surroundings: dict[str, Any] | None = None) -> Result:
         """Train the stages that are not done yet, calibrate, and write the result.
 
         Args:
-            about: for the result, how the recipe's values were chosen and what was taken over.
+            about: for the result, how the recipe's values were chosen, what was taken over, and what has changed.
+            surroundings: the environment of this process, where it is known already.
         """
-        plan = self.plan
-        used = {entry.offer.distribution for entry in [*plan.entries.values(), plan.data, plan.backbone]}
-        surroundings = environment(str(self.assembly.device), used)
-        self.directory.write_json("environment.json", surroundings)
+        surroundings = surroundings or environment_of(self.plan, self.assembly.device)
         with self.reporter:
             self.reporter.run_started(self.recipe.name, self.directory.path, self._summary())
             self.train()
@@ -86,7 +86,7 @@ class Run:
         """Train the stages that are not done yet; the others are read from their files."""
         self.assembly.start()
         check_groups(self.plan, self.assembly.model)
-        if self._reused and not self.directory.last.exists():
+        if self._reused and not self.directory.checkpoints():
             self._reused.into(self.assembly.model, self.recipe, self.directory)
         restored = self._restore()
         for index, stage in enumerate(self.plan.stages):
@@ -100,12 +100,15 @@ class Run:
 
     def _restore(self) -> Restored | None:
         """Stand where the run stood; returns the checkpoint, if it is one inside a stage."""
-        if not self.directory.last.exists():
+        restored = find(self.directory, self.recipe.stages, self.assembly.device, self.reporter.note)
+        if restored is None:
             self.directory.cut_metrics(0)
             return None
-        restored = Restored.read(self.directory.last, self.assembly.device)
         self.position = position = restored.position
-        self.directory.cut_metrics(position.metrics_size)
+        if not self.directory.cut_metrics(position.metrics_size):
+            self._warn(
+                f"{self.directory.path / 'metrics.jsonl'} has lost lines of earlier epochs; no figure depends on it"
+            )
         self.reporter.note(
             f"going on from stage {position.stage + 1}, epoch {position.epoch + 1}, step {position.step + 1}"
             if position.stage < len(self.plan.stages)
@@ -137,7 +140,9 @@ class Run:
         assembly.prepare_classifier(index, hooks)
         if restored is not None:
             checkpoint.restore_model(assembly.model, restored.tensors, self.directory.last)
-        set_up(assembly, index, hooks, position, restored, self._observers(trace), self._extent).train()
+        loop = set_up(assembly, index, hooks, position, restored, self._observers(trace), self._extent)
+        with stopping.steps():
+            loop.train()
         figures = self.evaluation.figures()
         speed = round(position.images / max(position.seconds, 1e-9), 1)
         seconds = round(position.seconds, 3)
@@ -145,7 +150,7 @@ class Run:
         self.reporter.stage_ended(stage.name, figures.get("test", figures.get("validation")), position.seconds)
         checkpoint.save(self.directory.stage_file(index, stage.name), checkpoint.model_tensors(assembly.model), {})
         position.end_stage(index)
-        position.write_boundary(self.directory.last)
+        position.write_boundary(self.directory)
         for observer in self._others:
             observer.stage_left(index)
 

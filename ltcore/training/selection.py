@@ -62,11 +62,13 @@ class Selected:
     network: RunDirectory
 
     def adopt(self, directory: RunDirectory) -> None:
-        """Make the chosen network that of `directory`'s run, as if all its stages had been trained there."""
-        if directory.last.exists():
-            return
-        for path in sorted(self.network.path.glob("checkpoints/stage-*")):
-            shutil.copyfile(path, directory.last.parent / path.name)
+        """Make the chosen network that of `directory`'s run, as if all its stages had been trained there.
+
+        A resumed run does it again: nothing is trained there, so that nothing can be lost.
+        """
+        for kind in ("stage-*", "boundary-*"):
+            for path in sorted(self.network.path.glob(f"checkpoints/{kind}")):
+                shutil.copyfile(path, directory.last.parent / path.name)
         if (metrics := self.network.path / "metrics.jsonl").exists():
             shutil.copyfile(metrics, directory.path / metrics.name)
         temporary = directory.last.with_suffix(".copy")  # the last file, under its name only when it is whole

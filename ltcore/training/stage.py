@@ -10,7 +10,7 @@ import torch
 
 from ltcore.contract.hookspecs import build_sampler, on_stage_start
 from ltcore.contract.model import matches, public_name, set_trainable
-from ltcore.errors import PluginError
+from ltcore.errors import PluginError, RunError
 from ltcore.files import checkpoint
 from ltcore.networks.optimizers import Parameters, build_optimizer
 from ltcore.plan.checks import wrong_group
@@ -47,7 +47,7 @@ def set_up(
         extent: how much of the stage is trained.
 
     Raises:
-        LtcoreError: the stage cannot begin; the message says why.
+        LtcoreError: the stage cannot begin, or not where the checkpoint stands; the message says why.
     """
     plan, model, state = assembly.plan.stages[index], assembly.model, assembly.state
     stage = plan.stage
@@ -73,7 +73,7 @@ def set_up(
     position.seconds += time.perf_counter() - began
     start = source.tap if isinstance(source, FeatureCache) else "images"
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")
-    return Loop(
+    loop = Loop(
         plan=plan,
         hooks=hooks,
         model=model,
@@ -90,6 +90,13 @@ def set_up(
         extent=extent,
         notes=notes,
     )
+    if restored is not None and not loop.reaches(position.epoch, position.step):
+        raise RunError(
+            f"stage '{stage.name}': the checkpoint stands at epoch {position.epoch + 1}, step {position.step}, but the "
+            f"stage has {loop.epochs} epochs of {loop.steps_per_epoch} steps, {loop.total} in all. The data, or the "
+            f"method that draws its batches, has changed since. {checkpoint.ANEW}"
+        )
+    return loop
 
 
 def _trained(assembly: Assembly, index: int) -> set[str]:
