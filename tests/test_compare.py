@@ -186,6 +186,73 @@ def test_groups_of_one_name_are_told_apart_by_their_settings(write_run, tmp_path
     assert compare([tmp_path / "runs"], "a #2")["baseline"] == "a #2"
 
 
+BESIDE = {
+    "data_fingerprint": {
+        "classes": "cc",
+        "train": {"images": 12, "digest": "aa"},
+        "test": {"images": 4, "digest": "bb"},
+    },
+    "device": "cpu",
+    "device_name": "x86_64",
+    "threads": 1,
+    "versions": {"python": "3.12.1", "torch": "2.9.0", "numpy": "2.3.0", "ltcore": "0.1.0"},
+    "code": {"ltcore": "dd", "ltcore-ofa": "ee"},
+}
+SMALLER = BESIDE["data_fingerprint"] | {"test": {"images": 3, "digest": "ff"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"data_fingerprint": SMALLER}, {"test data": "3 images, ff"}),
+        ({"data_changed": ["1 is gone"]}, {"data changed while it trained": "1 is gone"}),
+        ({"threads": 2}, {"number of threads": "2"}),
+        ({"device": "cuda", "device_name": "A100"}, {"device": "cuda", "number of threads": None, "GPU": "A100"}),
+        ({"versions": BESIDE["versions"] | {"torch": "2.10.0"}}, {"torch": "2.10.0"}),
+        ({"code": {"ltcore": "dd", "ltcore-ofa": "ff"}}, {"code of ltcore-ofa": "ff"}),
+        (
+            {
+                "environments": [
+                    BESIDE | {"platform": "Linux", "python": "3.12.1", "threads": 2},
+                    {**BESIDE, "platform": "Linux", "python": "3.12.1"},
+                ]
+            },
+            {"environment changed while it trained": "number of threads was 2 and is 1 (OMP_NUM_THREADS sets it)"},
+        ),
+    ],
+)
+def test_runs_are_averaged_only_where_what_their_figures_depend_on_is_the_same(
+    change, differs, write_run, tmp_path, cli
+):
+    for seed in (0, 1):
+        write_run("a", seed, 0.5, **BESIDE)
+        write_run("a", seed + 2, 0.6, **(BESIDE | change))
+    first, second = compare([tmp_path / "runs"])["groups"]
+    assert (first["seeds"], second["seeds"], second["differs"]) == ([0, 1], [2, 3], differs)
+    joined = compare([tmp_path / "runs"], any_environment=True)["groups"]
+    assert len(joined) == (2 if "data_fingerprint" in change or "data_changed" in change else 1)
+    said = "Runs of a were tested on different images; those are not averaged together."
+    assert (said in cli("compare", tmp_path / "runs").out) == ("data_fingerprint" in change)
+
+
+def test_what_changes_no_figure_parts_no_group(write_run, tmp_path):
+    others = {"device_name": "arm", "versions": BESIDE["versions"] | {"python": "3.12.2", "numpy": "2.4.0"}}
+    write_run("a", 0, 0.5, **BESIDE)
+    write_run("a", 1, 0.6, **(BESIDE | others))
+    (group,) = compare([tmp_path / "runs"])["groups"]
+    assert group["seeds"] == [0, 1] and group["differs"] == {}
+
+
+def test_recipes_that_were_tested_on_other_images_are_not_tested_against_each_other(write_run, tmp_path):
+    for seed in (0, 1, 2):
+        write_run("a", seed, 0.5 + seed / 100, **BESIDE)
+        write_run("b", seed, 0.6 + seed**2 / 100, **(BESIDE | {"data_fingerprint": SMALLER}))
+        write_run("c", seed, 0.6 + seed**2 / 100)  # of an earlier version, which does not tell
+    _, second, third = compare([tmp_path / "runs"])["groups"]
+    assert second["test"]["why"] == "other test images than the baseline's" and second["test"]["p"] is None
+    assert third["test"]["p"] is not None
+
+
 def test_what_is_asked_for_wrongly(two_groups, tmp_path, cli):
     cli("compare", tmp_path / "none").is_one_message(2, "none: no such directory")
     (tmp_path / "empty").mkdir()

@@ -4,6 +4,7 @@ Starting Python with torch takes seconds, so one process imports both and forks 
 chosen call of a chosen function kills it: the moments are exact, and nothing here sleeps.
 """
 
+import atexit
 import builtins
 import json
 import os
@@ -49,7 +50,27 @@ class HalfFile:
 
 def die(number=signal.SIGKILL):
     """Send a signal to the process and to all that it has started, as Slurm and terminals do."""
-    os.killpg(os.getpgrp(), number)
+    sender, pipe = SENDER
+    os.write(pipe, bytes([number]))
+    os.waitpid(sender, 0)
+
+
+#: The process that sends signals, since one's own are something else to those whom one has started; and a pipe to it.
+SENDER = []
+
+
+def make_sender():
+    """Start the process that sends a signal to its group once it is told which."""
+    reading, writing = os.pipe()
+    sender = os.fork()
+    if sender == 0:
+        os.close(writing)
+        if number := os.read(reading, 1):
+            if number[0] != signal.SIGKILL:
+                signal.signal(number[0], signal.SIG_IGN)
+            os.killpg(os.getpgrp(), number[0])
+        os._exit(0)
+    SENDER[:] = sender, writing
 
 
 def kill_at(target, when, number, mentioning="", sent=signal.SIGKILL):
@@ -79,6 +100,7 @@ def child(arguments, kill, log, ignored=()):
 
     signal.alarm(300)
     os.setpgrp()
+    make_sender()
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
@@ -94,6 +116,7 @@ def child(arguments, kill, log, ignored=()):
     except SystemExit as stop:
         code = stop.code or 0
     finally:
+        atexit._run_exitfuncs()  # as Python does at its end: processes that decode are ended
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

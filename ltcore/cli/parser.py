@@ -30,9 +30,11 @@ class Parser(argparse.ArgumentParser):
 
     def recipe(self, required: bool = True) -> None:
         """The argument RECIPE and the option ``--set``."""
-        self.add_argument(
-            "recipe", type=Path, metavar="RECIPE", nargs=None if required else "?", help="a recipe file (YAML)"
-        )
+        text = "a recipe file (YAML)"
+        if required:
+            self.add_argument("recipe", type=Path, metavar="RECIPE", help=text)
+        else:  # with a default of its own: argparse takes a suppressed one for a value here
+            self.add_argument("recipe", type=Path, metavar="RECIPE", help=text, nargs="?", default=None)
         self.sets()
 
     def sets(self) -> None:

@@ -21,6 +21,7 @@ def compare(
     stages: bool = False,
     kind: str | None = None,
     out: Path | None = None,
+    any_environment: bool = False,
 ) -> None:
     """Average runs over their seeds, recipe by recipe, and test the differences from a baseline.
 
@@ -29,7 +30,7 @@ def compare(
     from ltcore.compare import compare as compared
     from ltcore.compare.text import left_out, render
 
-    found = compared(runs, baseline, list(dict.fromkeys(metrics or COMPARED)), stages)
+    found = compared(runs, baseline, list(dict.fromkeys(metrics or COMPARED)), stages, any_environment)
     chosen = kind or (_SUFFIXES.get(out.suffix, "table") if out else "table")
     text = render(found, chosen)
     if out is None:
@@ -70,6 +71,8 @@ def add(commands: Any) -> None:
         "--metric", action="append", dest="metrics", choices=tuple(FIGURES), metavar="METRIC", help=text
     )
     command.flag("--stages", "also the figures at each stage's end, and before and after calibration")
+    text = "average over runs of other code, versions, devices or numbers of threads too; never over other data"
+    command.flag("--any-environment", text, "any_environment")
     text = "table, markdown, latex (booktabs), csv or json; by default what --out ends in, or table"
     kinds = ("table", "markdown", "latex", "csv", "json")
     command.add_argument("--format", dest="kind", choices=kinds, metavar="FORMAT", help=text)

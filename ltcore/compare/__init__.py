@@ -16,12 +16,13 @@ from ltcore.errors import RecipeError, nearest
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe that differ in their seed only.
+    """Runs of one recipe that differ in their seed only: trained and tested on the same data, in one environment.
 
     Attributes:
         name: the recipe's name.
         label: the name; with a number where other groups have the name too.
-        differs: the settings in which it differs from other groups of this name, by path; None for a setting it lacks.
+        differs: the settings in which it differs from other groups of this name, by path, and by name what the figures
+            depend on beside the recipe; None for what it lacks.
         runs: by seed.
     """
 
@@ -42,7 +43,11 @@ class Group:
 
 
 def compare(
-    paths: Sequence[Path], baseline: str | None = None, metrics: Sequence[FigureName] = COMPARED, stages: bool = False
+    paths: Sequence[Path],
+    baseline: str | None = None,
+    metrics: Sequence[FigureName] = COMPARED,
+    stages: bool = False,
+    any_environment: bool = False,
 ) -> dict[str, Any]:
     """Compare runs.
 
@@ -51,6 +56,7 @@ def compare(
         baseline: the group to test the others against, by its label or recipe's name; by default the first.
         metrics: the figures to show; differences in the first one are tested.
         stages: also the figures at each stage's end and before calibration.
+        any_environment: average over runs whatever they were trained with, but never over other data.
 
     Returns:
         Plain data, figures as fractions: ``baseline``, ``metrics``, ``groups`` and ``left_out``; docs/compare.md has
@@ -59,7 +65,7 @@ def compare(
     Raises:
         RecipeError: a path holds no run, none of the runs has ended, or there is no such baseline.
     """
-    runs, left_out = find_runs(paths)
+    runs, left_out = find_runs(paths, any_environment)
     if not runs:
         reasons = "\n".join(f"{run.path}: {run.why}" for run in left_out)
         raise RecipeError(f"none of the {len(left_out)} runs has a result:\n{reasons}")
@@ -139,12 +145,20 @@ def _tests(groups: Sequence[Group], baseline: Group, metric: FigureName) -> dict
         test = paired_test(group.figures(metric), baseline.figures(metric))
         if any(group.any.result[key] != baseline.any.result[key] for key in ("data", "num_classes")):
             test = replace(test, difference=None, p=None, why="other data than the baseline's")
+        elif _tested_otherwise(group, baseline):
+            test = replace(test, difference=None, p=None, why="other test images than the baseline's")
         tests[group.label] = test
     adjusted = iter(holm([test.p for test in tests.values() if test.p is not None]))
     return {
         label: {"metric": metric, **asdict(test), "p_holm": None if test.p is None else next(adjusted)}
         for label, test in tests.items()
     }
+
+
+def _tested_otherwise(one: Group, other: Group) -> bool:
+    """Whether two groups have other classes or test images, as far as their files tell."""
+    pairs = [[group.any.settings.get(name) for group in (one, other)] for name in ("classes data", "test data")]
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def _figures(results: Sequence[Figures | None], metrics: Sequence[FigureName]) -> dict[str, dict[str, Any]]:

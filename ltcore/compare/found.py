@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ltcore.contract.result import Result
 from ltcore.errors import LtcoreError, RecipeError
+from ltcore.files.environment import compared, differences
 from ltcore.files.unfinished import command, in_use
 from ltcore.recipe.loading import NEUTRAL, load_recipe
 
@@ -26,7 +28,8 @@ class FoundRun:
         path: its directory.
         name: its recipe's name.
         seed: its seed.
-        settings: the recipe with its defaults as a flat mapping by path, without what changes no result.
+        settings: the recipe with its defaults as a flat mapping by path, without what changes no result; then by names
+            of `_trained_with` what the figures depend on beside it.
         published: the figures of papers that hold for these settings: ``metric``, ``value`` and ``sd`` in percent,
             ``source`` and ``note``.
         result: the content of ``result.json``.
@@ -48,10 +51,14 @@ class LeftOut:
     why: str
 
 
-def find_runs(paths: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
+def find_runs(paths: Sequence[Path], any_environment: bool = False) -> tuple[list[FoundRun], list[LeftOut]]:
     """The runs in `paths`, which are run directories or hold them at any depth; each run once, in the order of `paths`.
 
     Of runs with the same settings and seed the one that was begun last is kept, and the others are left out by name.
+
+    Args:
+        paths: run directories, or folders.
+        any_environment: leave what a run was trained with, but for its data, out of its settings.
 
     Raises:
         RecipeError: a path does not exist or holds no run.
@@ -69,7 +76,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
             if directory.resolve() in seen:
                 continue
             seen.add(directory.resolve())
-            found = _read(directory)
+            found = _read(directory, any_environment)
             if isinstance(found, LeftOut):
                 left_out.append(found)
                 continue
@@ -92,7 +99,7 @@ def _run_directories(path: Path) -> Iterator[Path]:
         names.sort()
 
 
-def _read(path: Path) -> FoundRun | LeftOut:
+def _read(path: Path, any_environment: bool) -> FoundRun | LeftOut:
     if path.name.startswith("."):
         return LeftOut(path, "killed before its directory was complete")
     if not (path / "result.json").is_file():
@@ -100,7 +107,8 @@ def _read(path: Path) -> FoundRun | LeftOut:
     try:
         result: Result = json.loads((path / "result.json").read_text())
         missing = [field for field in _FIELDS if field not in result]
-    except (OSError, ValueError, TypeError) as error:
+        beside = {} if missing else _trained_with(result, any_environment)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return LeftOut(path, f"its result.json cannot be read: {error}")
     if missing:
         return LeftOut(path, f"its result.json has no {', '.join(missing)}; it is no result of this version of ltcore")
@@ -109,7 +117,7 @@ def _read(path: Path) -> FoundRun | LeftOut:
     except LtcoreError as error:
         return LeftOut(path, f"its recipe cannot be read: {str(error).splitlines()[0]}")
     told = dict(flat(recipe.model_dump(mode="json", exclude={"published"})))
-    settings = {key: value for key, value in told.items() if key not in NEUTRAL}
+    settings = {key: value for key, value in told.items() if key not in NEUTRAL} | beside
     published = [
         {
             "metric": metric,
@@ -123,6 +131,22 @@ def _read(path: Path) -> FoundRun | LeftOut:
         for metric, value in figure.figures().items()
     ]
     return FoundRun(path, recipe.name, result["seed"], settings, published, result)
+
+
+def _trained_with(result: Result, any_environment: bool) -> dict[str, Any]:
+    """What a run's figures depend on beside its recipe, by names that are no paths, as far as its file tells."""
+    found: dict[str, Any] = {}
+    for name, part in result.get("data_fingerprint", {}).items():
+        found[f"{name} data"] = part if isinstance(part, str) else f"{part['images']} images, {part['digest']}"
+    if "data_changed" in result:
+        found["data changed while it trained"] = "; ".join(result["data_changed"])
+    if any_environment:
+        return found
+    if "code" in result:
+        found |= compared({"platform": "", **result, "python": result["versions"]["python"]})[0]
+    entries = result.get("environments", [])
+    changes = [text for one, two in pairwise(entries) for text in differences(one, two)[0]]
+    return found | ({"environment changed while it trained": "; ".join(changes)} if changes else {})
 
 
 def _where_it_stands(path: Path) -> str:

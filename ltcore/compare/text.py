@@ -102,6 +102,8 @@ def _notes(content: dict[str, Any]) -> list[str]:
         test = f"two-sided paired t-test of {metric} over common seeds, with Holm's correction"
         notes.append(f"Baseline: {content['baseline']}. p: {test}.")
     for group in content["groups"]:
+        if "test data" in group["differs"] and group["label"].endswith("#1"):
+            notes.append(f"Runs of {group['recipe']} were tested on different images; those are not averaged together.")
         if group["differs"]:
             settings = ", ".join(f"{path}={json.dumps(value)}" for path, value in group["differs"].items())
             notes.append(f"{group['label']}: {settings}")

@@ -156,6 +156,8 @@ class Result(TypedDict):
     """A record for each stage, in order."""
     device: str
     """Where it was trained."""
+    threads: NotRequired[int]
+    """Threads that PyTorch computed with; absent in files from before it was recorded."""
     code: NotRequired[dict[str, str]]
     """By distribution a digest of the source files; absent in files from before there was any."""
     device_name: NotRequired[str]

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from multiprocessing.util import get_temp_dir
 from typing import Any, NamedTuple
 
@@ -362,13 +364,22 @@ def _worker_loader(
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """A signal to a whole group of processes, as Slurm and terminals send it, must not take images from the last step.
+    """A signal to all processes of a job, as Slurm and terminals send it, must not take images from the last step.
 
-    The trainer ends its workers itself, with a SIGTERM where it has to; the first may be the group's.
+    The trainer itself ends a worker with SIGTERM, which therefore goes by its sender.
     """
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_trainer_says_so, daemon=True).start()
+
+
+def _end_when_the_trainer_says_so() -> None:
+    trainer = parent_process()
+    assert trainer is not None
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer.pid:
+        pass
+    os._exit(0)
 
 
 def _as_it_is(found: Any) -> Any:

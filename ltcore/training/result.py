@@ -58,6 +58,7 @@ def write_result(
         "after_calibration": evaluation.figures_of(after, targets),
         "stages": position.results,
         "device": surroundings["device"],
+        "threads": surroundings["threads"],
         "device_name": surroundings["device_name"],
         "code": surroundings["code"],
         "versions": {"python": surroundings["python"], **surroundings["versions"]},
