@@ -64,6 +64,40 @@ def test_the_latest_run_of_exactly_this_recipe_is_found(tmp_path, still_clock):
     assert RunDirectory.find(tmp_path, "r", TEXT).path == old.path
 
 
+def test_what_may_change_while_a_run_goes_on(tmp_path):
+    text = "name: r\ncheckpoint_seconds: 5\ndata: {use: digits_lt, broken: error}\n"
+    run = RunDirectory.create(tmp_path, "r", 0, text)
+    changed = "name: r\ndata: {use: digits_lt, broken: skip, workers: 2}\npublished: []\n"
+    assert RunDirectory.find(tmp_path, "r", changed).path == run.path
+    with pytest.raises(RecipeError, match=r"1 there differ in a setting"):
+        RunDirectory.find(tmp_path, "r", changed.replace("skip", "skip, holdout: 1"))
+    began = (run.path / "recipe.yaml").stat().st_mtime_ns
+    assert run.keep_recipe(changed) and (run.path / "recipe.yaml").read_text() == changed
+    assert (run.path / "recipe.yaml").stat().st_mtime_ns == began
+    assert not run.keep_recipe(changed)
+
+
+def test_a_damaged_sibling_does_not_stand_in_the_way(tmp_path):
+    run, sibling = (RunDirectory.create(tmp_path, "r", 0, TEXT) for _ in range(2))
+    for damage in (b"a: [", b"\xff\xfe", b"- 1"):
+        (sibling.path / "recipe.yaml").write_bytes(damage)
+        assert RunDirectory.find(tmp_path, "r", TEXT).path == run.path
+
+
+def test_the_latest_run_that_has_not_ended_is_found(tmp_path):
+    with pytest.raises(RecipeError, match=r"--resume: every run in .* has ended; name a RECIPE, or another --out"):
+        RunDirectory.latest_unfinished(tmp_path / "none")
+    ended, busy, latest, older = (aged(RunDirectory.create(tmp_path, "rs"[n % 2], 0, TEXT), n) for n in range(4))
+    ended.write_json("result.json", {})
+    with busy.lock():
+        found, others = RunDirectory.latest_unfinished(tmp_path)
+        assert found.path == latest.path and others == 1
+        latest.write_json("result.json", {}), older.write_json("result.json", {})
+        with pytest.raises(RecipeError, match="but for 1 that a process is working on"):
+            RunDirectory.latest_unfinished(tmp_path)
+    assert RunDirectory.latest_unfinished(tmp_path)[0].path == busy.path
+
+
 def test_what_a_killed_process_left_is_no_run(tmp_path, monkeypatch):
     monkeypatch.setattr(run_directory.Path, "rename", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

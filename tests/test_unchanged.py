@@ -194,6 +194,21 @@ def test_a_fingerprint_that_is_missing_or_damaged_is_one_message(resume, killed)
     assert resume("--data-changed").code == 0
 
 
+def test_an_image_that_broke_is_skipped_by_the_run_that_it_ended(cli, recipe, photos, tmp_path):
+    broken = photos / "test" / "dog" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    words = ("run", recipe, "--out", tmp_path / "out")
+    cli(*words).is_one_message(2, "test/dog/1.png")
+    (directory,) = (tmp_path / "out" / "r").iterdir()
+    began = (directory / "recipe.yaml").stat().st_mtime_ns
+    ended = cli(*words, "--resume", "--set", "data.broken=skip", "--set", "checkpoint_seconds=1000")
+    assert ended.code == 0 and "recipe.yaml is brought up to date" in ended.out and "left out: " in ended.out
+    assert "broken: skip" in (directory / "recipe.yaml").read_text()
+    assert (directory / "recipe.yaml").stat().st_mtime_ns == began
+    assert "data_changed" not in result_of(directory)
+    cli(*words, "--resume", "--set", "data.holdout=1").is_one_message(2, "no run of this recipe")
+
+
 def test_stages_are_taken_over_on_the_same_data_only(cli, recipe, photos, tmp_path, write_recipe):
     assert cli("run", recipe, "--out", tmp_path / "first").code == 0
     (first,) = (tmp_path / "first" / "r").iterdir()

@@ -16,7 +16,7 @@ from ltcore.errors import RecipeError, RunError
 from ltcore.files import checkpoint
 from ltcore.files.checkpoint import write_atomically
 from ltcore.files.unfinished import in_use
-from ltcore.recipe.yaml_source import dump_yaml, parse
+from ltcore.recipe.yaml_source import parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,15 +65,15 @@ class RunDirectory:
 
     @classmethod
     def find(cls, out: Path, name: str, recipe_text: str) -> RunDirectory:
-        """The latest run of exactly this recipe, whatever figures of papers stand in it.
+        """The latest run of exactly this recipe, whatever stands there that may change while a run goes on.
 
         Raises:
             RecipeError: there is none.
         """
         # A name with a dot is a directory whose process was killed before the directory was complete.
         runs = [path for path in (out / name).glob("[!.]*") if (path / "recipe.yaml").is_file()]
-        wanted = _without_published(recipe_text)
-        same = [path for path in runs if _without_published((path / "recipe.yaml").read_text()) == wanted]
+        wanted = _lasting(recipe_text)
+        same = [path for path in runs if _lasting_of(path) == wanted]
         if not same:
             other = f" ({len(runs)} there differ in a setting; see their recipe.yaml)" if runs else ""
             raise RecipeError(f"--resume: no run of this recipe in {out / name}{other}; start it without --resume")
@@ -96,6 +96,16 @@ class RunDirectory:
             busy = f", but for {len(runs)} that a process is working on" if runs else ""
             raise RecipeError(f"--resume: every run in {out} has ended{busy}; name a RECIPE, or another --out")
         return max(free, key=lambda run: (run.path / "recipe.yaml").stat().st_mtime_ns), len(free) - 1
+
+    def keep_recipe(self, recipe_text: str) -> bool:
+        """Bring ``recipe.yaml`` up to date with what may change while a run goes on; returns whether it differed."""
+        path = self.path / "recipe.yaml"
+        if path.read_text() == recipe_text:
+            return False
+        begun = path.stat()
+        write_atomically(path, recipe_text.encode())
+        os.utime(path, ns=(begun.st_atime_ns, begun.st_mtime_ns))  # which says when the run was begun
+        return True
 
     def inner(self, name: str) -> RunDirectory:
         """The directory of a run that is part of this one, made where it is missing."""
@@ -184,9 +194,19 @@ class RunDirectory:
         return there >= size
 
 
-def _without_published(recipe_text: str) -> str:
-    """A recipe's text without the figures of papers, which may be added or put right while a run goes on."""
-    if "published:" not in recipe_text:
-        return recipe_text
-    source = parse(recipe_text, str).plain()
-    return dump_yaml({key: value for key, value in source.items() if key != "published"})
+def _lasting(recipe_text: str) -> dict[str, Any]:
+    """A recipe without what may be changed while a run goes on: it changes no figure, or mends what ended the run."""
+    source: dict[str, Any] = parse(recipe_text, str).plain()
+    changing = {"published", "checkpoint_seconds"}
+    kept = {key: value for key, value in source.items() if key not in changing}
+    if isinstance(data := kept.get("data"), dict):
+        kept["data"] = {key: value for key, value in data.items() if key not in ("broken", "workers")}
+    return kept
+
+
+def _lasting_of(run: Path) -> dict[str, Any] | None:
+    """The same of the recipe of a run; None where that is damaged, which is no reason to miss another run."""
+    try:
+        return _lasting((run / "recipe.yaml").read_text())
+    except (RecipeError, OSError, ValueError, AttributeError):
+        return None

@@ -73,6 +73,8 @@ def execute(
     taken = reused.record(fingerprint, surroundings, allowed, reporter.note) if reused else None
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
     with directory.lock():
+        if directory.keep_recipe(text):
+            reporter.note("note: the run's recipe.yaml is brought up to date with what was changed of this recipe")
         about = begin(directory, fingerprint, surroundings, allowed, reporter.note)
         if selection:
             held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
