@@ -73,7 +73,7 @@ def read_counts(path: Path) -> tuple[int, ...]:
         DataError: the file cannot be read, or holds no counts.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"--counts {path}: it cannot be read as JSON ({error})") from error
     if isinstance(content, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -14,20 +13,16 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ltcore.errors import RunError
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: whoever reads it, or kills us, sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+from ltcore.files.writing import write_atomically
+from ltcore.untrusted import parse_json
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write tensors and JSON-able state into one file."""
+    """Write tensors and JSON-able state into one file.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomically(path, to_bytes(plain, metadata={"state": json.dumps(state)}))
 
@@ -40,7 +35,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            state: dict[str, Any] = json.loads(file.metadata()["state"])
+            state: dict[str, Any] = parse_json(file.metadata()["state"])
             return {name: file.get_tensor(name) for name in file.keys()}, state
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: not a readable checkpoint ({error}). Begin the run anew, without --resume") from error

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ltcore.contract.result import Result
-from ltcore.errors import RecipeError, RunError
-from ltcore.files.checkpoint import write_atomically
+from ltcore.errors import LtcoreError, RecipeError, RunError, fault
+from ltcore.files import reading
+from ltcore.files.writing import append, own, telling, write_atomically
 from ltcore.recipe.yaml_source import dump_yaml, parse
+from ltcore.untrusted import finite
 
 _PACKAGES = ("ltcore", "torch", "torchvision", "timm", "numpy", "pluggy", "pydantic", "safetensors", "scikit-learn")
 
@@ -42,10 +45,10 @@ class RunDirectory:
         """
         identity = f"{datetime.now():%Y%m%d-%H%M%S}-seed{seed}"
         parent = out / name
-        temporary = parent / f".{identity}-{os.getpid()}"
+        temporary = parent / f".{identity}-{secrets.token_hex(4)}"
         try:
             (temporary / "checkpoints").mkdir(parents=True)
-            (temporary / "recipe.yaml").write_text(recipe_text)
+            (temporary / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
             path, again = parent / identity, 2
             while True:
                 try:
@@ -56,7 +59,8 @@ class RunDirectory:
                         raise
                     path, again = parent / f"{identity}-{again}", again + 1
         except OSError as error:
-            raise RunError(f"cannot write the run directory under {out}: {error}; choose another with --out") from error
+            why = fault(error, "or choose another with --out")
+            raise RunError(f"cannot write the run directory under {out}: {why}") from error
         return cls(path)
 
     @classmethod
@@ -69,7 +73,7 @@ class RunDirectory:
         # A name with a dot is a directory whose process was killed before the directory was complete.
         runs = [path for path in (out / name).glob("[!.]*") if (path / "recipe.yaml").is_file()]
         wanted = _without_published(recipe_text)
-        same = [path for path in runs if _without_published((path / "recipe.yaml").read_text()) == wanted]
+        same = [path for path in runs if _recipe_of(path) == wanted]
         if not same:
             other = f" ({len(runs)} there differ in a setting; see their recipe.yaml)" if runs else ""
             raise RecipeError(f"--resume: no run of this recipe in {out / name}{other}; start it without --resume")
@@ -78,7 +82,8 @@ class RunDirectory:
     def inner(self, name: str) -> RunDirectory:
         """The directory of a run that is part of this one, made where it is missing."""
         path = self.path / name
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        with telling(path):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         return RunDirectory(path)
 
     @contextmanager
@@ -86,13 +91,24 @@ class RunDirectory:
         """Keep other processes out while this one works here; the lock ends with the block, or with the process.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, it cannot be written, or a folder in it is a link to somewhere else.
         """
-        with open(self.path / "lock", "w") as file:
+        for folder in (self.path / "select", *self.path.glob("select/*"), *self.path.glob("**/checkpoints")):
+            if folder.is_symlink():
+                raise RunError(
+                    f"{folder} is a link to {os.readlink(folder)}, and a run writes nothing outside of its directory; "
+                    "move the folder itself here, or link the whole folder of runs"
+                )
+        path = self.path / "lock"
+        with telling(path):
+            descriptor = own(path, os.O_WRONLY | os.O_CREAT)
+        with open(descriptor, "wb"):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
                 raise RunError(f"{self.path}: another process is working on this run") from error
+            except OSError as error:
+                raise RunError(f"{path} cannot be locked: {fault(error)}") from error
             yield
 
     @property
@@ -106,30 +122,41 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Mapping[str, object]) -> None:
         """Write a JSON file atomically."""
-        write_atomically(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomically(self.path / name, (json.dumps(finite(content), indent=2) + "\n").encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file of the run."""
-        content: dict[str, Any] = json.loads((self.path / name).read_text())
+        """Read a JSON file of the run.
+
+        Raises:
+            RunError: it cannot be read, or holds no object.
+        """
+        content = reading.read_json(self.path / name)
+        if not isinstance(content, dict):
+            raise reading.Damaged(self.path / name, "it holds no object")
         return content
 
     def read_result(self) -> Result:
-        """The content of ``result.json``; see `ltcore.contract.result` for what an older file may lack."""
-        content: Result = json.loads((self.path / "result.json").read_text())
-        return content
+        """The content of ``result.json``, see `ltcore.files.reading.read_result`."""
+        return reading.read_result(self.path / "result.json")
 
     def append_metrics(self, line: dict[str, Any]) -> int:
         """Add a line to ``metrics.jsonl``; returns the file's size, to which a resumed run cuts it back."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            return file.tell()
+        return append(self.path / "metrics.jsonl", json.dumps(finite(line)) + "\n")
 
     def cut_metrics(self, size: int) -> None:
         """Drop what was written after a checkpoint, since it will be written again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            os.truncate(path, min(size, path.stat().st_size))
+            with telling(path), open(own(path, os.O_WRONLY), "ab") as file:
+                file.truncate(min(size, path.stat().st_size))
+
+
+def _recipe_of(run: Path) -> str | None:
+    """The recipe of a run for comparing; None where it cannot be read, which is no other run's fault."""
+    try:
+        return _without_published(reading.read_text(run / "recipe.yaml"))
+    except LtcoreError:
+        return None
 
 
 def _without_published(recipe_text: str) -> str:

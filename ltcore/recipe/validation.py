@@ -39,9 +39,8 @@ def validate(model: type[Model], value: Any, locator: Locator, path: KeyPath = (
         for inner, message in _problems(error, model, value, path, locator):
             full = (*path, *inner)
             name = f"{locator.shown(full)}: " if full else ""
-            line = f"{locator.where(*full)}: {name}{message}{f' ({whose})' if whose else ''}"
-            lines.append(line.replace("\n", "\\n"))  # what was written may hold one; a problem is one line
-        raise RecipeError("\n".join(lines)) from None
+            lines.append(f"{locator.where(*full)}: {name}{message}{f' ({whose})' if whose else ''}")
+        raise RecipeError(*lines) from None
 
 
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:
