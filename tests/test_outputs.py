@@ -41,7 +41,7 @@ def a_socket(path):
     ("make", "said"),
     [
         (folder, "is a folder and no file; name another file, a pipe or /dev/stdout"),
-        (link_to_a_file, "is a link to target and no file; name that, or another file"),
+        (link_to_a_file, "is a link to target and no file; name that, or another file, a pipe or /dev/stdout"),
         (link_to_nothing, "is a link to nowhere"),
         (a_socket, "is a socket"),
     ],

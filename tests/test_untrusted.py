@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltcore.compare.text import render
-from ltcore.errors import LtcoreError, RecipeError, RunError, fault, listed, nearest
+from ltcore.errors import DataError, LtcoreError, RecipeError, RunError, fault, listed, nearest
 from ltcore.files.reading import read_json, read_lines, read_predictions, read_result
 from ltcore.networks.optimizers import check_optimizer
 from ltcore.untrusted import cell, finite, parse_json, printable
@@ -320,7 +320,7 @@ def test_extras_of_an_optimizer_are_finite(value, cli, write_recipe):
 def test_an_option_that_is_not_finite_is_refused_before_data_is_read(cli, write_recipe):
     path = write_recipe()
     change = "stages.joint.optimizer.momentum=.inf"
-    cli("plan", path, "--set", change).is_one_message(2, f"--set {change}", "momentum is inf; write a finite number")
+    cli("plan", path, "--set", change).is_one_message(2, f"{path}:", "momentum is inf; write a finite number")
 
 
 # ---------------------------------------------------------------- the last resort
@@ -364,3 +364,28 @@ def test_every_fault_says_what_to_do():
         said = fault(OSError(number, "x"), "or do that")
         assert said.startswith(f"{os.strerror(number)}; ") and said.endswith(", or do that")
     assert issubclass(RunError, LtcoreError)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a.png 0\nb\0.png 1\n", "list.txt:2: it holds the character NUL"),
+        (f"a.png 0\nb.png {10**12}\n", "list.txt:2: the label 100000000... is absurdly long"),
+        (f"a.png 0\nb.png {'9' * 5000}\n", "list.txt:2: the label 999999999... is absurdly long"),
+    ],
+)
+def test_lists_of_strangers(content, said, tmp_path):
+    from ltcore.data.image_list import read_list
+
+    (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_list(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[NaN, 3]", f"[{'9' * 5000}, 3]"], ids=len)
+def test_counts_of_strangers(text, tmp_path):
+    from ltcore.data.counts import read_counts
+
+    (tmp_path / "counts.json").write_text(text)
+    with pytest.raises(DataError, match=r"--counts .*counts\.json: it cannot be read as JSON \("):
+        read_counts(tmp_path / "counts.json")

@@ -59,8 +59,10 @@ def refuse_output(path: Path, option: str = "--out") -> None:
         raise RecipeError(f"{option} {path}: {fault(error, 'or name another file')}") from error
     for is_kind, name in _KINDS:
         if is_kind(mode):
-            target = f" to {os.readlink(path)}; name that, or" if stat.S_ISLNK(mode) else "; name"
-            raise RecipeError(f"{option} {path}: is {name} and no file{target} another file, a pipe or /dev/stdout")
+            target, advice = (f" to {os.readlink(path)}", "name that, or") if stat.S_ISLNK(mode) else ("", "name")
+            raise RecipeError(
+                f"{option} {path}: is {name}{target} and no file; {advice} another file, a pipe or /dev/stdout"
+            )
 
 
 @contextmanager

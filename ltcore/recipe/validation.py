@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from ltcore.contract.recipe import KeyPath
 from ltcore.errors import RecipeError, listed, nearest
 from ltcore.recipe.located import Key, Locator, shown_value
+from ltcore.untrusted import printable
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,7 +40,7 @@ def validate(model: type[Model], value: Any, locator: Locator, path: KeyPath = (
         for inner, message in _problems(error, model, value, path, locator):
             full = (*path, *inner)
             name = f"{locator.shown(full)}: " if full else ""
-            lines.append(f"{locator.where(*full)}: {name}{message}{f' ({whose})' if whose else ''}")
+            lines.append(printable(f"{locator.where(*full)}: {name}{message}{f' ({whose})' if whose else ''}"))
         raise RecipeError(*lines) from None
 
 

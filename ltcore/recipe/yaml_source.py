@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ltcore.errors import RecipeError, fault, nearest
+from ltcore.errors import RecipeError, nearest
 from ltcore.recipe.located import Located, Scalar
 
 _TAG = "tag:yaml.org,2002:"
@@ -126,7 +126,7 @@ def read_recipe_file(path: Path) -> Located:
     except IsADirectoryError:
         raise RecipeError(f"{path}: is a directory; name a recipe file in it") from None
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {fault(error)}") from None
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     root = parse(text, lambda line: f"{path}:{line}")
     if root.value is None:
         raise RecipeError(f"{root.where}: the recipe is empty")
