@@ -5,6 +5,7 @@ The command line prints the message and ends with the class's exit code; a trace
 
 import errno
 import os
+import re
 from collections.abc import Iterable
 from typing import Self
 
@@ -89,6 +90,22 @@ _CURES = {
     "free some memory": (errno.ENOMEM,),
     "another process holds it; wait for that": (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN, errno.ENOLCK),
 }
+
+
+#: What libraries say where the disk, a quota or shared memory is full.
+_NO_ROOM = re.compile(r"no space left|disk quota|bus error|shared memory|unexpected pos|failed writing file", re.I)
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a library's error, or what has led to it, is that a disk or shared memory is full."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if _NO_ROOM.search(str(cause)):
+            return True
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def fault(error: OSError, otherwise: str = "") -> str:

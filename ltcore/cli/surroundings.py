@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ltcore.errors import fault
+from ltcore.errors import fault, no_room
 
-#: What torch and numpy say where memory, disk or shared memory has run out.
+#: What torch and numpy say where memory has run out.
 _NO_MEMORY = re.compile(r"out of memory|not enough memory|can.t allocate memory|unable to allocate|alloc_cpu", re.I)
-_NO_ROOM = re.compile(r"no space left|disk quota|bus error|shared memory|unexpected pos", re.I)
 
 
 def said(error: BaseException) -> str | None:
@@ -30,7 +29,7 @@ def _of_one(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         places = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"{': '.join([*places[:1], fault(error)])}; a run goes on with --resume"
-    if isinstance(error, RuntimeError) and _NO_ROOM.search(text):
+    if no_room(error):
         return f"no room is left ({text}); free some on the disk, or in /dev/shm; a run goes on with --resume"
     if isinstance(error, ValueError) and "null byte" in text:
         return f"a path holds the character NUL ({text}); look at the recipe and at the lists that it names"

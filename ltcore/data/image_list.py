@@ -130,13 +130,13 @@ def read_list(path: Path) -> ListedSplit:
         if len(parts) == 1:
             raise DataError(f"{path}:{number}: '{parts[0]}' has no label; write 'relative/path label'")
         file, label = parts
+        if not (label.isascii() and label.isdecimal()):
+            what = "is negative" if label[0] == "-" and label[1:].isdecimal() else "is not a whole number"
+            raise DataError(f"{path}:{number}: the label '{label}' {what}; labels count from 0, after the path")
         if len(label) > _MOST_DIGITS:
             raise DataError(
                 f"{path}:{number}: the label {label[:_MOST_DIGITS]}... is absurdly long; labels count from 0"
             )
-        if not (label.isascii() and label.isdecimal()):
-            what = "is negative" if label[0] == "-" and label[1:].isdecimal() else "is not a whole number"
-            raise DataError(f"{path}:{number}: the label '{label}' {what}; labels count from 0, after the path")
         file = file.removeprefix("./")
         if file in seen:
             raise DataError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
-from ltcore.errors import LtcoreError, RecipeError
+from ltcore.errors import LtcoreError, RecipeError, no_room
 from ltcore.export import formats, hub
 from ltcore.export.checking import checked_logits
 from ltcore.export.deployed import about, deploy
@@ -66,8 +67,11 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
             if to == "hub":
                 write_marker(made)
             checked = checked_logits(saved, call)
-        except LtcoreError as error:
-            error.within(f"{to}: ", "; nothing was written")
+        except Exception as error:
+            if no_room(error):
+                raise OSError(errno.ENOSPC, "no room") from error
+            if isinstance(error, LtcoreError):
+                error.within(f"{to}: ", "; nothing was written")
             raise
         put(made, target)
     classifier = "a linear classifier, calibration folded in" if model.is_linear else "the method's own classifier"
