@@ -68,13 +68,13 @@ def _changelog(root: Path, version: str) -> Iterator[str]:
 
 
 def _project(path: Path) -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads(path.read_text())["project"]
+    project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     return project
 
 
 def _assigned(path: Path, name: str) -> Any:
     """The literal that a module assigns to a name."""
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name) and target.id == name and isinstance(node, ast.Assign | ast.AnnAssign):
             return ast.literal_eval(node.value) if node.value else None

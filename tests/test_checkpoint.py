@@ -1,6 +1,8 @@
 """Checkpoints: what goes in comes out, bit for bit, and what is damaged is refused with a way out."""
 
 import builtins
+import errno
+import os
 import pickle
 
 import pytest
@@ -59,12 +61,12 @@ def test_a_new_checkpoint_replaces_the_old_one_or_leaves_it(tmp_path, monkeypatc
     assert checkpoint.load(path)[1] == {"number": 2}
 
     def fail(*paths):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
-    monkeypatch.setattr(checkpoint.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(RunError, match=r"c cannot be written: No space left on device; free some space there, then go"):
         checkpoint.save(path, {}, {"number": 3})
-    assert checkpoint.load(path)[1] == {"number": 2}
+    assert checkpoint.load(path)[1] == {"number": 2} and os.listdir(tmp_path) == ["c"]
 
 
 def test_nothing_is_unpickled(tmp_path, monkeypatch):

@@ -406,8 +406,8 @@ def test_what_cannot_be_shown_is_one_message(cli, digits_run, tmp_path):
     cli("report", begun, "-o", out).is_one_message(1, f"{begun / 'result.json'} is damaged")
     assert not out.exists()
     page = tmp_path / "no" / "r.html"
-    cli("report", digits_run, "-o", page).is_one_message(2, f"{page} cannot be written", f"{page.parent} is no folder")
-    cli("report", digits_run, "-o", tmp_path).is_one_message(2, f"{tmp_path} cannot be written", "it is a folder", "-o")
+    cli("report", digits_run, "-o", page).is_one_message(2, f"-o {page}: there is no folder {page.parent}; make it")
+    cli("report", digits_run, "-o", tmp_path).is_one_message(2, f"-o {tmp_path}: is a folder and no file; name another")
     cli("report").is_one_message(2, "RUN")
 
 

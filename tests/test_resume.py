@@ -42,6 +42,9 @@ class HalfFile:
     def __exit__(self, *error):
         self.file.close()
 
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
     def write(self, content):
         self.file.write(content[: len(content) // 2])
         self.file.flush()
@@ -74,7 +77,7 @@ def make_sender():
 
 
 def kill_at(target, when, number, mentioning="", sent=signal.SIGKILL):
-    """Arm a function, ``module:name``: at its call `number` whose first argument mentions a text, a signal is sent."""
+    """Arm a function, ``module:name``: at its call `number` with an argument that mentions a text, a signal is sent."""
     module, name = target.split(":")
     owner, seen = import_module(module), 0
     if "." in name:
@@ -83,8 +86,9 @@ def kill_at(target, when, number, mentioning="", sent=signal.SIGKILL):
 
     def armed(*args, **kwargs):
         nonlocal seen
-        seen += not mentioning or mentioning in str(args[0])
-        last = seen == number and (not mentioning or mentioning in str(args[0]))
+        meant = not mentioning or any(mentioning in str(argument) for argument in args)
+        seen += meant
+        last = seen == number and meant
         if last and when == "before":
             die(sent)
         result = real(*args, **kwargs)
@@ -167,7 +171,7 @@ TWO = BOUNDARY + 1
 
 SAVE, OPEN, LINE = (
     "ltcore.files.checkpoint:save",
-    "ltcore.files.checkpoint:open",
+    "ltcore.files.writing:opened",
     "ltcore.files.run_directory:RunDirectory.append_metrics",
 )
 MOMENTS = {
@@ -177,9 +181,9 @@ MOMENTS = {
     "inside stage one": (SAVE, "after", 4),
     "after a forward pass of stage one": ("ltcore.training.step:StepForward.__call__", "after", 12),
     "half of a checkpoint is written": (OPEN, "half", 9, "last.safetensors"),
-    "a checkpoint is written and not yet in place": ("os:replace", "before", 12, "last.safetensors.tmp"),
+    "a checkpoint is written and not yet in place": ("os:replace", "before", 12, "last.safetensors"),
     "an epoch has ended, its line is not written": (LINE, "before", 2),
-    "half of an epoch's line is written": ("ltcore.files.run_directory:open", "half", 2, "metrics.jsonl"),
+    "half of an epoch's line is written": ("ltcore.files.writing:opened_at_end", "half", 2, "metrics.jsonl"),
     "an epoch's line is written": (LINE, "after", 2),
     "half of stage one's file is written": (OPEN, "half", 1, "stage-0"),
     "stage one's file is written, the run still stands in it": (SAVE, "after", STAGE_FILE),
@@ -195,7 +199,7 @@ MOMENTS = {
     "every stage has ended": ("ltcore.training.run:write_result", "before", 1),
     "the predictions are written and not yet in place": ("numpy:savez_compressed", "after", 1),
     "half of the result is written": (OPEN, "half", 1, "result.json"),
-    "the result is written and not yet in place": ("os:replace", "before", 1, "result.json.tmp"),
+    "the result is written and not yet in place": ("os:replace", "before", 1, "result.json"),
 }
 
 

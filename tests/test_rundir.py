@@ -50,7 +50,9 @@ def test_runs_of_one_second_have_directories_of_their_own(tmp_path, still_clock)
 
 def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot write the run directory under .*; choose another with --out"):
+    with pytest.raises(
+        RunError, match=r"cannot write the run directory under .*: Not a directory; .*, or choose another with --out"
+    ):
         RunDirectory.create(tmp_path / "file", "r", 0, TEXT)
 
 

@@ -6,13 +6,16 @@ It is argparse because that starts in 10 ms. typer and cyclopts would read the t
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import suppress
 
 from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, training, use
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.errors import LtcoreError
+from ltcore.untrusted import printable
 
 
 def _parser() -> Parser:
@@ -28,6 +31,7 @@ def _parser() -> Parser:
 
 def main() -> None:
     """Run the command line: messages instead of tracebacks, and exit codes that say whose mistake it was."""
+    _speak_plainly()
     # Read by PyTorch when it starts: batches of images on huge pages cost a third of the time to fill on the CPU.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     parser = _parser()
@@ -44,10 +48,11 @@ def main() -> None:
 
             traceback.print_exc()
         else:
-            print(error, file=sys.stderr)
+            for line in error.args or (type(error).__name__,):
+                _complain(line)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as stop:  # by a key, or in a run by a signal
-        print(str(stop) or "stopped", file=sys.stderr)
+        _complain(str(stop) or "stopped")
         sys.exit(getattr(stop, "exit_code", 130))
     except BrokenPipeError:
         sys.stderr.close()
@@ -55,12 +60,26 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        hint = ""
-        if type(error).__name__ == "OutOfMemoryError":
-            hint = " Lower batch_size or eval_batch_size."
-        print(
-            f"ltcore failed: {type(error).__name__}: {error}.{hint} Run with --debug for the traceback, and please "
-            "report it",
-            file=sys.stderr,
+        from ltcore.cli.surroundings import said
+
+        known = said(error)
+        _complain(
+            f"ltcore stopped: {known}"
+            if known
+            else f"ltcore failed: {type(error).__name__}: {error}. Run with --debug for the traceback, and please "
+            "report it"
         )
         sys.exit(1)
+
+
+def _complain(line: object) -> None:
+    """One line on standard error; that nobody reads it, or that it has no room, is no second error."""
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr)
+
+
+def _speak_plainly() -> None:
+    """What is printed is UTF-8 whatever the locale; a terminal keeps its encoding, and no character ends a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors="backslashreplace")

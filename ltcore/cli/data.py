@@ -25,13 +25,16 @@ def describe_data(what: str, sets: Sequence[str] = (), png: Path | None = None, 
     Example: ltcore data describe digits_lt --set data.imbalance.factor=10 --set data.imbalance.kind=exponential
     """
     from ltcore.data.describe import describe, render
+    from ltcore.files.output import refuse_output, write_output
     from ltcore.listing.plugins import load_data
 
+    if png is not None:
+        refuse_output(png, "--png")
     found = describe(load_data(what, sets), what)
     if png is not None:
-        from ltcore.data.histogram import save_histogram
+        from ltcore.data.histogram import histogram
 
-        save_histogram(found, png)
+        write_output(png, histogram(found), "--png")
     show(found, render, as_json)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ltcore.cli.parser import add_command
 from ltcore.contract.figures import COMPARED, FIGURES, FigureName
-from ltcore.errors import RunError
+from ltcore.untrusted import printable
 
 _SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 
@@ -30,16 +30,19 @@ def compare(
     from ltcore.compare import compare as compared
     from ltcore.compare.text import left_out, render
 
+    if out is not None:
+        from ltcore.files.output import refuse_output
+
+        refuse_output(out)
     found = compared(runs, baseline, list(dict.fromkeys(metrics or COMPARED)), stages, any_environment)
     chosen = kind or (_SUFFIXES.get(out.suffix, "table") if out else "table")
     text = render(found, chosen)
     if out is None:
         print(text, end="")
     else:
-        try:
-            out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"--out {out}: cannot be written: {error.strerror}") from error
+        from ltcore.files.output import write_output
+
+        write_output(out, text)
     # CSV has no place for it, and a file is not what the user looks at now.
     if chosen == "csv" or out is not None:
         for line in left_out(found):
@@ -51,11 +54,15 @@ def report(runs: Sequence[Path], out: Path = Path("report.html"), features: bool
 
     Example: ltcore report runs/digits_lt_ofa_focal/20261121-063900-seed0 -o report.html
     """
+    from ltcore.files.output import is_stream
     from ltcore.report import write_report
 
-    for note in write_report(runs, out, features, images):
-        print(f"note: {note}")
-    print(f"{out} ({out.stat().st_size / 1000:,.0f} kB)")
+    notes = write_report(runs, out, features, images)
+    aside = is_stream(out)  # then what is printed must not run into the page
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr if aside else sys.stdout)
+    if not aside:
+        print(f"{printable(out)} ({out.stat().st_size / 1000:,.0f} kB)")
 
 
 def add(commands: Any) -> None:

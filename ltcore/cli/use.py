@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ltcore.cli.parser import add_command, whole
+from ltcore.untrusted import printable
 
 
 def predict(
@@ -47,9 +49,11 @@ def export(run: Path, to: str, out: Path | None = None, force: bool = False) -> 
     Example: ltcore export runs/digits_lt_ofa_focal/RUN --to torch_export --out digits.pt2
     """
     from ltcore.export import export as write
+    from ltcore.files.output import is_stream
     from ltcore.runs.saved import load
 
-    print("\n".join(write(load(run), to, out, force)))
+    for line in write(load(run), to, out, force):
+        print(printable(line), file=sys.stderr if out is not None and is_stream(out) else sys.stdout)
 
 
 def add(commands: Any) -> None:
@@ -70,4 +74,4 @@ def add(commands: Any) -> None:
     command.add_argument("--to", choices=formats, required=True, metavar="FORMAT", help=", ".join(formats))
     text = "the file, or the folder for hub; by default named after the recipe, in this directory"
     command.add_argument("--out", type=Path, metavar="PATH", help=text)
-    command.flag("--force", "replace what is there")
+    command.flag("--force", "replace what an earlier export wrote")

@@ -67,8 +67,8 @@ def compare(
     """
     runs, left_out = find_runs(paths, any_environment)
     if not runs:
-        reasons = "\n".join(f"{run.path}: {run.why}" for run in left_out)
-        raise RecipeError(f"none of the {len(left_out)} runs has a result:\n{reasons}")
+        reasons = [f"{run.path}: {run.why}" for run in left_out]
+        raise RecipeError(f"none of the {len(left_out)} runs has a result:", *reasons)
     groups = group_runs(runs)
     chosen = _baseline(groups, baseline)
     tests = _tests(groups, chosen, metrics[0])

@@ -13,11 +13,9 @@ from typing import Any
 from ltcore.contract.result import Result
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.files.environment import compared, differences
+from ltcore.files.reading import read_lines, read_result
 from ltcore.files.unfinished import command, in_use
 from ltcore.recipe.loading import NEUTRAL, load_recipe
-
-#: The fields of ``result.json`` that a comparison reads.
-_FIELDS = ("recipe", "seed", "data", "num_classes", "before_calibration", "after_calibration", "stages")
 
 
 @dataclass(frozen=True)
@@ -105,17 +103,11 @@ def _read(path: Path, any_environment: bool) -> FoundRun | LeftOut:
     if not (path / "result.json").is_file():
         return LeftOut(path, f"no result.json: {_where_it_stands(path)}")
     try:
-        result: Result = json.loads((path / "result.json").read_text())
-        missing = [field for field in _FIELDS if field not in result]
-        beside = {} if missing else _trained_with(result, any_environment)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return LeftOut(path, f"its result.json cannot be read: {error}")
-    if missing:
-        return LeftOut(path, f"its result.json has no {', '.join(missing)}; it is no result of this version of ltcore")
-    try:
+        result = read_result(path / "result.json")
+        beside = _trained_with(result, any_environment)
         recipe = load_recipe(path / "recipe.yaml").recipe
     except LtcoreError as error:
-        return LeftOut(path, f"its recipe cannot be read: {str(error).splitlines()[0]}")
+        return LeftOut(path, str(error).splitlines()[0])
     told = dict(flat(recipe.model_dump(mode="json", exclude={"published"})))
     settings = {key: value for key, value in told.items() if key not in NEUTRAL} | beside
     published = [
@@ -152,10 +144,9 @@ def _trained_with(result: Result, any_environment: bool) -> dict[str, Any]:
 def _where_it_stands(path: Path) -> str:
     """How far an unfinished run has come, as its ``metrics.jsonl`` tells, and whether a process works on it."""
     try:
-        lines = (path / "metrics.jsonl").read_text().splitlines()
-        last = json.loads(lines[-1])
+        last = read_lines(path / "metrics.jsonl")[-1]
         place = f"in stage '{last['stage']}' after epoch {last['epoch'] + 1}"
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (LtcoreError, IndexError):
         place = "before its first epoch had ended"
     if in_use(path):
         return f"a process is still working on it, {place}"

@@ -5,20 +5,32 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ltcore.contract.figures import FIGURES, FigureName
+from ltcore.untrusted import cell, printable
 
+#: What a character of a name is in LaTeX. A bracket or a star at a row's beginning would be an argument of the line
+#: break before it, and the last of these are parts of ligatures.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
+    "±": r"$\pm$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{character: f"{{{character}}}" for character in "[]*?!"},
 }
+#: What in a name would be Markdown: links, code, HTML, a cell's end.
+_MARKDOWN, _ESCAPED = re.compile(r"[\\|<`\[\]*]"), r"\\\g<0>"
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ def left_out(content: dict[str, Any]) -> list[str]:
 def _table(content: dict[str, Any]) -> str:
     from rich.cells import cell_len  # names may hold characters that are two columns wide
 
-    rows = [[cell.text for cell in row] for row in _rows(content)]
+    rows = [[printable(entry.text) for entry in row] for row in _rows(content)]
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -133,30 +145,32 @@ def _table(content: dict[str, Any]) -> str:
         lines.append(
             "  ".join([row[0] + padding[0], *(p + text for p, text in zip(padding[1:], row[1:], strict=True))])
         )
-    return "\n".join([*(line.rstrip() for line in lines), "", *_notes(content), *left_out(content)]) + "\n"
+    below = map(printable, (*_notes(content), *left_out(content)))
+    return "\n".join([*(line.rstrip() for line in lines), "", *below]) + "\n"
 
 
 def _markdown(content: dict[str, Any]) -> str:
-    def shown(cell: _Cell) -> str:
-        text = cell.text.replace("\\", "\\\\").replace("|", "\\|")
-        return f"**{text}**" if cell.best else text
+    def shown(entry: _Cell) -> str:
+        text = _MARKDOWN.sub(_ESCAPED, printable(entry.text))
+        return f"**{text}**" if entry.best else text
 
-    heads, *body = [[shown(cell) for cell in row] for row in _rows(content)]
+    heads, *body = [[shown(entry) for entry in row] for row in _rows(content)]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *body]
     table = ["| " + " | ".join(line) + " |" for line in lines]
-    notes = [f"- {line}" for line in (*_notes(content), *left_out(content))]
+    notes = [f"- {_MARKDOWN.sub(_ESCAPED, printable(line))}" for line in (*_notes(content), *left_out(content))]
     return "\n".join([*table, "", *notes]) + "\n"
 
 
 def _latex(content: dict[str, Any]) -> str:
-    def shown(cell: _Cell) -> str:
-        text = "".join(_LATEX.get(character, character) for character in cell.text)
-        text = "--" if text == "-" else text.replace("±", r"$\pm$")
-        return rf"\textbf{{{text}}}" if cell.best else text
+    def shown(entry: _Cell) -> str:
+        text = "".join(_LATEX.get(character, character) for character in printable(entry.text)).replace("--", "-{}-")
+        text = "--" if text == "-" else text
+        return rf"\textbf{{{text}}}" if entry.best else text
 
-    heads, *body = [" & ".join(shown(cell) for cell in row) + r" \\" for row in _rows(content)]
+    heads, *body = [" & ".join(shown(entry) for entry in row) + r" \\" for row in _rows(content)]
     columns = len(_rows(content)[0])
-    comments = [f"% {line}" for line in ("needs \\usepackage{booktabs}", *_notes(content), *left_out(content))]
+    notes = ("needs \\usepackage{booktabs}", *_notes(content), *left_out(content))
+    comments = [f"% {printable(line)}" for line in notes]
     table = [rf"\begin{{tabular}}{{l{'r' * (columns - 1)}}}", r"\toprule", heads, r"\midrule", *body]
     return "\n".join([*comments, *table, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -173,7 +187,8 @@ def _csv(content: dict[str, Any]) -> str:
         numbers = {f"{metric}_{part}": value for metric in metrics for part, value in figures[metric].items()}
         seeds = " ".join(map(str, group["seeds"]))
         row = {"label": group["label"], "recipe": group["recipe"], "stage": stage, "seeds": seeds}
-        writer.writerow(row | numbers | more)
+        texts = {key: cell(value) for key, value in {**row, **more}.items() if isinstance(value, str)}
+        writer.writerow(row | numbers | more | texts)
 
     for group in content["groups"]:
         test = group["test"] or {}

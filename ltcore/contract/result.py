@@ -4,7 +4,10 @@ They are plain dictionaries, as JSON gives them. A field that is not there in ev
 it with ``.get``. All others have been written since the first version.
 """
 
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias
+
+# pydantic cannot check the TypedDict of Python 3.11.
+from typing_extensions import NotRequired, TypedDict  # noqa: UP035
 
 PerClass: TypeAlias = list[float | None]
 """C values, in label order; None for a class that has none."""
@@ -164,3 +167,24 @@ class Result(TypedDict):
     """The GPU's name, or the processor's; absent in files from before it was recorded."""
     versions: dict[str, str]
     """Python, core, plugins and libraries."""
+
+
+class EpochLine(TypedDict):
+    """A line of ``metrics.jsonl``: an epoch."""
+
+    stage: str
+    """The stage's name."""
+    epoch: int
+    """From 0."""
+    loss: float | None
+    """Mean loss; None where the stage has none."""
+    lr: float
+    """The last step's learning rate."""
+    seconds: float
+    """How long it took."""
+    images_per_second: float
+    """Rows trained on, over that time."""
+    diagnostics: NotRequired[Diagnostics]
+    """Class by class, where the recipe asks for it each epoch."""
+    methods: NotRequired[dict[str, dict[str, float | list[float | None] | None]]]
+    """What methods log of the epoch, by method and name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from ltcore.contract.facts import DataFacts
 from ltcore.data.image_files import IMAGENET_MEAN, IMAGENET_STD
 from ltcore.errors import DataError
+from ltcore.untrusted import parse_json
 
 
 def photographs(counts: tuple[int, ...], image_size: int = 224) -> DataFacts:
@@ -73,7 +73,7 @@ def read_counts(path: Path) -> tuple[int, ...]:
         DataError: the file cannot be read, or holds no counts.
     """
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"--counts {path}: it cannot be read as JSON ({error})") from error
     if isinstance(content, dict):

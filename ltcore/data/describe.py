@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.figures import SHOT_GROUPS, shot_group
+from ltcore.untrusted import printable
 
 if TYPE_CHECKING:
     from ltcore.data.prepare import PreparedData
@@ -63,14 +64,14 @@ def render(description: dict[str, Any]) -> str:
         "",
         *_histogram(description["class_counts"], description["class_names"]),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _histogram(counts: list[int], names: list[str]) -> list[str]:
     """A row a class, or, with more than `MAX_ROWS` classes, a row for each of `MAX_ROWS` runs of similar frequency."""
     order = sorted(range(len(counts)), key=lambda label: (-counts[label], label))
     if len(order) <= MAX_ROWS:
-        rows = [(names[label][:24], str(counts[label]), float(counts[label])) for label in order]
+        rows = [(printable(names[label])[:24], str(counts[label]), float(counts[label])) for label in order]
     else:
         edges = [len(order) * row // MAX_ROWS for row in range(MAX_ROWS + 1)]
         rows = []

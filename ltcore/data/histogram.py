@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any
 
 from ltcore.contract.figures import SHOT_GROUPS, shot_group
-from ltcore.errors import DataError
+from ltcore.untrusted import printable
 
 COLORS = {"many": (31, 119, 180), "medium": (255, 127, 14), "few": (214, 39, 40)}
 LEFT, TOP, WIDTH, HEIGHT, MARGIN = 80, 70, 900, 360, 40
 
 
-def save_histogram(description: dict[str, Any], path: Path) -> None:
-    """Write a PNG: a bar a class, the most frequent first, coloured by shot group.
+def histogram(description: dict[str, Any]) -> bytes:
+    """A PNG: a bar a class, the most frequent first, coloured by shot group.
 
     Args:
         description: the record of `ltcore.data.describe.describe`.
-        path: the file to write.
-
-    Raises:
-        DataError: it cannot be written.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -29,7 +25,7 @@ def save_histogram(description: dict[str, Any], path: Path) -> None:
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
     draw.text(
         (LEFT, 10),
-        f"{description['name']}: {len(counts)} classes, {sum(counts)} training images, imbalance "
+        f"{printable(description['name'])}: {len(counts)} classes, {sum(counts)} training images, imbalance "
         f"{description['imbalance_factor']:.4g}",
         "black",
         font,
@@ -55,10 +51,9 @@ def save_histogram(description: dict[str, Any], path: Path) -> None:
     draw.line((LEFT, bottom, LEFT + WIDTH, bottom), "black")
     draw.text((LEFT + WIDTH / 2, bottom + 25), "classes, the most frequent first", "black", font, anchor="mm")
     draw.text((LEFT - 8, TOP - 14), "images", "black", font, anchor="rm")
-    try:
-        image.save(path, "PNG")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}); name a file in a folder that exists") from error
+    held = io.BytesIO()
+    image.save(held, "PNG")
+    return held.getvalue()
 
 
 def _step(largest: int) -> int:

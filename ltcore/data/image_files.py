@@ -163,7 +163,11 @@ def read_text(path: Path) -> str:
         DataError: it is missing, unreadable or not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
+        if (place := text.find("\0")) >= 0:
+            line = text.count("\n", 0, place) + 1
+            raise DataError(f"{path.absolute()}:{line}: it holds the character NUL, so it is no text; save it anew")
+        return text
     except UnicodeDecodeError as error:
         raise DataError(f"{path.absolute()} is not a UTF-8 text file ({error.reason} at byte {error.start})") from error
     except OSError as error:

@@ -24,6 +24,8 @@ from ltcore.data.image_files import (
 from ltcore.data.layouts import class_folder, relocate
 from ltcore.errors import DataError
 
+_MOST_DIGITS = 9  # of a label
+
 
 class ImageListOptions(Options):
     """Options of `ImageList`."""
@@ -131,6 +133,10 @@ def read_list(path: Path) -> ListedSplit:
         if not (label.isascii() and label.isdecimal()):
             what = "is negative" if label[0] == "-" and label[1:].isdecimal() else "is not a whole number"
             raise DataError(f"{path}:{number}: the label '{label}' {what}; labels count from 0, after the path")
+        if len(label) > _MOST_DIGITS:
+            raise DataError(
+                f"{path}:{number}: the label {label[:_MOST_DIGITS]}... is absurdly long; labels count from 0"
+            )
         file = file.removeprefix("./")
         if file in seen:
             raise DataError(

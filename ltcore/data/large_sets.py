@@ -19,6 +19,7 @@ from ltcore.data.counts import fitted_counts, published_counts
 from ltcore.data.image_files import IMAGENET_MEAN, IMAGENET_STD, read_class_names, read_text
 from ltcore.data.image_list import ListedSplit, listed_splits, read_list
 from ltcore.errors import DataError
+from ltcore.untrusted import parse_json
 
 
 @dataclass(frozen=True)
@@ -323,7 +324,7 @@ def read_annotations(paths: dict[str, Path]) -> tuple[dict[str, ListedSplit], li
 def _read_json(path: Path) -> tuple[list[str], list[int], dict[int, str]]:
     """File names, their categories, and the names of categories."""
     try:
-        content: Any = json.loads(read_text(path))
+        content: Any = parse_json(read_text(path))
         named = {image["id"]: str(image["file_name"]) for image in content["images"]}
         annotated = [(each["image_id"], int(each["category_id"])) for each in content["annotations"]]
         titles = {int(each["id"]): str(each["name"]) for each in content.get("categories", ())}

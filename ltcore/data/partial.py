@@ -123,5 +123,5 @@ def _free_memory() -> float:
     path = Path("/proc/meminfo")
     if not path.is_file():
         return float("inf")
-    lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines())
     return float(lines["MemAvailable"].split()[0]) * 1024

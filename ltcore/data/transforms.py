@@ -112,7 +112,6 @@ class ImageTransform:
             training: whether there will be training images, too. Only they may need torchvision, which imports
                 PyTorch's compiler and so takes longer than PyTorch itself.
         """
-        import PIL.Image
         import PIL.ImageOps  # noqa: F401
 
         if training and (self.crop == "area" or self.color_jitter or TRANSFORMS[self.name].policy):

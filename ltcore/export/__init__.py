@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+import errno
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
-from ltcore.errors import LtcoreError, RecipeError, RunError
+from ltcore.errors import LtcoreError, RecipeError, no_room
 from ltcore.export import formats, hub
 from ltcore.export.checking import checked_logits
 from ltcore.export.deployed import about, deploy
+from ltcore.export.placing import put, refuse_to_replace, write_marker
+from ltcore.files.output import is_stream
+from ltcore.files.writing import telling, temporary_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,59 +43,36 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
     Args:
         saved: the run.
         to: a key of `FORMATS`.
-        out: the file, or the folder for ``hub``; by default named after the recipe, in the current directory.
-        force: replace what is there.
+        out: the file or pipe, or the folder for ``hub``; by default named after the recipe, in the current directory.
+        force: replace what an earlier export wrote.
 
     Returns:
         Lines for the user: what was written and how it was checked.
 
     Raises:
-        RecipeError: something is there already, or an extra of ltcore is missing.
+        RecipeError: something is there already that may not be replaced, or an extra of ltcore is missing.
         RunError: the model cannot be exported so, or gives other logits than the run; then nothing is left behind.
     """
     ending, write = FORMATS[to]
     target = Path(f"{saved.recipe.name}{ending}") if out is None else out
-    if to == "torch_export" and target.suffix != ending:
+    if to == "torch_export" and target.suffix != ending and not is_stream(target):
         raise RecipeError(f"{target}: torch.export reads files that end in {ending}; choose such a name with --out")
-    _refuse_to_replace(target, to == "hub", force)
+    refuse_to_replace(target, to == "hub", force)
     model = deploy(saved)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror or error}; choose another with --out") from error
-    try:
-        made = folder / target.name
+    parent = Path(gettempdir()) if is_stream(target) else target.absolute().parent
+    with telling(target, "or choose another place with --out"), temporary_folder(parent) as folder:
+        made = folder / (f"model{ending}" if is_stream(target) else target.name)
         try:
             call = write(saved, model, about(saved), made)
+            if to == "hub":
+                write_marker(made)
             checked = checked_logits(saved, call)
-        except LtcoreError as error:
-            error.within(f"{to}: ", "; nothing was written")
+        except Exception as error:
+            if no_room(error):
+                raise OSError(errno.ENOSPC, "no room") from error
+            if isinstance(error, LtcoreError):
+                error.within(f"{to}: ", "; nothing was written")
             raise
-        _put(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        put(made, target)
     classifier = "a linear classifier, calibration folded in" if model.is_linear else "the method's own classifier"
     return [f"{target}: {to}, {classifier}", *checked]
-
-
-def _refuse_to_replace(target: Path, folder: bool, force: bool) -> None:
-    """Raise unless nothing is there, or an earlier export that may be replaced."""
-    if not target.exists():
-        return
-    if target.is_dir() != folder or (folder and not (target / "config.json").is_file()):
-        raise RecipeError(f"{target} is there already and no earlier export; choose another with --out")
-    if not force:
-        raise RecipeError(f"{target} is there already; choose another with --out, or replace it with --force")
-
-
-def _put(folder: Path, target: Path) -> None:
-    """Give what was made its name; a model above 2 GB in ONNX has a second file beside it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)  # safetensors writes files for their owner only
-    for path in sorted(folder.iterdir()):
-        if target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target.with_name(path.name))

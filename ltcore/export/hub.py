@@ -34,7 +34,7 @@ def write_hub(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Pat
     if twin is None:
         path.mkdir()
         config = {"num_classes": len(about["class_names"]), "label_names": about["class_names"], "ltcore": about}
-        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_safetensors(saved, model, about, path / WEIGHTS)
         call = write_torch_export(saved, model, about, path / PROGRAM)
     else:
@@ -46,7 +46,7 @@ def write_hub(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Pat
         with saying("timm cannot write or read the folder"):
             save_for_hf(network, str(path), config, arguments, safe_serialization=True)
             call = create_model(f"local-dir:{path}", pretrained=True).eval()
-    (path / "README.md").write_text(_card(saved, about, twin is not None))
+    (path / "README.md").write_text(_card(saved, about, twin is not None), "utf-8", "backslashreplace")
     return call
 
 

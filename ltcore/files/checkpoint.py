@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -18,16 +17,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ltcore.errors import RunError
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: whoever reads it, or kills us, sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+from ltcore.files.writing import write_atomically
+from ltcore.untrusted import parse_json
 
 
 #: What a reader of a checkpoint is told to do where nothing else is known.
@@ -39,7 +30,11 @@ class Damaged(RunError):
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write tensors and JSON-able state into one file, with a digest of both."""
+    """Write tensors and JSON-able state into one file, with a digest of both.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(state)
     # One entry only: safetensors writes several in an order that differs from process to process.
@@ -66,10 +61,10 @@ def load(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if written is None:
             raise ValueError("it has no digest; another program or another version of ltcore wrote it")
-        content = json.loads(written)
+        content = parse_json(written)
         if _digest(tensors, content["state"]) != content["digest"]:
             raise ValueError("its content is not what was written: the digest is another")
-        state: dict[str, Any] = json.loads(content["state"])
+        state: dict[str, Any] = parse_json(content["state"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Damaged(f"{path}: not a readable checkpoint ({error}). {advice}") from error
     return {name: tensor.to(device) for name, tensor in tensors.items()}, state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.result import Result
-from ltcore.errors import RecipeError, RunError
-from ltcore.files import checkpoint
-from ltcore.files.checkpoint import write_atomically
+from ltcore.errors import LtcoreError, RecipeError, RunError, fault
+from ltcore.files import checkpoint, reading
 from ltcore.files.unfinished import in_use
+from ltcore.files.writing import append, own, telling, write_atomically
 from ltcore.recipe.yaml_source import parse
+from ltcore.untrusted import finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,10 +48,10 @@ class RunDirectory:
         """
         identity = f"{datetime.now():%Y%m%d-%H%M%S}-seed{seed}"
         parent = out / name
-        temporary = parent / f".{identity}-{os.getpid()}"
+        temporary = parent / f".{identity}-{secrets.token_hex(4)}"
         try:
             (temporary / "checkpoints").mkdir(parents=True)
-            (temporary / "recipe.yaml").write_text(recipe_text)
+            (temporary / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
             path, again = parent / identity, 2
             while True:
                 try:
@@ -60,7 +62,8 @@ class RunDirectory:
                         raise
                     path, again = parent / f"{identity}-{again}", again + 1
         except OSError as error:
-            raise RunError(f"cannot write the run directory under {out}: {error}; choose another with --out") from error
+            why = fault(error, "or choose another with --out")
+            raise RunError(f"cannot write the run directory under {out}: {why}") from error
         return cls(path)
 
     @classmethod
@@ -110,7 +113,8 @@ class RunDirectory:
     def inner(self, name: str) -> RunDirectory:
         """The directory of a run that is part of this one, made where it is missing."""
         path = self.path / name
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        with telling(path):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         return RunDirectory(path)
 
     @contextmanager
@@ -118,13 +122,24 @@ class RunDirectory:
         """Keep other processes out while this one works here; the lock ends with the block, or with the process.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, it cannot be written, or a folder in it is a link to somewhere else.
         """
-        with open(self.path / "lock", "w") as file:
+        for folder in (self.path / "select", *self.path.glob("select/*"), *self.path.glob("**/checkpoints")):
+            if folder.is_symlink():
+                raise RunError(
+                    f"{folder} is a link to {os.readlink(folder)}, and a run writes nothing outside of its directory; "
+                    "move the folder itself here, or link the whole folder of runs"
+                )
+        path = self.path / "lock"
+        with telling(path):
+            descriptor = own(path, os.O_WRONLY | os.O_CREAT)
+        with open(descriptor, "wb"):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
                 raise RunError(f"{self.path}: another process is working on this run") from error
+            except OSError as error:
+                raise RunError(f"{path} cannot be locked: {fault(error)}") from error
             yield
 
     @property
@@ -162,24 +177,24 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Mapping[str, object] | Sequence[object]) -> None:
         """Write a JSON file atomically."""
-        write_atomically(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomically(self.path / name, (json.dumps(finite(content), indent=2) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run."""
-        content: Any = json.loads((self.path / name).read_text())
+        """Read a JSON file of the run.
+
+        Raises:
+            RunError: it cannot be read, or is not JSON.
+        """
+        content: Any = reading.read_json(self.path / name)
         return content
 
     def read_result(self) -> Result:
-        """The content of ``result.json``; see `ltcore.contract.result` for what an older file may lack."""
-        content: Result = json.loads((self.path / "result.json").read_text())
-        return content
+        """The content of ``result.json``, see `ltcore.files.reading.read_result`."""
+        return reading.read_result(self.path / "result.json")
 
     def append_metrics(self, line: dict[str, Any]) -> int:
         """Add a line to ``metrics.jsonl``; returns the file's size, to which a resumed run cuts it back."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            return file.tell()
+        return append(self.path / "metrics.jsonl", json.dumps(finite(line)) + "\n")
 
     def cut_metrics(self, size: int) -> bool:
         """Drop what was written after a checkpoint, since it will be written again.
@@ -188,9 +203,11 @@ class RunDirectory:
             Whether all was there that the checkpoint knows of.
         """
         path = self.path / "metrics.jsonl"
-        there = path.stat().st_size if path.exists() else 0
-        if there > size:
-            os.truncate(path, size)
+        with telling(path):
+            there = path.stat().st_size if path.exists() else 0
+            if there > size:
+                with open(own(path, os.O_WRONLY), "ab") as file:
+                    file.truncate(size)
         return there >= size
 
 
@@ -207,6 +224,6 @@ def _lasting(recipe_text: str) -> dict[str, Any]:
 def _lasting_of(run: Path) -> dict[str, Any] | None:
     """The same of the recipe of a run; None where that is damaged, which is no reason to miss another run."""
     try:
-        return _lasting((run / "recipe.yaml").read_text())
-    except (RecipeError, OSError, ValueError, AttributeError):
+        return _lasting(reading.read_text(run / "recipe.yaml"))
+    except (LtcoreError, ValueError, AttributeError):
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ltcore.errors import RecipeError
+from ltcore.files.output import refuse_output, write_output
 
 
 def write_recipe(folder: Path, out: Path, force: bool, **wished: object) -> str:
@@ -28,6 +29,7 @@ def write_recipe(folder: Path, out: Path, force: bool, **wished: object) -> str:
         raise RecipeError(f"{out} is there already; choose another file with --out, or write over it with --force")
     if out.suffix not in (".yaml", ".yml"):
         raise RecipeError(f"--out: {out} should end in .yaml, as recipes do")
+    refuse_output(out)
     from ltcore.init.choices import Wishes, choose
     from ltcore.init.machine import this_machine
     from ltcore.init.survey import survey
@@ -36,8 +38,5 @@ def write_recipe(folder: Path, out: Path, force: bool, **wished: object) -> str:
     wishes, machine = Wishes(**wished), this_machine()  # type: ignore[arg-type]
     found = survey(folder)
     made = choose(found, wishes, machine)
-    try:
-        out.write_text(recipe_text(found, made, wishes, machine, out), encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{out} cannot be written ({error.strerror or error}); choose another with --out") from error
+    write_output(out, recipe_text(found, made, wishes, machine, out))
     return summary(found, made, machine, out)

@@ -11,6 +11,7 @@ from ltcore.contract.figures import SHOT_GROUPS, shot_groups
 from ltcore.init.choices import NEARLY_BALANCED, Choices, Wishes
 from ltcore.init.machine import Machine
 from ltcore.init.survey import ENOUGH_TO_VALIDATE, Survey, rarest
+from ltcore.untrusted import printable
 
 
 def commands(found: Survey, made: Choices, recipe: Path) -> dict[str, str]:
@@ -44,7 +45,7 @@ def summary(found: Survey, made: Choices, machine: Machine, recipe: Path) -> str
     ]
     if "baseline" in shown:
         lines.append("compare with " + shown["baseline"])
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def recipe_text(found: Survey, made: Choices, wishes: Wishes, machine: Machine, recipe: Path) -> str:
@@ -273,7 +274,11 @@ def _duration(minutes: float) -> str:
 
 def _flow(values: dict[str, Any]) -> str:
     """A flow mapping; JSON's strings are YAML's too."""
-    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()) + "}"
+
+    def shown(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=printable(value) != str(value))
+
+    return "{" + ", ".join(f"{key}: {shown(value)}" for key, value in values.items()) + "}"
 
 
 def _comment(*paragraphs: str) -> str:
@@ -283,4 +288,4 @@ def _comment(*paragraphs: str) -> str:
     for text in paragraphs:
         # A command stays in one line, to be copied.
         lines += [text] if text.startswith("  ") else wrap(text, 110, break_long_words=False) or [""]
-    return "\n".join(f"# {line}".rstrip() for line in lines)
+    return "\n".join(f"# {printable(line)}".rstrip() for line in lines)

@@ -182,11 +182,11 @@ def load_data(what: str, sets: Sequence[str]) -> PreparedData:
         if recipe.suffix not in (".yaml", ".yml"):
             catalogue.find(what)
             recipe = Path(folder) / f"{what}.yaml"
-            recipe.write_text(_DATA_ONLY.format(what))
+            recipe.write_text(_DATA_ONLY.format(what), encoding="utf-8")
         try:
             loaded = load_recipe(recipe, sets)
             return read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
         except LtcoreError as error:
             # The user has not written this recipe, and cannot look at it.
-            error.saying(str(error).replace(f"{Path(folder) / what}.yaml:1: ", ""))
+            error.saying(*(str(line).replace(f"{Path(folder) / what}.yaml:1: ", "") for line in error.args))
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -209,4 +210,7 @@ def _known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and isinstance(known[key], int | float | tuple):
             # The usual cause: YAML 1.1 reads 1e-4 as text, because a float needs a dot there.
             raise RecipeError(f"optimizer '{name}': {key} is the text '{value}'; write a number, such as 1.0e-4")
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise RecipeError(f"optimizer '{name}': {key} is {number}; write a finite number")
     return known

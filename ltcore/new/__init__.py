@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ltcore.contract.interface import INTERFACE, __version__
 from ltcore.errors import RecipeError
+from ltcore.files.writing import telling, write_atomically
 from ltcore.new.names import Names, check_hooks
 from ltcore.new.pages import card, recipe, recipe_name
 from ltcore.new.parts import Part, read_part
@@ -19,6 +20,8 @@ from ltcore.new.source import functional_module, init_module, method_module, tes
 
 #: What ``--license`` takes, with the name that pyproject.toml uses.
 LICENSES = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause"}
+
+_OTHERWISE = "or give another folder with --out"
 
 
 def write_plugin(
@@ -54,8 +57,9 @@ def write_plugin(
     written = []
     for place, text in _files(names, parts, license, author):
         path = folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        with telling(path.parent, _OTHERWISE):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode(), _OTHERWISE)
         written.append(path)
     return written
 

@@ -10,6 +10,7 @@ from ltcore.errors import RecipeError, listed
 from ltcore.networks.optimizers import group_parameters
 from ltcore.plan.checks import LINEAR, backbone_names
 from ltcore.plan.plan import build_skeleton
+from ltcore.untrusted import printable
 
 if TYPE_CHECKING:
     from ltcore.contract.recipe import Recipe
@@ -156,7 +157,7 @@ def render(described: dict[str, Any]) -> str:
     data, backbone = described["data"], described["backbone"]
     lines = [f"recipe    {described['recipe']}"]
     if described["description"]:
-        lines.append(f"          {described['description']}")
+        lines += [f"          {line}" for line in described["description"].splitlines()]
     lines += [
         f"data      {data['use']}{_options(data)} ({data['distribution']} {data['version']})",
         f"backbone  {backbone['use']}{_options(backbone)} ({backbone['distribution']} {backbone['version']})",
@@ -170,7 +171,7 @@ def render(described: dict[str, Any]) -> str:
         lines += ["", *_render_stage(stage, number, len(described["stages"]))]
     lines += ["", "calibration"]
     steps = [f"  post_calibrate      fold     {_person(answer)}" for answer in described["calibrate"]]
-    return "\n".join(lines + (steps or ["  none"]) + _render_select(described["select"]))
+    return "\n".join(map(printable, lines + (steps or ["  none"]) + _render_select(described["select"])))
 
 
 def _render_select(select: dict[str, Any] | None) -> list[str]:

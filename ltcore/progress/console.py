@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from ltcore.contract.figures import CONSOLE, FIGURES, STAGE_LINE
 from ltcore.contract.result import Figures
+from ltcore.untrusted import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -169,6 +170,7 @@ class Reporter:
             self._bar = None
 
     def _print(self, text: str, style: str | None = None) -> None:
+        text = printable(text)
         # A log in ASCII must not end a run because a stage's name has an accent.
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from ltcore.contract.result import Figures
 from ltcore.errors import RecipeError, RunError
-from ltcore.files.checkpoint import write_atomically
+from ltcore.files.reading import read_json
+from ltcore.files.writing import write_atomically
 from ltcore.progress.console import Reporter, Row
 
 #: What can be logged to -> the package that it takes, and the extra of ltcore that brings it.
@@ -135,10 +136,9 @@ class LoggingReporter(Reporter):
         if not self._kinds:
             return
         self._directory = Path(run_dir)
-        try:
-            self._memory = json.loads((self._directory / "log.json").read_text())
-        except FileNotFoundError:
-            self._memory = {"starts": {"0": 0}, "wandb": secrets.token_hex(8)}
+        self._memory = {"starts": {"0": 0}, "wandb": secrets.token_hex(8)}
+        if (path := self._directory / "log.json").exists():
+            self._memory = read_json(path)
 
     def stage_started(
         self,

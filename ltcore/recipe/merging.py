@@ -10,6 +10,7 @@ from pathlib import Path
 from ltcore.errors import RecipeError, listed, nearest
 from ltcore.recipe.located import Key, Located, Locator, shown_value
 from ltcore.recipe.yaml_source import parse, read_recipe_file
+from ltcore.untrusted import printable
 
 _INTERPOLATION = re.compile(r"\$\{([^}]*)\}?")
 _ENV = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
@@ -85,7 +86,7 @@ def apply_set(root: Located, text: str, fields: Collection[str]) -> None:
     Raises:
         RecipeError: the text or its path is wrong; the message begins with ``--set PATH=VALUE``.
     """
-    shown = text if len(text) <= 120 and "\n" not in text else f"{text[:100].splitlines()[0]}..."
+    shown = printable(text if len(text) <= 120 else f"{text[:100]}...")
     where = f"--set {shown}"
     path, equals, value_text = text.partition("=")
     keys = path.strip().split(".")
@@ -170,7 +171,7 @@ def _parent_path(extends: Located, path: Path, chain: tuple[Path, ...]) -> Path:
     if parent.resolve() in [step.resolve() for step in chain]:
         raise RecipeError(f"{where}: extends: the recipes extend each other in a circle: {shown}")
     if not parent.is_file():
-        problem = "is a directory" if parent.is_dir() else "no such file"
+        problem = "is a directory" if parent.is_dir() else "is no file" if parent.exists() else "no such file"
         near = nearest(parent.name, (p.name for p in parent.parent.glob("*.y*ml")))
         raise RecipeError(f"{where}: extends: {parent}: {problem}{near} ({shown})")
     try:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from ltcore.contract.recipe import KeyPath
 from ltcore.errors import RecipeError, listed, nearest
 from ltcore.recipe.located import Key, Locator, shown_value
+from ltcore.untrusted import printable
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,9 +40,8 @@ def validate(model: type[Model], value: Any, locator: Locator, path: KeyPath = (
         for inner, message in _problems(error, model, value, path, locator):
             full = (*path, *inner)
             name = f"{locator.shown(full)}: " if full else ""
-            line = f"{locator.where(*full)}: {name}{message}{f' ({whose})' if whose else ''}"
-            lines.append(line.replace("\n", "\\n"))  # what was written may hold one; a problem is one line
-        raise RecipeError("\n".join(lines)) from None
+            lines.append(printable(f"{locator.where(*full)}: {name}{message}{f' ({whose})' if whose else ''}"))
+        raise RecipeError(*lines) from None
 
 
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,9 @@ date. Anchors and aliases work; merge keys (``<<``), tags and keys that are not 
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,31 @@ _BREAK = re.compile("[\n\r\x85\u2028\u2029]")
 # Far beyond any recipe; they stop a file whose aliases multiply, or that nests deeper than a JSON parser follows.
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 50
+_MAX_BYTES = 2**18
+_LARGEST = 2**63  # what no whole number of a recipe reaches
 
 
 class _Loader(yaml.SafeLoader):
+    """Stops while parsing, since PyYAML's time and stack grow with the depth."""
+
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 -- as PyYAML declares it
+    depth = count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node with what is in it."""
+        self.depth += 1
+        self.count += 1
+        if self.depth > _MAX_DEPTH:
+            raise _TooMuchError(f"nested more than {_MAX_DEPTH} deep")
+        if self.count > _MAX_VALUES:
+            raise _TooMuchError(f"more than {_MAX_VALUES} values")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _TooMuchError(Exception):
+    """A document that is larger than any recipe."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -77,6 +100,8 @@ def parse(text: str, place: Callable[[int], str]) -> Located:
         raise RecipeError(f"{place(mark.line + 1 if mark else 1)}: not valid YAML: {_problem(error)}") from None
     except (ValueError, OverflowError):  # an escape such as "\UFFFFFFFF"
         raise RecipeError(f"{place(loader.line + 1)}: not valid YAML: an escape names no character") from None
+    except _TooMuchError as error:
+        raise RecipeError(f"{place(loader.line + 1)}: {error}") from None
     except RecursionError:
         raise RecipeError(f"{place(1)}: nested more than {_MAX_DEPTH} deep") from None
     finally:
@@ -91,7 +116,7 @@ def read_recipe_file(path: Path) -> Located:
         RecipeError: the file cannot be read or is not such a file; the message begins with the path as it was given.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = _content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise RecipeError(f"{path}:{line}: not a text file in UTF-8") from None
@@ -108,6 +133,26 @@ def read_recipe_file(path: Path) -> Located:
     if not isinstance(root.value, dict):
         raise RecipeError(f"{root.where}: a recipe is a mapping of keys to values ('data: ...', 'stages: ...')")
     return root
+
+
+def _content(path: Path) -> bytes:
+    """The content of a regular file of a recipe's size; nothing is read of what is none.
+
+    Raises:
+        OSError: it cannot be read.
+        RecipeError: it is no regular file, or too large.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise RecipeError(f"{path}: is a pipe or a device; write the recipe into a file first")
+        content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            size = max(about.st_size, len(content))
+            raise RecipeError(
+                f"{path}: has {size:,} bytes, and a recipe has at most {_MAX_BYTES:,}; is it another file?"
+            )
+        return content
 
 
 def dump_yaml(source: dict[str, Any]) -> str:
@@ -175,6 +220,8 @@ def _scalar(node: yaml.Node, where: str) -> Scalar:
         if kind in ("str", "merge"):
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise RecipeError(f"{where}: the text holds half of a surrogate pair, which is no character")
+            if "\0" in text:
+                raise RecipeError(f"{where}: the text holds the character NUL, which no name and no path has")
             return str(text)
         if kind == "null":
             return None
@@ -182,7 +229,10 @@ def _scalar(node: yaml.Node, where: str) -> Scalar:
             return bool(text == "true")
         try:
             if kind == "int":
-                return int(text)
+                number = int(text)
+                if abs(number) >= _LARGEST:
+                    raise RecipeError(f"{where}: the number {text[:20]}... is beyond 64 bits; nothing is that large")
+                return number
             if kind == "float":
                 return float(re.sub(r"\.(inf|nan)\Z", r"\1", text))
         except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltcore.contract.result import Figures, Result, StageResult
-from ltcore.errors import LtcoreError, RecipeError, RunError
+from ltcore.errors import LtcoreError, RecipeError
 from ltcore.evaluation import metrics
-from ltcore.files import checkpoint
+from ltcore.files import checkpoint, reading
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
 from ltcore.plan.text import describe, render
@@ -147,16 +146,16 @@ def read_run(path: Path) -> ReportedRun:
         hint = f"; name one of the runs in it, such as {runs[-1]}" if runs else ", such as runs/NAME/DATE-seed0"
         raise RecipeError(f"{path} is no run directory (it holds no recipe.yaml){hint}")
     directory = RunDirectory(path)
-    text = (path / "recipe.yaml").read_text()
-    result: Result | None = _read_json(path / "result.json")
+    text = reading.read_text(path / "recipe.yaml")
+    result = directory.read_result() if directory.finished else None
     name, seed, plan = _planned(path)
     if result:
         name, seed = result["recipe"], result["seed"]
-    epochs = _read_lines(path / "metrics.jsonl")
+    epochs = [dict(line) for line in reading.read_lines(path / "metrics.jsonl")]
     stages = result["stages"] if result else _ended_stages(directory)
     if not (result or epochs or stages):
         raise RecipeError(f"{path}: this run has not ended its first epoch, so there is nothing to report yet")
-    environments = _read_json(path / "environment.json")
+    environments = directory.read_json("environment.json") if (path / "environment.json").is_file() else []
     environment = environments[-1] if isinstance(environments, list) and environments else {}
     predictions = _predictions(path, result) if result else None
     return ReportedRun(path, name, seed, text, plan, result, stages, epochs, environment, predictions)
@@ -180,43 +179,15 @@ def _ended_stages(directory: RunDirectory) -> list[StageResult]:
     if not directory.last.is_file():
         return []
     _, state = checkpoint.load(directory.last)
-    found: list[StageResult] = state["position"]["results"]
-    return found
+    position = state.get("position")
+    return reading.stage_results(directory.last, position.get("results") if isinstance(position, dict) else None)
 
 
 def _predictions(path: Path, result: Result) -> Outcomes | None:
     if not (path / "predictions.npz").is_file():
         return None  # somebody has made room
-    with np.load(path / "predictions.npz") as stored:
-        targets = torch.from_numpy(stored["targets"])
-        after = Outcome.of(stored["calibrated_logits"], targets)
-        before = Outcome.of(stored["logits"], targets) if result["calibration"] else None
-    return Outcomes(targets.numpy(), before, after)
-
-
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file; None where there is none."""
-    if not path.is_file():
-        return None
-    try:
-        return _parse(path.read_text())
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); copy it again from where the run was trained") from error
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file to which a run may be adding one right now."""
-    if not path.is_file():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    try:
-        return [_parse(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise RunError(
-            f"{path} is damaged ({error}); move it away, and the report leaves the training curves out"
-        ) from error
-
-
-def _parse(text: str) -> Any:
-    # JSON has no NaN, which Python writes all the same; a browser could not read it.
-    return json.loads(text, parse_constant=lambda _: None)
+    stored = reading.read_predictions(path / "predictions.npz", result["num_classes"])
+    targets = torch.from_numpy(stored.targets)
+    after = Outcome.of(stored.calibrated_logits, targets)
+    before = Outcome.of(stored.logits, targets) if result["calibration"] else None
+    return Outcomes(stored.targets, before, after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 import time
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, TextIO
 import torch
 
 from ltcore.data.streaming import worker_count
-from ltcore.errors import DataError, RunError
+from ltcore.errors import RunError
+from ltcore.files.output import is_stream, output, refuse_output
 from ltcore.runs.predicting import listed_files, predict_files
+from ltcore.untrusted import cell, printable
 
 if TYPE_CHECKING:
     from ltcore.runs.saved import SavedRun
@@ -39,15 +42,18 @@ def predict_into(
         saved: the run.
         images: files and folders.
         top: how many classes an image gets.
-        out: the file to write instead of standard output: CSV, or JSON with `as_json`.
+        out: the file or pipe to write instead of standard output: CSV, or JSON with `as_json`.
         as_json: write JSON.
         batch_size: images at a time.
         workers: processes that decode; None for one a core, at most 8.
 
     Raises:
-        DataError: a path is not there, or the file cannot be written.
-        RunError: some files could not be decoded; the others are written.
+        DataError: a path is not there.
+        RecipeError: `out` is no file.
+        RunError: `out` cannot be written, or some files could not be decoded; the others are written.
     """
+    if out is not None:
+        refuse_output(out)
     files = list(listed_files(images))
     top = min(top, len(saved.class_names))
     model = saved.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -59,7 +65,7 @@ def predict_into(
             for name, classes in zip(predictions.names, predictions.top(top), strict=True):
                 writer.add(name, classes)
             for found in broken:
-                print(f"{found.said}: cannot be decoded, left out", file=sys.stderr)
+                print(f"{printable(found.said)}: cannot be decoded, left out", file=sys.stderr)
                 writer.refuse(found.name, found.reason)
             unread += len(broken)
             done += len(predictions) + len(broken)
@@ -68,7 +74,8 @@ def predict_into(
         writer.end()
     if out is not None:
         seconds = time.perf_counter() - began
-        print(f"{len(files) - unread} images in {seconds:.1f} s: {out}")
+        said = f"{len(files) - unread} images in {seconds:.1f} s: {printable(out)}"
+        print(said, file=sys.stderr if is_stream(out) else sys.stdout)
     if unread:
         raise RunError(f"{unread} of {len(files)} files could not be decoded")
 
@@ -78,11 +85,12 @@ def _destination(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
-    try:
-        with open(out, "w", newline="", encoding="utf-8") as stream:
-            yield stream
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror or error})") from error
+    with output(out) as file:
+        # A name that is no text becomes an escape, which JSON reads as the same name.
+        stream = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+        yield stream
+        stream.flush()
+        stream.detach()
 
 
 class _Lines:
@@ -93,7 +101,8 @@ class _Lines:
 
     def add(self, name: str, classes: Classes) -> None:
         """An image and its likeliest classes."""
-        print(f"{name}: " + ", ".join(f"{label} {100 * share:.1f} %" for label, share in classes), file=self.stream)
+        said = ", ".join(f"{printable(label)} {100 * share:.1f} %" for label, share in classes)
+        print(f"{printable(name)}: {said}", file=self.stream)
 
     def refuse(self, name: str, reason: str) -> None:
         """A file that cannot be decoded; standard error has said so."""
@@ -111,7 +120,7 @@ class _Table(_Lines):
         self.table.writerow(["image", *(what + number for number in numbers for what in ("class", "probability"))])
 
     def add(self, name: str, classes: Classes) -> None:
-        self.table.writerow([name, *(cell for label, share in classes for cell in (label, f"{share:.6f}"))])
+        self.table.writerow([cell(name), *(c for label, share in classes for c in (cell(label), f"{share:.6f}"))])
 
 
 class _Json(_Lines):
@@ -130,5 +139,6 @@ class _Json(_Lines):
         self.stream.write("\n]\n")
 
     def _write(self, entry: dict[str, object]) -> None:
-        self.stream.write(self.before + json.dumps(entry, ensure_ascii=False))
+        text = json.dumps(entry, ensure_ascii=False)
+        self.stream.write(self.before + (text if printable(text) == text else json.dumps(entry)))
         self.before = ",\n  "

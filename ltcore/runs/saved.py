@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from ltcore.errors import DataError, LtcoreError, RecipeError, RunError, listed
 from ltcore.evaluation.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
 from ltcore.evaluation.outputs import pooled_features
 from ltcore.files import checkpoint
+from ltcore.files.reading import Outputs, read_predictions
 from ltcore.files.run_directory import RunDirectory
 from ltcore.files.unfinished import command
 from ltcore.plan.plan import provider
@@ -97,6 +98,7 @@ class SavedRun:
 
     Raises:
         RecipeError: no run that has ended is there.
+        RunError: its ``result.json`` is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,24 +129,27 @@ class SavedRun:
         return self.result["after_calibration"]
 
     @cached_property
-    def _predictions(self) -> dict[str, NDArray[Any]]:
-        with np.load(self.path / "predictions.npz") as arrays:
-            return dict(arrays)
+    def _predictions(self) -> Outputs:
+        return read_predictions(self.path / "predictions.npz", self.result["num_classes"])
 
     @property
     def targets(self) -> Integers:
-        """[N] labels of the test images."""
-        return self._predictions["targets"]
+        """[N] labels of the test images.
+
+        Raises:
+            RunError: ``predictions.npz`` is missing or damaged; so for the logits, too.
+        """
+        return self._predictions.targets
 
     @property
     def logits(self) -> Floats:
         """[N, C] of the test images, before calibration."""
-        return self._predictions["logits"]
+        return self._predictions.logits
 
     @property
     def calibrated_logits(self) -> Floats:
         """[N, C] of the test images, after calibration."""
-        return self._predictions["calibrated_logits"]
+        return self._predictions.calibrated_logits
 
     @cached_property
     def calibrated(self) -> Calibrated:

@@ -155,7 +155,7 @@ def plan_of(recipe: Mapping[str, Any]) -> Plan:
     try:
         return make_plan(recipe_from(dict(recipe), WHERE), to_run=False)
     except (RecipeError, PluginError) as error:
-        error.saying(plainly(error))
+        error.saying(*plainly(error).splitlines())
         raise
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ltcore.contract.result import Figures, Result
 from ltcore.evaluation import calibrated
 from ltcore.files.run_directory import RunDirectory
+from ltcore.files.writing import replacing
 from ltcore.training.assembly import Assembly
 from ltcore.training.evaluation import Evaluation
 from ltcore.training.position import Position
@@ -39,11 +40,10 @@ def write_result(
     pooled, before, targets = evaluation.outputs("test")
     after = evaluation.logits(classifier, pooled)
     calibrated.write(directory.calibrated, assembly.model, classifier, data, recipe.seed)
-    temporary = directory.path / "predictions.tmp.npz"
-    np.savez_compressed(
-        temporary, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
-    )
-    temporary.replace(directory.path / "predictions.npz")
+    with replacing(directory.path / "predictions.npz") as file:
+        np.savez_compressed(
+            file, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
+        )
     result: Result = {
         "recipe": recipe.name,
         "seed": recipe.seed,

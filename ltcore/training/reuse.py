@@ -6,7 +6,6 @@ what would have been trained.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcore.errors import DataError, RecipeError
 from ltcore.files import checkpoint
+from ltcore.files.reading import read_lines
 from ltcore.files.run_directory import RunDirectory
 from ltcore.recipe.loading import load_recipe
 from ltcore.training.position import Position
@@ -88,9 +88,9 @@ class Reuse:
             checkpoint.save(directory.stage_file(index, stage.name), kept | taken, {})
         names = {stage.name for stage in recipe.stages[: self.stages]}
         position = Position(stage=self.stages, results=self.source.read_result()["stages"][: self.stages])
-        for line in (self.source.path / "metrics.jsonl").read_text().splitlines():
-            if json.loads(line)["stage"] in names:
-                position.metrics_size = directory.append_metrics(json.loads(line))
+        for line in read_lines(self.source.path / "metrics.jsonl"):
+            if line["stage"] in names:
+                position.metrics_size = directory.append_metrics(dict(line))
         position.write_boundary(directory)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 
 from ltcore.errors import DataError, RecipeError
 from ltcore.files.run_directory import RunDirectory
+from ltcore.files.writing import copy_atomically
 from ltcore.plan.plan import Plan, make_plan
 from ltcore.progress.console import Reporter
 from ltcore.training.assembly import Assembly
@@ -68,12 +68,10 @@ class Selected:
         """
         for kind in ("stage-*", "boundary-*"):
             for path in sorted(self.network.path.glob(f"checkpoints/{kind}")):
-                shutil.copyfile(path, directory.last.parent / path.name)
+                copy_atomically(path, directory.last.parent / path.name)
         if (metrics := self.network.path / "metrics.jsonl").exists():
-            shutil.copyfile(metrics, directory.path / metrics.name)
-        temporary = directory.last.with_suffix(".copy")  # the last file, under its name only when it is whole
-        shutil.copyfile(self.network.last, temporary)
-        temporary.replace(directory.last)
+            copy_atomically(metrics, directory.path / metrics.name)
+        copy_atomically(self.network.last, directory.last)  # what says that all is there comes last
 
 
 class Selection:

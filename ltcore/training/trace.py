@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.hookspecs import HOOKS
+from ltcore.files.writing import append
 from ltcore.training.loop import Loop, Observer
 
 if TYPE_CHECKING:
@@ -162,18 +163,19 @@ class HookTrace(Observer):
 
     def write(self, path: Path) -> None:
         """Add a line of JSON for each call to a file, in the order in which they began."""
-        with open(path, "a") as file:
-            for call in sorted(self.calls, key=lambda call: call.start):
-                line = {
-                    "stage": self._stage.name,
-                    "epoch": call.epoch,
-                    "step": call.step,
-                    "hook": call.answer.hook,
-                    "method": call.answer.entry.key,
-                    "start_ms": _milliseconds(call.start),
-                    "duration_ms": _milliseconds(call.seconds),
-                }
-                file.write(json.dumps(line) + "\n")
+        lines = (
+            {
+                "stage": self._stage.name,
+                "epoch": call.epoch,
+                "step": call.step,
+                "hook": call.answer.hook,
+                "method": call.answer.entry.key,
+                "start_ms": _milliseconds(call.start),
+                "duration_ms": _milliseconds(call.seconds),
+            }
+            for call in sorted(self.calls, key=lambda call: call.start)
+        )
+        append(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def describe(self) -> dict[str, Any]:
         """A row for each method's hook, in the order in which they were first called, as JSON-able data.

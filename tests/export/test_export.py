@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from torch import nn
 import ltcore
 from ltcore.contract.classifier import CalibratedClassifier, scale_weights
 from ltcore.errors import RecipeError, RunError
-from ltcore.export import FORMATS, export
+from ltcore.export import FORMATS, export, placing
 from ltcore.export.deployed import about, deploy, folded
 
 JOINT = "{name: joint, epochs: 1, batch_size: 8, optimizer: {name: sgd, lr: 0.05}, methods: [%s]}"
@@ -198,20 +199,79 @@ def test_what_is_there_is_replaced_only_when_asked_to(saved, tmp_path, cli, digi
     out = tmp_path / "m.safetensors"
     out.write_text("mine")
     words = ("export", digits_run, "--to", "safetensors", "--out", out)
-    cli(*words).is_one_message(2, "is there already", "--force")
-    assert out.read_text() == "mine"
+    for force in ((), ("--force",)):
+        cli(*words, *force).is_one_message(2, f"{out} is there already and no earlier export; choose another")
+        assert out.read_text() == "mine"
+    out.unlink()
+    assert cli(*words).code == 0
+    out.with_name("m.safetensors.data").write_text("mine")  # the name of ONNX's second file
+    cli(*words, "--force").is_one_message(2, "is there already and no earlier export")
+    out.with_name("m.safetensors.data").unlink()
+    cli(*words).is_one_message(2, f"{out} is there already; choose another", "or replace it with --force")
     result = cli(*words, "--force")
     assert (result.code, result.err) == (0, "") and "checked on the probe" in result.out
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_a_folder_is_never_replaced_whole(saved, tmp_path):
     hub = tmp_path / "hub"
-    (hub / "photos").mkdir(parents=True)
-    for to in ("hub", "safetensors"):
-        with pytest.raises(RecipeError, match="no earlier export"):
-            export(saved("digits"), to, hub, force=True)
-    assert os.listdir(hub) == ["photos"]
-    (hub / "config.json").write_text("{}")
-    export(saved("digits"), "hub", hub, force=True)
-    assert sorted(os.listdir(hub)) == ["README.md", "config.json", "model.pt2", "model.safetensors"]
-    assert sorted(os.listdir(tmp_path)) == ["hub", "m.safetensors"]
+    (hub / ".git").mkdir(parents=True)
+    for before in ("", "{}", '{"ltcore": {}}'):
+        for to in ("hub", "safetensors"):
+            with pytest.raises(RecipeError, match=r"no earlier export|is a folder"):
+                export(saved("digits"), to, hub, force=True)
+        (hub / "config.json").write_text(before or "{}")
+    assert sorted(os.listdir(hub)) == [".git", "config.json"]
+    shutil.rmtree(hub)
+    written = ["README.md", "config.json", "ltcore.json", "model.pt2", "model.safetensors"]
+    export(saved("digits"), "hub", hub)
+    assert sorted(os.listdir(hub)) == written
+    # Another model, of which timm needs no model.pt2: what it does not write goes, what is the user's stays.
+    (hub / "photos").mkdir()
+    (hub / "notes.md").write_text("mine")
+    export(saved("timm"), "hub", hub, force=True)
+    assert sorted(os.listdir(hub)) == sorted({*written, "notes.md", "photos"} - {"model.pt2"})
+    (hub / "README.md").write_text("my own card")
+    with pytest.raises(RecipeError, match=r"README\.md was changed since it was exported; move it away"):
+        export(saved("timm"), "hub", hub, force=True)
+    assert (hub / "README.md").read_text() == "my own card"
+    (hub / "README.md").unlink()
+    (hub / "model.pt2").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RecipeError, match=r"model\.pt2 is there already and of no earlier export"):
+        export(saved("digits"), "hub", hub, force=True)
+    assert not (tmp_path / "elsewhere").exists() and os.listdir(tmp_path) == ["hub"]
+
+
+def test_a_folder_that_a_kill_left_half_replaced_is_replaced_again(saved, tmp_path, monkeypatch):
+    hub = tmp_path / "hub"
+    export(saved("digits"), "hub", hub)
+    real, seen = placing.copy_atomically, []
+
+    def killed(source, path):
+        seen.append(path)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        real(source, path)
+
+    monkeypatch.setattr(placing, "copy_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(saved("timm"), "hub", hub, force=True)
+    assert not (hub / "config.json").exists(), "half of a model must not load"
+    monkeypatch.setattr(placing, "copy_atomically", real)
+    export(saved("timm"), "hub", hub, force=True)
+    assert sorted(os.listdir(hub)) == ["README.md", "config.json", "ltcore.json", "model.safetensors"]
+
+
+def test_a_pipe_is_written_through(saved, tmp_path, cli, digits_run):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        result = cli("export", digits_run, "--to", "safetensors", "--out", pipe)
+        content = reader.stdout.read()
+    assert result.code == 0 and result.out == "" and "checked on the probe" in result.err
+    export(saved("digits"), "safetensors", tmp_path / "m")
+    assert content == (tmp_path / "m").read_bytes() and stat.S_ISFIFO(pipe.stat().st_mode)
+    cli("export", digits_run, "--to", "hub", "--out", pipe).is_one_message(2, "the format is a folder")
 
 
 def test_the_name_is_the_recipes_and_others_may_read_it(saved, tmp_path, monkeypatch):
@@ -229,7 +289,7 @@ def test_mistakes(cli, digits_run, tmp_path, monkeypatch):
     out = tmp_path / "m.pth"
     cli("export", digits_run, "--to", "torch_export", "--out", out).is_one_message(2, str(out), "end in .pt2")
     out = tmp_path / "no" / "m.pt"
-    cli("export", digits_run, "--to", "torchscript", "--out", out).is_one_message(1, "cannot write", "--out")
+    cli("export", digits_run, "--to", "torchscript", "--out", out).is_one_message(2, "--out", "there is no folder")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     out = tmp_path / "m.onnx"
     missing = cli("export", digits_run, "--to", "onnx", "--out", out)

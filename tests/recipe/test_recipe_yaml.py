@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -165,11 +167,11 @@ TRICKY = [
     "\ufeff",
 ]
 texts = st.one_of(
-    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
     st.sampled_from(TRICKY),
     st.text("0123456789eE+-._ \n\t:'\"#~tfn", max_size=6),
 )
-scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), texts)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(1 - 2**63, 2**63 - 1), st.floats(allow_nan=False), texts)
 data = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=12
 )
@@ -186,3 +188,47 @@ def test_dump_is_readable():
     assert dump_yaml(source) == (
         "name: x\nstages:\n- name: a\n  lr: 1.0e-05\n  cache: off\n  n: '1e3'\n  counts: [1, 2]\n"
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "{a: " * 200_000, "- " * 100_000, "? " * 50_000, "[" * 60 + "]" * 60], ids=len
+)
+def test_depth_is_limited_while_parsing(text):
+    began = time.process_time()
+    with pytest.raises(RecipeError, match=r"^r\.yaml:1: nested more than 50 deep$"):
+        value(text)
+    assert time.process_time() - began < 2
+
+
+def test_the_number_of_values_is_limited_while_parsing():
+    with pytest.raises(RecipeError, match=r"^r\.yaml:1: more than 100000 values"):
+        value("[" + "1," * 100_001 + "]")
+
+
+@pytest.mark.parametrize("number", [str(2**63), str(-(2**63)), "1" + "0" * 40, "1" + "0" * 5000], ids=len)
+def test_absurd_whole_numbers_are_refused(number):
+    with pytest.raises(
+        RecipeError, match=r"^r\.yaml:1: (the number -?\d+\.\.\. is beyond 64 bits|cannot be read as a number)"
+    ):
+        value(f"a: {number}")
+    assert value(f"a: {2**63 - 1}") == {"a": 2**63 - 1}
+
+
+def test_nul_is_in_no_text():
+    with pytest.raises(RecipeError, match=r"^r\.yaml:2: the text holds the character NUL"):
+        value('a: 1\nb: "x\\0y"')
+
+
+def test_special_files_are_refused_before_they_are_read(tmp_path, cli):
+    pipe, zero, large = (tmp_path / name for name in ("pipe.yaml", "zero.yaml", "large.yaml"))
+    os.mkfifo(pipe)
+    zero.symlink_to("/dev/zero")
+    with open(large, "wb") as file:
+        file.truncate(2**40)  # without a byte on the disk
+    for path in (pipe, zero):
+        cli("plan", path).is_one_message(2, f"{path}: is a pipe or a device; write the recipe into a file first")
+        child = tmp_path / "child.yaml"
+        child.write_text(f"extends: {path.name}\n")
+        cli("plan", child).is_one_message(2, f"{child}:1: extends: {path}: is no file")
+    cli("plan", large).is_one_message(2, f"{large}: has 1,099,511,627,776 bytes, and a recipe has at most 262,144")
+    cli("plan", tmp_path).is_one_message(2, f"{tmp_path}: is a directory; name a recipe file in it")
