@@ -13,6 +13,7 @@ from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, trai
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.errors import LtcoreError
+from ltcore.training.threads import prepare_openmp
 
 
 def _parser() -> Parser:
@@ -30,6 +31,7 @@ def main() -> None:
     """Run the command line: messages instead of tracebacks, and exit codes that say whose mistake it was."""
     # Read by PyTorch when it starts: batches of images on huge pages cost a third of the time to fill on the CPU.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    prepare_openmp()
     parser = _parser()
     if len(sys.argv) == 1:
         parser.print_help()

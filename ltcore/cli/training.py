@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltcore.cli.parser import add_command
+from ltcore.cli.parser import add_command, whole
 
 
 def run(
     recipe: Path,
     sets: Sequence[str] = (),
     seed: int | None = None,
+    threads: int | None = None,
     out: Path = Path("runs"),
     resume: bool = False,
     source: Path | None = None,
@@ -24,7 +25,7 @@ def run(
     """
     from ltcore.recipe.loading import load_recipe
 
-    loaded = load_recipe(recipe, sets, seed)
+    loaded = load_recipe(recipe, sets, seed, threads)
 
     from ltcore.progress.logs import LoggingReporter, refuse_missing
 
@@ -40,6 +41,8 @@ def add(commands: Any) -> None:
     command = add_command(commands, "run", run)
     command.recipe()
     command.seed()
+    text = "threads that PyTorch computes with on the CPU, in place of the recipe's; figures depend on it"
+    command.add_argument("--threads", type=whole, metavar="N", help=text)
     command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
     command.flag("--resume", "go on with the latest run of this very recipe")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"

@@ -323,6 +323,9 @@ class Recipe(BaseModel):
     """The run's seed; `--seed` overrides it."""
     device: str = "auto"
     """Where to train: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """Threads that PyTorch computes with on the CPU; figures depend on it. `auto` is OMP_NUM_THREADS where that is set,
+    else half of the machine's cores, rounded up; `--threads` overrides it."""
     data: Data
     """The data set."""
     backbone: Use

@@ -147,5 +147,7 @@ class Result(TypedDict):
     """A record for each stage, in order."""
     device: str
     """Where it was trained."""
+    threads: NotRequired[int]
+    """Threads that PyTorch computed with; absent in files from before it was recorded."""
     versions: dict[str, str]
     """Python, core, plugins and libraries."""

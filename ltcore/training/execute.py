@@ -16,6 +16,7 @@ from ltcore.training.loop import Observer
 from ltcore.training.result import result_rows
 from ltcore.training.run import Run
 from ltcore.training.selection import Selection
+from ltcore.training.threads import as_the_recipe_says
 
 if TYPE_CHECKING:
     from ltcore.contract.result import Result
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ltcore.recipe.loading import LoadedRecipe
 
 
+@as_the_recipe_says
 def execute(
     loaded: LoadedRecipe,
     out: Path,

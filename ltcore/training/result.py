@@ -57,6 +57,7 @@ def write_result(
         "after_calibration": evaluation.figures_of(after, targets),
         "stages": position.results,
         "device": surroundings["device"],
+        "threads": surroundings["threads"],
         "versions": {"python": surroundings["python"], **surroundings["versions"]},
     }
     directory.write_json("result.json", result)
