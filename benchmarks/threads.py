@@ -1,15 +1,15 @@
-r"""Training's speed by threads and by how they wait, quiet and beside busy programs; and that no default is a bad choice.
+r"""Training's speed by threads and by how they wait, quiet and beside busy programs; and whether a default is bad.
 
     python benchmarks/threads.py --table results/threads.md      # the three networks below; about ten minutes
     python benchmarks/threads.py RECIPE --set data.options.root=DIR     # a recipe of yours, on its own data
 
-Each is an ordinary run, whose first stage is trained as long as it takes. One process trains with OpenMP's waiting as it
-is by default (active) and one with ``OMP_WAIT_POLICY=PASSIVE``, as the commands set it. Both go through the numbers of
-threads by turns, --seconds each time, beside 0, 1 and (cores + 1) programs that keep a core busy. A figure is the median
-over the turns. Ends with exit code 1 where the default (what ``threads`` of the recipe says, waiting passively) reaches
-less than half of the best choice, quiet or beside one busy program. Beside more programs than there are cores, a program
-with more threads gets more of the machine, at the cost of the others; that is shown, and asked of no default. Other
-programs disturb the figures: it is for a machine on which nothing else runs.
+Each is an ordinary run, whose first stage is trained as long as it takes. One process trains with OpenMP's waiting as
+it is by default (active) and one with ``OMP_WAIT_POLICY=PASSIVE``, as the commands set it. Both go through the numbers
+of threads by turns, --seconds each time, beside 0, 1 and (cores + 1) programs that keep a core busy. A figure is the
+median over the turns. Ends with exit code 1 where the default (what ``threads`` of the recipe says, waiting passively)
+reaches less than half of the best choice, quiet or beside one busy program. Beside more programs than there are cores,
+a program with more threads gets more of the machine, at the cost of the others; that is shown, and asked of no default.
+Other programs disturb the figures: it is for a machine on which nothing else runs.
 """
 
 from __future__ import annotations
@@ -226,10 +226,11 @@ def main() -> None:
     worst = min(row["share"] for row in rows if row["neighbours"] <= 1)
     named = f" {arguments.recipe}" if arguments.recipe else ""
     text = (
-        "# Threads\n\nImages a second of training on the CPU, by the number of threads and by how they wait for one another: "
-        "asleep (passive) or as OpenMP does by default (active), beside programs that keep a core busy each. Bold is the "
-        f"default of `ltcore run`. Quiet or beside one busy program it reaches at worst {worst:.2f} of the best choice of its row; "
-        "beside more than there are cores, more threads get more of the machine, at the cost of the other programs.\n\n"
+        "# Threads\n\nImages a second of training on the CPU, by the number of threads and by how they wait for one "
+        "another: asleep (passive) or as OpenMP does by default (active), beside programs that keep a core busy each. "
+        f"Bold is the default of `ltcore run`. Quiet or beside one busy program it reaches at worst {worst:.2f} of the "
+        "best choice of its row; beside more than there are cores, more threads get more of the machine, at the cost "
+        "of the other programs.\n\n"
         + "\n".join(table(rows))
         + f"\n\nMeasured {date.today()} on {usable_cores()} cores ({platform.machine()}), load {load:.1f} before it "
         f"began, python {platform.python_version()}, torch {torch.__version__}, medians of {arguments.turns} turns of "

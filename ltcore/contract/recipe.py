@@ -74,6 +74,8 @@ class Transform(BaseModel):
     """Whether images are flipped left to right half of the time. By default the transform's own."""
     color_jitter: float | None = Field(default=None, ge=0, le=1)
     """Largest relative change of brightness, contrast and saturation; 0 for none. By default the transform's own."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How images are resized; by default as pre-trained weights of the backbone ask for, else bilinear."""
 
 
 class Normalize(BaseModel):
@@ -95,7 +97,8 @@ class Data(Use):
     transform: Transform = Transform()
     """Changes to how the data set prepares its images."""
     normalize: Normalize | None = None
-    """How images are normalised, such as pretrained weights ask for; by default as the data set says."""
+    """How images are normalised; by default as pre-trained weights of the backbone ask for, else as the data set
+    says."""
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
     """Processes that decode images which are not in memory; 0 decodes in the training process. Results do not depend
     on it."""

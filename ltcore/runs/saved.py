@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -216,7 +217,11 @@ class SavedRun:
         Raises:
             DataError: it is not where the recipe says.
         """
-        return read_data(self._loaded, provider(self._loaded, "data", self.recipe.data.use)[1])
+        data = read_data(self._loaded, provider(self._loaded, "data", self.recipe.data.use)[1])
+        if not self._directory.calibrated.is_file():
+            return data
+        told = self.description  # pre-trained weights may have decided it, and another version might decide otherwise
+        return replace(data, mean=told.mean, std=told.std, transform=told.transform)
 
     @cached_property
     def _data(self) -> PreparedData:

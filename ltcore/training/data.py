@@ -15,6 +15,7 @@ from ltcore.discovery.binding import Answers, Hooks
 from ltcore.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from ltcore.contract.backbone import Pretraining
     from ltcore.contract.splits import ArraySplit, StreamedSplit
     from ltcore.data.loader import Loader
     from ltcore.plan.plan import Plan
@@ -39,13 +40,16 @@ def choose_device(loaded: LoadedRecipe) -> torch.device:
     return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
-def read_data(loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | None = None) -> PreparedData:
+def read_data(
+    loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | None = None, weights: Pretraining | None = None
+) -> PreparedData:
     """Build the recipe's data and cut its long tail.
 
     Args:
         loaded: the recipe.
         answers: what its data method implements.
         imbalance: in place of the recipe's.
+        weights: what the backbone's pre-trained weights were trained on (`Plan.skeleton` knows), if it has any.
 
     Raises:
         DataError: the data is missing, damaged or does not suit the recipe.
@@ -54,7 +58,7 @@ def read_data(loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | Non
     if imbalance is not None:
         asked = asked.model_copy(update={"imbalance": imbalance})
     try:
-        return prepare(Hooks(answers, {}).call(build_data), asked)
+        return prepare(Hooks(answers, {}).call(build_data), asked, weights)
     except (DataError, RecipeError) as error:
         error.within(f"{loaded.where('data')}: ")
         raise

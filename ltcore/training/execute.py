@@ -61,12 +61,13 @@ def execute(
         return result, found.path
     reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
     device = choose_device(loaded)
-    data = read_data(loaded, plan.answers["data"])
+    data = read_data(loaded, plan.answers["data"], weights=plan.skeleton.pretraining)
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
     with directory.lock():
         about: dict[str, Any] = {}
         if selection:
-            held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
+            first = selection.networks[0][0][1]
+            held = read_data(first.loaded, plan.answers["data"], weights=first.skeleton.pretraining)
             selected = selection.run(held, directory, device, reporter)
             plan, about["selection"] = make_plan(selected.loaded), selected.record
             if not selection.asked.retrain:
