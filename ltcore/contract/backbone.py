@@ -59,6 +59,11 @@ class Backbone(nn.Module):
         return True
 
     @property
+    def after_pool(self) -> tuple[str, ...]:
+        """Names of the modules between the global pool and the classifier, for messages; none where `spatial`."""
+        return ()
+
+    @property
     def taps(self) -> tuple[str, ...]:
         """Every place where features can be changed, in forward order."""
         return (*self.inner_taps, "maps", "pooled")

@@ -76,6 +76,11 @@ class TimmBackbone(Backbone):
         """Read off the shape of the maps, and off what timm computes between them and the classifier."""
         return self._findings.plain_mean
 
+    @property
+    def after_pool(self) -> tuple[str, ...]:
+        """Found by trying, like the taps."""
+        return self._findings.after_pool
+
     def has_maps(self, tap: str) -> bool:
         """Read off the shape at the tap; transformers have tokens, and some put the channels last."""
         if tap == "pooled" or getattr(self.model, "output_fmt", "NCHW") != "NCHW":

@@ -54,7 +54,7 @@ def test_grey_images_take_the_mean_over_the_channels_and_other_numbers_the_data_
     used, _ = as_pretrained(asked(), WEIGHTS, channels=1)
     assert used.normalize.mean == [pytest.approx(0.5)] and used.normalize.std == [pytest.approx(0.2)]
     used, notes = as_pretrained(asked(), WEIGHTS, channels=4)
-    assert used.normalize is None and "were trained on 3 channels, which says nothing of 4" in notes[0]
+    assert used.normalize is None and "were trained on 3 channels, which says nothing of 4" in notes[1]
 
 
 @pytest.fixture
