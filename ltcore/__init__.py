@@ -11,6 +11,7 @@ from ltcore.contract.interface import __version__ as __version__
 
 if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test holds it to the table below
     from ltcore.contract.backbone import Backbone as Backbone
+    from ltcore.contract.backbone import Pretraining as Pretraining
     from ltcore.contract.classifier import CalibratedClassifier as CalibratedClassifier
     from ltcore.contract.classifier import scale_weights as scale_weights
     from ltcore.contract.context import Context as Context
@@ -67,6 +68,7 @@ _HOMES = {
     "Options": "contract.method",
     "PlainSampler": "contract.samplers",
     "PluginError": "errors",
+    "Pretraining": "contract.backbone",
     "RecipeError": "errors",
     "RunError": "errors",
     "Sampler": "contract.samplers",

@@ -176,14 +176,24 @@ REFUSED = [
     ({"methods": ["later"]}, "'later' @ needs earlier_stage (a stage before this one), and nothing"),
     ({"methods": ["validated"]}, "needs validation (held-out images: set data.holdout), and nothing provides it"),
     ({"methods": ["paired"]}, "'paired' @ needs paired_batches, and nothing provides it"),
-    ({"methods": ["needypooled"]}, "'needypooled' @ needs spatial_features (a tap with feature maps"),
+    (
+        {"methods": ["needypooled"]},
+        "needs spatial_features (a tap with feature maps whose plain mean the classifier reads), and backbone "
+        "'cifar_resnet' has none at 'pooled'; choose another tap",
+    ),
     (
         {"methods": ["needy"], "backbone": "{use: unspatial}"},
-        "'needy' @ needs spatial_features (a tap",
+        "whose plain mean the classifier reads), and backbone 'unspatial' does more than that mean between maps and "
+        "the classifier; choose a network without",
+    ),
+    (
+        {"methods": ["needy"], "backbone": "{use: timm, options: {model: mobilenetv3_small_100}}"},
+        "and backbone 'timm' (mobilenetv3_small_100) has 'conv_head', 'act2' between the global pool",
     ),
     (
         {"methods": ["convolving"], "backbone": "{use: timm, options: {model: test_vit}}"},
-        "'convolving' @ needs feature_maps (a tap with feature maps [N, D, H, W]), and nothing provides it",
+        "'convolving' @ needs feature_maps (a tap with feature maps [N, D, H, W]), and backbone 'timm' (test_vit) has "
+        "none at",
     ),
     (
         {"methods": ["needy", "mix"]},

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltcore.contract.recipe import Stage
-from ltcore.networks.schedules import learning_rate
+from ltcore.networks.schedules import learning_rate, never_comes
+from ltcore.recipe.loading import load_recipe
 
 
 def schedule(name: str, warmup_epochs: int = 0, **options: Any) -> Any:
@@ -107,3 +109,47 @@ def test_a_cosine_over_iterations_ends_where_the_stage_does(total: int, per_epoc
     rates = [learning_rate(cosine, 1.0, step // per_epoch, total, step % per_epoch, per_epoch) for step in range(total)]
     assert rates == pytest.approx([(1 + math.cos(math.pi * step / total)) / 2 for step in range(total)])
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("constant", {"warmup_epochs": 6}, "warmup_epochs 6 does not end in 5 epochs"),
+        ("cosine", {"warmup_epochs": 6}, "schedule cosine: warmup_epochs 6 does not end"),
+        ("multistep", {"milestones": [3, 5, 160]}, "milestones: 5, 160 never come in 5 epochs, counted from 0"),
+        ("step", {"every": 5}, "every 5 never comes in 5 epochs"),
+    ],
+)
+def test_what_lies_behind_the_stages_end_is_said(name: str, options: dict[str, Any], said: str) -> None:
+    (text,) = never_comes(schedule(name, **options), 5)
+    assert said in text and text.endswith("set it to suit the stage's length")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("cosine", {"warmup_epochs": 5}), ("multistep", {"milestones": [3, 4]}), ("step", {"every": 4})],
+)
+def test_what_lies_in_the_stage_is_not(name: str, options: dict[str, Any]) -> None:
+    assert never_comes(schedule(name, **options), 5) == []
+
+
+def test_no_recipe_of_ours_has_one(monkeypatch) -> None:
+    monkeypatch.setenv("LTCORE_DATA", ".")
+    paths = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+    assert len(paths) > 100
+    for path in paths:
+        for stage in load_recipe(path).recipe.stages:
+            assert stage.epochs is None or never_comes(stage.schedule, stage.epochs) == [], path
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2}, {"iterations": 7}])
+def test_plan_or_run_warns(cli, write_recipe, tmp_path, length) -> None:
+    """Of 52 images in batches of 8 an epoch has 7 steps; how many the plan does not know."""
+    late = {"name": "multistep", "milestones": [1, 2]}
+    path = write_recipe(
+        stages=[{"name": "joint", "batch_size": 8, "optimizer": {"lr": 0.05}, "schedule": late, **length}]
+    )
+    planned, ran = cli("plan", path), cli("run", path, "--out", tmp_path / "runs")
+    never = "2 never comes in 2" if "epochs" in length else "1, 2 never come in 1"
+    assert (f"{path}:3: stage 'joint': schedule multistep: milestones: {never}" in planned.out) == ("epochs" in length)
+    assert f"schedule multistep: milestones: {never} epochs, counted from 0" in ran.out + ran.err

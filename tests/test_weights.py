@@ -207,3 +207,73 @@ def test_the_command_line_says_where_it_is_in_the_recipe(cli, write_recipe, save
     assert failed.code == 2 and "does not fit 'resnet18'" in failed.err and f"{recipe}:2: " in failed.err
     recipe = write_recipe(backbone=f"{{use: timm, options: {{model: test_resnet, weights: {path}}}}}")
     assert cli("plan", recipe).code == 0
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "backbone.", "encoder_q.", "module._orig_mod."])
+def test_a_prefix_of_all_names_is_left_out(saved, prefix):
+    model, path = saved(wrap=lambda state: {f"{prefix}{key}": value for key, value in state.items()})
+    same(build(weights=str(path)), model)
+
+
+def test_a_prefix_of_some_names_is_named(saved):
+    def wrap(state):
+        return {f"net.{key}": value for key, value in state.items()} | {"loss.weight": torch.ones(7)}
+
+    _, path = saved(wrap=wrap)
+    with pytest.raises(RecipeError) as refused:
+        build(weights=str(path))
+    count = len(build().model.state_dict())
+    assert f"{count} of them stand there under 'net.', beside other names: save these alone" in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_values_that_are_not_finite_are_refused_by_name(saved, value, device):
+    def wrap(state):
+        state["conv1.0.weight"][0, 0, 0, 0] = value
+        state["fc.weight"][0, 0] = value  # the classifier's are not read
+        return state
+
+    _, path = saved(wrap=wrap)
+    with torch.device(device), pytest.raises(RecipeError) as refused:
+        build(weights=str(path))
+    assert "not finite in 1 of its tensors (conv1.0.weight)" in str(refused.value) and str(path) in str(refused.value)
+
+
+def test_averaged_weights_beside_the_others_are_said_to_be_there(saved):
+    def wrap(state):
+        return {"state_dict": state, "state_dict_ema": {key: 2 * value for key, value in state.items()}}
+
+    model, path = saved(file="weights.pth", wrap=wrap)
+    backbone = build(weights=str(path))
+    same(backbone, model)
+    (note,) = backbone.pretraining.notes
+    assert f"{path} also holds state_dict_ema" in note and "'state_dict' is read" in note
+    _, alone = saved(file="weights.pth", wrap=lambda state: {"state_dict_ema": state})
+    backbone = build(weights=str(alone))
+    same(backbone, model)
+    assert backbone.pretraining.notes == ()
+
+
+def test_a_network_that_timm_cannot_change_loads_where_shapes_agree(saved):
+    model, path = saved("xcit_nano_12_p16_224", depth=1)
+    assert not hasattr(model, "set_input_size")
+    weights = {"weights": str(path)}
+    backbone = Timm(TimmOptions(model="xcit_nano_12_p16_224", **weights))
+    real = timm.create_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", lambda name, **arguments: real(name, depth=1, **arguments))
+        built = backbone.build_backbone(3, 64).eval()
+    same(built, model)
+    assert built(torch.randn(1, 3, 64, 64)).shape == (1, 128)
+
+
+def test_a_network_that_takes_one_size_only_is_refused_in_words(saved):
+    _, path = saved("convit_tiny", depth=1)
+    real = timm.create_model
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RecipeError) as refused:
+        patch.setattr(timm, "create_model", lambda name, **arguments: real(name, depth=1, **arguments))
+        build("convit_tiny", size=64, weights=str(path))
+    text = str(refused.value)
+    assert "cannot be changed to images of 64 pixels; set data.transform.image_size to 224" in text
+    assert "Error" not in text

@@ -15,6 +15,7 @@ from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, trai
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.errors import LtcoreError
+from ltcore.training.threads import prepare_openmp
 from ltcore.untrusted import printable
 
 
@@ -34,6 +35,7 @@ def main() -> None:
     _speak_plainly()
     # Read by PyTorch when it starts: batches of images on huge pages cost a third of the time to fill on the CPU.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    prepare_openmp()
     parser = _parser()
     if len(sys.argv) == 1:
         parser.print_help()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltcore.cli.parser import add_command
+from ltcore.cli.parser import add_command, whole
 from ltcore.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def run(
     recipe: Path | None = None,
     sets: Sequence[str] = (),
     seed: int | None = None,
+    threads: int | None = None,
     out: Path = Path("runs"),
     resume: bool = False,
     source: Path | None = None,
@@ -39,11 +40,12 @@ def run(
     """
     from ltcore.recipe.loading import load_recipe
 
-    if recipe is None and (not resume or sets or seed is not None or source):
+    if recipe is None and (not resume or sets or seed is not None or threads is not None or source):
         raise RecipeError(
-            "ltcore run: name a RECIPE; only --resume goes without one, and then without --set, --seed and --from"
+            "ltcore run: name a RECIPE; only --resume goes without one, and then without --set, --seed, --threads and "
+            "--from"
         )
-    named = recipe and load_recipe(recipe, sets, seed)
+    named = recipe and load_recipe(recipe, sets, seed, threads)
 
     from ltcore.progress.logs import LoggingReporter, refuse_missing
 
@@ -95,6 +97,8 @@ def add(commands: Any) -> None:
     command = add_command(commands, "run", run)
     command.recipe(required=False)
     command.seed()
+    text = "threads that PyTorch computes with on the CPU, in place of the recipe's; figures depend on it"
+    command.add_argument("--threads", type=whole, metavar="N", help=text)
     command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
     command.flag("--resume", "go on with the latest run of this very recipe; without RECIPE, the latest unfinished")
     text = "go on although the data is not what the run, or that of --from, was trained on; its result says so"

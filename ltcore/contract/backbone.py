@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 #: Applied to a tensor at a tap; returns what the rest of the network goes on with.
 TapFunction = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How the images were prepared that a backbone's weights were trained on: the default of a recipe's ``data``.
+
+    Attributes:
+        of: the weights, as messages name them.
+        mean: per channel, on the scale 0..1.
+        std: per channel, on the scale 0..1.
+        interpolation: how they were resized.
+        notes: what the user should be told of the weights beside that, a sentence each.
+    """
+
+    of: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["bilinear", "bicubic"]
+    notes: tuple[str, ...] = ()
 
 
 class Backbone(nn.Module):
@@ -20,11 +41,13 @@ class Backbone(nn.Module):
         inner_taps: names of submodules, in forward order, whose output may be changed and may get more rows: each is
             called once a forward pass, and nothing behind it writes over its output. A map [N, D', H', W'] where
             `has_maps` says so.
+        pretraining: what its weights were trained on; None where they are random. Also on the meta device.
         net: name of the attribute that holds a wrapped network, left out of the public names of its modules.
     """
 
     feature_dim: int
     inner_taps: tuple[str, ...] = ()
+    pretraining: Pretraining | None = None
     net: str | None = None
 
     @property
@@ -34,6 +57,11 @@ class Backbone(nn.Module):
         A class activation map is then the classifier's weights applied at each location.
         """
         return True
+
+    @property
+    def after_pool(self) -> tuple[str, ...]:
+        """Names of the modules between the global pool and the classifier, for messages; none where `spatial`."""
+        return ()
 
     @property
     def taps(self) -> tuple[str, ...]:

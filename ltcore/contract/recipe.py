@@ -74,6 +74,8 @@ class Transform(BaseModel):
     """Whether images are flipped left to right half of the time. By default the transform's own."""
     color_jitter: float | None = Field(default=None, ge=0, le=1)
     """Largest relative change of brightness, contrast and saturation; 0 for none. By default the transform's own."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How images are resized; by default as pre-trained weights of the backbone ask for, else bilinear."""
 
 
 class Normalize(BaseModel):
@@ -95,7 +97,8 @@ class Data(Use):
     transform: Transform = Transform()
     """Changes to how the data set prepares its images."""
     normalize: Normalize | None = None
-    """How images are normalised, such as pretrained weights ask for; by default as the data set says."""
+    """How images are normalised; by default as pre-trained weights of the backbone ask for, else as the data set
+    says."""
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
     """Processes that decode images which are not in memory; 0 decodes in the training process. Results do not depend
     on it."""
@@ -323,6 +326,9 @@ class Recipe(BaseModel):
     """The run's seed; `--seed` overrides it."""
     device: str = "auto"
     """Where to train: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """Threads that PyTorch computes with on the CPU; figures depend on it. `auto` is OMP_NUM_THREADS where that is set,
+    else half of the machine's cores, rounded up; `--threads` overrides it."""
     data: Data
     """The data set."""
     backbone: Use

@@ -121,6 +121,21 @@ class ReuseRecord(TypedDict):
     """What of the data was another there; only with ``--data-changed``."""
 
 
+class Preparation(TypedDict):
+    """How images were prepared."""
+
+    transform: str
+    """The transform's name."""
+    image_size: int
+    """Height and width in pixels."""
+    interpolation: str
+    """How they were resized."""
+    mean: list[float]
+    """What was subtracted from each channel, on the scale 0..1."""
+    std: list[float]
+    """What each channel was then divided by."""
+
+
 class Result(TypedDict):
     """The content of ``result.json``."""
 
@@ -157,6 +172,8 @@ class Result(TypedDict):
     """Figures on the test images; equal to those before where nothing calibrates."""
     stages: list[StageResult]
     """A record for each stage, in order."""
+    preparation: NotRequired[Preparation]
+    """How images were prepared; absent in files from before it was recorded."""
     device: str
     """Where it was trained."""
     threads: NotRequired[int]

@@ -162,7 +162,18 @@ class HuggingFace(Method[HuggingFaceOptions]):
         """[N] int64."""
         if column not in table.features:
             raise DataError(f"{self.options.path} ({split}): no column '{column}'; it has {listed(table.features)}")
-        labels = np.asarray(table[column][:])
+        stored = table[column][:]
+        if any(isinstance(label, (list, tuple, np.ndarray)) for label in stored):
+            raise DataError(
+                f"{self.options.path} ({split}): column '{column}' holds a list of labels an image, but an image has "
+                "one class here; choose another column with data.options.label, or map it to one label an image"
+            )
+        if len(stored) and all(isinstance(label, (bool, np.bool_)) for label in stored):
+            raise DataError(
+                f"{self.options.path} ({split}): column '{column}' is true or false, but labels are whole numbers; "
+                f"table.cast_column('{column}', datasets.Value('int64')) makes 0 and 1 of it"
+            )
+        labels = np.asarray(stored)
         if labels.size and (labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer)):
             raise DataError(
                 f"{self.options.path} ({split}): column '{column}' must hold one whole number an image, but has "

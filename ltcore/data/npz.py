@@ -138,8 +138,14 @@ def _split(path: Path, arrays: Mapping[str, Array], name: str, num_classes: int 
     if images.dtype != np.uint8:
         raise DataError(f"{path}: {images_key} is {images.dtype}, but must be uint8 (0..255)")
     if images.ndim not in (3, 4):
-        raise DataError(f"{path}: {images_key} has shape {images.shape}, but must be [N, H, W] or [N, H, W, C]")
+        third = "; a third axis of space, as of volumes, is not read: save slices" if images.ndim == 5 else ""
+        raise DataError(f"{path}: {images_key} has shape {images.shape}, but must be [N, H, W] or [N, H, W, C]{third}")
     images = images[..., None] if images.ndim == 3 else images
+    if images.shape[3] == images.shape[1] == images.shape[2] > 4:
+        raise DataError(
+            f"{path}: {images_key} has shape {images.shape}, whose last axis is as long as height and width: volumes "
+            "[N, D, H, W] of one channel, it seems, while images are [N, H, W] or [N, H, W, C]; save slices of them"
+        )
     if images.shape[1] != images.shape[2]:
         hint = "; move the channels to the end" if images.shape[2] == images.shape[3] else "; crop or pad them"
         raise DataError(f"{path}: {images_key} are not square, {_hwc(images)} (H x W x C){hint}")
@@ -151,6 +157,8 @@ def _split(path: Path, arrays: Mapping[str, Array], name: str, num_classes: int 
         raise DataError(f"{path}: {labels_key} has shape {labels.shape}, but must be [N] or [N, 1], one label an image")
     if len(labels) != len(images):
         raise DataError(f"{path}: {images_key} has {len(images)} images, but {labels_key} has {len(labels)} labels")
+    if labels.dtype == np.bool_:
+        raise DataError(f"{path}: {labels_key} is true or false; save it as 0 and 1: labels.astype(numpy.int64)")
     if not np.issubdtype(labels.dtype, np.number) or np.issubdtype(labels.dtype, np.complexfloating):
         raise DataError(f"{path}: {labels_key} is {labels.dtype}, but must hold whole numbers; [0] is {labels[0]!r}")
     fractional = ~np.isfinite(labels) | (labels != np.floor(labels))

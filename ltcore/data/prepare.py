@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltcore.contract.backbone import Pretraining
 from ltcore.contract.imbalance import IntArray, class_label, long_tailed_counts, long_tailed_indices
 from ltcore.contract.recipe import Data, Normalize
 from ltcore.contract.splits import ArraySplit, DataSplits, StreamedSplit
+from ltcore.data.pretraining import as_pretrained
 from ltcore.data.streaming import find_broken, worker_count
 from ltcore.data.transforms import ImageTransform, resolve
 from ltcore.errors import DataError
@@ -49,7 +51,7 @@ class PreparedData:
     notes: tuple[str, ...] = ()
 
 
-def prepare(splits: DataSplits, asked: Data | None = None) -> PreparedData:
+def prepare(splits: DataSplits, asked: Data | None = None, weights: Pretraining | None = None) -> PreparedData:
     """Leave broken images out, cut the long tail, then hold images out.
 
     Held out are `asked.holdout` training images of each class, once the tail is cut. Classes with no more than that
@@ -57,15 +59,16 @@ def prepare(splits: DataSplits, asked: Data | None = None) -> PreparedData:
 
     Args:
         splits: the data set.
-        asked: the recipe's ``data``; what it leaves open is as the data set says. None for everything so.
+        asked: the recipe's ``data``; what it leaves open is as the weights, else the data set say. None leaves all.
+        weights: what the backbone's pre-trained weights were trained on, if it has any.
 
     Raises:
         DataError: the data set is malformed, a class would have no training image, or nothing can be held out.
         RunError: a process that decodes images died.
     """
     check_splits(splits)
-    asked = asked or Data(use="")
     channels = _channels(splits)
+    asked, about_weights = as_pretrained(asked or Data(use=""), weights, channels)
     transform = resolve(splits, asked.transform, channels)
     mean, std = _normalization(splits, asked.normalize, channels)
     present = torch.arange(len(splits.train))
@@ -102,7 +105,7 @@ def prepare(splits: DataSplits, asked: Data | None = None) -> PreparedData:
         mean=mean,
         std=std,
         transform=transform,
-        notes=splits.notes,
+        notes=(*splits.notes, *about_weights),
     )
 
 

@@ -10,7 +10,7 @@ resizing are one operation, so that pixels outside of the crop are never resized
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,6 +80,7 @@ class ImageTransform:
         flip: whether training images are flipped left to right half of the time.
         color_jitter: largest relative change of brightness, contrast and saturation; 0 for none.
         mode: Pillow's mode of what comes out: ``RGB``, or ``L`` for one channel.
+        interpolation: how images are resized; both kinds are antialiased.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ImageTransform:
     flip: bool = False
     color_jitter: float = 0.0
     mode: str = "RGB"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     @property
     def whole_batches(self) -> bool:
@@ -174,7 +176,7 @@ class ImageTransform:
                 x, y = drafted[1][2] / width, drafted[1][3] / height
                 box = (box[0] * x, box[1] * y, min(box[2] * x, image.width), min(box[3] * y, image.height))
         image = converted(image, self.mode)
-        return image.resize((size, size), Resampling.BILINEAR, box=box)
+        return image.resize((size, size), Resampling[self.interpolation.upper()], box=box)
 
 
 def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransform:
@@ -210,6 +212,7 @@ def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransfo
         flip if asked.flip is None else asked.flip,
         rule.color_jitter if asked.color_jitter is None else asked.color_jitter,
         "L" if channels == 1 else "RGB",
+        asked.interpolation or "bilinear",
     )
     if found.crop != "pad":
         if asked.crop_padding:
@@ -217,7 +220,7 @@ def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransfo
                 f"data.transform.crop_padding is {asked.crop_padding}, but the transform '{name}' crops "
                 f"{size} x {size} pixels in its own way; remove crop_padding, or choose name: cifar"
             )
-        found = ImageTransform(name, size, 0, found.flip, found.color_jitter, found.mode)
+        found = replace(found, crop_padding=0)
     if in_memory and channels not in (1, 3) and not (found.whole_batches and size == stored):
         raise DataError(
             f"the transform '{name}' at {size} pixels needs images of 1 or 3 channels, but these have {channels}; "

@@ -89,7 +89,7 @@ def about(saved: SavedRun) -> dict[str, Any]:
             "transparency": "over white",
             "sixteen_bits": "upper half",
             "resize_shorter_side": transform.shorter_side,
-            "interpolation": "bilinear",
+            "interpolation": transform.interpolation,
             "center_crop": transform.image_size,
             "scale": "1/255",
             "mean": list(found.mean),

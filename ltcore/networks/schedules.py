@@ -52,3 +52,25 @@ def learning_rate(schedule: Schedule, base_lr: float, epoch: int, total: int, st
         left = total - warmup * steps_per_epoch
         return schedule.min_lr + (base_lr - schedule.min_lr) * (1 + math.cos(math.pi * done / left)) / 2
     raise ValueError(f"unknown schedule '{schedule.name}'")
+
+
+def never_comes(schedule: Schedule, epochs: int) -> list[str]:
+    """What a schedule asks for that lies behind the end of its stage, a sentence each.
+
+    Args:
+        schedule: a schedule of the recipe.
+        epochs: epochs of the stage, the last one perhaps not whole.
+    """
+    found = []
+    if schedule.warmup_epochs > epochs:
+        found.append(
+            f"warmup_epochs {schedule.warmup_epochs} does not end in {epochs} epochs, so the rate stays below lr"
+        )
+    if schedule.name == "multistep":
+        late = [str(milestone) for milestone in schedule.milestones if milestone >= epochs]
+        if late:
+            come = "comes" if len(late) == 1 else "come"
+            found.append(f"milestones: {', '.join(late)} never {come} in {epochs} epochs, counted from 0")
+    if schedule.name == "step" and schedule.every >= epochs:
+        found.append(f"every {schedule.every} never comes in {epochs} epochs, so the rate does not change")
+    return [f"schedule {schedule.name}: {text}; set it to suit the stage's length" for text in found]

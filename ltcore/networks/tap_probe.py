@@ -28,11 +28,13 @@ class Findings:
         inner: the modules that can be taps, in forward order, with the shape of a row.
         maps: shape of a row of what `forward_maps` returns; empty where shapes alone do not carry through the network.
         plain_mean: whether a row is [D, H, W], and `pool` its mean over H and W.
+        after_pool: the modules of `pool` that do more than that, in forward order, by their names in the network.
     """
 
     inner: dict[str, tuple[int, ...]]
     maps: tuple[int, ...]
     plain_mean: bool
+    after_pool: tuple[str, ...]
 
 
 def probe(backbone: Backbone, candidates: Iterable[str], input_size: tuple[int, int, int]) -> Findings:
@@ -51,12 +53,12 @@ def probe(backbone: Backbone, candidates: Iterable[str], input_size: tuple[int, 
         with torch.no_grad(), torch.device("meta"):
             images = torch.empty(_ROWS, *input_size)
             seen, maps = _watch(twin, candidates, images)
-            plain_mean = _pool_is_mean(twin, maps)
+            plain_mean, after_pool = _pool_is_mean(twin, maps)
             if not _carries(twin, seen, images):
                 seen = {tap: shape for tap, shape in seen.items() if _carries(twin, [tap], images)}
     except Exception:  # a model that shapes alone do not carry through: nothing can be told
-        return Findings({}, (), False)
-    return Findings(seen, tuple(maps.shape[1:]), plain_mean)
+        return Findings({}, (), False, ())
+    return Findings(seen, tuple(maps.shape[1:]), plain_mean, after_pool)
 
 
 def tap_shapes(backbone: Backbone, input_size: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
@@ -136,10 +138,31 @@ def _carries(backbone: Backbone, taps: Iterable[str], images: Tensor) -> bool:
     return len(pooled) == _ROWS + len(taps)
 
 
-def _pool_is_mean(backbone: Backbone, maps: Tensor) -> bool:
+def _pool_is_mean(backbone: Backbone, maps: Tensor) -> tuple[bool, tuple[str, ...]]:
+    """Whether the pool is the mean over height and width, and which of its modules do more."""
+    started: dict[str, int] = {}
+    more: list[str] = []
     with _Operations() as seen:
-        backbone.pool(maps)
-    return maps.dim() == 4 and maps.shape[1] == backbone.feature_dim and seen.names <= _PLAIN_MEAN
+        handles = []
+        for name, module in backbone.named_modules():
+            if any(module.children()):
+                continue
+
+            def before(_module: nn.Module, _args: Any, name: str = name) -> None:
+                started[name] = len(seen.names)
+
+            def after(_module: nn.Module, _args: Any, _output: Any, name: str = name) -> None:
+                if not set(seen.names[started[name] :]) <= _PLAIN_MEAN:
+                    more.append(name.removeprefix(f"{backbone.net}.") if backbone.net else name)
+
+            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+        try:
+            backbone.pool(maps)
+        finally:
+            for handle in handles:
+                handle.remove()
+    plain = maps.dim() == 4 and maps.shape[1] == backbone.feature_dim and set(seen.names) <= _PLAIN_MEAN
+    return plain, tuple(more)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -147,8 +170,8 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.names: set[str] = set()
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(function.overloadpacket.__name__)
+        self.names.append(function.overloadpacket.__name__)
         return function(*args, **(kwargs or {}))

@@ -10,7 +10,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from ltcore.contract.backbone import Backbone
+from ltcore.contract.backbone import Backbone, Pretraining
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.errors import RecipeError, nearest
@@ -75,6 +75,11 @@ class TimmBackbone(Backbone):
     def spatial(self) -> bool:
         """Read off the shape of the maps, and off what timm computes between them and the classifier."""
         return self._findings.plain_mean
+
+    @property
+    def after_pool(self) -> tuple[str, ...]:
+        """Found by trying, like the taps."""
+        return self._findings.after_pool
 
     def has_maps(self, tap: str) -> bool:
         """Read off the shape at the tap; transformers have tokens, and some put the channels last."""
@@ -146,11 +151,15 @@ class Timm(Method[TimmOptions]):
             ) from error
         if options.cifar_stem:
             _use_cifar_stem(model, name)
+        notes: tuple[str, ...] = ()
         if options.weights is not None:
-            load_weights(model, options.weights, name)
+            notes = load_weights(model, options.weights, name)
             if fixed:
-                _resize(model, name, image_size)
-        return TimmBackbone(model, in_channels, image_size if fixed else None)
+                model = _resized(model, name, image_size, arguments, options.weights)
+        backbone = TimmBackbone(model, in_channels, image_size if fixed else None)
+        if options.pretrained or options.weights is not None:
+            backbone.pretraining = _pretraining(model, name, notes)
+        return backbone
 
 
 def _create(name: str, arguments: dict[str, Any]) -> Any:
@@ -164,19 +173,39 @@ def _create(name: str, arguments: dict[str, Any]) -> Any:
         return timm.create_model(name, **arguments)  # a plan made without data does not know the images' size
 
 
-def _resize(model: Any, name: str, image_size: int) -> None:
-    """Fit a transformer with loaded weights to the images, its position embeddings resampled as timm does."""
-    if (image_size, image_size) == tuple(model.pretrained_cfg["input_size"][1:]):
-        return
+def _pretraining(model: Any, name: str, notes: tuple[str, ...]) -> Pretraining:
+    """What timm says of its weights of the model, which a file's are taken to share."""
+    config = model.pretrained_cfg
+    bilinear = config["interpolation"] == "bilinear"  # timm has these two
+    return Pretraining(name, tuple(config["mean"]), tuple(config["std"]), "bilinear" if bilinear else "bicubic", notes)
+
+
+def _resized(model: Any, name: str, image_size: int, arguments: dict[str, Any], weights: str) -> Any:
+    """A transformer with loaded weights, fitted to the images: its position embeddings are resampled as timm does.
+
+    One that timm cannot change, but whose tensors are the same for any size (XCiT), is made anew for that size.
+    """
+    own = model.pretrained_cfg["input_size"][1]
+    if image_size == own:
+        return model
+    reason = ""
     try:
-        model.set_input_size(img_size=(image_size, image_size))
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=(image_size, image_size))
+            return model
+        other = _create(name, {**arguments, "img_size": image_size})
+        load_weights(other, weights, name)
+        return other
+    except (AttributeError, TypeError, RecipeError):  # timm has no way to
+        pass
     except Exception as error:
-        if torch.get_default_device().type == "meta":
-            return  # as in `_create`
-        raise RecipeError(
-            f"backbone.options.weights: '{name}' with weights cannot be changed to images of {image_size} pixels "
-            f"({type(error).__name__}: {error}); use images of {model.pretrained_cfg['input_size'][1]} pixels"
-        ) from error
+        reason = f" ({type(error).__name__}: {error})"
+    if torch.get_default_device().type == "meta":
+        return model  # as in `_create`
+    raise RecipeError(
+        f"backbone.options.weights: '{name}' with weights cannot be changed to images of {image_size} pixels{reason}; "
+        f"set data.transform.image_size to {own}, for which it was made"
+    )
 
 
 def _use_cifar_stem(model: Any, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,41 +15,49 @@ from ltcore.errors import RecipeError
 
 _WHERE = "backbone.options.weights"
 
-#: Where training programs keep the model in what they save.
-_INSIDE = ("state_dict", "model")
+#: Where training programs keep the model in what they save, and beside it the mean of its weights over the training.
+_INSIDE, _AVERAGED = ("state_dict", "model"), ("state_dict_ema", "model_ema")
 
 
-def load_weights(model: nn.Module, path: str, name: str) -> None:
+def load_weights(model: nn.Module, path: str, name: str) -> tuple[str, ...]:
     """Load a timm model's weights from a file. On the meta device the file is compared and nothing is loaded.
 
-    The file's classifier is left out. A first convolution for 3 channels is adapted to other numbers as timm does: its
-    weights are summed for one channel, repeated and scaled for more.
+    The file's classifier is left out, and a prefix that all its names have and the model's have not. A first
+    convolution for 3 channels is adapted to other numbers as timm does: its weights are summed for one channel,
+    repeated and scaled for more.
 
     Args:
         model: a timm model without classifier.
         path: a safetensors file, or a state dict saved with ``torch.save``; relative to the working directory.
         name: the model's name, for messages.
 
+    Returns:
+        What the user should be told of the file, a sentence each.
+
     Raises:
-        RecipeError: the file is missing, unreadable, holds more than tensors, or is another network's.
+        RecipeError: the file is missing, unreadable, holds more than tensors or values that are not finite, or is
+            another network's.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise RecipeError(f"{_WHERE}: {file.absolute()} is not there")
     with torch.device("cpu"):
-        found = _tensors(file)
+        found, notes = _tensors(file)
     wanted = model.state_dict()
+    found = _without_prefix(found, wanted)
     found = _without_classifier(found, wanted, getattr(model, "pretrained_cfg", None) or {})
     on_meta = any(value.is_meta for value in wanted.values())
     for key in _names(getattr(model, "pretrained_cfg", None) or {}, "first_conv"):
         _adapt(found, wanted, f"{key}.weight", on_meta)
     _compare(found, wanted, file, name)
+    _refuse_not_finite(found, file)
     if not on_meta:
         model.load_state_dict(found, strict=False)  # what may be missing was looked at
+    return notes
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    """The file's tensors by name."""
+def _tensors(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The file's tensors by name, and what the user should be told of what else it holds."""
     content: Any
     try:
         if file.suffix == ".safetensors":
@@ -68,15 +77,56 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             f"{_WHERE}: {file} is neither a safetensors file nor a PyTorch file that can be read "
             f"({type(error).__name__}: {first})"
         ) from error
-    for key in _INSIDE:
+    whole, read, notes = content, "", []
+    for key in (*_INSIDE, *_AVERAGED):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+            content, read = content[key], key
+    for key in _AVERAGED:
+        if isinstance(whole, Mapping) and isinstance(whole.get(key), Mapping) and read != key:
+            notes.append(
+                f"{_WHERE}: {file} also holds {key}, the mean of the weights over the training, which is often "
+                f"better; '{read}' is read: save the other one alone to use it"
+            )
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise RecipeError(f"{_WHERE}: {file} holds no state dict: names with a tensor each")
-    tensors = {str(key): value for key, value in content.items()}
-    if tensors and all(key.startswith("module.") for key in tensors):  # saved from a model on several devices
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return tensors
+    return {str(key): value for key, value in content.items()}, tuple(notes)
+
+
+def _without_prefix(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what wrappers have put before all of them (``module.``, ``_orig_mod.``, ``encoder_q.``, ...)."""
+    parts = next(iter(found), "").split(".")
+    before = ["".join(f"{part}." for part in parts[:depth]) for depth in range(len(parts))]
+    common = [prefix for prefix in before if all(key.startswith(prefix) for key in found)]
+    best = max(common, key=lambda prefix: sum(f"{prefix}{key}" in found for key in wanted))
+    return {key.removeprefix(best): value for key, value in found.items()}
+
+
+def _fitting_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, int]:
+    """The prefix under which most of the wanted names stand in the file, and how many do."""
+    ends: Counter[str] = Counter()
+    for key in found:
+        parts = key.split(".")
+        ends.update(".".join([*parts[:cut], ""]) for cut in range(len(parts)) if ".".join(parts[cut:]) in wanted)
+    return max(ends.items(), key=lambda item: item[1], default=("", 0))
+
+
+def _refuse_not_finite(found: Mapping[str, Tensor], file: Path) -> None:
+    wrong = [
+        key for key, value in found.items() if not value.is_meta and value.is_floating_point() and not _finite(value)
+    ]
+    if wrong:
+        raise RecipeError(
+            f"{_WHERE}: {file} holds values that are not finite in {len(wrong)} of its tensors ({_first(wrong)}): the "
+            "training that wrote it has failed, or the file is damaged. Take one from before that"
+        )
+
+
+def _finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value).all())
+
+
+def _first(keys: list[str]) -> str:
+    return f"{', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
 
 
 def _names(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
@@ -117,12 +167,18 @@ def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Pa
         if key in found and found[key].shape != wanted[key].shape
     ]
     parts = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        f"{len(keys)} {what} ({_first(keys)})"
         for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if keys
     ]
     if parts:
+        prefix, count = _fitting_prefix(found, wanted)
+        advice = "Name the model that the file was made with"
+        if prefix and count > len(wanted) // 2:
+            advice = (
+                f"{count} of them stand there under '{prefix}', beside other names: save these alone, and without it"
+            )
         raise RecipeError(
             f"{_WHERE}: {file} does not fit '{name}': of its {len(wanted)} tensors without the classifier, "
-            f"{'; '.join(parts)}. Name the model that the file was made with"
+            f"{'; '.join(parts)}. {advice}"
         )

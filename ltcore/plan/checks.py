@@ -25,6 +25,9 @@ NEEDS = {
     "validation": "held-out images: set data.holdout",
 }
 
+#: Those that ask for maps at the method's tap.
+SPATIAL = ("feature_maps", "spatial_features")
+
 #: Parameters of core's own classifier.
 LINEAR = ("classifier.weight", "classifier.bias")
 
@@ -195,11 +198,24 @@ class StageChecks:
                     raise self.refuse_method(
                         entry, f"needs {meaning}, which {breaking.whose} breaks; keep one, or use two stages"
                     )
-                maps = need in ("feature_maps", "spatial_features") and self.skeleton.has_maps(entry.method.tap)
+                maps = need in SPATIAL and self.skeleton.has_maps(entry.method.tap)
                 if maps and (need == "feature_maps" or self.skeleton.spatial):
                     continue
                 if need not in provided:
-                    raise self.refuse_method(entry, f"needs {meaning}, and nothing provides it")
+                    why = self._without_maps(entry.method.tap, maps) if need in SPATIAL else "nothing provides it"
+                    raise self.refuse_method(entry, f"needs {meaning}, and {why}")
+
+    def _without_maps(self, tap: str, maps: bool) -> str:
+        """Why a tap of the backbone is none with maps, or none whose mean the classifier reads."""
+        asked = self.loaded.recipe.backbone
+        model = asked.options.get("model")
+        named = f"backbone '{asked.use}'" + (f" ({model})" if model else "")
+        if not maps:
+            return f"{named} has none at '{tap}'; choose another tap, or a convolutional network such as a ResNet"
+        between = self.skeleton.after_pool
+        what = f"has {listed(between)} between" if between else "does more than that mean between maps and"
+        pool = "the global pool and " if between else ""
+        return f"{named} {what} {pool}the classifier; choose a network without, such as a ResNet"
 
     def cache_is_possible(self) -> None:
         """A cache holds what a frozen backbone gives for images that no method changes."""

@@ -11,6 +11,7 @@ from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue, deprecations
 from ltcore.discovery.binding import Answers, Entry, implementations
 from ltcore.errors import LtcoreError, PluginError
+from ltcore.networks.schedules import never_comes
 from ltcore.plan.checks import StageChecks
 
 if TYPE_CHECKING:
@@ -104,8 +105,18 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         skeleton,
         tuple(stages),
         calibration,
-        tuple(deprecations.warnings(chain(*implementations([data, backbone, *entries.values()]).values()))),
+        (
+            *deprecations.warnings(chain(*implementations([data, backbone, *entries.values()]).values())),
+            *_late_schedules(loaded),
+        ),
     )
+
+
+def _late_schedules(loaded: LoadedRecipe) -> Iterable[str]:
+    """What stages with a number of epochs never reach; of those with `iterations` only the run knows it."""
+    for index, stage in enumerate(loaded.recipe.stages):
+        for text in never_comes(stage.schedule, stage.epochs) if stage.epochs is not None else ():
+            yield f"{loaded.where('stages', index, 'schedule')}: stage '{stage.name}': {text}"
 
 
 def provider(loaded: LoadedRecipe, role: str, name: str) -> tuple[Entry, Answers]:

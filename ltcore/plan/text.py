@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.model import matches
+from ltcore.data.pretraining import as_pretrained
 from ltcore.errors import RecipeError, listed
 from ltcore.networks.optimizers import group_parameters
 from ltcore.plan.checks import LINEAR, backbone_names
@@ -39,7 +40,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "select": None if recipe.select is None else recipe.select.model_dump(),
         "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
         "warnings": list(plan.warnings),
-        "notes": _notes(recipe),
+        "notes": [*_notes(recipe), *as_pretrained(recipe.data, plan.skeleton.pretraining)[1]],
     }
 
 

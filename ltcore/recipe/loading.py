@@ -25,6 +25,7 @@ NEUTRAL = frozenset(
         "published",
         "seed",
         "device",
+        "threads",
         "diagnostics",
         "checkpoint_seconds",
         "eval_batch_size",
@@ -125,13 +126,16 @@ def recipe_from(parts: dict[str, Any], where: str) -> LoadedRecipe:
     return LoadedRecipe(validate(Recipe, parts, locator), parts, locator.path, locator)
 
 
-def load_recipe(path: Path | str, sets: Sequence[str] = (), seed: int | None = None) -> LoadedRecipe:
+def load_recipe(
+    path: Path | str, sets: Sequence[str] = (), seed: int | None = None, threads: int | None = None
+) -> LoadedRecipe:
     """Read, merge, interpolate and check a recipe.
 
     Args:
         path: the recipe file; messages show it as it is given.
         sets: changes ``PATH=VALUE`` from the command line, applied in order.
         seed: overrides the recipe's seed.
+        threads: overrides the recipe's number of threads.
 
     Raises:
         RecipeError: the recipe or a change is wrong; the message begins with ``file:line:`` or ``--set ...:``.
@@ -143,8 +147,9 @@ def load_recipe(path: Path | str, sets: Sequence[str] = (), seed: int | None = N
     merged.value.setdefault("name", Located(path.stem, merged.where))
     for text in sets:
         apply_set(merged, text, fields)
-    if seed is not None:
-        merged.value["seed"] = Located(seed, f"--seed {seed}")
+    for name, value in (("seed", seed), ("threads", threads)):
+        if value is not None:
+            merged.value[name] = Located(value, f"--{name} {value}")
 
     # The recipe in the run directory reads in one order, whichever file a key came from.
     entries = {key: merged.value[key] for key in (*fields, *merged.value) if key in merged.value}

@@ -23,6 +23,7 @@ from ltcore.recipe.loading import load_recipe
 from ltcore.rehearsal.run import WARM_UP, Rehearsal
 from ltcore.training.data import choose_device, read_data
 from ltcore.training.selection import Selection
+from ltcore.training.threads import computing_with
 from ltcore.training.trace import STEPS
 
 _NO_FOLDER = "/LTCORE_DATA is not set"
@@ -54,7 +55,7 @@ def rehearse(
     """
     with _rehearsal(recipe, sets, seed, steps, counts, say) as (run, networks, notes):
         run.train()
-        at_the_end = run.finish()
+        at_the_end, threads = run.finish(), torch.get_num_threads()
     loaded, data = run.plan.loaded, run.assembly.data.whole
     notes += run.notes.notes
     if run.loaders.reduced:
@@ -66,7 +67,7 @@ def rehearse(
         "recipe": loaded.recipe.name,
         "estimate": True,
         "device": str(run.device),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "workers": run.loaders.workers,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "measured_steps": steps,
@@ -156,7 +157,8 @@ def _rehearsal(
         torch.cuda.reset_peak_memory_stats(device)
     temporary = Path(tempfile.mkdtemp(prefix="ltcore-rehearsal-"))
     try:
-        yield Rehearsal(plan, cut, _directory(temporary), device, steps, say, tracing=tracing), networks, notes
+        with computing_with(loaded.recipe.threads):
+            yield Rehearsal(plan, cut, _directory(temporary), device, steps, say, tracing=tracing), networks, notes
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -242,7 +243,10 @@ class SavedRun:
                     f"{self.path}: its data is not what it was trained and tested on: {'; '.join(changes)}. Bring it "
                     "back as it was, or take it all the same with SavedRun.read_data(data_changed=True)"
                 )
-        return data
+        if not self._directory.calibrated.is_file():
+            return data
+        told = self.description  # pre-trained weights may have decided it, and another version might decide otherwise
+        return replace(data, mean=told.mean, std=told.std, transform=told.transform)
 
     @cached_property
     def _data(self) -> PreparedData:

@@ -17,6 +17,7 @@ from ltcore.discovery.binding import Answers, Hooks
 from ltcore.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from ltcore.contract.backbone import Pretraining
     from ltcore.contract.splits import ArraySplit, DataSplits, StreamedSplit
     from ltcore.data.loader import Loader
     from ltcore.plan.plan import Plan
@@ -57,7 +58,11 @@ def read_splits(loaded: LoadedRecipe, answers: Answers) -> DataSplits:
 
 
 def read_data(
-    loaded: LoadedRecipe, answers: Answers, imbalance: Imbalance | None = None, splits: DataSplits | None = None
+    loaded: LoadedRecipe,
+    answers: Answers,
+    imbalance: Imbalance | None = None,
+    splits: DataSplits | None = None,
+    weights: Pretraining | None = None,
 ) -> PreparedData:
     """Build the recipe's data and cut its long tail.
 
@@ -66,6 +71,7 @@ def read_data(
         answers: what its data method implements.
         imbalance: in place of the recipe's.
         splits: the data as the set has it, where it has been read already.
+        weights: what the backbone's pre-trained weights were trained on (`Plan.skeleton` knows), if it has any.
 
     Raises:
         DataError: the data is missing, damaged or does not suit the recipe.
@@ -75,7 +81,7 @@ def read_data(
         asked = asked.model_copy(update={"imbalance": imbalance})
     splits = splits or read_splits(loaded, answers)
     with _placed(loaded):
-        return prepare(splits, asked)
+        return prepare(splits, asked, weights)
 
 
 def known(loaded: LoadedRecipe, splits: DataSplits) -> Fingerprint:

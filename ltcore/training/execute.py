@@ -16,6 +16,7 @@ from ltcore.training.loop import Observer
 from ltcore.training.result import result_rows
 from ltcore.training.run import Run
 from ltcore.training.selection import Selection
+from ltcore.training.threads import as_the_recipe_says
 from ltcore.training.unchanged import Allowed, begin, environment_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ltcore.recipe.loading import LoadedRecipe
 
 
+@as_the_recipe_says
 def execute(
     loaded: LoadedRecipe,
     out: Path,
@@ -66,8 +68,9 @@ def execute(
         return result, found.path
     reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
     device = choose_device(loaded)
-    splits = read_splits(loaded, plan.answers["data"])
-    data, fingerprint = read_data(loaded, plan.answers["data"], splits=splits), known(loaded, splits)
+    splits, weights = read_splits(loaded, plan.answers["data"]), plan.skeleton.pretraining
+    data = read_data(loaded, plan.answers["data"], splits=splits, weights=weights)
+    fingerprint = known(loaded, splits)
     del splits  # of a long tail, most images of a set that lies in memory are not needed any more
     surroundings = environment_of(plan, device)
     taken = reused.record(fingerprint, surroundings, allowed, reporter.note) if reused else None
@@ -77,7 +80,8 @@ def execute(
             reporter.note("note: the run's recipe.yaml is brought up to date with what was changed of this recipe")
         about = begin(directory, fingerprint, surroundings, allowed, reporter.note)
         if selection:
-            held = read_data(selection.networks[0][0][1].loaded, plan.answers["data"])
+            first = selection.networks[0][0][1]
+            held = read_data(first.loaded, plan.answers["data"], weights=first.skeleton.pretraining)
             selected = selection.run(held, directory, device, reporter)
             plan, about["selection"] = make_plan(selected.loaded), selected.record
             if not selection.asked.retrain:

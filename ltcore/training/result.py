@@ -57,6 +57,13 @@ def write_result(
         "before_calibration": evaluation.figures_of(before, targets),
         "after_calibration": evaluation.figures_of(after, targets),
         "stages": position.results,
+        "preparation": {
+            "transform": data.transform.name,
+            "image_size": data.transform.image_size,
+            "interpolation": data.transform.interpolation,
+            "mean": list(data.mean),
+            "std": list(data.std),
+        },
         "device": surroundings["device"],
         "threads": surroundings["threads"],
         "device_name": surroundings["device_name"],

@@ -94,6 +94,7 @@ class Selection:
             [self._candidate(trained | calibrated) for calibrated in combinations(after)]
             for trained in combinations(before)
         ]
+        self._refuse_other_weights()
 
     def settled(self, source: Path) -> LoadedRecipe:
         """The recipe that is trained in the end, where the selection cannot change that.
@@ -107,6 +108,17 @@ class Selection:
                 "is known to be the same; run it without --from"
             )
         return self.loaded.changed({**self.networks[0][0][0], "select": None}, self.loaded.where("select"))
+
+    def _refuse_other_weights(self) -> None:
+        """All candidates see the same images, so weights that want them otherwise are no candidates of one recipe."""
+        asked = self.loaded.recipe.data
+        wanted = [plan.skeleton.pretraining for network in self.networks for _, plan in network]
+        values = {weights and (weights.mean, weights.std, weights.interpolation) for weights in wanted}
+        if len(values) > 1 and (asked.normalize is None or asked.transform.interpolation is None):
+            raise RecipeError(
+                f"{self.loaded.where('select', 'options')}: the candidates' pre-trained weights were trained on images "
+                "prepared in different ways; say data.normalize and data.transform.interpolation, which hold for all"
+            )
 
     def _candidate(self, values: Values) -> tuple[Values, Plan]:
         where = self.loaded.where("select", "options")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from ltcore.contract.model import matches, public_name, set_trainable
 from ltcore.errors import PluginError, RunError
 from ltcore.files import checkpoint
 from ltcore.networks.optimizers import Parameters, build_optimizer
+from ltcore.networks.schedules import never_comes
 from ltcore.plan.checks import wrong_group
 from ltcore.training.features import FeatureCache
 from ltcore.training.groups import parameter_groups
@@ -68,6 +70,8 @@ def set_up(
         checkpoint.restore_optimizer(optimizer, restored.tensors, restored.optimizer)
         loss_sum.copy_(restored.tensors["trainer/loss_sum"])
     sampler = hooks.call(build_sampler, stage.batch_size)
+    if stage.iterations is not None:  # of a number of epochs the plan has said it
+        notes = [*notes, *never_comes(stage.schedule, math.ceil(stage.iterations / sampler.steps_per_epoch()))]
     began = time.perf_counter()
     source = _source(assembly, index, hooks)
     position.seconds += time.perf_counter() - began

@@ -139,6 +139,13 @@ def test_columns(library):
     refused(make(label="fine"), "(test): no column 'fine'")
 
 
+def test_labels_that_are_lists_or_true_and_false(library):
+    library(train=table([[0], [0, 1]]), test=table([0, 1]))
+    refused(make(), "(train): column 'label' holds a list of labels an image", "data.options.label")
+    library(train=table([True, False], names=None), test=table([0, 1]))
+    refused(make(label="label"), "column 'label' is true or false", "cast_column('label', datasets.Value('int64'))")
+
+
 def test_labels(library):
     good = table([0, 1])
     for wrong, parts in (
@@ -146,7 +153,7 @@ def test_labels(library):
         (table([0, -1, -1]), ["(test): 2 images without a label", "row 1"]),
         (table([0, 2]), ["(test): 1 labels outside 0 to 1", "first 2 in row 1"]),
         (table(["a", "b"]), ["(test)", "must hold one whole number", "class_encode_column"]),
-        (table([[0, 1], [1, 0]]), ["(test)", "of shape (2, 2)"]),
+        (table([[0, 1], [1, 0]]), ["(test)", "a list of labels an image"]),
     ):
         library(train=good, test=wrong)
         refused(make(), *parts)
