@@ -87,6 +87,11 @@ def prepare(splits: DataSplits, asked: Data | None = None) -> PreparedData:
                 f"data.holdout is {holdout}, but the data set has a validation split of its own ({len(val)} images); "
                 "remove data.holdout to use that one"
             )
+        if splits.grouped:
+            raise DataError(
+                f"data.holdout is {holdout}, but the images belong together in groups, which it would part; set "
+                "data.options.val_fraction, which holds out whole groups, and remove data.holdout"
+            )
         held, kept = _hold_out(targets, kept, counts, holdout, imbalance.seed + 1)
         val = splits.train.subset(torch.from_numpy(held))
     whole = len(kept) == len(targets) and imbalance.kind == "none"

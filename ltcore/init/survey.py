@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from ltcore.contract.splits import DataSplits, StreamedSplit
-from ltcore.data.image_files import spell_out, subfolders, unreadable
-from ltcore.data.image_folder import SPLITS, ImageFolder, ImageFolderOptions
+from ltcore.data.image_files import spell_out, unreadable
+from ltcore.data.image_folder import ImageFolder, ImageFolderOptions
 from ltcore.data.image_list import ImageList, ImageListOptions
+from ltcore.data.split_folders import NAMES, SPLITS, Reading, find_layout
 from ltcore.errors import DataError, listed
 
 #: How many images are opened, for their headers only.
@@ -65,8 +66,12 @@ class Survey:
         return self.class_names[self.counts.index(count)]
 
 
-def survey(folder: Path) -> Survey:
+def survey(folder: Path, reading: Reading = "auto") -> Survey:
     """Look at a folder with a folder a class, with the folders train, val and test, or with split lists.
+
+    Args:
+        folder: the images, or the lists that name them.
+        reading: whether its folders are classes (``fraction``) or splits (``folders``); ``auto``: what they look like.
 
     Raises:
         DataError: it is missing or unreadable, holds no images in two classes or more, or its lists do not suit.
@@ -74,17 +79,20 @@ def survey(folder: Path) -> Survey:
     root = folder.expanduser().absolute()
     if not root.is_dir():
         raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}; name the folder of your images")
-    if lists := find_lists(root):
+    if reading == "auto" and (lists := find_lists(root)):
         options: dict[str, Any] = {"root": str(root), **lists}
         splits = ImageList(ImageListOptions(**options)).build_data()
         return _count("image_list", options, "lists", splits)
-    if set(subfolders(root)) <= set(SPLITS):
-        options = {"root": str(root)}
+    options = {"root": str(root)} | ({} if reading == "auto" else {"split": reading})
+    if find_layout(root, reading, {}).splits:
         return _count("image_folder", options, "folders", _read_folder(options))
-    options = {"root": str(root), "test_fraction": 0.2, "val_fraction": 0.1}
+    options |= {"test_fraction": 0.2, "val_fraction": 0.1}
     splits = _read_folder(options)
-    if _smallest(splits) < ENOUGH_TO_VALIDATE:
-        options["val_fraction"] = 0.0
+    counts = _totals(splits)
+    if min(counts) < ENOUGH_TO_VALIDATE:
+        # Such a class needs all of its images for training and testing; the others validate all the same.
+        few = max(counts) < ENOUGH_TO_VALIDATE
+        options |= {"val_fraction": 0.0} if few else {"val_min": ENOUGH_TO_VALIDATE}
         splits = _read_folder(options)
     return _count("image_folder", options, "fraction", splits)
 
@@ -103,7 +111,8 @@ def find_lists(root: Path) -> dict[str, str]:
         raise unreadable(root, error) from error
     found: dict[str, str] = {}
     for split in SPLITS:
-        names = [name for name in texts if re.search(rf"(?:^|[^a-z]){split}(?:[^a-z]|$)", name.lower())]
+        words = "|".join(NAMES[split])
+        names = [name for name in texts if re.search(rf"(?:^|[^a-z])(?:{words})(?:[^a-z]|$)", name.lower())]
         if len(names) > 1:
             raise DataError(f"{root} has several lists of {split} images, {listed(names)}; keep one there")
         if names:
@@ -130,9 +139,10 @@ def _targets(split: Any) -> torch.Tensor:
     return torch.zeros(0, dtype=torch.int64) if split is None else split.targets
 
 
-def _smallest(splits: DataSplits) -> int:
+def _totals(splits: DataSplits) -> list[int]:
+    """Images of each class, whatever the split."""
     targets = torch.cat([_targets(split) for split in (splits.train, splits.val, splits.test)])
-    return int(torch.bincount(targets, minlength=len(splits.class_names)).min())
+    return torch.bincount(targets, minlength=len(splits.class_names)).tolist()
 
 
 def _count(use: str, options: dict[str, Any], split: str, splits: DataSplits) -> Survey:

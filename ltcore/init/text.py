@@ -206,11 +206,10 @@ def _rebuild(prefix: str) -> list[str]:
 def _split(found: Survey) -> str:
     val = found.images["val"]
     if found.split == "fraction":
-        kept = (
-            f"{val} are kept for validation"
-            if val
-            else f"none are kept for validation, since a class has fewer than {ENOUGH_TO_VALIDATE} images"
-        )
+        few = f"fewer than {ENOUGH_TO_VALIDATE} images"
+        kept = f"{val} are kept for validation" if val else f"none are kept for validation, since every class has {few}"
+        if val and "val_min" in found.options:
+            kept += f", none of classes with {few}"
         return (
             f"Each class is split by its files' names, always in the same way: {found.images['train']} images are "
             f"trained on, {found.images['test']} tested on (one in five), {kept}."
