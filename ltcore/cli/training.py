@@ -17,6 +17,7 @@ def run(
     resume: bool = False,
     source: Path | None = None,
     log: Sequence[str] = (),
+    verify: bool = False,
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes.
 
@@ -32,7 +33,7 @@ def run(
 
     from ltcore.training.execute import execute
 
-    execute(loaded, out, resume, LoggingReporter(log, loaded.source), source)
+    execute(loaded, out, resume, LoggingReporter(log, loaded.source), source, verify=verify)
 
 
 def add(commands: Any) -> None:
@@ -42,6 +43,7 @@ def add(commands: Any) -> None:
     command.seed()
     command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
     command.flag("--resume", "go on with the latest run of this very recipe")
+    command.flag("--verify", "decode every image before training, and name those that cannot be")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
     command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
     text = "also log to tensorboard or wandb (extras tb and wandb of ltcore); may be repeated"

@@ -116,6 +116,15 @@ class ReuseRecord(TypedDict):
     """How many of its first stages."""
 
 
+class DuplicatesRecord(TypedDict):
+    """Images that are byte for byte the same, as they were found before training."""
+
+    across_splits: int
+    """Validation and test images that an earlier split has, too."""
+    two_classes: int
+    """Images that stand under two classes."""
+
+
 class Result(TypedDict):
     """The content of ``result.json``."""
 
@@ -131,6 +140,8 @@ class Result(TypedDict):
     """Training images of each class, [C]."""
     class_names: list[str]
     """A name for each class, [C]."""
+    duplicates: NotRequired[DuplicatesRecord]
+    """Absent where it was not looked for them."""
     reported_epoch: Literal["last"]
     """Which epoch the figures are of; nothing is chosen on test data."""
     selection: NotRequired[SelectionRecord]

@@ -171,5 +171,6 @@ def refuse_crossing(groups: Mapping[str, Sequence[str]], where: str, advice: str
         for other in splits[number + 1 :]:
             if shared := sorted(set(groups[one]) & set(groups[other])):
                 raise DataError(
-                    f"{where}: {len(shared)} groups have images in both {one} and {other}, first '{shared[0]}'; {advice}"
+                    f"{where}: {len(shared)} groups have images in both {one} and {other}, first '{shared[0]}'; "
+                    f"{advice}"
                 )

@@ -84,6 +84,12 @@ class TableSplit:
         # A path stands alone where the images are files beside the table.
         return Image.open(io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else stored["path"])
 
+    def encoded(self, index: int) -> bytes | None:
+        """The image at `index` as it is stored; None where the table has no bytes of it."""
+        stored = self.table[int(self.rows[index])][self.column]
+        content: bytes | None = stored.get("bytes") if stored else None
+        return content
+
     def name(self, index: int) -> str:
         """The split's name and the row."""
         return f"{self.title}, row {int(self.rows[index])}"

@@ -238,9 +238,8 @@ def _classes(root: Path, required: bool = True) -> _ClassFolders:
         loose = len(read.beside.files)
         hint = f"; {loose} images lie in the folder itself: move them into a folder a class" if loose else ""
         hint += f"; it has other files: {said_left_out(left_out)}" if left_out else ""
-        raise DataError(
-            f"{root.absolute()} has no images ({_suffixes()}) in folders named by class{hint}{_table(root) if loose else ''}"
-        )
+        hint += _table(root) if loose else ""
+        raise DataError(f"{root.absolute()} has no images ({_suffixes()}) in folders named by class{hint}")
     if empty := [name for name, images in found.items() if not images.files]:
         left_out = found[empty[0]].left_out
         hint = f"; it has other files: {said_left_out(left_out)}" if left_out else ""

@@ -16,8 +16,8 @@ from ltcore.contract.facts import DataFacts
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import DataSplits
-from ltcore.data.counts import fitted_counts, published_counts
 from ltcore.data.class_names import joined_by_name, read_class_names
+from ltcore.data.counts import fitted_counts, published_counts
 from ltcore.data.image_files import IMAGENET_MEAN, IMAGENET_STD, read_text
 from ltcore.data.image_list import ListedSplit, listed_splits, read_list
 from ltcore.errors import DataError
@@ -344,7 +344,8 @@ def _joined(path: Path, categories: list[int], titles: dict[int, str], first: Pa
     if unnamed := [category for category in categories if category not in titles]:
         raise DataError(f"{path}: an annotation is of category {unnamed[0]}, which is not among its categories")
     labels = np.array([place[category] for category in categories], dtype=np.int64)
-    return joined_by_name(str(path), labels, [titles[i] for i in ids], str(first), names).tolist()
+    joined = joined_by_name(str(path), labels, [titles[i] for i in ids], str(first), names)
+    return [int(label) for label in joined]
 
 
 def _read_json(path: Path) -> tuple[list[str], list[int], dict[int, str]]:

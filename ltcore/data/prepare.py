@@ -13,6 +13,7 @@ from torch import Tensor
 from ltcore.contract.imbalance import IntArray, class_label, long_tailed_counts, long_tailed_indices
 from ltcore.contract.recipe import Data, Normalize
 from ltcore.contract.splits import ArraySplit, DataSplits, StreamedSplit
+from ltcore.data.duplicates import Duplicates
 from ltcore.data.streaming import find_broken, worker_count
 from ltcore.data.transforms import ImageTransform, resolve
 from ltcore.errors import DataError
@@ -35,6 +36,8 @@ class PreparedData:
         std: per channel, on the scale 0..1.
         transform: how images are prepared.
         notes: what the user should be told, a sentence each: images that were left out, files that were ignored.
+        left_out: how many training images were left out because they cannot be decoded.
+        duplicates: images that two splits or two classes share; None where it was not looked for them.
     """
 
     train: ArraySplit | StreamedSplit
@@ -47,6 +50,8 @@ class PreparedData:
     std: tuple[float, ...]
     transform: ImageTransform
     notes: tuple[str, ...] = ()
+    left_out: int = 0
+    duplicates: Duplicates | None = None
 
 
 def prepare(splits: DataSplits, asked: Data | None = None) -> PreparedData:
@@ -68,9 +73,9 @@ def prepare(splits: DataSplits, asked: Data | None = None) -> PreparedData:
     channels = _channels(splits)
     transform = resolve(splits, asked.transform, channels)
     mean, std = _normalization(splits, asked.normalize, channels)
-    present = torch.arange(len(splits.train))
+    present, all_there = torch.arange(len(splits.train)), len(splits.train)
     if asked.broken == "skip":
-        splits, present = without_broken(splits, worker_count(asked.workers))
+        splits, present = without_broken(splits, worker_count(asked.workers), asked.range)
     imbalance = splits.imbalance if asked.imbalance is None else asked.imbalance
     holdout = asked.holdout
     names, targets = splits.class_names, splits.train.targets.numpy()
@@ -106,17 +111,21 @@ def prepare(splits: DataSplits, asked: Data | None = None) -> PreparedData:
         kept=present[index],
         mean=mean,
         std=std,
-        transform=transform,
+        transform=_windowed(transform, asked, splits),
         notes=splits.notes,
+        left_out=all_there - len(present),
     )
 
 
-def without_broken(splits: DataSplits, workers: int) -> tuple[DataSplits, Tensor]:
+def without_broken(
+    splits: DataSplits, workers: int, window: Sequence[float] | None = None
+) -> tuple[DataSplits, Tensor]:
     """The data set without the images that cannot be decoded, each of which is decoded for that.
 
     Args:
         splits: the data set. Images in memory are left alone.
         workers: processes that decode.
+        window: see `ltcore.data.pixels.converted`.
 
     Returns:
         The data set, with a note on what was left out, and [N] int64, where the remaining training images stood.
@@ -130,7 +139,7 @@ def without_broken(splits: DataSplits, workers: int) -> tuple[DataSplits, Tensor
     for split, data in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
         if data is None or isinstance(data, ArraySplit):
             continue
-        broken = find_broken(data, workers)
+        broken = find_broken(data, workers, window)
         if not broken:
             continue
         if len(broken) == len(data):
@@ -149,6 +158,14 @@ def without_broken(splits: DataSplits, workers: int) -> tuple[DataSplits, Tensor
 
 def _channels(splits: DataSplits) -> int:
     return splits.train.images.shape[1] if isinstance(splits.train, ArraySplit) else 3
+
+
+def _windowed(transform: ImageTransform, asked: Data, splits: DataSplits) -> ImageTransform:
+    if asked.range is None:
+        return transform
+    if isinstance(splits.train, ArraySplit):
+        raise DataError("data.range is for images of more than eight bits in files; those of this set have eight")
+    return replace(transform, window=tuple(asked.range))
 
 
 def _normalization(

@@ -82,8 +82,8 @@ def find_layout(root: Path, reading: Reading, named: Mapping[str, str]) -> Layou
     splits = {split: same[0] for split, same in alike.items() if same}
     if "train" not in splits or len(splits) == 1:
         raise DataError(
-            f"{root.absolute()} has the folders {listed(names)}, but a split by folders needs 'train' and 'test' ('val' "
-            "may be left out; data.options.train=DIR and data.options.test=DIR name others); "
+            f"{root.absolute()} has the folders {listed(names)}, but a split by folders needs 'train' and 'test' "
+            "('val' may be left out; data.options.train=DIR and data.options.test=DIR name others); "
             "data.options.split=fraction takes each folder for a class"
         )
     return Layout(splits, others)

@@ -61,19 +61,25 @@ class RunDirectory:
 
     @classmethod
     def find(cls, out: Path, name: str, recipe_text: str) -> RunDirectory:
-        """The latest run of exactly this recipe, whatever figures of papers stand in it.
+        """The latest run of exactly this recipe, whatever figures of papers and ``data.broken`` stand in it.
 
         Raises:
             RecipeError: there is none.
         """
         # A name with a dot is a directory whose process was killed before the directory was complete.
         runs = [path for path in (out / name).glob("[!.]*") if (path / "recipe.yaml").is_file()]
-        wanted = _without_published(recipe_text)
-        same = [path for path in runs if _without_published((path / "recipe.yaml").read_text()) == wanted]
+        wanted = _what_trains(recipe_text)
+        same = [path for path in runs if _what_trains((path / "recipe.yaml").read_text()) == wanted]
         if not same:
             other = f" ({len(runs)} there differ in a setting; see their recipe.yaml)" if runs else ""
             raise RecipeError(f"--resume: no run of this recipe in {out / name}{other}; start it without --resume")
         return cls(max(same, key=lambda path: (path / "recipe.yaml").stat().st_mtime_ns))  # written when it began
+
+    @property
+    def skips_broken(self) -> bool:
+        """Whether the run's recipe leaves broken images out."""
+        data = parse((self.path / "recipe.yaml").read_text(), str).plain().get("data")
+        return isinstance(data, dict) and data.get("broken") == "skip"
 
     def inner(self, name: str) -> RunDirectory:
         """The directory of a run that is part of this one, made where it is missing."""
@@ -132,12 +138,15 @@ class RunDirectory:
             os.truncate(path, min(size, path.stat().st_size))
 
 
-def _without_published(recipe_text: str) -> str:
-    """A recipe's text without the figures of papers, which may be added or put right while a run goes on."""
-    if "published:" not in recipe_text:
+def _what_trains(recipe_text: str) -> str:
+    """A recipe's text without what may change while a run goes on: figures of papers, and ``data.broken``."""
+    if "published:" not in recipe_text and "broken:" not in recipe_text:
         return recipe_text
     source = parse(recipe_text, str).plain()
-    return dump_yaml({key: value for key, value in source.items() if key != "published"})
+    source.pop("published", None)
+    if isinstance(source.get("data"), dict):
+        source["data"].pop("broken", None)
+    return dump_yaml(source)
 
 
 def environment(device: str, distributions: Iterable[str]) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from ltcore.contract.splits import DataSplits, StreamedSplit
+from ltcore.data.duplicates import MOST, find_duplicates
 from ltcore.data.image_files import spell_out, unreadable
 from ltcore.data.image_folder import ImageFolder, ImageFolderOptions
 from ltcore.data.image_list import ImageList, ImageListOptions
+from ltcore.data.pixels import fitting_window
 from ltcore.data.split_folders import NAMES, SPLITS, Reading, find_layout
 from ltcore.errors import DataError, listed
 
@@ -40,7 +42,8 @@ class Survey:
         sampled: images that were opened.
         grey: how many of them have no colours.
         broken: paths of those that are no images.
-        notes: what the reader says about the files.
+        notes: what the reader says about the files, and what was found among them.
+        window: the range of images of more than eight bits, where they need one stated.
     """
 
     use: str
@@ -55,6 +58,7 @@ class Survey:
     grey: int
     broken: tuple[str, ...]
     notes: tuple[str, ...]
+    window: tuple[float, float] | None = None
 
     @property
     def imbalance(self) -> float:
@@ -76,14 +80,17 @@ def survey(folder: Path, reading: Reading = "auto") -> Survey:
     Raises:
         DataError: it is missing or unreadable, holds no images in two classes or more, or its lists do not suit.
     """
+    options: dict[str, Any]
     root = folder.expanduser().absolute()
     if not root.is_dir():
         raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}; name the folder of your images")
     if reading == "auto" and (lists := find_lists(root)):
-        options: dict[str, Any] = {"root": str(root), **lists}
+        options = {"root": str(root), **lists}
         splits = ImageList(ImageListOptions(**options)).build_data()
         return _count("image_list", options, "lists", splits)
-    options = {"root": str(root)} | ({} if reading == "auto" else {"split": reading})
+    options = {"root": str(root)}
+    if reading != "auto":
+        options["split"] = reading
     if find_layout(root, reading, {}).splits:
         return _count("image_folder", options, "folders", _read_folder(options))
     options |= {"test_fraction": 0.2, "val_fraction": 0.1}
@@ -163,8 +170,17 @@ def _count(use: str, options: dict[str, Any], split: str, splits: DataSplits) ->
         sampled=len(sides) + len(broken),
         grey=grey,
         broken=tuple(broken),
-        notes=splits.notes,
+        notes=(*splits.notes, *_duplicates(splits)),
+        window=fitting_window(splits.train),  # type: ignore[arg-type]
     )
+
+
+def _duplicates(splits: DataSplits) -> tuple[str, ...]:
+    found = {"train": splits.train, "val": splits.val, "test": splits.test}
+    if sum(len(split) for split in found.values() if split is not None) > MOST:
+        return ()
+    duplicates = find_duplicates(found, splits.class_names)
+    return duplicates.notes if duplicates else ()
 
 
 def _open_some(split: StreamedSplit) -> tuple[list[int], int, list[str]]:

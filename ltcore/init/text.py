@@ -108,6 +108,12 @@ def _data(found: Survey, made: Choices) -> str:
             f"  # What the weights of {made.model} were trained with.",
             f"  normalize: {{mean: {list(made.normalize[0])}, std: {list(made.normalize[1])}}}",
         ]
+    if found.window is not None:
+        low, high = found.window
+        lines += [
+            "  # What becomes black and white in images of more than eight bits, from the values of a few of them.",
+            f"  range: [{low:g}, {high:g}]",
+        ]
     if found.broken:
         lines.append("  broken: skip                                     # leaves out images that cannot be read")
     return _comment(*comments) + "\n" + "\n".join(lines)

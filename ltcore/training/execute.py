@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcore.errors import DataError
+from ltcore.files.checkpoint import write_atomically
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.training import reuse
 from ltcore.training.assembly import Assembly
-from ltcore.training.data import RunData, choose_device, read_data
+from ltcore.training.data import RunData, choose_device, inspected, read_data
 from ltcore.training.loop import Observer
 from ltcore.training.result import result_rows
 from ltcore.training.run import Run
@@ -19,6 +22,7 @@ from ltcore.training.selection import Selection
 
 if TYPE_CHECKING:
     from ltcore.contract.result import Result
+    from ltcore.data.prepare import PreparedData
     from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import LoadedRecipe
 
@@ -30,6 +34,7 @@ def execute(
     reporter: Reporter,
     source: Path | None = None,
     observers: Sequence[Observer] = (),
+    verify: bool = False,
 ) -> tuple[Result, Path]:
     """Run a recipe, or go on with its latest run.
 
@@ -40,6 +45,7 @@ def execute(
         reporter: tells the user how it goes.
         source: directory of a run whose stages are taken over, as many as are the same.
         observers: look on while stages are trained, but for the networks of a selection.
+        verify: decode all images before training.
 
     Returns:
         The content of ``result.json`` and the run directory.
@@ -59,7 +65,9 @@ def execute(
         return result, found.path
     reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
     device = choose_device(loaded)
-    data = read_data(loaded, plan.answers["data"])
+    data = inspected(loaded, read_data(loaded, plan.answers["data"]), verify)
+    if found and recipe.data.broken == "skip" and not found.skips_broken:
+        _leave_out_from_now(loaded, found, data, text)
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
     with directory.lock():
         about: dict[str, Any] = {}
@@ -69,8 +77,24 @@ def execute(
             plan, about["selection"] = make_plan(selected.loaded), selected.record
             if not selection.asked.retrain:
                 selected.adopt(directory)
-                data = held
+                data = replace(held, notes=data.notes, duplicates=data.duplicates)
         if reused:
             about["reused"] = reused.record()
         run = Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter, reused, observers)
         return run.execute(about), directory.path
+
+
+def _leave_out_from_now(loaded: LoadedRecipe, found: RunDirectory, data: PreparedData, text: str) -> None:
+    """Let a run that ended at a broken image go on without such images, unless it has trained with other ones.
+
+    Raises:
+        DataError: training images are left out, and the run has begun to train.
+    """
+    if data.left_out and found.last.exists():
+        raise DataError(
+            f"{loaded.where('data')}: data.broken=skip leaves {data.left_out} training images out, with which the run in "
+            f"{found.path} has begun; going on without them would be no run of either recipe. Replace them and go on, "
+            "or start anew without --resume"
+        )
+    with found.lock():
+        write_atomically(found.path / "recipe.yaml", text.encode())

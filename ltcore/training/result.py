@@ -50,6 +50,7 @@ def write_result(
         "num_classes": assembly.state.num_classes,
         "class_counts": data.class_counts.tolist(),
         "class_names": list(data.class_names),
+        **({} if data.duplicates is None else {"duplicates": data.duplicates.record()}),
         "reported_epoch": "last",
         **about,  # type: ignore[typeddict-item]
         "calibration": list(recipe.calibrate),

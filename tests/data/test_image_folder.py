@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from ltcore.data.image_files import find_images
 from ltcore.data.fractions import Fractions, split_class, split_images
+from ltcore.data.image_files import find_images
 from ltcore.data.image_folder import ImageFolder
 from ltcore.errors import DataError
 

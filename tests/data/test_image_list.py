@@ -155,7 +155,7 @@ def test_class_names_that_only_look_numbered(lists, tmp_path):
     ],
 )
 def test_missing_images_that_are_there_under_another_name(lists, listed, hint):
-    refused(lists(train={listed: 0, "dogs/1.jpg": 1}), f"1 of 2 images are not in", f"{listed} {hint}")
+    refused(lists(train={listed: 0, "dogs/1.jpg": 1}), "1 of 2 images are not in", f"{listed} {hint}")
     assert "is there" not in refused(lists(train={"cats/9.jpg": 0, "dogs/1.jpg": 1}), "cats/9.jpg.")
 
 
