@@ -82,12 +82,12 @@ class ImageList(Method[ImageListOptions]):
             )
         root = Path(named).expanduser()
         lists = {
-            split: read_list(_list_path(root, getattr(o, split), split))
+            split: read_list(list_path(root, getattr(o, split), split))
             for split in ("train", "val", "test")
             if getattr(o, split) is not None
         }
         check_disjoint(list(lists.values()), root)
-        names = None if o.class_names is None else read_class_names(_list_path(root, o.class_names, "class_names"))
+        names = None if o.class_names is None else read_class_names(list_path(root, o.class_names, "class_names"))
         advice = (
             "Correct data.options.root or the list; data.options.check_files=false turns this check off, and a run "
             "then ends at the first image that is missing"
@@ -95,7 +95,12 @@ class ImageList(Method[ImageListOptions]):
         return listed_splits(root, lists, names, advice if o.check_files else None)
 
 
-def _list_path(root: Path, named: str, option: str) -> Path:
+def list_path(root: Path, named: str, option: str) -> Path:
+    """Where a list or table is, looked for in the root, then where the command runs.
+
+    Raises:
+        DataError: it is in neither.
+    """
     path = Path(named).expanduser()
     for candidate in (root / path, path):
         if candidate.is_file():
@@ -184,11 +189,12 @@ def check_numbering(lists: dict[str, ListedSplit]) -> None:
     known = _label_of_folder(train)
     for listed in lists.values():
         for folder, (label, position) in _label_of_folder(listed).items():
-            if folder in known and known[folder][0] != label:
+            trained, first = known.get(folder, (label, position))
+            if trained != label:
                 raise listed.error(
                     position,
-                    f"images of the folder '{folder}' have the label {label}, but {known[folder][0]} in {train.source}, "
-                    f"line {train.lines[known[folder][1]]}; number the classes alike in all lists",
+                    f"images of the folder '{folder}' have the label {label}, but {trained} in {train.source}, "
+                    f"line {train.lines[first]}; number the classes alike in all lists",
                 )
 
 

@@ -235,7 +235,7 @@ def test_a_run_goes_on_without_broken_images(photos, cli, tmp_path, monkeypatch)
     (root / "train/dog/2.png").write_bytes(training)
     result = cli("run", recipe, *out, *skip)
     assert result.code == 0 and "1 of 8 test images cannot be decoded and are left out" in result.out, result
-    assert [path for path in (tmp_path / "runs/r").iterdir()] == [run] and (run / "result.json").exists()
+    assert list((tmp_path / "runs/r").iterdir()) == [run] and (run / "result.json").exists()
     assert losses(run) == trained and "broken: skip" in (run / "recipe.yaml").read_text()
     assert len(np.load(run / "predictions.npz")["targets"]) == 7
     (root / "test/dog/2.png").write_bytes(whole)
