@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from ltcore.contract.result import DuplicatesRecord
 from ltcore.contract.splits import ArraySplit, FileSplit, StreamedSplit
 from ltcore.errors import listed
 
@@ -23,13 +24,15 @@ _BLOCK = 4096
 _HASH = 16
 
 Split = ArraySplit | StreamedSplit
+#: Gives the key of the image at an index, at a step; None where it cannot be read.
+Reader = Callable[[int, int], Any]
 
 
 class Place(NamedTuple):
     """An image: its split, where it stands there, and its label."""
 
     split: str
-    index: int
+    at: int
     label: int
 
 
@@ -47,7 +50,7 @@ class Duplicates:
     two_classes: int
     notes: tuple[str, ...] = ()
 
-    def record(self) -> dict[str, int]:
+    def record(self) -> DuplicatesRecord:
         """The numbers, for ``result.json``."""
         return {"across_splits": self.across_splits, "two_classes": self.two_classes}
 
@@ -63,17 +66,19 @@ def find_duplicates(splits: Mapping[str, Split | None], class_names: Sequence[st
         What was found; None where a data set of a plugin gives no bytes to compare.
     """
     present = {name: split for name, split in splits.items() if split is not None}
-    readers = {name: _reader(split) for name, split in present.items()}
-    if any(reader is None for reader in readers.values()):
-        return None
+    readers: dict[str, Reader] = {}
+    for name, split in present.items():
+        if (reader := _reader(split)) is None:
+            return None
+        readers[name] = reader
     places = [
         Place(name, index, label)
         for name, split in present.items()
         for index, label in enumerate(split.targets.tolist())
     ]
-    groups = [places]
+    groups: list[Sequence[Place]] = [places]
     for step in range(3):
-        groups = _refined(groups, lambda place, step=step: readers[place.split](place.index, step))  # type: ignore[misc]
+        groups = _refined(groups, readers, step)
     order = {name: number for number, name in enumerate(present)}
     held: list[tuple[Place, Place]] = []
     classes: list[tuple[Place, Place]] = []
@@ -89,7 +94,7 @@ def find_duplicates(splits: Mapping[str, Split | None], class_names: Sequence[st
         where = sorted({each.split for each, _ in held}, key=lambda name: order[name])
         notes.append(
             f"{len(held)} images of {listed(where)} are byte for byte in an earlier split, too, first "
-            f"{_name(present, place)}, which is {_name(present, twin)}; figures on them say little: take them out of one"
+            f"{_name(present, place)}, which is {_name(present, twin)}; leave each in one split only"
         )
     if classes:
         place, twin = classes[0]
@@ -100,13 +105,13 @@ def find_duplicates(splits: Mapping[str, Split | None], class_names: Sequence[st
     return Duplicates(len(held), len(classes), tuple(notes))
 
 
-def _refined(groups: Iterable[Sequence[Place]], key: Callable[[Place], Any]) -> list[Sequence[Place]]:
-    """The groups parted by a key, without those of one split and one class, in which nothing can be wrong."""
+def _refined(groups: Iterable[Sequence[Place]], readers: Mapping[str, Reader], step: int) -> list[Sequence[Place]]:
+    """The groups parted by the key of a step, without those of one split and class, in which nothing can be wrong."""
     found: list[Sequence[Place]] = []
     for group in groups:
         parts: dict[Any, list[Place]] = defaultdict(list)
         for place in group:
-            if (value := key(place)) is not None:
+            if (value := readers[place.split](place.at, step)) is not None:
                 parts[value].append(place)
         found += [
             part
@@ -116,7 +121,7 @@ def _refined(groups: Iterable[Sequence[Place]], key: Callable[[Place], Any]) -> 
     return found
 
 
-def _reader(split: Split) -> Callable[[int, int], Any] | None:
+def _reader(split: Split) -> Reader | None:
     """What gives an image's key at a step: 0 its size, 1 its middle, 2 the whole; None where its bytes are not had."""
     if isinstance(split, ArraySplit):
         images = split.images
@@ -153,4 +158,4 @@ def _hash(content: bytes) -> bytes:
 
 def _name(splits: Mapping[str, Split], place: Place) -> str:
     split = splits[place.split]
-    return f"{place.split} image {place.index}" if isinstance(split, ArraySplit) else split.name(place.index)
+    return f"{place.split} image {place.at}" if isinstance(split, ArraySplit) else split.name(place.at)

@@ -44,7 +44,7 @@ class ImageTableOptions(FractionOptions):
     label: Column | list[Column] | None = None
     """Column of the labels, text or numbers; or one column a class, of which a row has 1 in one and 0 in the others."""
     split: Column | None = None
-    """Column of the splits (`train`, `val`, `test` and other usual names); by default the one that is called `split`."""
+    """Column of the splits (`train`, `val`, `test`, and other usual names); by default the one called `split`."""
     group: Column | None = None
     """Column of what images belong together by (patient, lesion, burst); no two splits share a group."""
     header: bool | None = None

@@ -56,8 +56,8 @@ def inspect(data: PreparedData, asked: Data, verify: bool = False) -> PreparedDa
     if asked.range is None and not isinstance(data.train, ArraySplit) and (window := fitting_window(data.train)):
         low, high = window
         notes.append(
-            f"images of more than eight bits were looked at, and their values lie in {low:g}..{high:g}: read as they are "
-            f"they would be dark or refused; --set data.range=[{low:g},{high:g}] makes these black and white"
+            f"images of more than eight bits were looked at, and their values lie in {low:g}..{high:g}: read as they "
+            f"are, they would be dark or refused; --set data.range=[{low:g},{high:g}] makes these black and white"
         )
     number = sum(len(split) for split in splits.values() if split is not None)
     if asked.duplicates == "look" or (asked.duplicates == "auto" and number <= MOST):

@@ -144,8 +144,8 @@ def find_table(root: Path) -> dict[str, Any]:
                     options["root"] = str(root / folder.rstrip("/"))
                 return options | ({"suffix": suffix} if suffix else {})
     raise DataError(
-        f"{root / options['table']}:{table.lines[0]}: '{file}' is neither in {root} nor in a folder of it; put the table "
-        "where its paths begin"
+        f"{root / options['table']}:{table.lines[0]}: '{file}' is neither in {root} nor in a folder of it; put the "
+        "table where its paths begin"
     )
 
 

@@ -92,7 +92,7 @@ def _leave_out_from_now(loaded: LoadedRecipe, found: RunDirectory, data: Prepare
     """
     if data.left_out and found.last.exists():
         raise DataError(
-            f"{loaded.where('data')}: data.broken=skip leaves {data.left_out} training images out, with which the run in "
+            f"{loaded.where('data')}: data.broken=skip leaves {data.left_out} training images out, with which "
             f"{found.path} has begun; going on without them would be no run of either recipe. Replace them and go on, "
             "or start anew without --resume"
         )

@@ -43,6 +43,8 @@ def write_result(
         temporary, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
     )
     temporary.replace(directory.path / "predictions.npz")
+    if data.duplicates is not None:
+        about = about | {"duplicates": data.duplicates.record()}
     result: Result = {
         "recipe": recipe.name,
         "seed": recipe.seed,
@@ -50,7 +52,6 @@ def write_result(
         "num_classes": assembly.state.num_classes,
         "class_counts": data.class_counts.tolist(),
         "class_names": list(data.class_names),
-        **({} if data.duplicates is None else {"duplicates": data.duplicates.record()}),
         "reported_epoch": "last",
         **about,  # type: ignore[typeddict-item]
         "calibration": list(recipe.calibrate),

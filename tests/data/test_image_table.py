@@ -53,7 +53,7 @@ def refused(method, *parts):
 
 
 NAMES = ["owl" if number % 4 == 0 else "cat" for number in range(20)]
-CLASSES = {file: name for file, name in zip(FILES, NAMES, strict=True)}
+CLASSES = dict(zip(FILES, NAMES, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_holding_out_would_part_groups(make):
         ("file,label\n", {}, ["has no row"]),
         ("file,label\nimg/00.png,a,b\n", {}, ["labels.csv:2: 3 cells, but the first line has 2", "quotes"]),
         ("file,file\nimg/00.png,a\n", {}, ["two columns are called 'file'"]),
-        (rows(FILES, NAMES, NAMES, header="photo,a,b"), {}, ["which of its columns 'photo', 'a', 'b' names the files?"]),
+        (rows(FILES, NAMES, NAMES, header="photo,a,b"), {}, ["which of its columns 'photo', 'a', 'b' names the files"]),
         (rows(FILES, NAMES, NAMES, header="file,a,b"), {}, ["which of its columns", "is the label?", "label=[NAME"]),
         (rows(FILES, NAMES, header="file,kind"), {"label": "knd"}, ["no column 'knd'", "did you mean 'kind'?"]),
         (rows(FILES, NAMES), {"label": "kind"}, ["no column 'kind'", "header=true"]),
@@ -179,8 +179,8 @@ def test_holding_out_would_part_groups(make):
         (rows([*FILES[:19], FILES[0]], NAMES, header="file,label"), {}, ["labels.csv:21: img/00.png is listed twice"]),
         (rows(["x.png", *FILES[1:]], NAMES), {}, ["1 of", "are not in", "x.png", "file or suffix"]),
         (rows([f[:-4] for f in FILES], NAMES, header="id,label"), {}, [".png' is there: add the ending)"]),
-        (rows(FILES, [1] * 20, [0] * 19 + [1], header="file,a,b"), {}, ["labels.csv:21: an image has one class", "'a', 'b'"]),
-        (rows(FILES, NAMES, [0] * 20, header="file,a,b"), {"label": ["a", "b"]}, ["column 'a' is 'owl', but must be 0 or 1"]),
+        (rows(FILES, [1] * 20, [0] * 19 + [1], header="file,a,b"), {}, ["labels.csv:21: an image has one", "'a', 'b'"]),
+        (rows(FILES, NAMES, [0] * 20, header="file,a,b"), {"label": ["a", "b"]}, ["'a' is 'owl', but must be 0 or 1"]),
         (rows(FILES, NAMES), {"root": None}, ["no folder is named", "LTCORE_DATA"]),
         (rows(FILES, NAMES), {"table": "other.csv"}, ["other.csv is neither in", "data.options.table"]),
     ],
