@@ -93,11 +93,11 @@ def test_the_commands_it_prints_work_and_the_folder_stays_as_it_was(cli, tmp_pat
 def test_long_tailed_classes_get_logit_adjustment_and_true_figures(cli, tmp_path):
     result, text, recipe = init(cli, put(tmp_path / "photos", LONG))
     assert recipe["stages"][0]["methods"] == ["logit_adjustment"] == list(recipe["methods"])
-    # 40, 15 and 4 images less a fifth: 32, 12 and 3; the rarest class has fewer than ten, so none are for validation
-    assert recipe["data"]["options"]["val_fraction"] == 0.0
-    assert "47 images are trained on, 12 tested on" in prose(text) and "none are kept for validation" in prose(text)
-    assert "32 in 'cat' down to 3 in 'yak', 12 in 'dog', 32 in 'cat': 10.7 to 1" in prose(text)
-    assert "64 pixels (median of 47)" in prose(text)
+    # 40, 15 and 4 images less a fifth: 32, 12 and 3; less a tenth for validation, but for the class of fewer than ten
+    assert (recipe["data"]["options"]["val_fraction"], recipe["data"]["options"]["val_min"]) == (0.1, 10)
+    assert "41 images are trained on, 12 tested on (one in five), 6 are kept for validation, none of" in prose(text)
+    assert "28 in 'cat' down to 3 in 'yak', 10 in 'dog', 28 in 'cat': 9.33 to 1" in prose(text)
+    assert "64 pixels (median of 41)" in prose(text)
     assert "3 in 'yak'" in result.out and "logit adjustment" in result.out
 
 
@@ -109,8 +109,8 @@ def test_nearly_balanced_classes_get_cross_entropy(cli, tmp_path):
 
 
 def test_the_border_of_nearly_balanced(tmp_path):
-    below = survey(put(tmp_path / "a", {"cat": 14, "dog": 5}))  # 11 and 4 to train on
-    above = survey(put(tmp_path / "b", {"cat": 15, "dog": 5}))  # 12 and 4
+    below = survey(put(tmp_path / "a", {"cat": 16, "dog": 5}))  # 16 less 3 and 2, and 5 less 1, to train on
+    above = survey(put(tmp_path / "b", {"cat": 17, "dog": 5}))  # 17 less 3 and 2
     assert (below.counts, above.counts) == ((11, 4), (12, 4))
     assert choose(below, Wishes(), CPU).method is None and choose(above, Wishes(), CPU).method == "logit_adjustment"
 

@@ -19,8 +19,12 @@ def list_data(as_json: bool = False) -> None:
     show(data_rows(), render_data, as_json)
 
 
-def describe_data(what: str, sets: Sequence[str] = (), png: Path | None = None, as_json: bool = False) -> None:
+def describe_data(
+    what: str, sets: Sequence[str] = (), png: Path | None = None, verify: bool = False, as_json: bool = False
+) -> None:
     """Show class counts, imbalance, shot groups and a histogram of a data set as a run would train on it.
+
+    Broken images, duplicates and classes without test images are named, too.
 
     Example: ltcore data describe digits_lt --set data.imbalance.factor=10 --set data.imbalance.kind=exponential
     """
@@ -30,7 +34,7 @@ def describe_data(what: str, sets: Sequence[str] = (), png: Path | None = None, 
 
     if png is not None:
         refuse_output(png, "--png")
-    found = describe(load_data(what, sets), what)
+    found = describe(load_data(what, sets, verify), what)
     if png is not None:
         from ltcore.data.histogram import histogram
 
@@ -47,5 +51,6 @@ def add(commands: Any) -> None:
     command = add_command(nested, "describe", describe_data)
     command.add_argument("what", metavar="DATA", help="a data set's name, or a recipe file")
     command.add_argument("--png", metavar="FILE", type=Path, help="also draw the class counts into a PNG file")
+    command.flag("--verify", "decode every image, and name those that cannot be")
     command.sets()
     command.json()

@@ -13,8 +13,8 @@ from ltcore.cli.parser import add_command, minutes, show, whole
 def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **wished: Any) -> None:
     """Write a recipe that suits your own images and this machine, with the reasons. The folder is only read.
 
-    DIR holds a folder a class, or the folders train, val and test with such folders in each, or split lists (*.txt)
-    of lines 'relative/path label'.
+    DIR holds a folder a class, or the folders train, val and test with such folders in each, or a table of labels
+    (*.csv), or split lists (*.txt) of lines 'relative/path label'.
 
     Example: ltcore init photos --out photos.yaml
     """
@@ -69,6 +69,8 @@ def add(commands: Any) -> None:
     command.add_argument("folder", type=Path, metavar="DIR", help="the folder of your images")
     command.add_argument("--out", type=Path, metavar="RECIPE", help="the recipe to write; by default recipe.yaml")
     command.flag("--force", "write over a recipe that is there")
+    text = "what the folders in DIR are: fraction, a class each; folders, splits; by default what they look like"
+    command.add_argument("--split", choices=("auto", "fraction", "folders"), help=text)
     command.add_argument("--weights", type=Path, metavar="FILE", help="start from this file of weights of --model")
     command.add_argument("--model", metavar="NAME", help="a network of timm; by default one that suits")
     command.flag("--pretrained", "start from timm's weights, which are fetched from its hub")

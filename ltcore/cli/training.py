@@ -30,6 +30,7 @@ def run(
     log: Sequence[str] = (),
     data_changed: bool = False,
     environment_changed: bool = False,
+    verify: bool = False,
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes.
 
@@ -69,7 +70,7 @@ def run(
             print(f"going on with {going_on.path}, the latest run in {out} that has not ended{more}", flush=True)
         allowed = Allowed(data_changed, environment_changed)
         try:
-            execute(loaded, out, going_on, LoggingReporter(log, loaded.source), source, allowed=allowed)
+            execute(loaded, out, going_on, LoggingReporter(log, loaded.source), source, allowed=allowed, verify=verify)
         except KeyboardInterrupt as stop:
             text = str(stop) or "stopped"
             stop.args = (f"{text}; {_way_on(loaded, out, going_on)}",)
@@ -105,6 +106,7 @@ def add(commands: Any) -> None:
     command.flag("--data-changed", text, "data_changed")
     text = "go on although code, versions, device or threads are not what they were; its result says so"
     command.flag("--environment-changed", text, "environment_changed")
+    command.flag("--verify", "decode every image before training, and name those that cannot be")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
     command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
     text = "also log to tensorboard or wandb (extras tb and wandb of ltcore); may be repeated"

@@ -105,6 +105,20 @@ class Data(Use):
     broken: Literal["error", "skip"] = "error"
     """What becomes of images that cannot be decoded: `error` ends the run at the first one, by name; `skip` decodes all
     images once before training and leaves those out."""
+    range: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    """The values that become black and white in images of more than eight bits a channel, such as `[0, 4095]` for
+    twelve; what lies between is scaled. By default sixteen bits are taken as they are, and images of 32-bit integers
+    or floating-point numbers count as broken."""
+    duplicates: Literal["auto", "look", "off"] = "auto"
+    """Whether images are compared byte for byte across splits and classes before training: `auto` does so up to
+    100,000 images, `look` always. What is found is told and counted, and changes nothing."""
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError("the first value becomes black and must be below the second, which becomes white")
+        return value
 
 
 class OptimizerGroup(BaseModel):

@@ -136,6 +136,15 @@ class Preparation(TypedDict):
     """What each channel was then divided by."""
 
 
+class DuplicatesRecord(TypedDict):
+    """Images that are byte for byte the same, as they were found before training."""
+
+    across_splits: int
+    """Validation and test images that an earlier split has, too."""
+    two_classes: int
+    """Images that stand under two classes."""
+
+
 class Result(TypedDict):
     """The content of ``result.json``."""
 
@@ -158,6 +167,8 @@ class Result(TypedDict):
     """What changed of the data while the run was trained; only where something did (``--data-changed``)."""
     environments: NotRequired[list[dict[str, Any]]]
     """The entries of ``environment.json``; only where the environment, or the data, changed while it was trained."""
+    duplicates: NotRequired[DuplicatesRecord]
+    """Absent where it was not looked for them."""
     reported_epoch: Literal["last"]
     """Which epoch the figures are of; nothing is chosen on test data."""
     selection: NotRequired[SelectionRecord]

@@ -143,6 +143,8 @@ class DataSplits:
         imbalance: the long tail that the set has by definition (CIFAR-100-LT); a recipe's ``data.imbalance``
             replaces it.
         notes: what the user should be told of how the files were read, a sentence each (files that were ignored).
+        grouped: whether images belong together in groups (of one patient) that no two splits may share; core then holds
+            none out, which would part them.
     """
 
     train: ArraySplit | StreamedSplit
@@ -157,3 +159,4 @@ class DataSplits:
     flip: bool = False
     imbalance: Imbalance = field(default_factory=Imbalance)
     notes: tuple[str, ...] = ()
+    grouped: bool = False

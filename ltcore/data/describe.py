@@ -41,6 +41,7 @@ def describe(prepared: PreparedData, name: str) -> dict[str, Any]:
         "mean": list(prepared.mean),
         "std": list(prepared.std),
         "transform": asdict(prepared.transform),
+        "duplicates": None if prepared.duplicates is None else prepared.duplicates.record(),
         "notes": list(prepared.notes),
     }
 

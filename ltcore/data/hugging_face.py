@@ -15,6 +15,7 @@ from torch import Tensor
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import DataSplits
+from ltcore.data.class_names import joined_by_name
 from ltcore.data.image_list import imagenet_like
 from ltcore.errors import DataError, listed, nearest
 
@@ -83,6 +84,12 @@ class TableSplit:
         # A path stands alone where the images are files beside the table.
         return Image.open(io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else stored["path"])
 
+    def encoded(self, index: int) -> bytes | None:
+        """The image at `index` as it is stored; None where the table has no bytes of it."""
+        stored = self.table[int(self.rows[index])][self.column]
+        content: bytes | None = stored.get("bytes") if stored else None
+        return content
+
     def name(self, index: int) -> str:
         """The split's name and the row."""
         return f"{self.title}, row {int(self.rows[index])}"
@@ -103,24 +110,37 @@ class HuggingFace(Method[HuggingFaceOptions]):
 
     @hookimpl
     def build_data(self) -> DataSplits:
-        """The splits; classes are those of the label column's type, or else the training labels."""
+        """The splits; classes are those of the training split's label column, or else its labels.
+
+        Each split's numbers are joined to the classes by their names, where both have names.
+        """
         o = self.options
         loaded = {split: self._load(name) for split in ("train", "val", "test") if (name := getattr(o, split))}
         image = self._column(loaded["train"], o.image, "Image", "image")
         label = self._column(loaded["train"], o.label, "ClassLabel", "label")
         labels = {split: self._labels(table, getattr(o, split), label) for split, table in loaded.items()}
         feature = loaded["train"].features[label]
-        names = tuple(getattr(feature, "names", None) or map(str, range(int(labels["train"].max()) + 1)))
-        splits = {}
+        named: tuple[str, ...] = tuple(getattr(feature, "names", None) or ())
+        names = named or tuple(map(str, range(int(labels["train"].max()) + 1)))
+        splits, notes = {}, []
         for split, table in loaded.items():
             title = f"{o.path} ({getattr(o, split)})"
             if image not in table.features or type(table.features[image]).__name__ != "Image":
                 raise DataError(f"{title}: column '{image}' is not of the type Image; set data.options.image")
-            self._check(title, label, labels[split], len(names), split == "train")
+            own = getattr(table.features[label], "names", None)
+            self._check(title, label, labels[split], len(own or names), split == "train")
+            if own and named:
+                labels[split] = joined_by_name(title, labels[split], own, f"{o.path} ({o.train})", named)
+            elif bool(own) != bool(named):
+                notes.append(
+                    f"{title}: column '{label}' {'has' if own else 'lacks'} class names, but that of {o.train} "
+                    f"{'lacks' if own else 'has'} them; its numbers are taken to be the same"
+                )
+                self._check(title, label, labels[split], len(names), False)
             undecoded = table.select_columns([image]).cast_column(image, _library().Image(decode=False))
             targets = torch.from_numpy(labels[split])
             splits[split] = TableSplit(undecoded, image, torch.arange(len(targets)), targets, title)
-        return replace(imagenet_like(splits), class_names=names)
+        return replace(imagenet_like(splits), class_names=names, notes=tuple(notes))
 
     def _load(self, split: str) -> Any:
         o, datasets = self.options, _library()

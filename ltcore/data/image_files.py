@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,29 @@ from ltcore.contract.splits import FileSplit
 from ltcore.errors import DataError
 
 #: Endings of files that are taken for images; Pillow reads them all.
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpeg",
+        ".jpg",
+        ".pgm",
+        ".png",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
+#: Folders that other programs leave among images, in lower case: previews, archives' leftovers, trash.
+JUNK = frozenset(
+    {"@eadir", "__macosx", "thumbnails", "#recycle", "@recycle", "$recycle.bin", "lost+found"}
+    | {"system volume information"}
+)
 
 #: ImageNet's, which the large long-tailed sets are normalised with, and the weights that are fine-tuned on them were.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -29,28 +52,44 @@ class Found:
 
     Attributes:
         files: their paths relative to it, with ``/``, sorted.
-        ignored: how many other files there are, hidden ones among them.
+        left_out: how many other files there are, by their endings; ``hidden`` and ``without an ending`` among them.
+        junk: paths of folders that are not read, since other programs left them.
     """
 
     files: tuple[str, ...]
-    ignored: int
+    left_out: Counter[str] = field(default_factory=Counter)
+    junk: tuple[str, ...] = ()
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is taken for an image, by its name."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _is_read(folder: str) -> bool:
+    """Whether a folder is read, by its name: not a hidden one, and none of `JUNK`."""
+    return not folder.startswith(".") and folder.lower() not in JUNK
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones.
+    """Names of the folders in a folder, sorted, without hidden ones and `JUNK`.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            return sorted(entry.name for entry in entries if _is_read(entry.name) and entry.is_dir())
     except OSError as error:
         raise unreadable(folder, error) from error
 
 
-def find_images(folder: Path) -> Found:
-    """Every image below a folder, at any depth; symbolic links are followed, each folder once.
+def find_images(folder: Path, deep: bool = True) -> Found:
+    """Every image below a folder; symbolic links are followed, each folder once.
+
+    Args:
+        folder: where to look.
+        deep: at any depth; if not, in the folder itself only.
 
     Raises:
         DataError: the folder or one below it cannot be read.
@@ -60,22 +99,35 @@ def find_images(folder: Path) -> Found:
         raise unreadable(Path(error.filename or folder), error) from error
 
     files: list[str] = []
-    ignored, seen = 0, set()
+    junk: list[str] = []
+    left_out: Counter[str] = Counter()
+    seen = set()
     for base, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         seen.add(os.path.realpath(base))
+        inside = os.path.relpath(base, folder).replace(os.sep, "/")
+        prefix = "" if inside == "." else f"{inside}/"
+        junk += [prefix + name for name in folders if name.lower() in JUNK]
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(base, name)) not in seen  # a link in a circle
+            if deep and _is_read(name) and os.path.realpath(os.path.join(base, name)) not in seen  # a link in a circle
         )
-        inside = os.path.relpath(base, folder).replace(os.sep, "/")
-        prefix = "" if inside == "." else f"{inside}/"
-        images = [
-            name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
-        files += [prefix + name for name in images]
-        ignored += len(names) - len(images)
-    return Found(tuple(sorted(files)), ignored)
+        for name in names:
+            if is_image(name):
+                files.append(prefix + name)
+            else:
+                ending = os.path.splitext(name)[1].lower()
+                left_out["hidden" if name.startswith(".") else ending or "without an ending"] += 1
+    return Found(tuple(sorted(files)), left_out, tuple(sorted(junk)))
+
+
+def said_left_out(counts: Mapping[str, int]) -> str:
+    """``12 .heic, 2 hidden``: how many files of each ending were left out, the most frequent first."""
+    order = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    said = ", ".join(f"{count} {ending}" for ending, count in order[:6]) + (", ..." if len(order) > 6 else "")
+    if {".heic", ".heif"} & set(counts):
+        said += "; HEIC is not read: convert it to JPEG or PNG"
+    return said
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
@@ -117,8 +169,33 @@ def check_files(root: Path, files: Sequence[str], source: str, advice: str) -> N
     if absent := missing_files(root, files):
         first = ", ".join(files[position] for position in absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
         raise DataError(
-            f"{source}: {len(absent)} of {len(files)} images are not in {root.absolute()}: {first}. {advice}"
+            f"{source}: {len(absent)} of {len(files)} images are not in {root.absolute()}: "
+            f"{first}{_meant(root, files[absent[0]])}. {advice}"
         )
+
+
+def _meant(root: Path, file: str) -> str:
+    """A hint for a file that is there under a path of other case, with an ending, or with slashes; or empty."""
+    found, parts = root, [part for part in file.replace("\\", "/").split("/") if part not in ("", ".")]
+    for number, part in enumerate(parts, start=1):
+        try:
+            names = sorted(os.listdir(found))
+        except OSError:
+            return ""
+        alike = [name for name in names if name == part] or [name for name in names if name.lower() == part.lower()]
+        if number == len(parts):
+            alike += [name for name in names if is_image(name) and os.path.splitext(name)[0].lower() == part.lower()]
+        if not alike:
+            return ""
+        found = found / alike[0]
+    spelled = found.relative_to(root).as_posix()
+    if "\\" in file:
+        how = "write / for \\"
+    elif spelled.lower() == file.lower():
+        how = "upper and lower case differ"
+    else:
+        how = "add the ending"
+    return f" ('{spelled}' is there: {how})"
 
 
 def file_split(root: Path, files: Sequence[str], labels: Sequence[int]) -> FileSplit:
@@ -133,27 +210,6 @@ def file_split(root: Path, files: Sequence[str], labels: Sequence[int]) -> FileS
         name = os.fsencode(str(error.object)).decode(errors="replace")
         raise DataError(f"{root / name}: the file's name is not UTF-8; rename it") from error
     return FileSplit(root, encoded, torch.tensor(labels, dtype=torch.int64))
-
-
-def read_class_names(path: Path) -> list[str]:
-    """Class names of a text file: one a line in label order, or ``name label`` on every line, in any order.
-
-    Raises:
-        DataError: it cannot be read, has an empty line between others, or names a class twice.
-    """
-    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
-    pairs = [line.rsplit(None, 1) for line in lines]
-    labels = [int(pair[1]) if len(pair) == 2 and pair[1].isdecimal() else -1 for pair in pairs]
-    if sorted(labels) == list(range(len(lines))):
-        lines = [pairs[labels.index(label)][0] for label in range(len(lines))]
-    seen: dict[str, int] = {}
-    for number, name in enumerate(lines, start=1):
-        if not name:
-            raise DataError(f"{path}:{number}: the line is empty; write one class name a line, in label order")
-        if name in seen:
-            raise DataError(f"{path}:{number}: '{name}' is named twice (first as number {seen[name]}); rename one")
-        seen[name] = number
-    return lines
 
 
 def read_text(path: Path) -> str:
@@ -172,34 +228,6 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path.absolute()} is not a UTF-8 text file ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise unreadable(path, error) from error
-
-
-def names_from_folders(
-    files: Iterable[str], labels: Iterable[int], num_classes: int, folder_of: Callable[[str], str]
-) -> tuple[str, ...]:
-    """Class names from the folders that the classes' files are in, or else the labels as text.
-
-    A class is named by its folder where every class has one folder of its own; by as few of the path's last parts as
-    tell all classes apart.
-
-    Args:
-        files: N paths.
-        labels: N labels from 0 to `num_classes` less one.
-        num_classes: C.
-        folder_of: the folder of a path.
-    """
-    folders: dict[int, set[str]] = {label: set() for label in range(num_classes)}
-    for file, label in zip(files, labels, strict=True):
-        folders[label].add(folder_of(file))
-    numbers = tuple(str(label) for label in range(num_classes))
-    if any(len(found) != 1 for found in folders.values()):
-        return numbers
-    parts = [found.copy().pop().split("/") for found in folders.values()]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = tuple("/".join(part[-depth:]) for part in parts)
-        if all(names) and len(set(names)) == num_classes:
-            return names
-    return numbers
 
 
 def spell_out(counts: Mapping[str, int]) -> str:

@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import field_validator
 
 from ltcore.contract.hook import hookimpl
-from ltcore.contract.method import Method, Options
-from ltcore.contract.splits import DataSplits, FileSplit
-from ltcore.data.image_files import IMAGE_SUFFIXES, Found, file_split, find_images, spell_out, subfolders
+from ltcore.contract.method import Method
+from ltcore.contract.splits import DataSplits
+from ltcore.data.fractions import FractionOptions, Fractions, groups_of, refuse_crossing, split_images
+from ltcore.data.image_files import (
+    IMAGE_SUFFIXES,
+    Found,
+    file_split,
+    find_images,
+    said_left_out,
+    spell_out,
+    subfolders,
+)
 from ltcore.data.image_list import imagenet_like
+from ltcore.data.split_folders import SPLITS, Layout, find_layout, inside
 from ltcore.errors import DataError, listed, nearest
 
-SPLITS = ("train", "val", "test")
 
-
-class ImageFolderOptions(Options):
+class ImageFolderOptions(FractionOptions):
     """Options of `ImageFolder`."""
 
     root: str
     """Folder with a folder a class, or with the folders `train`, `val` and `test` that have a folder a class each."""
     split: Literal["auto", "fraction", "folders"] = "auto"
     """`fraction` splits each class by `test_fraction` and `val_fraction`; `folders` takes the folders `train`, `val`
-    and `test`; `auto` takes `folders` where the root holds `train`, `val` or `test`, and no other folder."""
-    test_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of each class's images that is tested on, for `fraction`."""
-    val_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of each class's images that is held out for validation, for `fraction`; 0 for none."""
-    split_seed: int = 0
-    """Another seed is another split, for `fraction`; the run's seed does not change it."""
+    and `test`, or those that are called alike; `auto` takes what the folders look like, and refuses what is unclear."""
+    train: str | None = None
+    """Folder of the training images, relative to the root, where its name does not say it."""
+    val: str | None = None
+    """Folder of the validation images, likewise."""
+    test: str | None = None
+    """Folder of the test images, likewise."""
+    group: str | None = None
+    """Regular expression that finds in an image's path, relative to the root, which group it is of (patient, burst):
+    the first group in brackets, or all that matches. No two splits share a group."""
 
-    @model_validator(mode="after")
-    def _leaves_some(self) -> ImageFolderOptions:
-        if self.test_fraction + self.val_fraction >= 1:
-            raise ValueError("test_fraction and val_fraction together leave nothing to train on; lower one")
-        return self
+    @field_validator("group")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"this is no regular expression ({error})") from error
+        return value
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The folders of splits that are named."""
+        return {split: folder for split in SPLITS if (folder := getattr(self, split)) is not None}
 
 
 class ImageFolder(Method[ImageFolderOptions]):
@@ -54,21 +74,15 @@ class ImageFolder(Method[ImageFolderOptions]):
     @property
     def provides(self) -> AbstractSet[str]:
         """Validation images, where a fraction is held out or there is a folder of them beside one of test images."""
-        root = Path(self.options.root).expanduser()
         try:
-            val = (root / "val").is_dir() and (root / "test").is_dir() if self._by_folders(root) else self._has_fraction
+            layout = self._layout(Path(self.options.root).expanduser())
         except DataError:
             return frozenset()  # build_data says what is wrong with it
+        val = layout.validates if layout.splits else self.options.val_fraction > 0
         return {"validation"} if val else frozenset()
 
-    @property
-    def _has_fraction(self) -> bool:
-        return bool(self.options.val_fraction > 0)
-
-    def _by_folders(self, root: Path) -> bool:
-        if self.options.split != "auto":
-            return bool(self.options.split == "folders")
-        return bool(found := subfolders(root)) and set(found) <= set(SPLITS)
+    def _layout(self, root: Path) -> Layout:
+        return find_layout(root, self.options.split, self.options.named)
 
     @hookimpl
     def build_data(self) -> DataSplits:
@@ -76,127 +90,180 @@ class ImageFolder(Method[ImageFolderOptions]):
         root = Path(self.options.root).expanduser()
         if not root.is_dir():
             raise DataError(f"{root.absolute()} is not a folder (data.options.root); it must hold a folder a class")
-        return self._read_folders(root) if self._by_folders(root) else self._split_classes(root)
+        layout = self._layout(root)
+        return self._read_folders(root, layout) if layout.splits else self._split_classes(root)
 
     def _split_classes(self, root: Path) -> DataSplits:
         o = self.options
         found = _classes(root)
-        parts: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
-        for label, (name, images) in enumerate(found.items()):
-            files = [f"{name}/{file}" for file in images.files]
-            chosen = split_class(files, o.test_fraction, o.val_fraction, o.split_seed)
-            for split, members in zip(SPLITS, chosen, strict=True):
-                parts[split] += [(file, label) for file in members]
-        if not parts["test"]:
-            raise DataError(f"{root.absolute()}: every class has a single image, so that none is left to test on")
-        splits = {split: _file_split(root, members) for split, members in parts.items() if members}
-        untested = [name for name, images in found.items() if len(images.files) == 1]
-        notes = _ignored(root, found)
-        if untested:
-            some = f"{len(untested)}, first {listed(untested[:3])}"
-            notes.append(f"classes of one image, which is trained on and none tested: {some}")
-        return replace(imagenet_like(splits), class_names=tuple(found), notes=tuple(notes))
-
-    def _read_folders(self, root: Path) -> DataSplits:
-        present = [split for split in SPLITS if (root / split).is_dir()]
-        if "train" not in present or len(present) == 1:
-            raise DataError(
-                f"{root.absolute()} has the folders {listed(subfolders(root))}, but a split by folders needs 'train' "
-                "and 'test' ('val' may be left out); data.options.split=fraction takes each folder for a class"
+        members = _Members.of(found.folders)
+        units = members.files if o.group is None else groups_of(members.files, o.group, "data.options.group")
+        chosen = split_images(members.labels, units, Fractions.of(o))
+        if not chosen["test"]:
+            what = "a single image" if o.group is None else "a single group of images"
+            raise DataError(f"{root.absolute()}: every class has {what}, so that none is left to test on")
+        splits = {
+            split: file_split(root, [members.files[i] for i in at], [members.labels[i] for i in at])
+            for split, at in chosen.items()
+            if at
+        }
+        notes = found.notes()
+        tested = set(splits["test"].targets.tolist())
+        if untested := [name for label, name in enumerate(found.folders) if label not in tested]:
+            what = "image" if o.group is None else "image or one group"
+            notes.append(
+                f"classes of one {what}, which is trained on and none tested: {len(untested)}, first "
+                f"{listed(untested[:3])}"
             )
-        if unused := sorted(self.options.model_fields_set & {"test_fraction", "val_fraction", "split_seed"}):
+        return replace(
+            imagenet_like(splits), class_names=tuple(found.folders), notes=tuple(notes), grouped=o.group is not None
+        )
+
+    def _read_folders(self, root: Path, layout: Layout) -> DataSplits:
+        if unused := self.options.asked_for():
             raise DataError(
                 f"data.options.{unused[0]} splits by fraction, but {root.absolute()} is split by its folders "
-                f"{listed(present)}; remove it, or set data.options.split=fraction"
+                f"{listed(layout.splits.values())}; remove it, or set data.options.split=fraction"
             )
-        found = {split: _classes(root / split, required=split == "train") for split in present}
-        classes = list(found["train"])
-        splits: dict[str, FileSplit] = {}
-        notes: list[str] = []
-        for split, folders in found.items():
-            for name in folders:
-                if name not in found["train"]:
+        train = root / layout.splits["train"]
+        found = {split: _classes(root / folder, split == "train") for split, folder in layout.splits.items()}
+        classes = list(found["train"].folders)
+        files: dict[str, Sequence[str]] = {}
+        splits, notes = {}, []
+        for split, folder in layout.splits.items():
+            for name in found[split].folders:
+                if name not in classes:
                     raise DataError(
-                        f"{(root / split / name).absolute()}: no class of {(root / 'train').absolute()} is called "
+                        f"{(root / folder / name).absolute()}: no class of {train.absolute()} is called "
                         f"'{name}'{nearest(name, classes) or '.'} Rename the folder, add training images of it, or "
                         "remove it"
                     )
-            members = [
-                (f"{split}/{name}/{file}", classes.index(name))
-                for name, images in folders.items()
-                for file in images.files
-            ]
-            if not members:
-                raise DataError(f"{(root / split).absolute()} has no images ({_suffixes()}) in its class folders")
-            splits[split] = _file_split(root, members)
-            notes += _ignored(root / split, folders)
+            members = _Members.of(found[split].folders, classes, f"{folder}/")
+            if not members.files:
+                loose = len(find_images(root / folder, deep=False).files)
+                hint = (
+                    f"; {loose} images lie in the folder itself, and nothing says their classes: move them into "
+                    f"folders a class, or take data.options.root={train.absolute()}, which is split by fraction then"
+                )
+                raise DataError(
+                    f"{(root / folder).absolute()} has no images ({_suffixes()}) in its class folders"
+                    f"{hint if loose else ''}"
+                )
+            splits[split], files[split] = file_split(root, members.files, members.labels), members.files
+            notes += found[split].notes()
+        if self.options.group is not None:
+            groups = {split: groups_of(each, self.options.group, "data.options.group") for split, each in files.items()}
+            refuse_crossing(groups, str(root.absolute()), "move all images of a group into one of the folders")
+        if layout.others:
+            some = {name: len(find_images(root / name).files) for name in layout.others}
+            notes.append(f"{root}: further folders are left out, with so many images: {spell_out(some)}")
         if "test" not in splits:
-            notes.append("there is no folder test: val is tested on, and data.holdout takes validation images")
+            notes.append(
+                f"there is no folder test: {layout.splits['val']} is tested on, and data.holdout takes validation "
+                "images"
+            )
             splits["test"] = splits.pop("val")
-        return replace(imagenet_like(splits), class_names=tuple(classes), notes=tuple(notes))
+        return replace(
+            imagenet_like(splits),
+            class_names=tuple(classes),
+            notes=tuple(notes),
+            grouped=self.options.group is not None,
+        )
 
 
-def split_class(
-    files: Sequence[str], test_fraction: float, val_fraction: float, seed: int
-) -> tuple[list[str], list[str], list[str]]:
-    """Training, validation and test images of one class, each in the given order.
+@dataclass(frozen=True)
+class _Members:
+    """N images: their paths relative to the root, and their labels."""
 
-    The files are ranked by a hash of (`seed`, path); the first ``round(test_fraction * n)`` are tested on, the next
-    ``round(val_fraction * n)`` validated on, halves rounded up. So the split depends on nothing but the names: an
-    image that is added ranks among the others without reordering them, and moves three of them at most, those next
-    to a boundary. A threshold on the hash itself would move none, but leaves the smallest classes without test or
-    training images, which is where a long tail is measured. A class of two images or more has at least one test image,
-    one of three or more a validation image too, and each keeps one to train on.
+    files: list[str]
+    labels: list[int]
 
-    Args:
-        files: n paths of one class, relative to the root.
-        test_fraction: share of them, more than 0 and less than 1.
-        val_fraction: share of them, from 0 to less than 1.
-        seed: another seed is another ranking.
-    """
-    n = len(files)
-    reserved = 1 if val_fraction and n >= 3 else 0
-    test = min(max(int(test_fraction * n + 0.5), 1), n - 1 - reserved)
-    val = min(max(int(val_fraction * n + 0.5), reserved), n - 1 - test)
-    ranked = sorted(
-        files, key=lambda file: hashlib.blake2b(f"{seed}\0{file}".encode(errors="surrogateescape")).digest()
-    )
-    tested, held = set(ranked[:test]), set(ranked[test : test + val])
-    return (
-        [file for file in files if file not in tested and file not in held],
-        [file for file in files if file in held],
-        [file for file in files if file in tested],
-    )
+    @classmethod
+    def of(cls, folders: Mapping[str, Found], classes: Sequence[str] | None = None, prefix: str = "") -> _Members:
+        label_of = {name: label for label, name in enumerate(classes or folders)}
+        pairs = [
+            (f"{prefix}{name}/{file}", label_of[name]) for name, images in folders.items() for file in images.files
+        ]
+        return cls([file for file, _ in pairs], [label for _, label in pairs])
 
 
-def _classes(root: Path, required: bool = True) -> dict[str, Found]:
-    """The images of each class folder, by its name in sorted order; `required`: two classes, none without images."""
+@dataclass(frozen=True)
+class _ClassFolders:
+    """The images of each class folder, by its name in sorted order; and what else lies in the folder."""
+
+    root: Path
+    folders: dict[str, Found]
+    beside: Found
+
+    def notes(self) -> list[str]:
+        """What is left out, or may not be meant so, a sentence each."""
+        notes = []
+        left_out = sum((images.left_out for images in self.folders.values()), Counter[str]())
+        if left_out:
+            each = {name: images.left_out.total() for name, images in self.folders.items() if images.left_out}
+            notes.append(
+                f"{self.root}: {left_out.total()} files are left out, as hidden or no images that are read: "
+                f"{said_left_out(left_out)} ({spell_out(each)})"
+            )
+        junk = [f"{name}/{path}" for name, images in self.folders.items() for path in images.junk] + [*self.beside.junk]
+        if junk:
+            notes.append(f"{self.root}: {len(junk)} folders of other programs are left out, first '{junk[0]}'")
+        if loose := len(self.beside.files):
+            notes.append(
+                f"{self.root}: {loose} images beside the class folders are left out, first {self.beside.files[0]}"
+            )
+        nested = {
+            f"{name}/{inner}": number
+            for name, images in self.folders.items()
+            for inner, number in Counter(file.split("/")[0] for file in images.files if "/" in file).items()
+            if inner in self.folders
+        }
+        if nested:
+            first = next(iter(nested))
+            notes.append(
+                f"{self.root}: {len(nested)} folders in class folders are called like classes ({spell_out(nested)}); "
+                f"their images count as those of the outer class, '{first.split('/')[0]}' for the first"
+            )
+        return notes
+
+
+def _classes(root: Path, required: bool = True) -> _ClassFolders:
+    """The images of each class folder; `required`: two classes, none without images."""
     found = {name: find_images(root / name) for name in subfolders(root)}
+    read = _ClassFolders(root, found, find_images(root, deep=False))
     if not required:
-        return found
+        return read
     if not any(images.files for images in found.values()):
-        loose = len(find_images(root).files)
+        left_out = sum((images.left_out for images in found.values()), Counter(read.beside.left_out))
+        loose = len(read.beside.files)
         hint = f"; {loose} images lie in the folder itself: move them into a folder a class" if loose else ""
+        hint += f"; it has other files: {said_left_out(left_out)}" if left_out else ""
+        hint += _table(root) if loose else ""
         raise DataError(f"{root.absolute()} has no images ({_suffixes()}) in folders named by class{hint}")
     if empty := [name for name, images in found.items() if not images.files]:
+        left_out = found[empty[0]].left_out
+        hint = f"; it has other files: {said_left_out(left_out)}" if left_out else ""
         raise DataError(
             f"{(root / empty[0]).absolute()} has no image ({_suffixes()}), and so {len(empty)} of {len(found)} class "
-            "folders; remove the folder, or put images into it"
+            f"folders{hint}; remove the folder, or put images into it"
         )
     if len(found) < 2:
-        raise DataError(f"{root.absolute()} has one class folder, '{next(iter(found))}'; a classifier needs two")
-    return found
+        only = next(iter(found))
+        raise DataError(
+            f"{root.absolute()} has one class folder, '{only}'; a classifier needs two{inside(root) or _table(root)}"
+        )
+    return read
 
 
-def _file_split(root: Path, members: Sequence[tuple[str, int]]) -> FileSplit:
-    return file_split(root, [file for file, _ in members], [label for _, label in members])
-
-
-def _ignored(root: Path, found: dict[str, Found]) -> list[str]:
-    counts = {name: images.ignored for name, images in found.items() if images.ignored}
-    if not counts:
-        return []
-    return [f"{root}: {sum(counts.values())} files that are hidden or no images are ignored ({spell_out(counts)})"]
+def _table(root: Path) -> str:
+    """A hint for images that lie beside a table, which may hold their labels; or an empty string."""
+    tables = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    if not tables:
+        return ""
+    return (
+        f"; if {tables[0]} beside it holds the labels, use image_table with data.options.root={root.absolute()} and "
+        f"data.options.table={tables[0]}"
+    )
 
 
 def _suffixes() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -12,15 +13,8 @@ from typing import Any
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import DataSplits
-from ltcore.data.image_files import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    check_files,
-    file_split,
-    names_from_folders,
-    read_class_names,
-    read_text,
-)
+from ltcore.data.class_names import names_from_folders, read_class_names
+from ltcore.data.image_files import IMAGENET_MEAN, IMAGENET_STD, check_files, file_split, read_text
 from ltcore.data.layouts import class_folder, relocate
 from ltcore.errors import DataError
 
@@ -90,12 +84,12 @@ class ImageList(Method[ImageListOptions]):
             )
         root = Path(named).expanduser()
         lists = {
-            split: read_list(_list_path(root, getattr(o, split), split))
+            split: read_list(list_path(root, getattr(o, split), split))
             for split in ("train", "val", "test")
             if getattr(o, split) is not None
         }
-        check_disjoint(list(lists.values()))
-        names = None if o.class_names is None else read_class_names(_list_path(root, o.class_names, "class_names"))
+        check_disjoint(list(lists.values()), root)
+        names = None if o.class_names is None else read_class_names(list_path(root, o.class_names, "class_names"))
         advice = (
             "Correct data.options.root or the list; data.options.check_files=false turns this check off, and a run "
             "then ends at the first image that is missing"
@@ -103,7 +97,12 @@ class ImageList(Method[ImageListOptions]):
         return listed_splits(root, lists, names, advice if o.check_files else None)
 
 
-def _list_path(root: Path, named: str, option: str) -> Path:
+def list_path(root: Path, named: str, option: str) -> Path:
+    """Where a list or table is, looked for in the root, then where the command runs.
+
+    Raises:
+        DataError: it is in neither.
+    """
     path = Path(named).expanduser()
     for candidate in (root / path, path):
         if candidate.is_file():
@@ -138,12 +137,13 @@ def read_list(path: Path) -> ListedSplit:
                 f"{path}:{number}: the label {label[:_MOST_DIGITS]}... is absurdly long; labels count from 0"
             )
         file = file.removeprefix("./")
-        if file in seen:
+        same = posixpath.normpath(file)
+        if same in seen:
             raise DataError(
-                f"{path}:{number}: {file} is listed twice (first in line {lines[seen[file]]}, with label "
-                f"{labels[seen[file]]}); remove one"
+                f"{path}:{number}: {file} is listed twice (first in line {lines[seen[same]]}, with label "
+                f"{labels[seen[same]]}); remove one"
             )
-        seen[file] = len(files)
+        seen[same] = len(files)
         files.append(file)
         labels.append(int(label))
         lines.append(number)
@@ -152,22 +152,66 @@ def read_list(path: Path) -> ListedSplit:
     return ListedSplit(path, files, labels, lines)
 
 
-def check_disjoint(lists: Sequence[ListedSplit]) -> None:
-    """Refuse an image that two splits list.
+def check_disjoint(lists: Sequence[ListedSplit], root: Path) -> None:
+    """Refuse an image that two lists name, or one list twice, in whatever way its path is written.
+
+    Args:
+        lists: the splits.
+        root: what relative paths are relative to.
 
     Raises:
         DataError: names the image and both lines.
     """
-    for number, one in enumerate(lists):
-        known = {file: position for position, file in enumerate(one.files)}
-        for other in lists[number + 1 :]:
-            for position, file in enumerate(other.files):
-                if file in known:
-                    raise other.error(
-                        position,
-                        f"{file} is also in {one.source}, line {one.lines[known[file]]}; an image belongs to one split "
-                        "(without a val list, data.holdout takes validation images out of the training split)",
-                    )
+    base = os.path.abspath(root)
+    seen: dict[str, tuple[ListedSplit, int]] = {}
+    for listed in lists:
+        for position, file in enumerate(listed.files):
+            first, place = seen.setdefault(os.path.normpath(os.path.join(base, file)), (listed, position))
+            if first is listed and place == position:
+                continue
+            if first is listed:
+                raise listed.error(
+                    position, f"{file} is listed twice (first in line {listed.lines[place]}); remove one"
+                )
+            raise listed.error(
+                position,
+                f"{file} is also in {first.source}, line {first.lines[place]}; an image belongs to one split "
+                "(without a val list, data.holdout takes validation images out of the training split)",
+            )
+
+
+def check_numbering(lists: dict[str, ListedSplit]) -> None:
+    """Refuse a list that numbers the classes in another order than the training list, as their folders show.
+
+    Folders only count where each stands for one class in both lists; elsewhere the labels are what is said.
+
+    Args:
+        lists: by split, with ``train``.
+
+    Raises:
+        DataError: names the folder, and its label in both lists.
+    """
+    train = lists["train"]
+    known = _label_of_folder(train)
+    for listed in lists.values():
+        for folder, (label, position) in _label_of_folder(listed).items():
+            trained, first = known.get(folder, (label, position))
+            if trained != label:
+                raise listed.error(
+                    position,
+                    f"images of the folder '{folder}' have the label {label}, but {trained} in {train.source}, "
+                    f"line {train.lines[first]}; number the classes alike in all lists",
+                )
+
+
+def _label_of_folder(listed: ListedSplit) -> dict[str, tuple[int, int]]:
+    """By the name of each class's folder, its label and the first image; empty where folders are no classes."""
+    found: dict[str, tuple[int, int]] = {}
+    for position, (file, label) in enumerate(zip(listed.files, listed.labels, strict=True)):
+        folder = class_folder(file).rpartition("/")[2]
+        if not folder or found.setdefault(folder, (label, position))[0] != label:
+            return {}
+    return found if len({label for label, _ in found.values()}) == len(found) else {}
 
 
 def check_labels(lists: dict[str, ListedSplit], names: Sequence[str] | None) -> int:
@@ -220,6 +264,7 @@ def listed_splits(
         DataError: labels are wrong (`check_labels`), or images missing (`check_files`).
     """
     num_classes = check_labels(lists, names)
+    check_numbering(lists)
     train = lists["train"]
     folders = {label: class_folder(file) for file, label in zip(train.files, train.labels, strict=True)}
     if names is None:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 
 from ltcore.contract.facts import DataFacts
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import DataSplits
+from ltcore.data.class_names import joined_by_name, read_class_names
 from ltcore.data.counts import fitted_counts, published_counts
-from ltcore.data.image_files import IMAGENET_MEAN, IMAGENET_STD, read_class_names, read_text
+from ltcore.data.image_files import IMAGENET_MEAN, IMAGENET_STD, read_text
 from ltcore.data.image_list import ListedSplit, listed_splits, read_list
 from ltcore.errors import DataError
 from ltcore.untrusted import parse_json
@@ -304,21 +306,47 @@ def read_annotations(paths: dict[str, Path]) -> tuple[dict[str, ListedSplit], li
         DataError: a file is no such JSON, or an image has no category, or two, or one that the first file lacks.
     """
     lists: dict[str, ListedSplit] = {}
-    labels: dict[int, int] = {}
+    first, first_titles = next(iter(paths.values())), dict[int, str]()
+    place: dict[int, int] = {}
     names: list[str] | None = None
     for split, path in paths.items():
         files, categories, titles = _read_json(path)
-        if not labels:
-            ids = sorted(titles or set(categories))
-            labels = {category: label for label, category in enumerate(ids)}
+        if not lists:
+            first_titles, ids = titles, sorted(titles or set(categories))
+            place = {category: label for label, category in enumerate(ids)}
+            if unused := sorted(set(ids) - set(categories)):
+                raise DataError(
+                    f"{path}: {len(unused)} categories have no image, first {_named(unused[0], titles)}; remove them "
+                    "from 'categories', or add images of them"
+                )
             if titles and len(set(titles.values())) == len(titles):
                 names = [titles[category] for category in ids]
-        for file, category in zip(files, categories, strict=True):
-            if category not in labels:
-                first = next(iter(paths.values()))
-                raise DataError(f"{path}: {file} has category {category}, which {first} does not have")
-        lists[split] = ListedSplit(path, files, [labels[category] for category in categories], range(1, len(files) + 1))
+        if names and titles and titles != first_titles:
+            labels = _joined(path, categories, titles, first, names)
+        else:
+            for file, category in zip(files, categories, strict=True):
+                if category not in place:
+                    raise DataError(
+                        f"{path}: {file} has category {_named(category, titles)}, which {first} does not have"
+                    )
+            labels = [place[category] for category in categories]
+        lists[split] = ListedSplit(path, files, labels, range(1, len(files) + 1))
     return lists, names
+
+
+def _named(category: int, titles: dict[int, str]) -> str:
+    return f"{category} ('{titles[category]}')" if category in titles else str(category)
+
+
+def _joined(path: Path, categories: list[int], titles: dict[int, str], first: Path, names: list[str]) -> list[int]:
+    """Labels of a file whose category ids stand for other names than those of the first file."""
+    ids = sorted(titles)
+    place = {category: label for label, category in enumerate(ids)}
+    if unnamed := [category for category in categories if category not in titles]:
+        raise DataError(f"{path}: an annotation is of category {unnamed[0]}, which is not among its categories")
+    labels = np.array([place[category] for category in categories], dtype=np.int64)
+    joined = joined_by_name(str(path), labels, [titles[i] for i in ids], str(first), names)
+    return [int(label) for label in joined]
 
 
 def _read_json(path: Path) -> tuple[list[str], list[int], dict[int, str]]:

@@ -14,6 +14,7 @@ from ltcore.contract.backbone import Pretraining
 from ltcore.contract.imbalance import IntArray, class_label, long_tailed_counts, long_tailed_indices
 from ltcore.contract.recipe import Data, Normalize
 from ltcore.contract.splits import ArraySplit, DataSplits, StreamedSplit
+from ltcore.data.duplicates import Duplicates
 from ltcore.data.pretraining import as_pretrained
 from ltcore.data.streaming import find_broken, worker_count
 from ltcore.data.transforms import ImageTransform, resolve
@@ -37,6 +38,8 @@ class PreparedData:
         std: per channel, on the scale 0..1.
         transform: how images are prepared.
         notes: what the user should be told, a sentence each: images that were left out, files that were ignored.
+        left_out: how many training images were left out because they cannot be decoded.
+        duplicates: images that two splits or two classes share; None where it was not looked for them.
     """
 
     train: ArraySplit | StreamedSplit
@@ -49,6 +52,8 @@ class PreparedData:
     std: tuple[float, ...]
     transform: ImageTransform
     notes: tuple[str, ...] = ()
+    left_out: int = 0
+    duplicates: Duplicates | None = None
 
 
 def prepare(splits: DataSplits, asked: Data | None = None, weights: Pretraining | None = None) -> PreparedData:
@@ -71,9 +76,9 @@ def prepare(splits: DataSplits, asked: Data | None = None, weights: Pretraining 
     asked, about_weights = as_pretrained(asked or Data(use=""), weights, channels)
     transform = resolve(splits, asked.transform, channels)
     mean, std = _normalization(splits, asked.normalize, channels)
-    present = torch.arange(len(splits.train))
+    present, all_there = torch.arange(len(splits.train)), len(splits.train)
     if asked.broken == "skip":
-        splits, present = without_broken(splits, worker_count(asked.workers))
+        splits, present = without_broken(splits, worker_count(asked.workers), asked.range)
     imbalance = splits.imbalance if asked.imbalance is None else asked.imbalance
     holdout = asked.holdout
     names, targets = splits.class_names, splits.train.targets.numpy()
@@ -90,6 +95,11 @@ def prepare(splits: DataSplits, asked: Data | None = None, weights: Pretraining 
                 f"data.holdout is {holdout}, but the data set has a validation split of its own ({len(val)} images); "
                 "remove data.holdout to use that one"
             )
+        if splits.grouped:
+            raise DataError(
+                f"data.holdout is {holdout}, but the images belong together in groups, which it would part; set "
+                "data.options.val_fraction, which holds out whole groups, and remove data.holdout"
+            )
         held, kept = _hold_out(targets, kept, counts, holdout, imbalance.seed + 1)
         val = splits.train.subset(torch.from_numpy(held))
     whole = len(kept) == len(targets) and imbalance.kind == "none"
@@ -104,17 +114,21 @@ def prepare(splits: DataSplits, asked: Data | None = None, weights: Pretraining 
         kept=present[index],
         mean=mean,
         std=std,
-        transform=transform,
+        transform=_windowed(transform, asked, splits),
         notes=(*splits.notes, *about_weights),
+        left_out=all_there - len(present),
     )
 
 
-def without_broken(splits: DataSplits, workers: int) -> tuple[DataSplits, Tensor]:
+def without_broken(
+    splits: DataSplits, workers: int, window: Sequence[float] | None = None
+) -> tuple[DataSplits, Tensor]:
     """The data set without the images that cannot be decoded, each of which is decoded for that.
 
     Args:
         splits: the data set. Images in memory are left alone.
         workers: processes that decode.
+        window: see `ltcore.data.pixels.converted`.
 
     Returns:
         The data set, with a note on what was left out, and [N] int64, where the remaining training images stood.
@@ -128,7 +142,7 @@ def without_broken(splits: DataSplits, workers: int) -> tuple[DataSplits, Tensor
     for split, data in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
         if data is None or isinstance(data, ArraySplit):
             continue
-        broken = find_broken(data, workers)
+        broken = find_broken(data, workers, window)
         if not broken:
             continue
         if len(broken) == len(data):
@@ -147,6 +161,14 @@ def without_broken(splits: DataSplits, workers: int) -> tuple[DataSplits, Tensor
 
 def _channels(splits: DataSplits) -> int:
     return splits.train.images.shape[1] if isinstance(splits.train, ArraySplit) else 3
+
+
+def _windowed(transform: ImageTransform, asked: Data, splits: DataSplits) -> ImageTransform:
+    if asked.range is None:
+        return transform
+    if isinstance(splits.train, ArraySplit):
+        raise DataError("data.range is for images of more than eight bits in files; those of this set have eight")
+    return replace(transform, window=tuple(asked.range))
 
 
 def _normalization(

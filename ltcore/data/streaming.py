@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ltcore.contract.splits import ArraySplit, StreamedSplit
 from ltcore.data.loader import InMemoryLoader, Loader, Normalizer
+from ltcore.data.pixels import check_range
 from ltcore.data.transforms import ImageTransform
 from ltcore.errors import DataError, RunError
 
@@ -288,16 +289,21 @@ def build_loader(
     return StreamingLoader(split, transform, mean, std, workers, device, training)
 
 
-def find_broken(split: StreamedSplit, workers: int) -> list[Broken]:
+def find_broken(split: StreamedSplit, workers: int, window: Sequence[float] | None = None) -> list[Broken]:
     """Decode every image once and say which cannot be, in the split's order.
 
     JPEGs are decoded at an eighth of their size, which reads the whole file. The cost is that of reading and decoding
     the split once: about half an epoch's.
 
+    Args:
+        split: the images.
+        workers: processes that decode.
+        window: see `ltcore.data.pixels.converted`.
+
     Raises:
         RunError: a worker died.
     """
-    scanner = _Scanner(split)
+    scanner = _Scanner(split, window)
     chunks = _chunks(len(split), _SCANNED_AT_ONCE)
     if workers:
         found = _results(_worker_loader(scanner, _Feed(chunks), workers, persistent=False))
@@ -315,8 +321,8 @@ def worker_count(asked: int | str) -> int:
 
 
 class _Scanner(Dataset[Any]):
-    def __init__(self, split: StreamedSplit) -> None:
-        self.split = split
+    def __init__(self, split: StreamedSplit, window: Sequence[float] | None) -> None:
+        self.split, self.window = split, window
 
     def __getitems__(self, indices: NDArray[np.int64]) -> list[Broken]:
         found = []
@@ -325,8 +331,7 @@ class _Scanner(Dataset[Any]):
                 with self.split.open(index) as image:
                     image.draft(None, (1, 1))
                     image.load()
-                    if image.mode == "F":
-                        raise OSError("its pixels are floating-point numbers")
+                    check_range(image, self.window)
             except Exception as error:  # a damaged file makes Pillow raise almost anything
                 found.append(Broken(index, self.split.name(index), _reason(error)))
         return found

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ltcore.data.pixels import converted, upright
 from ltcore.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL.Image import Image
 
     from ltcore.contract.recipe import Transform
@@ -81,6 +84,7 @@ class ImageTransform:
         color_jitter: largest relative change of brightness, contrast and saturation; 0 for none.
         mode: Pillow's mode of what comes out: ``RGB``, or ``L`` for one channel.
         interpolation: how images are resized; both kinds are antialiased.
+        window: the values that become black and white in images of more than eight bits (`ltcore.data.pixels`).
     """
 
     name: str
@@ -90,6 +94,7 @@ class ImageTransform:
     color_jitter: float = 0.0
     mode: str = "RGB"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    window: Sequence[float] | None = None
 
     @property
     def whole_batches(self) -> bool:
@@ -114,7 +119,7 @@ class ImageTransform:
             training: whether there will be training images, too. Only they may need torchvision, which imports
                 PyTorch's compiler and so takes longer than PyTorch itself.
         """
-        import PIL.ImageOps  # noqa: F401
+        import PIL.Image  # noqa: F401
 
         if training and (self.crop == "area" or self.color_jitter or TRANSFORMS[self.name].policy):
             import torchvision.transforms.v2  # noqa: F401
@@ -175,7 +180,7 @@ class ImageTransform:
             if drafted:  # the box, in the pixels of the smaller image, whose last ones may be cut short
                 x, y = drafted[1][2] / width, drafted[1][3] / height
                 box = (box[0] * x, box[1] * y, min(box[2] * x, image.width), min(box[3] * y, image.height))
-        image = converted(image, self.mode)
+        image = converted(image, self.mode, self.window)
         return image.resize((size, size), Resampling[self.interpolation.upper()], box=box)
 
 
@@ -227,35 +232,6 @@ def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransfo
             "choose name: none or cifar, without image_size and color_jitter"
         )
     return found
-
-
-def upright(image: Image) -> Image:
-    """The image as a viewer shows it: turned as its EXIF orientation says, if it has one."""
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image) if "exif" in image.info else image
-
-
-def converted(image: Image, mode: str) -> Image:
-    """The image in `mode`, ``RGB`` or ``L``, decoded.
-
-    Transparent pixels are laid over white. Sixteen bits become eight by their upper half, where Pillow would clip.
-
-    Raises:
-        OSError: it cannot be decoded, or its pixels are floating-point numbers, whose range nothing states.
-    """
-    from PIL import Image
-
-    if image.mode == "F":
-        raise OSError("its pixels are floating-point numbers; save it with 8 or 16 bits a channel")
-    if image.mode.startswith("I"):
-        import numpy as np
-
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert(mode)  # decodes, and copies nothing where the mode is right
 
 
 def cut_out(image: Image, length: int) -> Image:

@@ -34,6 +34,7 @@ _CORE = {
     "inaturalist2018": "ltcore.data.large_sets:INaturalist2018",
     "image_folder": "ltcore.data.image_folder:ImageFolder",
     "image_list": "ltcore.data.image_list:ImageList",
+    "image_table": "ltcore.data.image_table:ImageTable",
     "npz": "ltcore.data.npz:Npz",
     "hugging_face": "ltcore.data.hugging_face:HuggingFace",
     "synthetic": "ltcore.data.synthetic:Synthetic",

@@ -87,7 +87,7 @@ def about(saved: SavedRun) -> dict[str, Any]:
         "preprocessing": {
             "exif_orientation": "applied",
             "transparency": "over white",
-            "sixteen_bits": "upper half",
+            "sixteen_bits": "upper half" if transform.window is None else "from {:g} to {:g}".format(*transform.window),
             "resize_shorter_side": transform.shorter_side,
             "interpolation": transform.interpolation,
             "center_crop": transform.image_size,

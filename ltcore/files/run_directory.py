@@ -103,12 +103,18 @@ class RunDirectory:
     def keep_recipe(self, recipe_text: str) -> bool:
         """Bring ``recipe.yaml`` up to date with what may change while a run goes on; returns whether it differed."""
         path = self.path / "recipe.yaml"
-        if path.read_text() == recipe_text:
+        if reading.read_text(path) == recipe_text:
             return False
         begun = path.stat()
         write_atomically(path, recipe_text.encode())
         os.utime(path, ns=(begun.st_atime_ns, begun.st_mtime_ns))  # which says when the run was begun
         return True
+
+    @property
+    def skips_broken(self) -> bool:
+        """Whether the run's recipe leaves broken images out."""
+        data = parse(reading.read_text(self.path / "recipe.yaml"), str).plain().get("data")
+        return isinstance(data, dict) and data.get("broken") == "skip"
 
     def inner(self, name: str) -> RunDirectory:
         """The directory of a run that is part of this one, made where it is missing."""

@@ -12,13 +12,14 @@ from ltcore.errors import RecipeError
 from ltcore.files.output import refuse_output, write_output
 
 
-def write_recipe(folder: Path, out: Path, force: bool, **wished: object) -> str:
+def write_recipe(folder: Path, out: Path, force: bool, split: str = "auto", **wished: object) -> str:
     """Write a recipe for a folder of images; returns the summary to print.
 
     Args:
         folder: the images, or the lists that name them.
         out: the recipe's path.
         force: whether a recipe that is there is written over.
+        split: whether the folder's folders are classes (``fraction``) or splits (``folders``).
         **wished: fields of `ltcore.init.choices.Wishes`.
 
     Raises:
@@ -36,7 +37,7 @@ def write_recipe(folder: Path, out: Path, force: bool, **wished: object) -> str:
     from ltcore.init.text import recipe_text, summary
 
     wishes, machine = Wishes(**wished), this_machine()  # type: ignore[arg-type]
-    found = survey(folder)
+    found = survey(folder, split)  # type: ignore[arg-type]
     made = choose(found, wishes, machine)
     write_output(out, recipe_text(found, made, wishes, machine, out))
     return summary(found, made, machine, out)

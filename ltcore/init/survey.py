@@ -12,9 +12,14 @@ from typing import Any
 import torch
 
 from ltcore.contract.splits import DataSplits, StreamedSplit
-from ltcore.data.image_files import spell_out, subfolders, unreadable
-from ltcore.data.image_folder import SPLITS, ImageFolder, ImageFolderOptions
+from ltcore.data.duplicates import MOST, find_duplicates
+from ltcore.data.image_files import IMAGE_SUFFIXES, spell_out, subfolders, unreadable
+from ltcore.data.image_folder import ImageFolder, ImageFolderOptions
 from ltcore.data.image_list import ImageList, ImageListOptions
+from ltcore.data.image_table import ImageTable, ImageTableOptions, file_column
+from ltcore.data.pixels import fitting_window
+from ltcore.data.split_folders import NAMES, SPLITS, Reading, find_layout, split_of
+from ltcore.data.tables import read_table
 from ltcore.errors import DataError, listed
 
 #: How many images are opened, for their headers only.
@@ -28,7 +33,7 @@ class Survey:
     """What was found.
 
     Attributes:
-        use: the reader, ``image_folder`` or ``image_list``.
+        use: the reader, ``image_folder``, ``image_list`` or ``image_table``.
         options: the reader's options.
         split: how the splits came about: ``fraction``, ``folders`` or ``lists``.
         class_names: C names in label order.
@@ -39,7 +44,8 @@ class Survey:
         sampled: images that were opened.
         grey: how many of them have no colours.
         broken: paths of those that are no images.
-        notes: what the reader says about the files.
+        notes: what the reader says about the files, and what was found among them.
+        window: the range of images of more than eight bits, where they need one stated.
     """
 
     use: str
@@ -54,6 +60,7 @@ class Survey:
     grey: int
     broken: tuple[str, ...]
     notes: tuple[str, ...]
+    window: tuple[float, float] | None = None
 
     @property
     def imbalance(self) -> float:
@@ -65,28 +72,86 @@ class Survey:
         return self.class_names[self.counts.index(count)]
 
 
-def survey(folder: Path) -> Survey:
+def survey(folder: Path, reading: Reading = "auto") -> Survey:
     """Look at a folder with a folder a class, with the folders train, val and test, or with split lists.
+
+    Args:
+        folder: the images, or the lists that name them.
+        reading: whether its folders are classes (``fraction``) or splits (``folders``); ``auto``: what they look like.
 
     Raises:
         DataError: it is missing or unreadable, holds no images in two classes or more, or its lists do not suit.
     """
+    options: dict[str, Any]
     root = folder.expanduser().absolute()
     if not root.is_dir():
         raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}; name the folder of your images")
-    if lists := find_lists(root):
-        options: dict[str, Any] = {"root": str(root), **lists}
+    if reading == "auto" and (lists := find_lists(root)):
+        options = {"root": str(root), **lists}
         splits = ImageList(ImageListOptions(**options)).build_data()
         return _count("image_list", options, "lists", splits)
-    if set(subfolders(root)) <= set(SPLITS):
-        options = {"root": str(root)}
+    if reading == "auto" and (table := find_table(root)):
+        reader = ImageTable(ImageTableOptions(**table))
+        how = "fraction" if reader.by_fraction else "lists"
+        if how == "fraction":
+            counts = _totals(reader.build_data())
+            table |= {"test_fraction": 0.2, **_validation(counts)}
+        return _count("image_table", table, how, ImageTable(ImageTableOptions(**table)).build_data())
+    options = {"root": str(root)}
+    if reading != "auto":
+        options["split"] = reading
+    if find_layout(root, reading, {}).splits:
         return _count("image_folder", options, "folders", _read_folder(options))
-    options = {"root": str(root), "test_fraction": 0.2, "val_fraction": 0.1}
-    splits = _read_folder(options)
-    if _smallest(splits) < ENOUGH_TO_VALIDATE:
-        options["val_fraction"] = 0.0
-        splits = _read_folder(options)
-    return _count("image_folder", options, "fraction", splits)
+    options |= {"test_fraction": 0.2, **_validation(_totals(_read_folder(options)))}
+    return _count("image_folder", options, "fraction", _read_folder(options))
+
+
+def _validation(counts: Sequence[int]) -> dict[str, Any]:
+    """What is held out for validation: nothing of a class that needs all its images for training and testing."""
+    if max(counts) < ENOUGH_TO_VALIDATE:
+        return {"val_fraction": 0.0}
+    return {"val_fraction": 0.1} | ({"val_min": ENOUGH_TO_VALIDATE} if min(counts) < ENOUGH_TO_VALIDATE else {})
+
+
+def find_table(root: Path) -> dict[str, Any]:
+    """A table of labels that lies in a folder, as options of `image_table`; empty where folders say the classes.
+
+    Raises:
+        DataError: there are several, or the table's files are not found.
+    """
+    tables = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    folders = subfolders(root)
+    classes = [name for name in folders if not split_of(name)]
+    inner = any(subfolders(root / name) for name in folders)
+    if not tables or len(classes) > 1 or inner:
+        return {}
+    options: dict[str, Any] = {"root": str(root)}
+    for split, option in (("train", "table"), ("val", "val"), ("test", "test")):
+        if names := [name for name in tables if _is_of(name, split)]:
+            options[option] = names[0]
+    if "table" not in options:
+        if len(tables) > 1:
+            raise DataError(f"{root} has several tables, {listed(tables)}; name them in a recipe with use: image_table")
+        options = {"root": str(root), "table": tables[0]}
+    table = read_table(root / options["table"])
+    file = table.rows[0][file_column(table, None)]
+    suffixes = ("", *(each for ending in sorted(IMAGE_SUFFIXES) for each in (ending, ending.upper())))
+    for folder in ("", *(f"{name}/" for name in folders)):
+        for suffix in suffixes:
+            if (root / f"{folder}{file}{suffix}").is_file():
+                if folder:
+                    options |= {option: str(root / name) for option, name in options.items()}
+                    options["root"] = str(root / folder.rstrip("/"))
+                return options | ({"suffix": suffix} if suffix else {})
+    raise DataError(
+        f"{root / options['table']}:{table.lines[0]}: '{file}' is neither in {root} nor in a folder of it; put the "
+        "table where its paths begin"
+    )
+
+
+def _is_of(name: str, split: str) -> bool:
+    """Whether a file is called like a list of a split's images."""
+    return bool(re.search(rf"(?:^|[^a-z])(?:{'|'.join(NAMES[split])})(?:[^a-z]|$)", name.lower()))
 
 
 def find_lists(root: Path) -> dict[str, str]:
@@ -103,7 +168,7 @@ def find_lists(root: Path) -> dict[str, str]:
         raise unreadable(root, error) from error
     found: dict[str, str] = {}
     for split in SPLITS:
-        names = [name for name in texts if re.search(rf"(?:^|[^a-z]){split}(?:[^a-z]|$)", name.lower())]
+        names = [name for name in texts if _is_of(name, split)]
         if len(names) > 1:
             raise DataError(f"{root} has several lists of {split} images, {listed(names)}; keep one there")
         if names:
@@ -130,9 +195,10 @@ def _targets(split: Any) -> torch.Tensor:
     return torch.zeros(0, dtype=torch.int64) if split is None else split.targets
 
 
-def _smallest(splits: DataSplits) -> int:
+def _totals(splits: DataSplits) -> list[int]:
+    """Images of each class, whatever the split."""
     targets = torch.cat([_targets(split) for split in (splits.train, splits.val, splits.test)])
-    return int(torch.bincount(targets, minlength=len(splits.class_names)).min())
+    return torch.bincount(targets, minlength=len(splits.class_names)).tolist()
 
 
 def _count(use: str, options: dict[str, Any], split: str, splits: DataSplits) -> Survey:
@@ -153,8 +219,17 @@ def _count(use: str, options: dict[str, Any], split: str, splits: DataSplits) ->
         sampled=len(sides) + len(broken),
         grey=grey,
         broken=tuple(broken),
-        notes=splits.notes,
+        notes=(*splits.notes, *_duplicates(splits)),
+        window=fitting_window(splits.train),  # type: ignore[arg-type]
     )
+
+
+def _duplicates(splits: DataSplits) -> tuple[str, ...]:
+    found = {"train": splits.train, "val": splits.val, "test": splits.test}
+    if sum(len(split) for split in found.values() if split is not None) > MOST:
+        return ()
+    duplicates = find_duplicates(found, splits.class_names)
+    return duplicates.notes if duplicates else ()
 
 
 def _open_some(split: StreamedSplit) -> tuple[list[int], int, list[str]]:

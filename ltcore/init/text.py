@@ -109,6 +109,12 @@ def _data(found: Survey, made: Choices) -> str:
             f"  # What the weights of {made.model} were trained with.",
             f"  normalize: {{mean: {list(made.normalize[0])}, std: {list(made.normalize[1])}}}",
         ]
+    if found.window is not None:
+        low, high = found.window
+        lines += [
+            "  # What becomes black and white in images of more than eight bits, from the values of a few of them.",
+            f"  range: [{low:g}, {high:g}]",
+        ]
     if found.broken:
         lines.append("  broken: skip                                     # leaves out images that cannot be read")
     return _comment(*comments) + "\n" + "\n".join(lines)
@@ -207,11 +213,10 @@ def _rebuild(prefix: str) -> list[str]:
 def _split(found: Survey) -> str:
     val = found.images["val"]
     if found.split == "fraction":
-        kept = (
-            f"{val} are kept for validation"
-            if val
-            else f"none are kept for validation, since a class has fewer than {ENOUGH_TO_VALIDATE} images"
-        )
+        few = f"fewer than {ENOUGH_TO_VALIDATE} images"
+        kept = f"{val} are kept for validation" if val else f"none are kept for validation, since every class has {few}"
+        if val and "val_min" in found.options:
+            kept += f", none of classes with {few}"
         return (
             f"Each class is split by its files' names, always in the same way: {found.images['train']} images are "
             f"trained on, {found.images['test']} tested on (one in five), {kept}."

@@ -167,15 +167,20 @@ def render_data(rows: Sequence[dict[str, Any]]) -> str:
     return _aligned([("NAME", "DISTRIBUTION", "WHAT"), *((r["name"], r["distribution"], r["summary"]) for r in rows)])
 
 
-def load_data(what: str, sets: Sequence[str]) -> PreparedData:
-    """The data of a recipe file, or of a data set's name with ``--set data...`` changes.
+def load_data(what: str, sets: Sequence[str], verify: bool = False) -> PreparedData:
+    """The data of a recipe file, or of a data set's name with ``--set data...`` changes, as a run would look at it.
+
+    Args:
+        what: the recipe's path, or the name.
+        sets: changes.
+        verify: decode all images.
 
     Raises:
         LtcoreError: as for a run.
     """
     from ltcore.plan.plan import provider
     from ltcore.recipe.loading import load_recipe
-    from ltcore.training.data import read_data
+    from ltcore.training.data import inspected, read_data
 
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(what)
@@ -185,7 +190,8 @@ def load_data(what: str, sets: Sequence[str]) -> PreparedData:
             recipe.write_text(_DATA_ONLY.format(what), encoding="utf-8")
         try:
             loaded = load_recipe(recipe, sets)
-            return read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
+            data = read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
+            return inspected(loaded, data, verify)
         except LtcoreError as error:
             # The user has not written this recipe, and cannot look at it.
             error.saying(*(str(line).replace(f"{Path(folder) / what}.yaml:1: ", "") for line in error.args))

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from ltcore.contract.splits import ArraySplit
+from ltcore.data.pixels import converted, upright
 from ltcore.data.streaming import ArrayImages, build_loader, worker_count
-from ltcore.data.transforms import converted, upright
 from ltcore.errors import DataError, LtcoreError
 from ltcore.evaluation.outputs import pooled_features
 from ltcore.runs.saved import load
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ltcore.contract.splits import StreamedSplit
     from ltcore.data.prepare import PreparedData
+    from ltcore.data.transforms import ImageTransform
     from ltcore.report.data import ReportedRun
     from ltcore.runs.saved import SavedRun
 
@@ -211,15 +212,15 @@ def _with_images(found: HardClass, data: PreparedData) -> HardClass:
     if channels not in (1, 3):
         return found  # such images have no picture
     split = ArrayImages(data.test) if isinstance(data.test, ArraySplit) else data.test
-    examples = [_pictured(each, split, data.transform.mode) for each in found.examples]
+    examples = [_pictured(each, split, data.transform) for each in found.examples]
     return HardClass(found.label, found.images, found.right, found.taken_for, examples)
 
 
-def _pictured(example: Example, split: StreamedSplit | ArrayImages, mode: str) -> Example:
+def _pictured(example: Example, split: StreamedSplit | ArrayImages, transform: ImageTransform) -> Example:
     try:
         image = split.open(example.index)
         image.draft(None, (2 * _THUMBNAIL, 2 * _THUMBNAIL))
-        image = converted(upright(image), mode)
+        image = converted(upright(image), transform.mode, transform.window)
     except Exception:  # the file has gone since the run, or is damaged, for which Pillow has many exceptions
         return example
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))

@@ -104,6 +104,21 @@ def _placed(loaded: LoadedRecipe) -> Iterator[None]:
         raise
 
 
+def inspected(loaded: LoadedRecipe, data: PreparedData, verify: bool = False) -> PreparedData:
+    """The data once it was looked for broken images and duplicates (`ltcore.data.inspection.inspect`).
+
+    Raises:
+        DataError: images are broken.
+    """
+    from ltcore.data.inspection import inspect
+
+    try:
+        return inspect(data, loaded.recipe.data, verify)
+    except DataError as error:
+        error.within(f"{loaded.where('data')}: ")
+        raise
+
+
 class RunData:
     """The images of a run, and those of the stage in which it stands.
 

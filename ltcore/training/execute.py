@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltcore.errors import DataError
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.training import reuse
 from ltcore.training.assembly import Assembly
-from ltcore.training.data import RunData, choose_device, known, read_data, read_splits
+from ltcore.training.data import RunData, choose_device, inspected, known, read_data, read_splits
 from ltcore.training.loop import Observer
 from ltcore.training.result import result_rows
 from ltcore.training.run import Run
@@ -21,6 +23,7 @@ from ltcore.training.unchanged import Allowed, begin, environment_of
 
 if TYPE_CHECKING:
     from ltcore.contract.result import Result
+    from ltcore.data.prepare import PreparedData
     from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import LoadedRecipe
 
@@ -34,6 +37,7 @@ def execute(
     source: Path | None = None,
     observers: Sequence[Observer] = (),
     allowed: Allowed | None = None,
+    verify: bool = False,
 ) -> tuple[Result, Path]:
     """Run a recipe, or go on with its latest run.
 
@@ -45,6 +49,7 @@ def execute(
         source: directory of a run whose stages are taken over, as many as are the same.
         observers: look on while stages are trained, but for the networks of a selection.
         allowed: what may differ from what the run, or the one whose stages are taken over, was trained with.
+        verify: decode all images before training.
 
     Returns:
         The content of ``result.json`` and the run directory.
@@ -69,7 +74,9 @@ def execute(
     reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
     device = choose_device(loaded)
     splits, weights = read_splits(loaded, plan.answers["data"]), plan.skeleton.pretraining
-    data = read_data(loaded, plan.answers["data"], splits=splits, weights=weights)
+    data = inspected(loaded, read_data(loaded, plan.answers["data"], splits=splits, weights=weights), verify)
+    if found and recipe.data.broken == "skip" and not found.skips_broken:
+        _refuse_missing(loaded, found, data)
     fingerprint = known(loaded, splits)
     del splits  # of a long tail, most images of a set that lies in memory are not needed any more
     surroundings = environment_of(plan, device)
@@ -86,8 +93,22 @@ def execute(
             plan, about["selection"] = make_plan(selected.loaded), selected.record
             if not selection.asked.retrain:
                 selected.adopt(directory)
-                data = held
+                data = replace(held, notes=data.notes, duplicates=data.duplicates)
         if taken:
             about["reused"] = taken
         run = Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter, reused, observers)
         return run.execute(about, surroundings), directory.path
+
+
+def _refuse_missing(loaded: LoadedRecipe, found: RunDirectory, data: PreparedData) -> None:
+    """A run that ended at a broken image goes on without such images, unless it has trained with them.
+
+    Raises:
+        DataError: training images are left out, and the run has begun to train.
+    """
+    if data.left_out and found.last.exists():
+        raise DataError(
+            f"{loaded.where('data')}: data.broken=skip leaves {data.left_out} training images out, with which "
+            f"{found.path} has begun; going on without them would be no run of either recipe. Replace them and go on, "
+            "or start anew without --resume"
+        )

@@ -44,6 +44,8 @@ def write_result(
         np.savez_compressed(
             file, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
         )
+    if data.duplicates is not None:
+        about = about | {"duplicates": data.duplicates.record()}
     result: Result = {
         "recipe": recipe.name,
         "seed": recipe.seed,

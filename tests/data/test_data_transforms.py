@@ -10,7 +10,7 @@ from torchvision.transforms import functional as F
 
 from ltcore.contract.recipe import Transform
 from ltcore.contract.splits import ArraySplit, DataSplits
-from ltcore.data.transforms import TRANSFORMS, ImageTransform, converted, cut_out, resolve, upright
+from ltcore.data.transforms import TRANSFORMS, ImageTransform, cut_out, resolve
 from ltcore.errors import DataError
 
 
@@ -105,41 +105,6 @@ def test_cutout():
         areas.add((len(rows), len(columns)))
     assert (8, 8) in areas and (4, 8) in areas and max(max(area) for area in areas) == 8
     assert np.asarray(image).min() == 255
-
-
-def test_pixels_become_rgb():
-    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
-    assert np.array_equal(np.asarray(converted(grey, "RGB"))[..., 1], np.asarray(grey))
-    deep = Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16))
-    assert deep.mode == "I;16"
-    assert np.array_equal(np.asarray(converted(deep, "RGB"))[..., 2], np.asarray(grey))
-    assert np.array_equal(np.asarray(converted(deep, "L")), np.asarray(grey))
-    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
-    clear.putpixel((1, 0), (10, 20, 30, 255))
-    clear.putpixel((2, 0), (0, 0, 0, 51))
-    assert np.asarray(converted(clear, "RGB"))[0].tolist() == [[255] * 3, [10, 20, 30], [204] * 3, [255] * 3]
-    palette = Image.new("P", (2, 1))
-    palette.putpalette([9, 8, 7, 1, 2, 3])
-    palette.putpixel((1, 0), 1)
-    assert np.asarray(converted(palette, "RGB")).tolist() == [[[9, 8, 7], [1, 2, 3]]]
-    palette.info["transparency"] = 0
-    assert np.asarray(converted(palette, "RGB")).tolist() == [[[255] * 3, [1, 2, 3]]]
-    ink = Image.new("CMYK", (1, 1), (255, 0, 0, 0))
-    assert np.asarray(converted(ink, "RGB")).tolist() == [[[0, 255, 255]]]
-    assert np.asarray(converted(Image.new("1", (1, 1), 1), "RGB")).tolist() == [[[255] * 3]]
-    with pytest.raises(OSError, match="floating-point"):
-        converted(Image.new("F", (1, 1)), "RGB")
-
-
-def test_images_are_turned_upright(tmp_path):
-    image = picture(40, 20)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    image.save(tmp_path / "turned.png", exif=exif)
-    with Image.open(tmp_path / "turned.png") as stored:
-        assert stored.size == (40, 20)
-        found = upright(stored)
-    assert np.array_equal(np.asarray(found), np.rot90(np.asarray(image), -1))
 
 
 # -- what is chosen where --------------------------------------------------------------------------------------------

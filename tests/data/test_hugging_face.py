@@ -163,6 +163,29 @@ def test_labels(library):
     refused(make(), "(train): 1 of 2 classes have no image, first class 1")
 
 
+def test_classes_are_joined_by_name(library):
+    library(train=table([0, 1, 2], ("cat", "dog", "owl")), test=table([0, 0, 1, 2], ("owl", "bat", "cat")))
+    refused(
+        make(), "(test): 1 images are of 1 classes that someone/animals (train) does not have, first 'bat'; did you"
+    )
+    library(train=table([0, 1, 2], ("cat", "dog", "owl")), test=table([0, 0, 2, 2], ("owl", "bat", "cat")))
+    splits = make().build_data()  # no image is of 'bat'
+    assert splits.class_names == ("cat", "dog", "owl") and splits.test.targets.tolist() == [2, 2, 0, 0]
+    assert splits.train.targets.tolist() == [0, 1, 2] and splits.notes == ()
+    library(train=table([0, 1], ("cat", "cat")), test=table([0, 1], ("cat", "dog")))
+    refused(make(), "(train): the class name 'cat' stands there twice")
+    library(train=table([0, 1], ("cat", "cat")), test=table([1, 0], ("cat", "cat")))
+    assert make().build_data().test.targets.tolist() == [1, 0]  # in the same order, twice does no harm
+
+
+def test_names_on_one_side_only_are_told(library):
+    library(train=table([0, 1]), test=table([1, 0], None))
+    (note,) = make().build_data().notes
+    assert "(test): column 'label' lacks class names, but that of train has them" in note
+    library(train=table([0, 1], None), test=table([1, 2], ("a", "b", "c")))
+    refused(make(label="label"), "(test): 1 labels outside 0 to 1")
+
+
 def test_what_the_library_says_is_one_message(library, tmp_path):
     library(train=table([0, 1]))
     refused(make(), "'someone/animals', split 'test'", 'Unknown split "test". Should be one of', "data.options")

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from ltcore.contract.splits import FileSplit
-from ltcore.data.image_files import missing_files, names_from_folders
+from ltcore.data.class_names import names_from_folders
+from ltcore.data.image_files import missing_files
 from ltcore.data.image_list import ImageList
 from ltcore.data.layouts import alternatives, class_folder, relocate
 from ltcore.errors import DataError
@@ -114,6 +115,68 @@ def test_class_names(lists, tmp_path):
     refused(lists(class_names="names.txt"), "train.txt:4", "label is 1", "1 class names")
     names.write_text("cat\ndog\nowl\n")
     refused(lists(class_names="names.txt"), "train.txt", "class 2 has no training image")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 tabby cat\n1 great dane\n",
+        "2 great dane\n1 tabby cat\n",
+        "tabby cat 0\ngreat dane 1\n",
+        "id,name\n1,great dane\n0,tabby cat\n",
+        "great dane;1\ntabby cat;0\n",
+        "class\tgroup\tnumber\ntabby cat\tpet\t0\ngreat dane\tpet\t1\n",
+        '"great dane",2\n"tabby cat",1\n',
+    ],
+)
+def test_class_names_with_numbers(lists, tmp_path, text):
+    (tmp_path / "names.csv").write_text(text)
+    assert lists(class_names="names.csv").build_data().class_names == ("tabby cat", "great dane")
+
+
+def test_class_names_that_only_look_numbered(lists, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("Boeing 747\nAirbus 320\n")
+    assert lists(class_names="names.txt").build_data().class_names == ("Boeing 747", "Airbus 320")
+    names.write_text("tench, Tinca tinca\ngoldfish, Carassius auratus\n")
+    assert lists(class_names="names.txt").build_data().class_names[1] == "goldfish, Carassius auratus"
+    names.write_text("0 1\n1 0\n")
+    assert lists(class_names="names.txt").build_data().class_names == ("1", "0")  # it is both ways the same
+    names.write_text("0,2\n1,1\n")
+    refused(lists(class_names="names.txt"), "both columns could be the labels")
+
+
+@pytest.mark.parametrize(
+    "listed, hint",
+    [
+        ("cats/black cat 1", "('cats/black cat 1.png' is there: add the ending)"),
+        ("Cats/2.JPG", "('cats/2.jpg' is there: upper and lower case differ)"),
+        ("cats\\2.jpg", "('cats/2.jpg' is there: write / for \\)"),
+    ],
+)
+def test_missing_images_that_are_there_under_another_name(lists, listed, hint):
+    refused(lists(train={listed: 0, "dogs/1.jpg": 1}), "1 of 2 images are not in", f"{listed} {hint}")
+    assert "is there" not in refused(lists(train={"cats/9.jpg": 0, "dogs/1.jpg": 1}), "cats/9.jpg.")
+
+
+@pytest.mark.parametrize("again", ["cats//2.jpg", "dogs/../cats/2.jpg", "{root}/cats/2.jpg"])
+def test_one_image_under_two_paths(lists, tmp_path, again):
+    again = again.format(root=tmp_path)
+    message = refused(lists(test={"t/c.png": 0, again: 0}), f"test.txt:2: {again} is also in", "train.txt, line 2")
+    assert "an image belongs to one split" in message
+    refused(lists(train=TRAIN | {again: 0}), "train.txt:5", f"{again} is listed twice (first in line 2")
+
+
+def test_lists_that_number_the_classes_otherwise(lists, tmp_path):
+    put(tmp_path, "val/cats/8.png", "val/dogs/8.png", "val/dogs/9.png")
+    good = {"val/cats/8.png": 0, "val/dogs/8.png": 1}
+    assert lists(test=good).build_data().test.targets.tolist() == [0, 1]
+    swapped = {"val/dogs/8.png": 0, "val/cats/8.png": 1}
+    refused(
+        lists(test=swapped), "test.txt:1: images of the folder 'dogs' have the label 0, but 1 in", "train.txt, line 4"
+    )
+    # Where a folder holds two classes, folders are no classes.
+    assert lists(test=swapped | {"val/dogs/9.png": 1}).build_data().test.targets.tolist() == [0, 1, 1]
 
 
 def test_class_names_from_folders():

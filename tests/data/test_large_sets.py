@@ -178,6 +178,15 @@ def test_inaturalist_without_category_names(inaturalist):
     assert twice.class_names == ("2", "7") and torch.equal(twice.train.targets, splits.train.targets)
 
 
+def test_annotations_are_joined_by_name(inaturalist):
+    train = coco(TRAIN, [7, 2, 7], {7: "Corvus", 2: "Amanita"})
+    splits = inaturalist(train, coco(VAL, [1], {1: "Amanita", 2: "Corvus", 3: "Bubo"})).build_data()
+    assert splits.class_names == ("Amanita", "Corvus") and splits.test.targets.tolist() == [0]
+    assert splits.train.targets.tolist() == [1, 0, 1]
+    refused(inaturalist(train, coco(VAL, [3], {1: "Amanita", 3: "Bubo"})), "val2018.json: 1 images are of", "'Bubo'")
+    refused(inaturalist(train, coco(VAL, [4], {1: "Amanita"})), "category 4, which is not among its categories")
+
+
 def test_inaturalist_from_lists(tmp_path):
     refused(make(INaturalist2018, tmp_path), "train2018.json", "iNaturalist18_train.txt", "about 120 GB")
     put(tmp_path, *TRAIN, *VAL)
@@ -205,7 +214,7 @@ def test_inaturalist_from_lists(tmp_path):
         ),
         (coco(TRAIN, ["x", 2, 7]), ["lacks images", "ValueError"]),
         (coco(TRAIN, [7, 7, 7]), ["val2018.json: train_val2018/Fungi/2/d.jpg has category 2, which", "train2018.json"]),
-        (coco(TRAIN, [7, 2, 7], {7: "a", 2: "b", 9: "c"}), ["class 2 has no training image"]),
+        (coco(TRAIN, [7, 2, 7], {7: "a", 2: "b", 9: "c"}), ["1 categories have no image, first 9 ('c'); remove"]),
     ],
 )
 def test_wrong_annotations(inaturalist, train, parts):
