@@ -11,7 +11,6 @@ import io
 import json
 import os
 import resource
-import shutil
 import signal
 import sys
 import tempfile
@@ -123,6 +122,8 @@ def fuzz(reader: Reader, folder: Path, inputs: int, seed: int = 0, keep: Path | 
     while number < inputs:
         number = _read_chunk(reader, folder, range(number, min(number + _CHUNK, inputs)), seed, outcome)
     if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        (keep / f"{reader.name}.txt").write_text(f"{outcome}\n", "utf-8", "backslashreplace")
         for index, kind in enumerate(outcome.kinds.values()):
             place = keep / f"{reader.name}-{index}"
             place.mkdir(parents=True, exist_ok=True)
@@ -169,6 +170,9 @@ def _read_chunk(reader: Reader, folder: Path, numbers: range, seed: int, outcome
     with open(receiving, encoding="utf-8") as lines:
         for line in lines:
             told = json.loads(line)
+            if "broken" in told:
+                os.waitpid(pid, 0)
+                raise RuntimeError(f"{reader.name}: input {told['number']} cannot be made:\n{told['broken']}")
             reading, at_work = told["number"], told.get("at", "")
             if at_work:
                 continue
@@ -213,7 +217,11 @@ class _Child:
         sys.addaudithook(self._audit)
         for number in numbers:
             self._tell({"number": number, "at": "making the input"})
-            files = made(self.reader, self.folder, self.seed, number)
+            try:
+                files = made(self.reader, self.folder, self.seed, number)
+            except Exception:
+                self._tell({"number": number, "broken": traceback.format_exc()})
+                raise
             before = {name: (self.folder / name).read_bytes() for name in files if (self.folder / name).is_file()}
             for name, content in files.items():
                 (self.folder / name).write_bytes(content)
@@ -253,7 +261,7 @@ class _Child:
                 faults.append((f"accepted: {wrong}", ""))
         except LtcoreError as error:
             refused = True
-            faults += _bad_message(str(error))
+            faults += _bad_message(error)
         except BaseException as error:
             faults.append(_unexpected(error))
         command = self.reader.command is not None and number % COMMAND_EVERY == 0
@@ -327,18 +335,15 @@ def _ran(main: Callable[[], None], words: list[str], raising: bool = False) -> t
     return code if isinstance(code, int) else 1, err.getvalue() + (out.getvalue() if not code else "")
 
 
-def _bad_message(message: str) -> list[tuple[str, str]]:
+def _bad_message(error: LtcoreError) -> list[tuple[str, str]]:
+    message = str(error)
     if not message.strip():
         return [("an empty message", "")]
     if "Traceback" in message:
         return [("a traceback in the message", message[:400])]
     if len(message) > MESSAGE:
-        return [(f"a message of more than {MESSAGE} characters: {_place_of_message(message)}", message[:300])]
+        return [(f"a message of more than {MESSAGE} characters from {_place(error)}", message[:300])]
     return []
-
-
-def _place_of_message(message: str) -> str:
-    return "".join(character for character in message[-40:] if character.isalpha() or character == " ").strip()
 
 
 def _unprintable(said: str) -> str:
@@ -352,11 +357,16 @@ def _unprintable(said: str) -> str:
 def _unexpected(error: BaseException) -> tuple[str, str]:
     """An exception's kind, by its type and the last line of ltcore on its way, and the last lines of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if f"{os.sep}ltcore" in frame.filename and "benchmarks" not in frame.filename]
-    ours = ours or list(frames)
-    where = f"{'/'.join(Path(ours[-1].filename).parts[-2:])}:{ours[-1].name}" if ours else "?"
     last = "".join(traceback.format_list(frames[-3:])) + f"{type(error).__name__}: {str(error)[:300]}"
-    return f"{type(error).__name__} in {where}", last
+    return f"{type(error).__name__} in {_place(error)}", last
+
+
+def _place(error: BaseException) -> str:
+    """The last function of ltcore that an exception came through: ``data/npz.py:_read``."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    ours = [frame for frame in frames if f"{os.sep}ltcore" in frame.filename and "benchmarks" not in frame.filename]
+    last = (ours or frames)[-1:]
+    return "".join(f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.name}" for frame in last)
 
 
 def _data_bytes() -> int:
@@ -365,8 +375,3 @@ def _data_bytes() -> int:
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-def clean(folder: Path) -> None:
-    """Remove a folder and what is in it."""
-    shutil.rmtree(folder, ignore_errors=True)

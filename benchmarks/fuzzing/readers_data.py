@@ -48,7 +48,12 @@ SEEDS = (
     *("digits_lt_ofa_focal", "digits_lt_glag", "digits_lt_stg_selected", "digits_lt_count_norm", "digits_lt_safa"),
     *("cifar10_lt_cdt_selected", "cifar100_lt_mislas", "imagenet_lt_resnext50_ldam_drs", "photos_lt_safa_ldam"),
 )
-CHILD = "extends: parent.yaml\ndescription: a child\nstages:\n  joint: {epochs: 2, methods: [focal]}\nmethods: &m {focal: {}}\n"
+CHILD = """extends: parent.yaml
+description: a child
+stages:
+  joint: {epochs: 2, methods: [focal]}
+methods: &m {focal: {}}
+"""
 
 
 def in_text(text: str, rng: Random) -> bytes:
@@ -383,7 +388,7 @@ def _saved(content: Any) -> dict[str, bytes]:
     for name, new in (("w.pt", True), ("w.pth", False)):
         out = io.BytesIO()
         torch.save(content, out, _use_new_zipfile_serialization=new)
-        files[name] = _without_addresses(out.getvalue())
+        files[name] = out.getvalue() if new else _without_addresses(out.getvalue())
     if isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values()):
         files["w.safetensors"] = to_safetensors({str(key): value.contiguous() for key, value in content.items()})
     return files

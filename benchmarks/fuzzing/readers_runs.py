@@ -32,7 +32,12 @@ checkpoint_seconds: 0
 methods: {focal: {}, tau_norm: {}}
 stages:
   - {name: joint, epochs: 2, batch_size: 8, methods: [focal], optimizer: {name: sgd, lr: 0.05, momentum: 0.9}}
-  - {name: finetune, iterations: 8, batch_size: 8, trainable: [classifier], cache: eval, optimizer: {name: sgd, lr: 0.05}}
+  - name: finetune
+    iterations: 8
+    batch_size: 8
+    trainable: [classifier]
+    cache: eval
+    optimizer: {name: sgd, lr: 0.05}
 calibrate: [tau_norm]
 """
 
