@@ -20,7 +20,6 @@ from ltcore.errors import RunError
 from ltcore.files.writing import write_atomically
 from ltcore.untrusted import parse_json
 
-
 #: What a reader of a checkpoint is told to do where nothing else is known.
 ANEW = "Begin the run anew, without --resume"
 

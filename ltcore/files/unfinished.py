@@ -10,7 +10,7 @@ from pathlib import Path
 def in_use(run: Path) -> bool:
     """Whether a process is working in a run's directory."""
     try:
-        with open(run / "lock") as file:
+        with open(run / "lock", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

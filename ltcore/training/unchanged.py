@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltcore.data.fingerprint import Fingerprint
 from ltcore.errors import DataError, RecipeError, RunError
-from ltcore.files.checkpoint import write_atomically
 from ltcore.files.environment import differences, environment
 from ltcore.files.run_directory import RunDirectory
+from ltcore.files.writing import write_atomically
 
 if TYPE_CHECKING:
     import torch
