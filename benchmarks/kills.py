@@ -377,7 +377,7 @@ def written(name: str, run: Path, folder: Path) -> Written:
 def kill(
     kills: int, seed: int, only: Sequence[str], whole: bool, folder: Path, say: Callable[[str], None]
 ) -> list[Tally]:
-    """Kill until `kills` have hit, in turns over the cases.
+    """Kill until `kills` have hit, always in the case with the fewest.
 
     Args:
         kills: how many.
@@ -403,14 +403,10 @@ def kill(
             if name in COMMANDS:
                 cases.append(made := written(name, finished.path, folder / name))
                 say(f"{name}: {made.tally.seconds:.1f} s without a kill, the same bytes again: {made.same}")
-    turn = 0
-    while sum(case.tally.kills for case in cases) < kills:
-        case = cases[turn % len(cases)]
+    while (hit := sum(case.tally.kills for case in cases)) < kills:
+        case = min(cases, key=lambda each: (each.tally.kills, each.tally.trials))
         case.trial(Random(f"{seed}/{case.tally.case}/{case.tally.trials}"))
-        turn += 1
-        if turn % len(cases) == 0:
-            hit = sum(case.tally.kills for case in cases)
-            say(f"{hit} kills, {sum(len(case.tally.faults) for case in cases)} faults")
+        say(f"{case.tally.case}: {hit} kills before it; {sum(len(each.tally.faults) for each in cases)} faults")
     return [case.tally for case in cases]
 
 

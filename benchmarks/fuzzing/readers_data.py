@@ -424,9 +424,11 @@ def _spoilt_weights(rng: Random, folder: Path) -> Files:
     state: Any = _state()
     for _ in range(rng.randint(1, 3)):
         key = rng.choice(list(state))
-        match rng.randrange(4):
+        match rng.randrange(5):
             case 0:
                 state[key] = rng.choice(_odd_tensors(rng))
+            case 4 if isinstance(state[key], torch.Tensor) and state[key].is_floating_point():
+                state[key] = state[key] * rng.choice((float("nan"), float("inf")))
             case 1:
                 del state[key]
             case 2:
