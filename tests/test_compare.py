@@ -44,10 +44,10 @@ def write_run(tmp_path):
             path = path.with_name(path.name + "-2")
         path.mkdir(parents=True)
         (path / "recipe.yaml").write_text(RECIPE.format(name=name, seed=seed, lr=lr) + more)
-        result = {"recipe": name, "seed": seed, "data": "synthetic", "num_classes": 2, "calibration": [], **parts}
+        result = {"recipe": name, "seed": seed, "data": "synthetic", "num_classes": 2, "calibration": []}
+        result |= {"device": "cpu", "versions": {}, **parts}
         classes = result["num_classes"]
         result |= {"class_counts": [5] * classes, "class_names": ["x"] * classes, "reported_epoch": "last"}
-        result |= {"device": "cpu", "versions": {}}
         result |= {f"{when}_calibration": figures(top1) for when in ("before", "after")}
         result |= {"stages": [{"name": "joint", "test": figures(top1 / 4), "seconds": 1.0, "images_per_second": 9.0}]}
         for found in (result["before_calibration"], result["after_calibration"], result["stages"][0]["test"]):

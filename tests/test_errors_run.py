@@ -61,7 +61,7 @@ def test_missing_data_directory(cli, write_recipe, tmp_path, monkeypatch, root, 
 def test_a_directory_that_cannot_be_written(cli, write_recipe, tmp_path):
     (tmp_path / "file").write_text("")
     message = f"cannot write the run directory under {tmp_path}/file: "
-    cli("run", write_recipe(), "--out", tmp_path / "file").is_one_message(1, message, "; choose another with --out")
+    cli("run", write_recipe(), "--out", tmp_path / "file").is_one_message(1, message, "or choose another with --out")
 
 
 def method(**members):

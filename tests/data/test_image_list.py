@@ -223,7 +223,7 @@ def test_wrong_lists(lists, tmp_path):
     refused(lists(train="\n \n"), "train.txt: the list is empty")
     refused(lists(test=""), "test.txt: the list is empty")
     refused(lists(train={"cats/2.jpg": 0, "dogs/1.jpg": 2}), "train.txt: class 1 has no training image, but class 2")
-    message = refused(lists(train={"cats/2.jpg": 1, "dogs/1.jpg": 10**12}), "no training image", "without gaps")
+    message = refused(lists(train={"cats/2.jpg": 1, "dogs/1.jpg": 10**8}), "no training image", "without gaps")
     assert len(message) < 400
     refused(lists(test={"t/c.png": 2}), "test.txt:1: the label is 2", "train.txt has the classes 0 to 1")
     refused(lists(test={"t/c.png": 0, "cats/2.jpg": 0}), "test.txt:2: cats/2.jpg is also in", "train.txt, line 2")

@@ -263,14 +263,13 @@ def test_a_folder_that_a_kill_left_half_replaced_is_replaced_again(saved, tmp_pa
 
 
 def test_a_pipe_is_written_through(saved, tmp_path, cli, digits_run):
-    pipe = tmp_path / "pipe"
+    pipe, copy = tmp_path / "pipe", tmp_path / "copy"
     os.mkfifo(pipe)
-    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+    with copy.open("wb") as kept, subprocess.Popen(["cat", pipe], stdout=kept):
         result = cli("export", digits_run, "--to", "safetensors", "--out", pipe)
-        content = reader.stdout.read()
     assert result.code == 0 and result.out == "" and "checked on the probe" in result.err
     export(saved("digits"), "safetensors", tmp_path / "m")
-    assert content == (tmp_path / "m").read_bytes() and stat.S_ISFIFO(pipe.stat().st_mode)
+    assert copy.read_bytes() == (tmp_path / "m").read_bytes() and stat.S_ISFIFO(pipe.stat().st_mode)
     cli("export", digits_run, "--to", "hub", "--out", pipe).is_one_message(2, "the format is a folder")
 
 

@@ -62,7 +62,7 @@ def test_cache(cache, views):
 
 
 KNOWN = (
-    "'name', 'description', 'published', 'seed', 'device', 'data', 'backbone', 'methods', 'stages', "
+    "'name', 'description', 'published', 'seed', 'device', 'threads', 'data', 'backbone', 'methods', 'stages', "
     "'calibrate', 'select'"
 )
 
