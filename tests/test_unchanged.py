@@ -180,10 +180,17 @@ def test_a_change_that_changes_no_figure_is_said_and_recorded(resume, killed, mo
     assert "platform was " in ended.out and len(json.loads((killed / "environment.json").read_text())) == 2
 
 
-@pytest.mark.parametrize("damage", ["{", "{}", "[]", "[1]", '{"python": "3", "versions": {}}', "[" * 2000])
-def test_an_environment_that_cannot_be_read_is_one_message(damage, resume, killed):
+@pytest.mark.parametrize(
+    ("damage", "advice"),
+    [
+        ("{", "copy it again"),
+        ("[" * 2000, "copy it again"),
+        *((text, "Begin the run anew") for text in ("{}", "[]", "[1]", '{"python": "3", "versions": {}}')),
+    ],
+)
+def test_an_environment_that_cannot_be_read_is_one_message(damage, advice, resume, killed):
     (killed / "environment.json").write_text(damage)
-    resume("--environment-changed").is_one_message(1, f"{killed}/environment.json", "egin the run anew")
+    resume("--environment-changed").is_one_message(1, f"{killed}/environment.json", advice)
 
 
 def test_a_fingerprint_that_is_missing_or_damaged_is_one_message(resume, killed):
@@ -198,8 +205,8 @@ def test_an_image_that_broke_is_skipped_by_the_run_that_it_ended(cli, recipe, ph
     broken = photos / "test" / "dog" / "1.png"
     words = ("run", recipe, "--out", tmp_path / "out")
 
-    # A broken image is found before a run begins, so this one breaks when it has begun.
-    look_on(stage_started=lambda run, loop: broken.write_bytes(broken.read_bytes()[:40]))
+    # A broken image is found before a run begins, so this one breaks when it has begun, and keeps its size.
+    look_on(stage_started=lambda run, loop: broken.write_bytes(bytes(broken.stat().st_size)))
     cli(*words).is_one_message(2, "test/dog/1.png")
     (directory,) = (tmp_path / "out" / "r").iterdir()
     began = (directory / "recipe.yaml").stat().st_mtime_ns
