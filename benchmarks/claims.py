@@ -24,8 +24,8 @@ MARGIN = 0.5
 COLUMNS = ("top1", "many", "medium", "few", "ece")
 SUITES = {
     "digits": "scikit-learn's digits, 120 to 5 images a class, digits recipes (SAFA, DRW and DRS from epoch 40 of 60)",
-    "fashion": "Fashion-MNIST, 250 to 5 images a class, no crops and flips, ResNet-8, 40 epochs (mixup 80), batch 32, "
-    "rate 0.1 divided by 10 after 80 and 90 % of the epochs, where what is deferred begins; recipes of CIFAR-10-LT",
+    "fashion": "Fashion-MNIST at 14 x 14 pixels, 250 to 5 images a class, no crops and flips, ResNet-8, 40 epochs "
+    "(mixup 80), batch 32, rate 0.1 divided by 10 after 80 and 90 % of the epochs, where what is deferred begins; recipes of CIFAR-10-LT",
 }
 
 
@@ -123,8 +123,8 @@ hold at the published size, nor the other way round.
 
 An effect is in points, the mean over seeds of paired differences (arms of a seed share all that they do not differ
 in, bit for bit), ± the half width of its 95 % interval (Student's t). A claim **holds** where the interval of top-1
-lies above 0, **does not** where it lies below {MARGIN}, the smallest effect that would matter, and else one **cannot tell**.
-No value was chosen on test images.
+lies above 0, **does not** where it lies below {MARGIN}, the smallest effect that would matter, and else one
+**cannot tell**. No value was chosen on test images.
 """
 
 
