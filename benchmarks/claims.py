@@ -25,7 +25,8 @@ COLUMNS = ("top1", "many", "medium", "few", "ece")
 SUITES = {
     "digits": "scikit-learn's digits, 120 to 5 images a class, digits recipes (SAFA, DRW and DRS from epoch 40 of 60)",
     "fashion": "Fashion-MNIST at 14 x 14 pixels, 250 to 5 images a class, no crops and flips, ResNet-8, 40 epochs "
-    "(mixup 80), batch 32, rate 0.1 divided by 10 after 80 and 90 % of the epochs, where what is deferred begins; recipes of CIFAR-10-LT",
+    "(mixup 80), batch 32, rate 0.1 divided by 10 after 80 and 90 % of the epochs, where what is deferred begins; "
+    "recipes of CIFAR-10-LT",
 }
 
 

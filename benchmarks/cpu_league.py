@@ -29,8 +29,8 @@ FEW = 20
 ABOUT = """# cpu_league
 
 Every re-balancing method under one small protocol. **The protocol is ours, no paper's**; its figures compare with
-each other and with nothing else. Fashion-MNIST at 14 x 14 pixels with 250 images of the first class down to 5 of the last (694 in all)
-and all 10,000 test images, neither cropped nor flipped; ResNet-8; 40 epochs in batches of 32 (mixup's first stage:
+each other and with nothing else. Fashion-MNIST at 14 x 14 pixels with 250 images of the first class down to 5 of the
+last (694 in all) and all 10,000 test images, neither cropped nor flipped; ResNet-8; 40 epochs in batches of 32 (mixup's first stage:
 80); learning rate 0.1 with two epochs of warm-up, divided by 10 after 80 and 90 percent; what is deferred begins at
 the first drop. So first stages learn their training images, of rare classes too (last column), as those of the
 published protocols do. Second stages have 3,000 steps on exact features (OFA 2,000, GLAG 1,560: 40 generation

@@ -56,7 +56,8 @@ def main() -> None:
         f"Mean ± standard deviation over seeds {', '.join(map(str, arguments.seeds))}, in percent, last epoch, after "
         "calibration.\n\n"
         + "\n".join(lines)
-        + f"\n\nMeasured {date.today()} on {results[-1]['device']}, {results[-1]['threads']} threads, python {versions['python']}, "
+        + f"\n\nMeasured {date.today()} on {results[-1]['device']}, {results[-1]['threads']} threads, "
+        f"python {versions['python']}, "
         f"torch {versions['torch']}, ltcore {versions['ltcore']}, with\n\n"
         f"    python benchmarks/seeds.py {shown} --seeds {' '.join(map(str, arguments.seeds))}{extra} "
         f"--table {arguments.table}\n"
