@@ -30,14 +30,14 @@ ABOUT = """# cpu_league
 
 Every re-balancing method under one small protocol. **The protocol is ours, no paper's**; its figures compare with
 each other and with nothing else. Fashion-MNIST at 14 x 14 pixels with 250 images of the first class down to 5 of the
-last (694 in all) and all 10,000 test images, neither cropped nor flipped; ResNet-8; 40 epochs in batches of 32 (mixup's first stage:
-80); learning rate 0.1 with two epochs of warm-up, divided by 10 after 80 and 90 percent; what is deferred begins at
-the first drop. So first stages learn their training images, of rare classes too (last column), as those of the
-published protocols do. Second stages have 3,000 steps on exact features (OFA 2,000, GLAG 1,560: 40 generation
-epochs), after which they no longer change. tau and gamma are `select`ed on three held-out images a class, where a row
-says so, and the network is then trained on all images. `mixup_crt` is STG's recipe with nothing generated, `glag_lws`
-GLAG's with weight scaling alone. GLAG holds two images a class out, so its rarest class trains on three images. Three
-classes have more than 100 images (many), three 20 to 100 (medium), four fewer than 20 (few).
+last (694 in all) and all 10,000 test images, neither cropped nor flipped; ResNet-8; 40 epochs in batches of 32
+(mixup's first stage: 80); learning rate 0.1 with two epochs of warm-up, divided by 10 after 80 and 90 percent; what
+is deferred begins at the first drop. So first stages learn their training images, of rare classes too (last column),
+as those of the published protocols do. Second stages have 3,000 steps on exact features (OFA 2,000, GLAG 1,560: 40
+generation epochs), after which they no longer change. tau and gamma are `select`ed on three held-out images a class,
+where a row says so, and the network is then trained on all images. `mixup_crt` is STG's recipe with nothing
+generated, `glag_lws` GLAG's with weight scaling alone. GLAG holds two images a class out, so its rarest class trains
+on three images. Three classes have more than 100 images (many), three 20 to 100 (medium), four fewer than 20 (few).
 """
 FOUND = ""
 
