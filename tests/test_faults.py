@@ -203,12 +203,12 @@ def test_a_killed_process_leaves_the_old_file_and_nothing_that_stays(tmp_path):
 
 @pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1"])
 def test_text_is_utf8_whatever_the_locale(locale, digits_run, tmp_path):
-    shutil.copytree(digits_run, tmp_path / "é")
-    result = tmp_path / "é" / "result.json"
+    shutil.copytree(digits_run, tmp_path / "run")
+    result = tmp_path / "run" / "result.json"
     found = json.loads(result.read_text(encoding="utf-8"))
     found["class_names"][0] = "zéro 漢"
     result.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-    recipe = tmp_path / "é" / "recipe.yaml"
+    recipe = tmp_path / "run" / "recipe.yaml"
     lines = recipe.read_text(encoding="utf-8").splitlines()
     lines = [line for line in lines if not line.startswith("description")]
     recipe.write_text("\n".join(["description: é 漢", *lines]) + "\n", encoding="utf-8")
@@ -222,9 +222,9 @@ def test_text_is_utf8_whatever_the_locale(locale, digits_run, tmp_path):
         assert ran.returncode == 0, ran.stderr.decode(errors="replace")
         return ran.stdout.decode("utf-8")
 
-    assert json.loads(run("compare", "é", "--format", "json"))["groups"][0]["runs"] == ["é"]
-    run("report", "é", "-o", "é.html", "--no-features", "--no-images")
-    assert "zéro 漢" in (tmp_path / "é.html").read_text(encoding="utf-8")
+    assert json.loads(run("compare", "run", "--format", "json"))["groups"][0]["runs"] == ["run"]
+    run("report", "run", "-o", "r.html", "--no-features", "--no-images")
+    assert "zéro 漢" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "é 漢" in run("plan", recipe)
 
 
