@@ -134,9 +134,9 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
         function = bind(self, context)
         return lambda *values: (called.append(self.hook), function(*values))[1]
 
-    def after_planning(*args):
+    def after_planning(*args, **named):
         called.clear()  # planning builds the backbone on the meta device
-        return read_data(*args)
+        return read_data(*args, **named)
 
     monkeypatch.setattr(Implementation, "bind", recording)
     monkeypatch.setattr(ltcore.training.execute, "read_data", after_planning)
