@@ -94,7 +94,7 @@ def _files(names: Names, parts: Sequence[Part], license: str, author: str) -> It
 
 def template(name: str, fields: dict[str, str]) -> str:
     """A template's text, with ``@FIELD@`` replaced."""
-    text = (files("ltcore.new") / "templates" / name).read_text()
+    text = (files("ltcore.new") / "templates" / name).read_text(encoding="utf-8")
     for field, value in fields.items():
         text = text.replace(f"@{field}@", value)
     return text

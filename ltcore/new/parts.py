@@ -85,7 +85,7 @@ class Part:
 
 def read_part(hook: str) -> Part:
     """What there is for a hook."""
-    text = (files("ltcore.new") / "templates" / "hooks" / f"{hook}.txt").read_text()
+    text = (files("ltcore.new") / "templates" / "hooks" / f"{hook}.txt").read_text(encoding="utf-8")
     pieces = _SECTION.split(text)[1:]
     sections = dict(zip(pieces[::2], pieces[1::2], strict=True))
     return Part(

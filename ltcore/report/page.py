@@ -42,10 +42,10 @@ def build(runs: Runs, materials: Sequence[Material]) -> str:
     shown = [each for each in found if each is not None]
     links = (element("li", element("a", each[0].text or "", href=f"#{each.get('id')}")) for each in shown)
     here = files(__package__)
-    return Template((here / "template.html").read_text()).substitute(
+    return Template((here / "template.html").read_text(encoding="utf-8")).substitute(
         title=render(element("title", title)),
-        style=(here / "style.css").read_text(),
-        script=(here / "script.js").read_text(),
+        style=(here / "style.css").read_text(encoding="utf-8"),
+        script=(here / "script.js").read_text(encoding="utf-8"),
         heading=render(element("h1", title)),
         contents=render(element("ul", *links)),
         markers=render(definitions()),

@@ -138,7 +138,7 @@ class WatchedRun:
         self._run.train()
         assembly, trained = self.assembly, Trained(saved=self._trial.saved)
         classifier = assembly.calibrated()
-        lines = metrics_of(self.directory).read_text().splitlines()
+        lines = metrics_of(self.directory).read_text(encoding="utf-8").splitlines()
         trained.losses = [(line["stage"], line["epoch"], line["loss"]) for line in map(json.loads, lines)]
         trained.tensors = {name: tensor.detach().clone() for name, tensor in assembly.model.state_dict().items()}
         pooled = assembly.provider.features("train", "pooled")
