@@ -295,7 +295,7 @@ def confidence(suites: dict[str, Runs]) -> str:
                 f'<path d="M{left} {y}h{WIDE}" stroke="#ddd"/><text x="{left - 24}" y="{y + 4}">{value}</text>'
             )
         last = max(len(course) for course in courses.values())
-        parts.append(f'<text x="{left + WIDE / 2 - 50}" y="{top + HIGH + 28}">generation epoch, 1 to {last}</text>')
+        parts.append(f'<text x="{left + WIDE / 2 - 50}" y="{top + HIGH + 28}">epoch of the stage, 1 to {last}</text>')
         for number, (label, course) in enumerate(courses.items()):
             # A pixel apart, for many courses are the same.
             points = " ".join(
