@@ -1,6 +1,6 @@
 r"""Runs of two small protocols of ours, shared by the league's table and the claims' page.
 
-    python benchmarks/arms.py digits --seeds 0 1 2 3 4 5 6 7 8 9
+    python benchmarks/arms.py digits --seeds 0 1 2 3 4
     python benchmarks/arms.py fashion --data DIR --seeds 0 1 2 3 4
     python benchmarks/arms.py fashion --data DIR --seeds 0 1 2 --arms ce crt lws
 
@@ -36,11 +36,14 @@ from ltcore.data.prepare import prepare
 from ltcore.data.streaming import build_loader
 from ltcore.data.torchvision_sets import FASHION_STEMS
 from ltcore.discovery.binding import Hooks
+from ltcore.errors import RecipeError
 from ltcore.evaluation.metrics import evaluate_logits
 from ltcore.evaluation.outputs import logits_of, pooled_features
+from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
+from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.runs.saved import SavedRun
 from ltcore.training.execute import execute
 
@@ -143,7 +146,7 @@ MIXED = (
     "stages.representation.epochs=80",
     "stages.representation.schedule={name: multistep, milestones: [64, 72], gamma: 0.1, warmup_epochs: 2}",
 )
-#: Second stages until they no longer change; features of images that are neither cropped nor flipped are exact.
+#: Long second stages; features of images that are neither cropped nor flipped are exact.
 CLASSIFIER = (*STEPS, "stages.classifier.batch_size=64", "stages.classifier.cache=views:1")
 DRW, DRS_F = "methods.drw.options.start_epoch=32", "methods.drs.options.start_epoch=32"
 SAFA_STARTS = "methods.safa.options.start_epoch=32"
@@ -223,9 +226,16 @@ class Suite:
         return load_recipe(ROOT / "recipes" / f"{arm.recipe}.yaml", [*sets, *arm.sets], seed)
 
     def ended(self, name: str, seed: int) -> Path | None:
-        """The latest run of an arm and seed that has ended."""
-        found = sorted(self.out.glob(f"{self.name}_{name}/*-seed{seed}/result.json"))
-        return found[-1].parent if found else None
+        """The latest run of exactly an arm's recipe and seed, if it has ended."""
+        found = self._begun(name, seed)
+        return found.path if found and found.finished else None
+
+    def _begun(self, name: str, seed: int) -> RunDirectory | None:
+        loaded = self.load(name, seed)
+        try:
+            return RunDirectory.find(self.out, loaded.recipe.name, dump_yaml(loaded.source))
+        except RecipeError:
+            return None
 
     def run(self, seed: int, names: list[str]) -> None:
         """Run what is missing of a seed; a run that was killed goes on."""
@@ -238,7 +248,7 @@ class Suite:
                     raise SystemExit(
                         f"{name} takes over the first stage of {arm.first}, which has no run of seed {seed}"
                     )
-                begun = any(self.out.glob(f"{self.name}_{name}/[!.]*-seed{seed}"))
+                begun = self._begun(name, seed) is not None
                 path = execute(self.load(name, seed), self.out, begun, Reporter(io.StringIO()), source)[1]
                 figures = json.loads((path / "result.json").read_text())["after_calibration"]
                 print(f"{self.name} {name} seed {seed}: {100 * figures['top1']:.2f}", flush=True)
@@ -271,6 +281,8 @@ class Suite:
         runs = {(run["arm"], run["seed"]): run for run in old if run["arm"] in self.arms}
         found = [each for name in self.arms for seed in seeds if (each := self.record(name, seed))]
         runs |= {(each["arm"], each["seed"]): each for each in found}
+        if not found:
+            raise SystemExit(f"no run of these seeds has ended in {self.out}; {target} stays as it is")
         first = self.ended(found[0]["arm"], found[0]["seed"])
         assert first is not None
         about = json.loads((first / "result.json").read_text())
