@@ -23,9 +23,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import ltcore
 from ltcore.errors import LtcoreError
 
 CPU_SECONDS = 10
+_CORE = str(Path(ltcore.__file__).parent) + os.sep
 MEMORY = 2**30
 #: Longest message; what is longer has taken over a file's content.
 MESSAGE = 4_000
@@ -364,7 +366,8 @@ def _unexpected(error: BaseException) -> tuple[str, str]:
 def _place(error: BaseException) -> str:
     """The last function of ltcore that an exception came through: ``data/npz.py:_read``."""
     frames = list(traceback.extract_tb(error.__traceback__))
-    ours = [frame for frame in frames if f"{os.sep}ltcore" in frame.filename and "benchmarks" not in frame.filename]
+    # Core by its folder, for a clone may be called ltcore, too; plugins by their packages' names.
+    ours = [frame for frame in frames if frame.filename.startswith(_CORE) or f"{os.sep}ltcore_" in frame.filename]
     last = (ours or frames)[-1:]
     return "".join(f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.name}" for frame in last)
 
