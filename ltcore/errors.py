@@ -11,6 +11,9 @@ from typing import Self
 
 from ltcore.untrusted import printable
 
+#: Of a longer message, which has quoted what somebody's file is full of, the ends are shown.
+_LONGEST, _KEPT = 3_000, 1_400
+
 
 class LtcoreError(Exception):
     """Base of every error whose message is meant for the user as it stands.
@@ -28,8 +31,9 @@ class LtcoreError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """The message; a class that was given several lines says each of them."""
-        return "\n".join(map(str, self.args))
+        """The message; a class that was given several lines says each of them. The middle of an endless one is cut."""
+        said = "\n".join(map(str, self.args))
+        return said if len(said) <= _LONGEST else f"{said[:_KEPT]} [...] {said[-_KEPT:]}"
 
     def within(self, before: str = "", after: str = "") -> Self:
         """This error, its message put between `before` and `after`; all else of it stays."""

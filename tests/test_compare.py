@@ -140,6 +140,9 @@ def test_unfinished_and_broken_runs_are_named_and_not_averaged(two_groups, write
     lock.__enter__()
     (broken / "result.json").write_text('{"recipe": ')
     (old / "result.json").write_text("{}")
+    odd = write_run("a_ce", 10, 0.01)
+    result = json.loads((odd / "result.json").read_text())
+    (odd / "result.json").write_text(json.dumps({**result, "data_fingerprint": {"train": {}}}))
     changed = write_run("a_ce", 8, 0.01, more="zzz: 1\n")
     hidden = two_groups / "a_ce" / ".20260101-000009-seed9-77"
     hidden.mkdir()
@@ -152,6 +155,7 @@ def test_unfinished_and_broken_runs_are_named_and_not_averaged(two_groups, write
         running: "a process is still working on it",
         broken: "result.json is damaged (",
         old: "result.json is damaged (recipe: field required, and",
+        odd: "result.json is damaged (data_fingerprint/train",
         changed: "zzz: unknown key",
         hidden: "killed before its directory was complete",
     }

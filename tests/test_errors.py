@@ -410,3 +410,10 @@ def test_debug_shows_the_traceback(cli, write_recipe):
         result = cli(*words)
         assert result.code == 2 and "Traceback (most recent call last)" in result.err
         assert result.err.rstrip().endswith(f"{path}:4: calibrte: unknown key; did you mean 'calibrate'?")
+
+
+def test_the_middle_of_an_endless_message_is_cut():
+    error = RecipeError(f"photos.txt:9: '{'x' * 100_000}' is no label; write a number")
+    assert len(str(error)) < 3_000 and str(error).startswith("photos.txt:9: 'xxx")
+    assert "x [...] x" in str(error) and str(error).endswith("write a number")
+    assert len(str(RecipeError("x" * 2_500))) == 2_500

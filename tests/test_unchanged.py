@@ -185,7 +185,9 @@ def test_a_change_that_changes_no_figure_is_said_and_recorded(resume, killed, mo
     [
         ("{", "copy it again"),
         ("[" * 2000, "copy it again"),
-        *((text, "Begin the run anew") for text in ("{}", "[]", "[1]", '{"python": "3", "versions": {}}')),
+        ("[1]", "copy it again"),
+        ('[{"python": "3", "versions": []}]', "copy it again"),
+        *((text, "Begin the run anew") for text in ("{}", "[]", '{"python": "3", "versions": {}}')),
     ],
 )
 def test_an_environment_that_cannot_be_read_is_one_message(damage, advice, resume, killed):

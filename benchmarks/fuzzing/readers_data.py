@@ -248,7 +248,8 @@ def _spoilt_npz(rng: Random, folder: Path) -> Files:
             case 4:
                 odd = rng.choice((-1, 3, 255, 10**9, 2**62, float("nan"), float("inf"), 0.5))
                 arrays[key] = _cast(arrays[key].real, "float64" if isinstance(odd, float) else "int64")
-                arrays[key].flat[rng.randrange(arrays[key].size)] = odd
+                if arrays[key].size:
+                    arrays[key].flat[rng.randrange(arrays[key].size)] = odd
             case 5:
                 arrays[key] = np.array(rng.choice((None, "text", b"bytes", {"a": 1}, [1, [2]])), dtype=object)
             case _:

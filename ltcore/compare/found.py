@@ -135,7 +135,8 @@ def _trained_with(result: Result, any_environment: bool) -> dict[str, Any]:
     if any_environment:
         return found
     if "code" in result:
-        found |= compared({"platform": "", **result, "python": result["versions"]["python"]})[0]
+        about = {"platform": "", "device_name": "unknown", "threads": "unknown", **result}
+        found |= compared({**about, "python": result["versions"].get("python", "unknown")})[0]
     entries = result.get("environments", [])
     changes = [text for one, two in pairwise(entries) for text in differences(one, two)[0]]
     return found | ({"environment changed while it trained": "; ".join(changes)} if changes else {})

@@ -91,6 +91,38 @@ class Candidate(TypedDict):
     """What it reached; a fraction."""
 
 
+class SplitRecord(TypedDict):
+    """What tells a split of the data set from another."""
+
+    images: int
+    """How many images it has."""
+    digest: str
+    """A digest of its fingerprint."""
+
+
+class EnvironmentRecord(TypedDict):
+    """An entry of ``environment.json``: what a run was begun, or gone on, with."""
+
+    began: NotRequired[str]
+    """Date and time."""
+    python: str
+    """Python's version."""
+    platform: str
+    """The system, in the words of the standard library's `platform`."""
+    device: str
+    """Where it was trained."""
+    device_name: str
+    """The GPU's name, or the processor's."""
+    threads: int
+    """Threads that PyTorch computes with."""
+    versions: dict[str, str]
+    """Versions by distribution."""
+    code: dict[str, str]
+    """By distribution a digest of the source files."""
+    data_changed: NotRequired[list[str]]
+    """What of the data has changed since the entry before (``--data-changed``)."""
+
+
 class SelectionRecord(TypedDict):
     """How values were chosen on held-out images."""
 
@@ -160,12 +192,12 @@ class Result(TypedDict):
     """Training images of each class, [C]."""
     class_names: list[str]
     """A name for each class, [C]."""
-    data_fingerprint: NotRequired[dict[str, Any]]
-    """By ``train``, ``val`` and ``test`` the number of ``images`` and a ``digest`` of the data set's split, and under
-    ``classes`` a digest of the classes' names; absent in files from before there was any."""
+    data_fingerprint: NotRequired[dict[str, str | SplitRecord]]
+    """The splits ``train``, ``val`` and ``test`` of the data set, and under ``classes`` a digest of the classes' names;
+    absent in files from before there was any."""
     data_changed: NotRequired[list[str]]
     """What changed of the data while the run was trained; only where something did (``--data-changed``)."""
-    environments: NotRequired[list[dict[str, Any]]]
+    environments: NotRequired[list[EnvironmentRecord]]
     """The entries of ``environment.json``; only where the environment, or the data, changed while it was trained."""
     duplicates: NotRequired[DuplicatesRecord]
     """Absent where it was not looked for them."""

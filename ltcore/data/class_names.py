@@ -68,6 +68,8 @@ def read_class_names(path: Path) -> list[str]:
             numbers that could both be the labels.
     """
     lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if not lines:
+        raise DataError(f"{path} is empty; write one class name a line, in label order")
     if "" in lines:
         raise DataError(f"{path}:{lines.index('') + 1}: the line is empty; write one class name a line, in label order")
     names = _by_number(path, lines) or lines

@@ -356,6 +356,7 @@ def _read_json(path: Path) -> tuple[list[str], list[int], dict[int, str]]:
         named = {image["id"]: str(image["file_name"]) for image in content["images"]}
         annotated = [(each["image_id"], int(each["category_id"])) for each in content["annotations"]]
         titles = {int(each["id"]): str(each["name"]) for each in content.get("categories", ())}
+        unknown = [image for image, _ in annotated if image not in named]
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: this is no JSON ({error.msg}); fetch the file again") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -363,10 +364,10 @@ def _read_json(path: Path) -> tuple[list[str], list[int], dict[int, str]]:
             f"{path} lacks images (id, file_name) or annotations (image_id, category_id), or has other kinds of values "
             f"({type(error).__name__}: {error}); fetch the competition's file"
         ) from error
+    if unknown:
+        raise DataError(f"{path}: an annotation is of image {unknown[0]}, which is not among its images")
     of_image: dict[Any, int] = {}
     for image, category in annotated:
-        if image not in named:
-            raise DataError(f"{path}: an annotation is of image {image}, which is not among its images")
         if image in of_image:
             raise DataError(f"{path}: {named[image]} has two annotations; an image has one class")
         of_image[image] = category

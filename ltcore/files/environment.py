@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ltcore.contract.result import EnvironmentRecord
+
 _PACKAGES = (
     *("ltcore", "torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "pydantic", "safetensors"),
     "scikit-learn",
@@ -20,7 +22,7 @@ _COMPUTING = ("torch", "torchvision", "timm", "pillow")
 _WINGS = ("contract", "data", "discovery", "evaluation", "networks", "training", "seeding.py")
 
 
-def environment(device: str, methods: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def environment(device: str, methods: Iterable[tuple[str, str]]) -> EnvironmentRecord:
     """What this process trains with.
 
     Args:
@@ -28,8 +30,7 @@ def environment(device: str, methods: Iterable[tuple[str, str]]) -> dict[str, An
         methods: distribution and module of each method.
 
     Returns:
-        JSON-able: ``python``, ``platform``, ``device``, ``device_name``, ``threads``, ``versions`` by distribution, and
-        ``code``: by distribution 16 hexadecimal digits of a digest of the source files.
+        The record, of whose ``code`` each digest has 16 hexadecimal digits.
     """
     import torch
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from ltcore.contract.result import EpochLine, Result, StageResult
+from ltcore.contract.result import EnvironmentRecord, EpochLine, Result, StageResult
 from ltcore.errors import RunError, fault
 from ltcore.untrusted import parse_json
 
@@ -81,6 +79,19 @@ def read_result(path: Path) -> Result:
     return result
 
 
+def read_environments(path: Path) -> list[EnvironmentRecord]:
+    """The entries of ``environment.json``, checked; none where an earlier version of ltcore wrote the file.
+
+    Raises:
+        RunError: it cannot be read, or an entry is not what it should be.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        return []
+    entries: list[EnvironmentRecord] = _checked(path, list[EnvironmentRecord], content)
+    return entries
+
+
 def stage_results(path: Path, content: Any) -> list[StageResult]:
     """The records of stages that a checkpoint keeps, checked.
 
@@ -125,7 +136,7 @@ def read_predictions(path: Path, classes: int) -> Outputs:
             found = Outputs(*(stored[name] for name in Outputs._fields))
     except FileNotFoundError as error:
         raise RunError(f"{path} is not there; {_AGAIN}") from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise almost anything
         raise Damaged(path, error or type(error).__name__) from error
     targets = found.targets
     whole = targets.ndim == 1 and len(targets) and targets.dtype == np.int64

@@ -155,8 +155,9 @@ def read_run(path: Path) -> ReportedRun:
     stages = result["stages"] if result else _ended_stages(directory)
     if not (result or epochs or stages):
         raise RecipeError(f"{path}: this run has not ended its first epoch, so there is nothing to report yet")
-    environments = directory.read_json("environment.json") if (path / "environment.json").is_file() else []
-    environment = environments[-1] if isinstance(environments, list) and environments else {}
+    told = path / "environment.json"
+    environments = reading.read_environments(told) if told.is_file() else []
+    environment = dict(environments[-1]) if environments else {}
     predictions = _predictions(path, result) if result else None
     return ReportedRun(path, name, seed, text, plan, result, stages, epochs, environment, predictions)
 

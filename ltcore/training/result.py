@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ltcore.contract.result import Figures, Result
+from ltcore.contract.result import EnvironmentRecord, Figures, Result
 from ltcore.evaluation import calibrated
 from ltcore.files.run_directory import RunDirectory
 from ltcore.files.writing import replacing
@@ -19,7 +19,7 @@ def write_result(
     assembly: Assembly,
     directory: RunDirectory,
     position: Position,
-    surroundings: dict[str, Any],
+    surroundings: EnvironmentRecord,
     about: dict[str, Any],
 ) -> Result:
     """Calibrate a copy of the classifier, evaluate it, and write what it gives.

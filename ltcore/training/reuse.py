@@ -23,7 +23,7 @@ from ltcore.training.unchanged import Allowed, data_changes, environment_changes
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
     from ltcore.contract.recipe import Recipe
-    from ltcore.contract.result import ReuseRecord
+    from ltcore.contract.result import EnvironmentRecord, ReuseRecord
     from ltcore.data.fingerprint import Fingerprint
     from ltcore.recipe.loading import LoadedRecipe
 
@@ -44,7 +44,7 @@ class Reuse:
     stages: int
 
     def record(
-        self, data: Fingerprint, now: dict[str, Any], allowed: Allowed, tell: Callable[[str], None]
+        self, data: Fingerprint, now: EnvironmentRecord, allowed: Allowed, tell: Callable[[str], None]
     ) -> ReuseRecord:
         """For ``result.json``, once the data is known to be the same.
 

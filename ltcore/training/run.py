@@ -22,7 +22,7 @@ from ltcore.training.unchanged import environment_of
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
     from ltcore.contract.recipe import Recipe
-    from ltcore.contract.result import Result
+    from ltcore.contract.result import EnvironmentRecord, Result
     from ltcore.discovery.binding import Hooks
     from ltcore.progress.console import Reporter
 
@@ -67,7 +67,7 @@ class Run:
         self.position = Position()
         self._traced_steps = (STEPS if asked() else 0) if traced_steps is None else traced_steps
 
-    def execute(self, about: dict[str, Any] | None = None, surroundings: dict[str, Any] | None = None) -> Result:
+    def execute(self, about: dict[str, Any] | None = None, surroundings: EnvironmentRecord | None = None) -> Result:
         """Train the stages that are not done yet, calibrate, and write the result.
 
         Args:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ltcore.contract.result import EnvironmentRecord
 from ltcore.data.fingerprint import Fingerprint
 from ltcore.errors import DataError, RecipeError, RunError
 from ltcore.files.environment import differences, environment
+from ltcore.files.reading import read_environments
 from ltcore.files.run_directory import RunDirectory
 from ltcore.files.writing import write_atomically
 
@@ -36,14 +38,14 @@ class Allowed:
     environment: bool = False
 
 
-def environment_of(plan: Plan, device: torch.device) -> dict[str, Any]:
+def environment_of(plan: Plan, device: torch.device) -> EnvironmentRecord:
     """The environment of this process, with the code of the recipe's methods; see `ltcore.files.environment`."""
     entries = [*plan.entries.values(), plan.data, plan.backbone]
     return environment(str(device), {(entry.offer.distribution, type(entry.method).__module__) for entry in entries})
 
 
 def begin(
-    directory: RunDirectory, data: Fingerprint, now: dict[str, Any], allowed: Allowed, tell: Callable[[str], None]
+    directory: RunDirectory, data: Fingerprint, now: EnvironmentRecord, allowed: Allowed, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """Refuse a run that would not go on with what it was begun with, and write down what it goes on with.
 
@@ -63,7 +65,7 @@ def begin(
         RecipeError: the environment has.
         RunError: what the run remembers of them is damaged, or another version of ltcore wrote it.
     """
-    entries: list[dict[str, Any]] = []
+    entries: list[EnvironmentRecord] = []
     changes: list[str] = []
     matters: list[str] = []
     others: list[str] = []
@@ -88,11 +90,9 @@ def begin(
         for text in texts:
             tell(f"warning: since the run was begun, its {kind} has changed: {text}")
     if not entries or changes or matters or others:
-        entry = {
-            "began": f"{datetime.now():%Y-%m-%dT%H:%M:%S}",
-            **now,
-            **({"data_changed": changes} if changes else {}),
-        }
+        entry: EnvironmentRecord = {"began": f"{datetime.now():%Y-%m-%dT%H:%M:%S}", **now}
+        if changes:
+            entry["data_changed"] = changes
         entries = [*entries, entry]
         directory.write_json("environment.json", entries)
     if changes or not (begun and directory.data.exists()):
@@ -105,7 +105,7 @@ def begin(
     return about
 
 
-def environment_changes(directory: RunDirectory, now: dict[str, Any]) -> list[str]:
+def environment_changes(directory: RunDirectory, now: EnvironmentRecord) -> list[str]:
     """What differs from the environment in which a finished run ended, in words.
 
     Raises:
@@ -126,22 +126,16 @@ def data_changes(directory: RunDirectory, now: Fingerprint) -> list[str]:
     return before.differences(now)
 
 
-def _environments(directory: RunDirectory) -> list[dict[str, Any]]:
+def _environments(directory: RunDirectory) -> list[EnvironmentRecord]:
     """The entries of ``environment.json``.
 
     Raises:
         RunError: it is missing, damaged, or of another version of ltcore.
     """
     path = directory.path / "environment.json"
-    try:
-        entries: Any = directory.read_json(path.name)
-        if not isinstance(entries, list) or not entries:
-            raise ValueError("it is no list")
-        for entry in entries:
-            differences(entry, entry)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(
-            f"{path} does not say what the run was trained with ({error!s}): it is damaged, or an earlier version of "
-            "ltcore wrote it. Begin the run anew, without --resume"
-        ) from error
-    return entries
+    if entries := read_environments(path):
+        return entries
+    raise RunError(
+        f"{path} does not say what the run was trained with: an earlier version of ltcore wrote it. Begin the run "
+        "anew, without --resume"
+    )

@@ -102,6 +102,11 @@ def test_files_that_are_no_npz(tmp_path):
     (tmp_path / "cut.npz").write_bytes(content)
     with pytest.raises(DataError, match="key 'train_images' cannot be read"):
         read(tmp_path / "cut.npz")
+    content = (tmp_path / "cut.npz").read_bytes()
+    head = content.rindex(b"PK\x01\x02")  # of the last entry in the archive's list: version 25.5 is needed to read it
+    (tmp_path / "cut.npz").write_bytes(content[: head + 6] + b"\xff" + content[head + 7 :])
+    with pytest.raises(DataError, match=r"is not an .npz file \(zip file version 25.5"):
+        read(tmp_path / "cut.npz")
 
 
 def test_options(tmp_path):

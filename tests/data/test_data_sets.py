@@ -1,6 +1,7 @@
 import gzip
 import pickle
 import struct
+import tracemalloc
 from hashlib import md5
 
 import numpy as np
@@ -108,6 +109,9 @@ def test_idx_is_checked(tmp_path):
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-1])
     with pytest.raises(DataError, match="holds 5 bytes where its head promises 6"):
         read_idx(tmp_path / "a", 2)
+    (tmp_path / "a").write_bytes(struct.pack(">I2I", 0x0802, 2, 3) + bytes(7))
+    with pytest.raises(DataError, match="holds more bytes where its head promises 6"):
+        read_idx(tmp_path / "a", 2)
     (tmp_path / "b.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match="cannot be read"):
         read_idx(tmp_path / "b.gz", 2)
@@ -204,3 +208,16 @@ def test_synthetic_patterns_are_smooth_at_any_size():
         assert np.isfinite(class_patterns(2, size, 1, 0)).all()
     pattern = class_patterns(3, 224, 1, 0)
     assert np.abs(np.diff(pattern, axis=1)).max() < 0.03
+
+
+def test_no_more_of_an_idx_file_is_read_than_its_head_promises(tmp_path):
+    path = tmp_path / "a.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(struct.pack(">I2I", 0x0802, 2, 3))
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="holds more bytes where its head promises 6"):
+        read_idx(path, 2)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()

@@ -111,6 +111,8 @@ def test_class_names(lists, tmp_path):
     refused(lists(class_names="names.txt"), "names.txt:2", "'cat'", "twice")
     names.write_text("cat\n\ndog\n")
     refused(lists(class_names="names.txt"), "names.txt:2", "empty")
+    names.write_text(" \n")
+    refused(lists(class_names="names.txt"), "names.txt", "is empty", "one class name a line")
     names.write_text("cat\n")
     refused(lists(class_names="names.txt"), "train.txt:4", "label is 1", "1 class names")
     names.write_text("cat\ndog\nowl\n")

@@ -208,6 +208,7 @@ def test_inaturalist_from_lists(tmp_path):
         (coco([], []), ["train2018.json has no images"]),
         (coco(TRAIN, [7, 2]), ["1 images have no annotation, first train_val2018/Aves/7/c.jpg"]),
         (coco(TRAIN[:2], [7, 2, 7]), ["an annotation is of image 102, which is not among its images"]),
+        ({**coco(TRAIN, [7]), "annotations": [{"image_id": {}, "category_id": 7}]}, ["lacks images", "TypeError"]),
         (
             {**coco(TRAIN[:1], [7]), "annotations": [{"image_id": 100, "category_id": c} for c in (7, 2)]},
             ["Aves/7/a.jpg has two annotations"],
