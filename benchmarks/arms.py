@@ -201,6 +201,20 @@ def fashion_arms() -> dict[str, Arm]:
 
 
 FASHION = fashion_arms()
+#: The longest second stages four times as long: does anything change?
+FOUR_TIMES = {
+    "mixup_crt": "classifier.iterations=12000",
+    "stg_use_0.2": "classifier.iterations=12000",
+    "stg_use_0.4": "classifier.iterations=12000",
+    "stg_drop_0.4": "classifier.iterations=12000",
+    "ofa": "finetune.iterations=8000",
+    "glag_lws": "classifier.iterations=6240",
+    "glag_afg_kd": "classifier.iterations=6240",
+}
+FASHION |= {
+    f"{name}_x4": changed(FASHION[name], f"stages.{steps}", first=FASHION[name].first or name)
+    for name, steps in FOUR_TIMES.items()
+}
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

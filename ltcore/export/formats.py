@@ -82,11 +82,24 @@ def write_safetensors(saved: SavedRun, model: Deployed, about: dict[str, Any], p
     # Contiguous copies that share no memory, as safetensors wants them.
     tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata={"format": "pt", ABOUT: json.dumps(about)})
+    _order(path)
     empty = copy.deepcopy(model)
     for tensor in empty.state_dict().values():
         tensor.zero_()
     empty.load_state_dict(load_file(path))
     return empty
+
+
+def _order(path: Path) -> None:
+    """Bring the metadata of a safetensors file into one order; otherwise it has another one in each process."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) <= length:
+            file.seek(8)
+            file.write(ordered.ljust(length))
 
 
 def _example(saved: SavedRun) -> Tensor:

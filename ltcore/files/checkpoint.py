@@ -57,7 +57,8 @@ def load(
     try:
         with safe_open(path, framework="pt") as file:
             written = (file.metadata() or {}).get("ltcore")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # Copies: what safetensors gives is the file itself, which may be another one before a tensor is used.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         if written is None:
             raise ValueError("it has no digest; another program or another version of ltcore wrote it")
         content = parse_json(written)

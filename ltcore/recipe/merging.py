@@ -168,13 +168,13 @@ def _parent_path(extends: Located, path: Path, chain: tuple[Path, ...]) -> Path:
     name = interpolate(extends, Locator(Located({"extends": extends}, where), path), ("extends",)).value
     parent = path.parent / str(name)
     shown = " -> ".join(str(step) for step in (*chain, parent))
-    if parent.resolve() in [step.resolve() for step in chain]:
-        raise RecipeError(f"{where}: extends: the recipes extend each other in a circle: {shown}")
-    if not parent.is_file():
-        problem = "is a directory" if parent.is_dir() else "is no file" if parent.exists() else "no such file"
-        near = nearest(parent.name, (p.name for p in parent.parent.glob("*.y*ml")))
-        raise RecipeError(f"{where}: extends: {parent}: {problem}{near} ({shown})")
     try:
+        if parent.resolve() in [step.resolve() for step in chain]:
+            raise RecipeError(f"{where}: extends: the recipes extend each other in a circle: {shown}")
+        if not parent.is_file():
+            problem = "is a directory" if parent.is_dir() else "is no file" if parent.exists() else "no such file"
+            near = nearest(parent.name, (p.name for p in parent.parent.glob("*.y*ml")))
+            raise RecipeError(f"{where}: extends: {parent}: {problem}{near} ({shown})")
         parent.open("rb").close()
     except OSError as error:
         raise RecipeError(f"{where}: extends: {parent}: cannot be read: {error.strerror} ({shown})") from None

@@ -317,6 +317,13 @@ def test_the_test_images_are_compared_too(saved, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_a_safetensors_file_has_the_same_bytes_each_time(saved, tmp_path):
+    files = {tmp_path / str(number) for number in range(6)}  # safetensors itself draws the order of its metadata
+    for path in files:
+        export(saved("digits"), "safetensors", path)
+    assert len({path.read_bytes() for path in files}) == 1
+
+
 def test_without_the_data_the_probe_is_enough(saved, tmp_path):
     copy = shutil.copytree(saved("calibrated").path, tmp_path / "copy")
     text = (copy / "recipe.yaml").read_text()
