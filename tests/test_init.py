@@ -7,6 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from ltcore.data import duplicates
 from ltcore.discovery import catalogue
 from ltcore.init import choices, machine
 from ltcore.init.choices import Wishes, choose
@@ -169,6 +170,12 @@ def test_classes_of_one_and_two_images(cli, tmp_path):
     assert "2 classes have a single training image, first 'dog'" in prose(text)
     assert "classes of one image, which is trained on and none tested: 1, first 'yak'" in result.out
     assert "no figure covers" not in text  # said once
+
+
+def test_it_says_where_there_are_too_many_images_to_compare(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "MOST", 15)
+    _, text, _ = init(cli, put(tmp_path / "photos", EVEN))
+    assert "images are more than 15: none were compared with each other" in prose(text)
 
 
 def test_grey_images_and_broken_ones(cli, tmp_path):

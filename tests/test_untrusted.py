@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ltcore.cli.parser import show
 from ltcore.compare.text import render
 from ltcore.errors import DataError, LtcoreError, RecipeError, RunError, fault, listed, nearest
 from ltcore.files.reading import read_json, read_lines, read_predictions, read_result
@@ -50,6 +51,12 @@ def test_an_error_of_several_lines_is_shown_line_by_line(cli, monkeypatch, tmp_p
     assert all(line.startswith(str(tmp_path)) for line in shown.err.splitlines()), shown.err
     changed = "methods.a\x1b[2J\nfake=1"
     cli("plan", path, "--set", changed).is_one_message(2, r"--set methods.a\x1b[2J\nfake=1: ")
+
+
+def test_what_commands_show_is_harmless(capsys):
+    show({"a": NASTY}, lambda content: f"first\n{content['a']}", as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0] == "first" and not set(shown) & set("\x1b\x07\r\x9b\u202e")
 
 
 @pytest.mark.parametrize(

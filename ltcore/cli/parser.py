@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ltcore.untrusted import printable
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are one message. What is not given takes the default of the function that is called."""
@@ -68,7 +70,7 @@ def show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
 
         print(json.dumps(content, indent=2))
     else:
-        print(render(content))
+        print("\n".join(printable(line) for line in render(content).split("\n")))
 
 
 def whole(text: str) -> int:

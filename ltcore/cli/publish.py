@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcore.cli.parser import add_command
+from ltcore.untrusted import printable
 
 
 def new(
@@ -27,7 +28,7 @@ def new(
     files = write_plugin(name, hooks, out, license, author, force)
     folder = files[0].parent
     for path in files:
-        print(f"  {path}")
+        print(f"  {printable(path)}")
     recipe = next(path for path in files if path.parent.name == "recipes")
     method = next(path for path in files if path.name == "method.py")
     print(
@@ -52,7 +53,7 @@ def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool 
     for report in check_installed(names, without):
         reports.append(report)
         if not as_json:
-            print(report, flush=True)
+            print("\n".join(printable(line) for line in str(report).split("\n")), flush=True)
     if as_json:
         import json
 

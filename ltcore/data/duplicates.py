@@ -55,6 +55,14 @@ class Duplicates:
         return {"across_splits": self.across_splits, "two_classes": self.two_classes}
 
 
+def uncompared(splits: Mapping[str, Split | None]) -> str:
+    """That there are too many images to compare them unless it is asked for; empty where there are not."""
+    number = sum(len(split) for split in splits.values() if split is not None)
+    if number <= MOST:
+        return ""
+    return f"{number} images are more than {MOST}: none were compared with each other; data.duplicates=look does"
+
+
 def find_duplicates(splits: Mapping[str, Split | None], class_names: Sequence[str]) -> Duplicates | None:
     """Look for images that two splits share, or two classes.
 

@@ -12,7 +12,7 @@ import torch
 
 from ltcore.contract.recipe import Data
 from ltcore.contract.splits import ArraySplit, StreamedSplit
-from ltcore.data.duplicates import MOST, find_duplicates
+from ltcore.data.duplicates import find_duplicates, uncompared
 from ltcore.data.pixels import fitting_window
 from ltcore.data.prepare import PreparedData
 from ltcore.data.streaming import Broken, find_broken, worker_count
@@ -59,14 +59,12 @@ def inspect(data: PreparedData, asked: Data, verify: bool = False) -> PreparedDa
             f"images of more than eight bits were looked at, and their values lie in {low:g}..{high:g}: read as they "
             f"are, they would be dark or refused; --set data.range=[{low:g},{high:g}] makes these black and white"
         )
-    number = sum(len(split) for split in splits.values() if split is not None)
-    if asked.duplicates == "look" or (asked.duplicates == "auto" and number <= MOST):
+    too_many = uncompared(splits)
+    if asked.duplicates == "look" or (asked.duplicates == "auto" and not too_many):
         found = find_duplicates(splits, data.class_names)
         notes += found.notes if found else []
     elif asked.duplicates == "auto":
-        notes.append(
-            f"{number} images are more than {MOST}: none were compared with each other; data.duplicates=look does"
-        )
+        notes.append(too_many)
     return replace(data, notes=tuple(notes), duplicates=found)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ltcore.contract.splits import DataSplits, StreamedSplit
-from ltcore.data.duplicates import MOST, find_duplicates
+from ltcore.data.duplicates import find_duplicates, uncompared
 from ltcore.data.image_files import IMAGE_SUFFIXES, spell_out, subfolders, unreadable
 from ltcore.data.image_folder import ImageFolder, ImageFolderOptions
 from ltcore.data.image_list import ImageList, ImageListOptions
@@ -226,8 +226,8 @@ def _count(use: str, options: dict[str, Any], split: str, splits: DataSplits) ->
 
 def _duplicates(splits: DataSplits) -> tuple[str, ...]:
     found = {"train": splits.train, "val": splits.val, "test": splits.test}
-    if sum(len(split) for split in found.values() if split is not None) > MOST:
-        return ()
+    if too_many := uncompared(found):
+        return (too_many,)
     duplicates = find_duplicates(found, splits.class_names)
     return duplicates.notes if duplicates else ()
 

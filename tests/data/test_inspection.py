@@ -11,7 +11,7 @@ from PIL import Image
 
 from ltcore.contract.recipe import Data
 from ltcore.contract.splits import ArraySplit, DataSplits
-from ltcore.data import inspection
+from ltcore.data import duplicates, inspection
 from ltcore.data.duplicates import find_duplicates
 from ltcore.data.image_files import file_split
 from ltcore.data.image_list import imagenet_like
@@ -106,7 +106,7 @@ def test_how_much_is_compared(tmp_path, monkeypatch):
     shutil.copy(tmp_path / "train/1.png", tmp_path / "test/3.png")
     found = inspect(data, Data(use="x"))
     assert found.duplicates.across_splits == 1 and found.notes[-1].startswith("1 images of 'test'")
-    monkeypatch.setattr(inspection, "MOST", 11)
+    monkeypatch.setattr(duplicates, "MOST", 11)
     found = inspect(data, Data(use="x"))
     assert found.duplicates is None and "12 images are more than 11" in found.notes[-1]
     assert inspect(data, Data(use="x", duplicates="look")).duplicates.across_splits == 1
