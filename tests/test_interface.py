@@ -68,13 +68,13 @@ def test_versions_compare_as_numbers():
     assert interface.parse("1.10") == Version(1, 10) > Version(1, 9) and str(Version(1, 10)) == "1.10"
 
 
-@pytest.mark.parametrize("stated", ["1.1", "1.10", "2.0", "10.0"])
+@pytest.mark.parametrize("stated", ["1.2", "1.10", "2.0", "10.0"])
 @pytest.mark.parametrize("more", ["", ", ThingOfTheFuture"])
 def test_a_plugin_of_the_future_is_refused(cli, old, stated, more):
     path = old(f'"{stated}"', more=more)
     parts = (
         f"{path}:4: method 'old' (ltcore-old 0.2.1) is written for hook interface {stated}, and ltcore ",
-        " has 1.0. Upgrade ltcore (pip install --upgrade ltcore), or install an older ltcore-old\n",
+        " has 1.1. Upgrade ltcore (pip install --upgrade ltcore), or install an older ltcore-old\n",
     )
     cli("plan", path).is_one_message(2, *parts)
     cli("run", path).is_one_message(2, *parts)
@@ -87,7 +87,7 @@ def test_a_plugin_of_the_future_is_refused(cli, old, stated, more):
 def test_an_interface_that_is_no_version_is_one_message(cli, old, stated):
     path, value = old(stated), stated.replace('"', "'")
     message = (
-        f'method \'old\' (ltcore-old 0.2.1) says interface = {value}, which is no version "MAJOR.MINOR" such as "1.0"'
+        f'method \'old\' (ltcore-old 0.2.1) says interface = {value}, which is no version "MAJOR.MINOR" such as "1.1"'
     )
     cli("plan", path).is_one_message(2, f"{path}:4: ", message)
     assert f"BROKEN: says interface = {value}" in cli("plugins").out

@@ -64,6 +64,10 @@ class FiniteGuard(Observer):
         """Look at losses and weights."""
         self.look(loop)
 
+    def stage_ended(self, loop: Loop) -> None:
+        """Look at what ``on_stage_end`` has written."""
+        self.look(loop)
+
     def look(self, loop: Loop) -> None:
         """End the run if a loss was not finite, or the last step broke the model, which the next loss would show.
 
@@ -96,7 +100,7 @@ class FiniteGuard(Observer):
         lr = f"the learning rate {stage.optimizer.lr:g} ({loaded.where('stages', index, 'optimizer', 'lr')})"
         acting = [
             answer.entry.whose
-            for hook in ("augment_features", "adjust_logits", "compute_loss", "class_weights")
+            for hook in ("augment_features", "adjust_logits", "compute_loss", "class_weights", "after_step", "on_stage_end")
             for answer in loop.plan.answers[hook]
         ]
         sizes = [] if self._last_finite is None else self._last_finite.abs().tolist()
