@@ -10,7 +10,10 @@ a process of its own sees them too. A line of --out is written for each; a secon
 
 One process imports PyTorch and what else is not ours, and forks a child for each change, which imports the copy and
 runs the module's tests, the ones named after it first, up to the first failure. Tests of a module are those that
-`tests_of` names. A change that makes the tests take three times as long counts as noticed.
+`tests_of` names; of each file, those that have come by the changed line when nothing was changed, and all where the
+line was met while importing, in a fixture that tests share, or only in other processes. So a change may be noticed that
+is counted as not noticed, and never the other way round. One that makes the tests take three times as long counts as
+noticed.
 """
 
 from __future__ import annotations
@@ -31,11 +34,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 #: Not ours, and imported before the first fork.
@@ -264,6 +269,81 @@ def tests_of(root: Path, file: str) -> list[str]:
     return [*first, *(path for path in OWN[best].split() if path not in first)]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a test file does when nothing is changed.
+
+    Attributes:
+        seconds: how long it takes.
+        lines: by source file and line, the tests that come by it; an empty name stands for all of them.
+    """
+
+    seconds: float
+    lines: dict[str, dict[str, list[str]]]
+
+    def of(self, file: str, lines: Sequence[int]) -> list[str]:
+        """The tests to run for a change on these lines: those that come by; none for all of the file."""
+        met = {test for line in lines for test in self.lines.get(file, {}).get(str(line), ())}
+        return [] if "" in met else sorted(met)
+
+
+class Chosen:
+    """A plugin of pytest that leaves out all other tests."""
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self.tests = frozenset(tests)
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Keep the chosen ones."""
+        items[:] = [item for item in items if item.nodeid in self.tests]
+
+
+class Recorder:
+    """A plugin of pytest that notes which test comes by which line of the copy.
+
+    Args:
+        root: the copy.
+        target: where the lines are written, as `Known.lines`.
+    """
+
+    def __init__(self, root: Path, target: Path) -> None:
+        import coverage
+
+        self.root, self.target, self.test = root, target, ""
+        sources = [str(root / "ltcore"), *(str(path) for path in root.glob("plugins/*/src"))]
+        self.coverage = coverage.Coverage(data_file=None, source=sources, config_file=False)
+        self.coverage.start()
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
+        """A test begins, and ends."""
+        self._switch(item.nodeid)
+        yield
+        self._switch("")
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        """What several tests share is met by all of them."""
+        test = self.test
+        if fixturedef.scope != "function":
+            self._switch("")
+        yield
+        self._switch(test)
+
+    def _switch(self, test: str) -> None:
+        self.test = test
+        self.coverage.switch_context(test)
+
+    def pytest_sessionfinish(self) -> None:
+        """Write what was met."""
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        found = {
+            str(Path(file).relative_to(self.root)): data.contexts_by_lineno(file) for file in data.measured_files()
+        }
+        self.target.write_text(json.dumps(found))
+
+
 class Copy:
     """A copy of the tree, whose code goes before what is installed.
 
@@ -283,12 +363,12 @@ class Copy:
         self.paths = [str(folder), *(str(path) for path in sorted(folder.glob("plugins/*/src")))]
         compileall.compile_dir(folder, quiet=2)
 
-    def run(self, tests: Sequence[str], seconds: float, log: Path) -> tuple[str, float]:
-        """Run tests in a forked child: ``passed``, ``failed`` or ``too long``, and the seconds."""
+    def run(self, test: str, seconds: float, log: Path, *plugins: Callable[[], Any]) -> tuple[str, float]:
+        """Run a test file in a forked child: ``passed``, ``failed`` or ``too long``, and the seconds."""
         began = time.perf_counter()
         pid = os.fork()
         if pid == 0:
-            self._test_and_leave(tests, log)
+            self._test_and_leave(test, log, plugins)
         ended = os.pidfd_open(pid)
         in_time = select.select([ended], [], [], seconds)[0]
         os.close(ended)
@@ -301,7 +381,22 @@ class Copy:
         what = "too long" if not in_time else "passed" if code == 0 else "failed"
         return what, time.perf_counter() - began
 
-    def _test_and_leave(self, tests: Sequence[str], log: Path) -> None:
+    def known(self, test: str, log: Path) -> Known:
+        """What a test file does when nothing is changed; some do not bear to be watched.
+
+        Raises:
+            RuntimeError: it fails.
+        """
+        target = log.with_name("lines.json")
+        what, seconds = self.run(test, 3600, log, lambda: Recorder(self.root, target))
+        if what == "passed":
+            return Known(seconds, json.loads(target.read_text()))
+        what, seconds = self.run(test, 3600, log)
+        if what == "passed":
+            return Known(seconds, {})
+        raise RuntimeError(f"{test} fails without a change:\n{log.read_text(errors='replace')[-3000:]}")
+
+    def _test_and_leave(self, test: str, log: Path, plugins: Sequence[Callable[[], Any]]) -> None:
         code = 70
         try:
             os.setsid()
@@ -311,8 +406,6 @@ class Copy:
             sys.dont_write_bytecode = True
             os.environ |= {"PYTHONPATH": os.pathsep.join(self.paths), "PYTHONDONTWRITEBYTECODE": "1"}
             sys.path[:0] = self.paths
-            import pytest
-
             options = [
                 "-x",
                 "-q",
@@ -324,14 +417,36 @@ class Copy:
                 "addopts=",
                 "--import-mode=importlib",
             ]
-            code = int(pytest.main([*options, "-m", "not gpu and not slow and not fuzz", *tests]))
+            made = [plugin() for plugin in plugins]
+            code = int(pytest.main([*options, "-m", "not gpu and not slow and not fuzz", test], plugins=made))
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
 
 
-def judged(change: Change, tree: Copy, known: dict[str, float], log: Path) -> dict[str, Any]:
+def lines_of(content: bytes, line: int) -> list[int]:
+    """The lines of the statement that a line is of, its blocks left out; none outside of functions.
+
+    What stands outside is met while importing, by whichever test happens to come first.
+    """
+    found: list[int] = []
+
+    def visit(node: ast.AST, inside: bool) -> None:
+        inside = inside or isinstance(node, ast.FunctionDef)
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.stmt):
+                blocks = [each for each in ast.iter_child_nodes(child) if isinstance(each, ast.stmt)]
+                last = min((block.lineno for block in blocks), default=(child.end_lineno or child.lineno) + 1) - 1
+                if inside and child.lineno <= line <= max(last, child.lineno):
+                    found[:] = range(child.lineno, max(last, child.lineno) + 1)
+            visit(child, inside)
+
+    visit(ast.parse(content), False)
+    return found
+
+
+def judged(change: Change, tree: Copy, known: dict[str, Known], log: Path) -> dict[str, Any]:
     """Make a change, run the module's tests up to the first that fails, and put the file back.
 
     Raises:
@@ -344,15 +459,18 @@ def judged(change: Change, tree: Copy, known: dict[str, float], log: Path) -> di
     tests = tests_of(tree.root, change.file)
     for test in tests:
         if test not in known:
-            what, known[test] = tree.run([test], 3600, log)
-            if what != "passed":
-                raise RuntimeError(f"{test} fails without a change:\n{log.read_text(errors='replace')[-3000:]}")
+            known[test] = tree.known(test, log)
+    lines = lines_of(content, change.line)
     for each in compiled:
         each.unlink()  # it goes by whole seconds and by size, which a change may leave as they were
     path.write_bytes(change.applied(content))
+    met = {test: known[test].of(change.file, lines) for test in tests} if lines else {}
+    # Where one file's tests come by, those of the others have nothing to say, unless they come by, too.
+    asked = [test for test in tests if met.get(test)] or tests
     try:
-        for test in tests:
-            what, taken = tree.run([test], 3 * known[test] + 60, log)
+        for test in asked:
+            chosen = [lambda tests=met[test]: Chosen(tests)] if met.get(test) else []
+            what, taken = tree.run(test, 3 * known[test].seconds + 60, log, *chosen)
             seconds += taken
             if what != "passed":
                 return {**asdict(change), "caught": True, "by": test, "how": what, "seconds": round(seconds, 1)}
@@ -384,6 +502,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--changes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", default="0/1", help="K/N: every N-th change from the K-th, for N processes at once")
     parser.add_argument("--only", nargs="+", default=[], metavar="PATH", help="files or folders, from the root")
     parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"), help="a line for each change")
     parser.add_argument("--read", action="store_true", help="only show what --out has")
@@ -394,9 +513,10 @@ def main() -> None:
         for name in _IMPORTED:
             __import__(name)
         with tempfile.TemporaryDirectory() as folder:
-            tree, known = Copy(Path(folder).resolve() / "tree"), dict[str, float]()
+            tree, known = Copy(Path(folder).resolve() / "tree"), dict[str, Known]()
             seen = {(line["file"], line["start"], line["after"]) for line in done}
-            for change in drawn(ROOT, arguments.changes, arguments.seed, arguments.only):
+            share, shares = map(int, arguments.share.split("/"))
+            for change in drawn(ROOT, arguments.changes, arguments.seed, arguments.only)[share::shares]:
                 if (change.file, change.start, change.after) in seen:
                     continue
                 line = judged(change, tree, known, Path(folder) / "log")

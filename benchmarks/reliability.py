@@ -2,6 +2,7 @@
 
     python benchmarks/reliability.py --inputs 20000 --kills 200 --runs 1000
     python benchmarks/reliability.py --only kills soak         # a part anew; the rest of the page stays
+    python benchmarks/reliability.py --only fuzz --readers csv npz
     python benchmarks/reliability.py --read                    # the page from what the parts have left in --work
 
 Each part is a process of its own and leaves its counts in --work. What stands on the page from "Found and mended" on is
@@ -37,7 +38,8 @@ What is done to ltcore on purpose, how often, and what comes of it. Written by `
 
 def command(part: str, sizes: argparse.Namespace) -> list[str]:
     """The command line of a part, with where it leaves its counts."""
-    left = str(sizes.work / f"{part}.{'json' if part in ('kills', 'soak') else 'xml'}")
+    readers = sizes.readers if part == "fuzz" else []
+    left = str(sizes.work / f"{'-'.join([part, *readers])}.{'json' if part in ('kills', 'soak') else 'xml'}")
     tests = [
         sys.executable,
         "-m",
@@ -53,7 +55,11 @@ def command(part: str, sizes: argparse.Namespace) -> list[str]:
     ]
     return {
         "faults": tests,
-        "fuzz": [*tests, "tests/test_fuzz.py"],
+        "fuzz": [
+            *tests,
+            "tests/test_fuzz.py",
+            *(["-k", " or ".join(f"[{name}]" for name in readers)] if readers else []),
+        ],
         "kills": [
             sys.executable,
             "benchmarks/kills.py",
@@ -114,8 +120,9 @@ def faults_text(work: Path, told: dict[str, Any]) -> str:
 
 
 def fuzz_text(work: Path, told: dict[str, Any]) -> str:
-    """Inputs by reader, and what went wrong by kind."""
-    every = [case for case in cases(work / "fuzz.xml") if "inputs" in case]
+    """Inputs by reader, and what went wrong by kind; of each reader what it was run on last."""
+    paths = sorted(work.glob("fuzz*.xml"), key=lambda path: path.stat().st_mtime)
+    every = {case["name"]: case for path in paths for case in cases(path) if "inputs" in case}.values()
     rows, kinds = [], []
     for case in every:
         name = case["name"].partition("[")[2].rstrip("]")
@@ -176,6 +183,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000, help="of the soak")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--readers", nargs="+", default=[], help="of the fuzz tests, by default all")
     parser.add_argument("--read", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/reliability"), help="for counts, logs and found inputs")
     arguments = parser.parse_args()

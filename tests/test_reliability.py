@@ -1,6 +1,7 @@
 """The scripts that measure reliability: `benchmarks/kills.py`, `soak.py`, `mutants.py` and `reliability.py`."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -86,6 +87,40 @@ def test_the_table_of_changes():
     line = {"file": "ltcore/files/a.py", "line": 3, "before": "a < b", "after": "(a <= b)", "caught": True}
     text = mutants.report([line, {**line, "caught": False}])
     assert "| ltcore/files | 2 | 1 |" in text and "- `ltcore/files/a.py:3`: `a < b` -> `(a <= b)`" in text
+
+
+LINES = b"""A = 1
+
+
+def f(a, b=2):
+    if a and (
+        b
+    ):
+        return [
+            a,
+        ]
+    return b
+
+
+class C:
+    d = 3
+
+    def g(self):
+        return 4
+"""
+
+
+def test_a_change_is_of_the_lines_of_its_statement():
+    assert mutants.lines_of(LINES, 1) == mutants.lines_of(LINES, 4) == mutants.lines_of(LINES, 15) == []  # importing
+    assert mutants.lines_of(LINES, 5) == mutants.lines_of(LINES, 6) == [5, 6, 7]
+    assert mutants.lines_of(LINES, 9) == [8, 9, 10]
+    assert mutants.lines_of(LINES, 11) == [11] and mutants.lines_of(LINES, 18) == [18]
+
+
+def test_the_tests_that_come_by_a_line_are_run_or_all():
+    known = mutants.Known(1.0, {"f.py": {"1": ["a", "b"], "2": ["b", ""], "3": []}})
+    assert known.of("f.py", [1, 3]) == ["a", "b"]
+    assert known.of("f.py", [1, 2]) == known.of("f.py", [3]) == known.of("f.py", [7]) == known.of("g.py", [1]) == []
 
 
 # ---------------------------------------------------------------- kills
@@ -210,3 +245,20 @@ def test_the_page_has_what_the_parts_left_and_what_was_written_by_hand(tmp_path)
     assert "| `a` | 1.0 | 2 | 3 | 0 |" in text and "Grown: threads" in text and text.endswith("by hand\n")
     (tmp_path / "soak.told").unlink()
     assert "Many runs" not in reliability.page(tmp_path, text)
+
+
+@pytest.mark.slow
+def test_which_test_comes_by_which_line(tmp_path):
+    line = next(
+        n for n, text in enumerate((ROOT / "ltcore/seeding.py").read_text().splitlines(), 1) if "blake2b(" in text
+    )
+    code = (
+        "import sys, json, mutants; from pathlib import Path; place = Path(sys.argv[1]); "
+        'known = mutants.Copy(place / "tree").known("tests/test_determinism.py", place / "log"); '
+        f'print(json.dumps(known.of("ltcore/seeding.py", [{line}])))'
+    )  # in a process of its own, which has not imported the code yet
+    ended = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=ROOT / "benchmarks", capture_output=True, text=True
+    )
+    tests = json.loads(ended.stdout)
+    assert tests and all(test.startswith("tests/test_determinism.py::") for test in tests)

@@ -262,7 +262,7 @@ def _spoilt_npz(rng: Random, folder: Path) -> Files:
 def _cast(array: Any, dtype: str) -> Any:
     try:
         return array.astype(dtype)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         return np.zeros(array.shape, dtype=dtype)
 
 

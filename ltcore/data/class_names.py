@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ltcore.data.image_files import read_text
 from ltcore.errors import DataError, listed, nearest
 
+_MOST_DIGITS = 9  # of a label
+
 
 def joined_by_name(
     source: str, labels: NDArray[np.int64], own: Sequence[str], reference: str, names: Sequence[str]
@@ -124,7 +126,7 @@ def _the_one(path: Path, found: Sequence[list[str]]) -> list[str] | None:
 
 def _order(numbers: Sequence[str]) -> list[int] | None:
     """Where the numbers 0, 1, 2, ... stand, or 1, 2, 3, ...; None where these are others."""
-    if not all(number.isascii() and number.isdecimal() for number in numbers):
+    if not all(number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS for number in numbers):
         return None
     values = [int(number) for number in numbers]
     order = sorted(range(len(values)), key=values.__getitem__)

@@ -254,7 +254,8 @@ def _labels(rows: _Rows, at: Sequence[int], names: Sequence[str], training: Path
 def _in_order(classes: AbstractSet[str]) -> list[str]:
     """Numbers by their value, text in the order of its characters."""
     if all(name.isascii() and name.isdecimal() for name in classes):
-        return sorted(classes, key=lambda name: (int(name), name))
+        # Not by int(), which refuses thousands of digits.
+        return sorted(classes, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
     return sorted(classes)
 
 

@@ -113,6 +113,8 @@ def test_class_names(lists, tmp_path):
     refused(lists(class_names="names.txt"), "names.txt:2", "empty")
     names.write_text(" \n")
     refused(lists(class_names="names.txt"), "names.txt", "is empty", "one class name a line")
+    names.write_text(f"cat {'0' * 5000}\ndog 1\n")  # no number of a class
+    assert lists(class_names="names.txt").build_data().class_names[1] == "dog 1"
     names.write_text("cat\n")
     refused(lists(class_names="names.txt"), "train.txt:4", "label is 1", "1 class names")
     names.write_text("cat\ndog\nowl\n")

@@ -92,6 +92,8 @@ def test_forms_of_tables(make, text, options):
 def test_numbers_are_classes_in_their_order(make):
     numbers = [(2, 10, 9)[number % 3] for number in range(20)]
     assert make(rows(FILES, numbers)).build_data().class_names == ("2", "9", "10")
+    numbers = [("007", "1" * 5000, "7")[number % 3] for number in range(20)]  # more digits than int() reads
+    assert make(rows(FILES, numbers)).build_data().class_names == ("007", "7", "1" * 5000)
 
 
 def test_the_split_by_fraction_is_that_of_folders(make, tmp_path):
