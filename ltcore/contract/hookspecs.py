@@ -239,8 +239,8 @@ def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> di
 def after_step(context: Context) -> None:
     """The optimiser has taken a step; a method may write into what trains, and into its own modules and buffers.
 
-    Called without gradients after every step of the optimiser, before a checkpoint is written. What the stage trains may
-    be written into (a norm that is bounded, an encoder that follows another one), and what is learned is kept in
+    Called without gradients after every step of the optimiser, before a checkpoint is written. What the stage trains
+    may be written into (a norm that is bounded, an encoder that follows another one), and what is learned is kept in
     buffers. What is frozen stays as it is.
     """
 

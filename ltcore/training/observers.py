@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _STEPS_BETWEEN_LOOKS = 100
 _SECONDS_BETWEEN_SHOWS = 0.2
 
+#: Hooks whose methods are looked at first where weights that are small are not finite.
+_ACTING = ("augment_features", "adjust_logits", "compute_loss", "class_weights", "after_step", "on_stage_end")
+
 #: How many times all others together a loss term must be to be blamed for weights that are not finite.
 _BY_FAR = 10
 
@@ -98,11 +101,7 @@ class FiniteGuard(Observer):
         )
         message = f"stage '{stage.name}', epoch {loop.state.epoch + 1}, step {step + 1}: {what} not finite. "
         lr = f"the learning rate {stage.optimizer.lr:g} ({loaded.where('stages', index, 'optimizer', 'lr')})"
-        acting = [
-            answer.entry.whose
-            for hook in ("augment_features", "adjust_logits", "compute_loss", "class_weights", "after_step", "on_stage_end")
-            for answer in loop.plan.answers[hook]
-        ]
+        acting = [answer.entry.whose for hook in _ACTING for answer in loop.plan.answers[hook]]
         sizes = [] if self._last_finite is None else self._last_finite.abs().tolist()
         size, loudest = max(zip(sizes, self._terms, strict=True), default=(0.0, ""))
         far = "/" in loudest and size > _BY_FAR * (sum(sizes) - size)
