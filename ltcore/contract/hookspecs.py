@@ -235,7 +235,7 @@ def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> di
     """
 
 
-@hook("all", called="step")
+@hook("all", called="step", writes=True)
 def after_step(context: Context) -> None:
     """The optimiser has taken a step; a method may write into what trains, and into its own modules and buffers.
 
@@ -254,7 +254,7 @@ def on_epoch_end(context: Context) -> None:
     """
 
 
-@hook("all", called="stage")
+@hook("all", called="stage", writes=True)
 def on_stage_end(context: Context) -> None:
     """The stage's last epoch has ended, and it is evaluated next; a method may give the model its final weights.
 

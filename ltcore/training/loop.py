@@ -177,10 +177,23 @@ class Loop:
         self._tell("stage_ended")
 
     def _write(self, hook: Callable[..., None]) -> None:
-        """Call a hook in which methods write into the model."""
-        if self.plan.answers[hook.__name__]:
-            with torch.no_grad():
-                self.hooks.call(hook)
+        """Call a hook in which methods may write into what trains.
+
+        Raises:
+            PluginError: one has written into what the stage freezes.
+        """
+        if not (answers := self.plan.answers[hook.__name__]):
+            return
+        parts = (self.model.backbone, self.model.classifier)
+        frozen = [each for part in parts for each in part.parameters() if not each.requires_grad]
+        before = [each._version for each in frozen]
+        with torch.no_grad():
+            self.hooks.call(hook)
+        if before != [each._version for each in frozen]:
+            raise PluginError(
+                f"stage '{self.stage.name}': {' or '.join(answer.entry.whose for answer in answers)} changed weights "
+                f"that the stage freezes (hook {hook.__name__}); tell its author"
+            )
 
     def _tell(self, event: str, *about: Losses) -> None:
         for observer in self.observers:

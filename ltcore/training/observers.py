@@ -33,6 +33,13 @@ _ACTING = ("augment_features", "adjust_logits", "compute_loss", "class_weights",
 _BY_FAR = 10
 
 
+def _finite(loop: Loop) -> bool:
+    """Whether what trains, and the backbone's statistics, are finite; a method's buffers may be infinite on purpose."""
+    trained = [p.detach() for p in loop.model.parameters() if p.requires_grad]
+    looked_at = [t for t in (*trained, *loop.model.backbone.buffers()) if t.is_floating_point()]
+    return bool(torch.stack([t.isfinite().all() for t in looked_at]).all())
+
+
 class FiniteGuard(Observer):
     """Ends a run whose losses or weights are not finite, before a checkpoint keeps them.
 
@@ -68,21 +75,26 @@ class FiniteGuard(Observer):
         self.look(loop)
 
     def stage_ended(self, loop: Loop) -> None:
-        """Look at what ``on_stage_end`` has written."""
-        self.look(loop)
+        """End the run if what ``on_stage_end`` has written is not finite.
+
+        Raises:
+            RunError: naming its methods.
+        """
+        writers = [answer.entry.whose for answer in loop.plan.answers["on_stage_end"]]
+        if writers and not _finite(loop):
+            raise RunError(
+                f"stage '{loop.stage.name}': the weights that {' and '.join(writers)} ended it with are not finite "
+                "(hook on_stage_end); tell the author"
+            )
 
     def look(self, loop: Loop) -> None:
         """End the run if a loss was not finite, or the last step broke the model, which the next loss would show.
-
-        A method's buffers may hold infinities on purpose, so only what trains and the backbone's statistics count.
 
         Raises:
             RunError: naming the step and the likely cause.
         """
         self._look(loop)
-        trained = [p.detach() for p in loop.model.parameters() if p.requires_grad]
-        looked_at = [t for t in (*trained, *loop.model.backbone.buffers()) if t.is_floating_point()]
-        if not bool(torch.stack([t.isfinite().all() for t in looked_at]).all()):
+        if not _finite(loop):
             what = "the trained weights or batch statistics are"
             raise RunError(self._diagnosis(loop, loop.position.step - 1, what))
 
