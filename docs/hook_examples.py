@@ -207,6 +207,17 @@ class SmallFeatures(Method):
         return {"norm": features.features.float().square().mean()}
 
 
+# -- after_step
+
+
+class ShortRows(Method):
+    @hookimpl
+    def after_step(self, context: Context) -> None:
+        weight = context.model.classifier.weight
+        if weight.requires_grad:
+            weight.div_(weight.norm(dim=1, keepdim=True).clamp(min=1.0))
+
+
 # -- on_epoch_end
 
 
@@ -222,6 +233,17 @@ class Confidence(Method):
     def on_epoch_end(self, context: Context) -> None:
         guesses = context.model.classifier(context.validation_features()).argmax(1)
         self.accuracy.copy_((guesses == context.validation_targets.to(guesses.device)).float().mean())
+
+
+# -- on_stage_end
+
+
+class CentredBias(Method):
+    @hookimpl
+    def on_stage_end(self, context: Context) -> None:
+        bias = context.model.classifier.bias
+        if bias is not None and bias.requires_grad:
+            bias.sub_(bias.mean())
 
 
 # -- post_calibrate

@@ -118,7 +118,15 @@ class Probe(Method):
         return {"zero": 0 * logits.sum()}
 
     @hookimpl
+    def after_step(self):
+        pass
+
+    @hookimpl
     def on_epoch_end(self):
+        pass
+
+    @hookimpl
+    def on_stage_end(self):
         pass
 
     @hookimpl
@@ -265,7 +273,7 @@ def test_the_page_is_what_the_script_writes(make_hooks):
 
 def test_the_page_names_what_a_version_has_changed(make_hooks, monkeypatch):
     monkeypatch.setattr(interface, "INTERFACE", interface.Version(2, 1))
-    monkeypatch.setitem(interface.ADDED, "compute_loss.targets", interface.Version(1, 3))
+    monkeypatch.setattr(interface, "ADDED", {"compute_loss.targets": interface.Version(1, 3)})
     old = interface.Deprecation(interface.Version(1, 2), interface.Version(3, 0), "use compute_loss")
     monkeypatch.setitem(interface.DEPRECATED, "adjust_logits", old)
     change = interface.Change(interface.Version(2, 0), "return a list")

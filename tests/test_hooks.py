@@ -314,8 +314,18 @@ class Recorder(Method):
         return {"term": features.features.square().mean()}
 
     @hookimpl
+    def after_step(self, context):
+        seen("after_step", context)
+        assert not torch.is_grad_enabled()
+
+    @hookimpl
     def on_epoch_end(self, context):
         seen("on_epoch_end", context)
+
+    @hookimpl
+    def on_stage_end(self, context):
+        seen("on_stage_end", context)
+        assert not torch.is_grad_enabled()
 
     @hookimpl
     def post_calibrate(self, classifier, context):
@@ -338,13 +348,13 @@ def test_a_real_run_calls_every_hook_in_the_documented_order(offer_methods, make
         ],
         calibrate=["recorder"],
     ).execute()
-    step = ["mix_inputs", "augment_features", "adjust_logits", "compute_loss", "auxiliary_losses"]
+    step = ["mix_inputs", "augment_features", "adjust_logits", "compute_loss", "auxiliary_losses", "after_step"]
     before = ["on_epoch_start", "class_weights", "class_distribution"]
     begin = ["build_classifier", "on_stage_start", "build_sampler"]
     assert CALLS == [
         *["build_backbone", "build_data", "build_backbone", "on_run_start"],  # the first on the meta device, for names
-        *[*begin, *before, *step, *step, "on_epoch_end"],
-        *[*begin, *before, *step, *step, "on_epoch_end", *before, *step, "on_epoch_end"],
+        *[*begin, *before, *step, *step, "on_epoch_end", "on_stage_end"],
+        *[*begin, *before, *step, *step, "on_epoch_end", *before, *step, "on_epoch_end", "on_stage_end"],
         "post_calibrate",
     ]
     assert list(dict.fromkeys(CALLS[1:])) == list(hookspecs.HOOKS)

@@ -68,13 +68,13 @@ def test_versions_compare_as_numbers():
     assert interface.parse("1.10") == Version(1, 10) > Version(1, 9) and str(Version(1, 10)) == "1.10"
 
 
-@pytest.mark.parametrize("stated", ["1.1", "1.10", "2.0", "10.0"])
+@pytest.mark.parametrize("stated", ["1.2", "1.10", "2.0", "10.0"])
 @pytest.mark.parametrize("more", ["", ", ThingOfTheFuture"])
 def test_a_plugin_of_the_future_is_refused(cli, old, stated, more):
     path = old(f'"{stated}"', more=more)
     parts = (
         f"{path}:4: method 'old' (ltcore-old 0.2.1) is written for hook interface {stated}, and ltcore ",
-        " has 1.0. Upgrade ltcore (pip install --upgrade ltcore), or install an older ltcore-old\n",
+        " has 1.1. Upgrade ltcore (pip install --upgrade ltcore), or install an older ltcore-old\n",
     )
     cli("plan", path).is_one_message(2, *parts)
     cli("run", path).is_one_message(2, *parts)
@@ -87,7 +87,7 @@ def test_a_plugin_of_the_future_is_refused(cli, old, stated, more):
 def test_an_interface_that_is_no_version_is_one_message(cli, old, stated):
     path, value = old(stated), stated.replace('"', "'")
     message = (
-        f'method \'old\' (ltcore-old 0.2.1) says interface = {value}, which is no version "MAJOR.MINOR" such as "1.0"'
+        f'method \'old\' (ltcore-old 0.2.1) says interface = {value}, which is no version "MAJOR.MINOR" such as "1.1"'
     )
     cli("plan", path).is_one_message(2, f"{path}:4: ", message)
     assert f"BROKEN: says interface = {value}" in cli("plugins").out
@@ -193,7 +193,7 @@ def test_the_interface_is_read_without_importing(cli, fake_plugin):
         fake_plugin(name, f"{base}class {name.capitalize()}(Base):\n    {body}\n")
     rows = {row["name"]: row["interface"] for row in json.loads(cli("plugins", "--json").out)}
     assert (rows["said"], rows["inherited"], rows["computed"]) == ("1.0", "1.0", None)
-    assert set(rows.values()) == {"1.0", None}  # core's own, and all that is installed
+    assert set(rows.values()) == {"1.0", "1.1", None}  # core's own, and all that is installed
     assert re.search(r"^computed +ltcore-computed +0\.2\.1 +\? ", cli("plugins").out, re.MULTILINE)
     assert "\n  interface 1.0\n" in cli("plugins", "show", "computed").out
 
@@ -219,4 +219,5 @@ def test_every_first_party_plugin_says_its_interface():
     for offer in catalogue.offers():
         if offer.distribution != "ltcore":
             assert "interface" in {key for base in catalogue.load(offer).__mro__[:-1] for key in vars(base)}
-            assert static.inspect(offer).interface == "1.0"
+            found = static.inspect(offer)
+            assert found.interface == str(max(map(interface.since, found.hooks))), offer

@@ -84,11 +84,38 @@ class Blow(Method):
         return logits * (float("nan") if context.epoch == 1 else 1)
 
 
+class Writes(Method):
+    """Writes into the backbone, after the steps of a stage that trains it only, or of any."""
+
+    interface = "1.1"
+    hook = "after_step"
+
+    def write(self, context, value=None):
+        for parameter in context.model.backbone.parameters():
+            if parameter.requires_grad or self.hook == context.stage:
+                parameter.mul_(0.5) if value is None else parameter.fill_(value)
+
+    @hookimpl
+    def after_step(self, context):
+        self.write(context)
+
+
+class WritesAnywhere(Writes):
+    hook = "two"
+
+
+class EndsBroken(Writes):
+    @hookimpl
+    def on_stage_end(self, context):
+        self.write(context, float("nan"))
+
+
 @pytest.fixture
 def execute(offer_methods, make_run):
     """Run stages of 8 images a step (7 steps an epoch); returns the run, its result and its metrics."""
     offer_methods(record=Record, own=Own, late_parameter=LateParameter, late_gradient=LateGradient, blow=Blow)
     offer_methods(counting=Counting, logs_rows=LogsRows, fails_to_log=FailsToLog)
+    offer_methods(writes=Writes, writes_anywhere=WritesAnywhere, ends_broken=EndsBroken)
     STEPS.clear()
     BATCHES.clear()
 
@@ -219,6 +246,24 @@ def test_the_classifier_is_kept_or_rebuilt(execute):
     torch.testing.assert_close(
         three.backbone.layer3.state_dict()["0.conv1.weight"], one.backbone.layer3[0].conv1.weight
     )
+
+
+def test_methods_write_into_what_trains_and_nothing_else(execute):
+    train, frozen = {"iterations": 3, "methods": ["writes"]}, {"iterations": 1, "trainable": ["classifier"]}
+    run, _, _ = execute(train, {**frozen, "methods": ["writes"]})
+    plain, _, _ = execute({**train, "methods": []}, {**frozen, "methods": []})
+    norms = [
+        sum(p.detach().norm() for p in each.assembly.provider.frozen_model("one").backbone.parameters())
+        for each in (run, plain)
+    ]
+    assert norms[0] < 0.6 * norms[1]
+    with pytest.raises(PluginError, match=r"'writes_anywhere' .* changed weights that the stage freezes \(hook"):
+        execute({"iterations": 1, "methods": ["writes_anywhere"]}, {**frozen, "methods": ["writes_anywhere"]})
+
+
+def test_what_a_stage_ends_with_is_looked_at(execute):
+    with pytest.raises(RunError, match=r"stage 'one': the weights that .*'ends_broken' .* are not finite"):
+        execute({"iterations": 1, "methods": ["ends_broken"]})
 
 
 @pytest.mark.parametrize("name", ["late_parameter", "late_gradient"])

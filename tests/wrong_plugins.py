@@ -234,6 +234,16 @@ class ChangesTheModel(Method):
         context.model.classifier.weight.data.mul_(0.9)
 
 
+class WritesIntoWhatTrains(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def after_step(self, context: Context) -> None:
+        for parameter in context.model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(0.999)
+
+
 class UsesPythonsRandom(Method):
     @hookimpl
     def class_weights(self, context: Context) -> torch.Tensor:

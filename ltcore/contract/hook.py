@@ -47,6 +47,7 @@ class Hook:
         acts: for kind ``one``, what a method does that answers it; for the message about two that do.
         default: for kind ``one``, what core does where no method answers.
         declared_in: for kind ``sum``, the attribute of a method that names its terms.
+        writes: whether a method may write into what the stage trains, and into statistics that learn.
         by_tap: whether a method answers at its tap, so that there is a fold for each tap.
         problem: says what is wrong with an answer, given the answer and the call's values; None where nothing is.
     """
@@ -60,6 +61,7 @@ class Hook:
     acts: str = ""
     default: Default | None = None
     declared_in: str = ""
+    writes: bool = False
     by_tap: bool = False
     problem: Callable[..., str | None] | None = None
 

@@ -27,8 +27,10 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
                 adjusted = adjust_logits(logits, targets)                   # fold
                 loss = weighted mean of compute_loss(adjusted, targets)     # one
                 loss = loss + auxiliary_losses(features, logits), weighted  # sum
-                backward, clip, optimizer step; a checkpoint when it is time
+                backward, clip, optimizer step
+                after_step()                                                # all; then a checkpoint when it is time
             on_epoch_end()                                                  # all
+        on_stage_end()                                                      # all
         evaluate, save the stage's model, keep a frozen copy of it
     classifier = post_calibrate(copy of the classifier)                     # fold
     evaluate again, write the calibrated model, predictions.npz and result.json
@@ -233,12 +235,32 @@ def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> di
     """
 
 
+@hook("all", called="step", writes=True)
+def after_step(context: Context) -> None:
+    """The optimiser has taken a step; a method may write into what trains, and into its own modules and buffers.
+
+    Called without gradients after every step of the optimiser, before a checkpoint is written. What the stage trains
+    may be written into (a norm that is bounded, an encoder that follows another one), and what is learned is kept in
+    buffers. What is frozen stays as it is.
+    """
+
+
 @hook("all", called="epoch")
 def on_epoch_end(context: Context) -> None:
     """An epoch has ended; what is learned here is kept in buffers.
 
     Called after an epoch's last step. What is learned here belongs in buffers. Validation images are there where the
     recipe sets ``data.holdout`` or the data set brings its own; ``requires = {"validation"}`` has the plan see to it.
+    """
+
+
+@hook("all", called="stage", writes=True)
+def on_stage_end(context: Context) -> None:
+    """The stage's last epoch has ended, and it is evaluated next; a method may give the model its final weights.
+
+    Called without gradients after the stage's last ``on_epoch_end``, before the stage is evaluated and saved. What it
+    writes into what the stage trains is what the figures, the stage's file and all later stages are of (an average of
+    the weights). A run that was killed in it calls it again, from the weights of the last checkpoint.
     """
 
 

@@ -54,6 +54,7 @@ _OURS = {
     "distillation": "ltcore-glag",
     "drs": "ltcore-deferred",
     "drw": "ltcore-deferred",
+    "ema": "ltcore-averages",
     "feature_dropout": "ltcore-feature-noise",
     "feature_noise": "ltcore-feature-noise",
     "focal": "ltcore-focal",
@@ -69,6 +70,7 @@ _OURS = {
     "remix": "ltcore-mixup",
     "safa": "ltcore-safa",
     "stg": "ltcore-stg",
+    "swa": "ltcore-averages",
     "tau_norm": "ltcore-tau-norm",
     # end of plugins
 }

@@ -94,7 +94,7 @@ class Watch:
         def watched(**given: Any) -> Any:
             self.calls[hook] += 1
             with self.aside():
-                before = self._seen(given) if self.looking else {}
+                before = self._seen(given, HOOKS[hook].writes) if self.looking else {}
             outer, self.where = self.where, hook
             try:
                 with self._random(hook, "dropout" if HOOKS[hook].called == "step" else "drawn"), self._test_split(hook):
@@ -103,7 +103,7 @@ class Watch:
                 self.where = outer
             with self.aside():
                 if self.looking:
-                    self._compare(hook, before, self._seen(given))
+                    self._compare(hook, before, self._seen(given, HOOKS[hook].writes))
                 if self.looking and hook == "auxiliary_losses":
                     self._compare_terms(answer.entry, returned)
             if hook == "build_sampler" and returned is not None:
@@ -140,8 +140,8 @@ class Watch:
 
     # -- arguments, context and model -----------------------------------------------------------------------------
 
-    def _seen(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Copies of what a hook may look at and not change."""
+    def _seen(self, given: dict[str, Any], writes: bool) -> dict[str, Any]:
+        """Copies of what a hook may look at and not change; one that `writes` may change what trains and learns."""
         seen: dict[str, Any] = {}
         for name, value in given.items():
             if isinstance(value, Tensor):
@@ -158,8 +158,10 @@ class Watch:
             module: nn.Module = getattr(state.model, part)
             seen[f"the train or eval mode of the model's {part}"] = [m.training for m in module.modules()]
             seen[f"what of the model's {part} requires a gradient"] = [p.requires_grad for p in module.parameters()]
-            for name, tensor in module.state_dict().items():
-                seen[f"context.model.{part}.{name}"] = tensor
+            for name, tensor in module.state_dict(keep_vars=True).items():
+                learns = tensor.requires_grad if isinstance(tensor, nn.Parameter) else _learns(module, name)
+                if not (writes and learns):
+                    seen[f"context.model.{part}.{name}"] = tensor
         return _copied(seen)
 
     def _compare(self, hook: str, before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -289,6 +291,11 @@ def leaves(tensors: Any) -> list[Tensor]:
             found[id(variable)] = variable
         waiting += [parent for parent, _ in node.next_functions if parent is not None]
     return list(found.values())
+
+
+def _learns(module: nn.Module, buffer: str) -> bool:
+    """Whether a buffer is of a module in train mode, such as the statistics of batch norm that is not frozen."""
+    return module.get_submodule(buffer.rpartition(".")[0]).training
 
 
 def _copied(seen: dict[str, Any]) -> dict[str, Any]:

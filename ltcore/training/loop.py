@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from ltcore.contract.hookspecs import class_distribution, class_weights, on_epoch_end, on_epoch_start
+from ltcore.contract.hookspecs import (
+    after_step,
+    class_distribution,
+    class_weights,
+    on_epoch_end,
+    on_epoch_start,
+    on_stage_end,
+)
 from ltcore.contract.model import public_name
 from ltcore.contract.records import Batch
 from ltcore.contract.samplers import DISTRIBUTIONS, EpochBatches, Sampler
@@ -158,6 +165,7 @@ class Loop:
                 losses = self.forward(batch, self.weights)
                 self._tell("losses_computed", losses)
                 self.loss_sum += self.update(losses, self.rate(epoch, self.state.step))
+                self._write(after_step)
                 self.position.step, self.position.images = self.state.step + 1, self.position.images + len(batch.images)
                 self._tell("step_ended")
             self.count_time()
@@ -165,7 +173,27 @@ class Loop:
             self._leave(epoch)
             self.hooks.call(on_epoch_end)
             self.position.epoch, self.position.step = epoch + 1, 0
+        self._write(on_stage_end)
         self._tell("stage_ended")
+
+    def _write(self, hook: Callable[..., None]) -> None:
+        """Call a hook in which methods may write into what trains.
+
+        Raises:
+            PluginError: one has written into what the stage freezes.
+        """
+        if not (answers := self.plan.answers[hook.__name__]):
+            return
+        parts = (self.model.backbone, self.model.classifier)
+        frozen = [each for part in parts for each in part.parameters() if not each.requires_grad]
+        before = [each._version for each in frozen]
+        with torch.no_grad():
+            self.hooks.call(hook)
+        if before != [each._version for each in frozen]:
+            raise PluginError(
+                f"stage '{self.stage.name}': {' or '.join(answer.entry.whose for answer in answers)} changed weights "
+                f"that the stage freezes (hook {hook.__name__}); tell its author"
+            )
 
     def _tell(self, event: str, *about: Losses) -> None:
         for observer in self.observers:

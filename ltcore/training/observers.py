@@ -26,8 +26,18 @@ if TYPE_CHECKING:
 _STEPS_BETWEEN_LOOKS = 100
 _SECONDS_BETWEEN_SHOWS = 0.2
 
+#: Hooks whose methods are looked at first where weights that are small are not finite.
+_ACTING = ("augment_features", "adjust_logits", "compute_loss", "class_weights", "after_step", "on_stage_end")
+
 #: How many times all others together a loss term must be to be blamed for weights that are not finite.
 _BY_FAR = 10
+
+
+def _finite(loop: Loop) -> bool:
+    """Whether what trains, and the backbone's statistics, are finite; a method's buffers may be infinite on purpose."""
+    trained = [p.detach() for p in loop.model.parameters() if p.requires_grad]
+    looked_at = [t for t in (*trained, *loop.model.backbone.buffers()) if t.is_floating_point()]
+    return bool(torch.stack([t.isfinite().all() for t in looked_at]).all())
 
 
 class FiniteGuard(Observer):
@@ -64,18 +74,27 @@ class FiniteGuard(Observer):
         """Look at losses and weights."""
         self.look(loop)
 
+    def stage_ended(self, loop: Loop) -> None:
+        """End the run if what ``on_stage_end`` has written is not finite.
+
+        Raises:
+            RunError: naming its methods.
+        """
+        writers = [answer.entry.whose for answer in loop.plan.answers["on_stage_end"]]
+        if writers and not _finite(loop):
+            raise RunError(
+                f"stage '{loop.stage.name}': the weights that {' and '.join(writers)} ended it with are not finite "
+                "(hook on_stage_end); tell the author"
+            )
+
     def look(self, loop: Loop) -> None:
         """End the run if a loss was not finite, or the last step broke the model, which the next loss would show.
-
-        A method's buffers may hold infinities on purpose, so only what trains and the backbone's statistics count.
 
         Raises:
             RunError: naming the step and the likely cause.
         """
         self._look(loop)
-        trained = [p.detach() for p in loop.model.parameters() if p.requires_grad]
-        looked_at = [t for t in (*trained, *loop.model.backbone.buffers()) if t.is_floating_point()]
-        if not bool(torch.stack([t.isfinite().all() for t in looked_at]).all()):
+        if not _finite(loop):
             what = "the trained weights or batch statistics are"
             raise RunError(self._diagnosis(loop, loop.position.step - 1, what))
 
@@ -94,11 +113,7 @@ class FiniteGuard(Observer):
         )
         message = f"stage '{stage.name}', epoch {loop.state.epoch + 1}, step {step + 1}: {what} not finite. "
         lr = f"the learning rate {stage.optimizer.lr:g} ({loaded.where('stages', index, 'optimizer', 'lr')})"
-        acting = [
-            answer.entry.whose
-            for hook in ("augment_features", "adjust_logits", "compute_loss", "class_weights")
-            for answer in loop.plan.answers[hook]
-        ]
+        acting = [answer.entry.whose for hook in _ACTING for answer in loop.plan.answers[hook]]
         sizes = [] if self._last_finite is None else self._last_finite.abs().tolist()
         size, loudest = max(zip(sizes, self._terms, strict=True), default=(0.0, ""))
         far = "/" in loudest and size > _BY_FAR * (sum(sizes) - size)

@@ -44,6 +44,7 @@ WRONG = [
 ]
 RIGHT = {
     made.LeavesItsInput: "inputs",
+    made.WritesIntoWhatTrains: "inputs",
     made.ReturnsEveryLoss: "auxiliary",
     made.UsesItsGenerator: "randomness",
     made.RegistersItsParameter: "gradients",
