@@ -161,6 +161,8 @@ DAMAGES = {
     "a stage that is none": put(["stages", 0], "joint"),
     "a classes' number": put(["num_classes"], -1),
     "versions": put(["versions"], {"python": 3}),
+    "too few norms": put(["stages", 0, "diagnostics", "classifier_norm"], [1.0]),
+    "an absurd count": put(["class_counts", 0], 2**63),
 }
 
 

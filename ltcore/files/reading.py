@@ -71,9 +71,14 @@ def read_result(path: Path) -> Result:
     figures += [stage[part] for stage in result["stages"] for part in ("test", "validation") if part in stage]
     lengths = {"class_counts": len(result["class_counts"]), "class_names": len(result["class_names"])}
     lengths |= {f"per_class_accuracy {number}": len(each["per_class_accuracy"]) for number, each in enumerate(figures)}
+    for number, stage in enumerate(result["stages"]):
+        found = stage.get("diagnostics", {}).items()
+        lengths |= {f"diagnostics/{name} {number}": len(each) for name, each in found if isinstance(each, list)}
     for name, length in lengths.items():
         if length != classes:
             raise Damaged(path, f"{name.split(' ')[0]} has {length} entries for {classes} classes")
+    if not all(0 <= count < 2**62 for count in result["class_counts"]):
+        raise Damaged(path, "class_counts has what is no number of images")
     if not classes or not result["stages"]:
         raise Damaged(path, f"it has {classes} classes and {len(result['stages'])} stages")
     return result
