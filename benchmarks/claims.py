@@ -145,7 +145,7 @@ training images, of rare classes too). What holds here need not hold at the publ
 An effect is in points, the mean over seeds of paired differences (arms of a seed share all that they do not differ
 in, bit for bit), ± the half width of its 95 % interval (Student's t). A claim **holds** where the interval of top-1
 lies above 0, **does not** where it lies below {MARGIN}, the smallest effect that would matter, and else one **cannot
-tell**. Intervals are of one contrast each; of sixty some lie above 0 by chance. Values were not chosen on these test
+tell**. Intervals are of one contrast each; of fifty some lie above 0 by chance. Values were not chosen on these test
 images, but for what is said below of GLAG's 0.3.
 """
 
