@@ -82,8 +82,12 @@ def test_another_exception_is_a_kind_by_its_place(tmp_path):
 
 
 def test_a_long_or_empty_message_is_noticed(tmp_path):
+    class Uncut(RecipeError):
+        def __str__(self):
+            return "x" * 5000
+
     def long(folder):
-        raise RecipeError("x" * 5000)
+        raise Uncut
 
     def empty(folder):
         raise RecipeError("")
