@@ -398,3 +398,16 @@ def test_counts_of_strangers(text, tmp_path):
     (tmp_path / "counts.json").write_text(text)
     with pytest.raises(DataError, match=r"--counts .*counts\.json: it cannot be read as JSON \("):
         read_counts(tmp_path / "counts.json")
+
+
+def test_an_array_without_its_head_is_damaged(copy):
+    import zipfile
+
+    path = copy / "predictions.npz"
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content[1:] if name.startswith("targets") else content)
+    with pytest.raises(RunError, match="its targets are no labels"):
+        read_predictions(path, 10)

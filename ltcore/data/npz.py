@@ -120,7 +120,7 @@ def _read(path: Path) -> Mapping[str, Array]:
                     )
                 continue
             try:
-                arrays[key] = archive[key]
+                arrays[key] = np.asanyarray(archive[key])  # bytes, where its head is none
             except Exception as error:
                 raise DataError(f"{path}: key '{key}' cannot be read ({error}); save it as a plain array") from error
     return arrays

@@ -138,7 +138,7 @@ def read_predictions(path: Path, classes: int) -> Outputs:
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found = Outputs(*(stored[name] for name in Outputs._fields))
+            found = Outputs(*(np.asanyarray(stored[name]) for name in Outputs._fields))  # bytes, if its head is none
     except FileNotFoundError as error:
         raise RunError(f"{path} is not there; {_AGAIN}") from error
     except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise almost anything
