@@ -36,6 +36,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -281,10 +282,10 @@ class Known:
     seconds: float
     lines: dict[str, dict[str, list[str]]]
 
-    def of(self, file: str, lines: Sequence[int]) -> list[str]:
-        """The tests to run for a change on these lines: those that come by; none for all of the file."""
+    def of(self, file: str, lines: Sequence[int]) -> list[str] | None:
+        """The tests that come by these lines; None where it may be any of the file."""
         met = {test for line in lines for test in self.lines.get(file, {}).get(str(line), ())}
-        return [] if "" in met else sorted(met)
+        return None if "" in met or not self.lines else sorted(met)
 
 
 class Chosen:
@@ -464,13 +465,15 @@ def judged(change: Change, tree: Copy, known: dict[str, Known], log: Path) -> di
     for each in compiled:
         each.unlink()  # it goes by whole seconds and by size, which a change may leave as they were
     path.write_bytes(change.applied(content))
-    met = {test: known[test].of(change.file, lines) for test in tests} if lines else {}
-    # Where one file's tests come by, those of the others have nothing to say, unless they come by, too.
-    asked = [test for test in tests if met.get(test)] or tests
+    met = {test: known[test].of(change.file, lines) if lines else None for test in tests}
+    if not any(each is None or each for each in met.values()):  # by none of them: other processes may
+        met = dict.fromkeys(tests)
     try:
-        for test in asked:
-            chosen = [lambda tests=met[test]: Chosen(tests)] if met.get(test) else []
-            what, taken = tree.run(test, 3 * known[test].seconds + 60, log, *chosen)
+        for test, chosen in met.items():
+            if chosen == []:
+                continue
+            plugins = [] if chosen is None else [partial(Chosen, chosen)]
+            what, taken = tree.run(test, 3 * known[test].seconds + 60, log, *plugins)
             seconds += taken
             if what != "passed":
                 return {**asdict(change), "caught": True, "by": test, "how": what, "seconds": round(seconds, 1)}

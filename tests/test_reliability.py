@@ -120,7 +120,8 @@ def test_a_change_is_of_the_lines_of_its_statement():
 def test_the_tests_that_come_by_a_line_are_run_or_all():
     known = mutants.Known(1.0, {"f.py": {"1": ["a", "b"], "2": ["b", ""], "3": []}})
     assert known.of("f.py", [1, 3]) == ["a", "b"]
-    assert known.of("f.py", [1, 2]) == known.of("f.py", [3]) == known.of("f.py", [7]) == known.of("g.py", [1]) == []
+    assert known.of("f.py", [3]) == known.of("f.py", [7]) == known.of("g.py", [1]) == []
+    assert known.of("f.py", [1, 2]) is mutants.Known(1.0, {}).of("f.py", [1]) is None
 
 
 # ---------------------------------------------------------------- kills

@@ -41,6 +41,13 @@ def test_a_start_that_never_comes_is_refused(method):
     late.check_stage(SimpleNamespace(epochs=None))
 
 
+def test_a_start_that_never_comes_in_iterations_is_refused_by_the_run(tmp_path):
+    loaded = recipe(tmp_path, methods=ema(start_epoch=2), epochs=None, iterations=12)  # two epochs of six steps
+    with pytest.raises(RecipeError, match="start_epoch 2 never comes in 2 epochs"):
+        run(loaded, tmp_path)
+    run(recipe(tmp_path, "longer", methods=ema(start_epoch=2), epochs=None, iterations=13), tmp_path)
+
+
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
 
