@@ -11,7 +11,7 @@ from typing import Self
 
 from ltcore.untrusted import printable
 
-#: Of a longer message, which has quoted what somebody's file is full of, the ends are shown.
+#: Of a longer line of a message, which has quoted what somebody's file is full of, the ends are shown.
 _LONGEST, _KEPT = 3_000, 1_400
 
 
@@ -31,9 +31,14 @@ class LtcoreError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """The message; a class that was given several lines says each of them. The middle of an endless one is cut."""
-        said = "\n".join(map(str, self.args))
-        return said if len(said) <= _LONGEST else f"{said[:_KEPT]} [...] {said[-_KEPT:]}"
+        """The message; a class that was given several lines says each of them."""
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """The message's lines, as they are shown: of an endless one the middle is cut."""
+        said = [str(line) for line in self.args]
+        return [line if len(line) <= _LONGEST else f"{line[:_KEPT]} [...] {line[-_KEPT:]}" for line in said]
 
     def within(self, before: str = "", after: str = "") -> Self:
         """This error, its message put between `before` and `after`; all else of it stays."""

@@ -29,7 +29,7 @@ from ltcore.errors import LtcoreError
 CPU_SECONDS = 10
 _CORE = str(Path(ltcore.__file__).parent) + os.sep
 MEMORY = 2**30
-#: Longest message; what is longer has taken over a file's content.
+#: Longest line of a message; what is longer has taken over a file's content.
 MESSAGE = 4_000
 #: Of so many inputs one is read by the command line as well.
 COMMAND_EVERY = 25
@@ -296,6 +296,8 @@ class _Child:
             except BaseException as error:
                 what, detail = _unexpected(error)
                 faults.append((f"command line: {what}", detail))
+        elif max(map(len, said.split("\n"))) > MESSAGE:
+            faults.append((f"command line: a message of more than {MESSAGE} characters", said[:300]))
         elif code and not said.strip():
             faults.append(("command line: no message", ""))
         elif bad := _unprintable(said):
@@ -343,7 +345,7 @@ def _bad_message(error: LtcoreError) -> list[tuple[str, str]]:
         return [("an empty message", "")]
     if "Traceback" in message:
         return [("a traceback in the message", message[:400])]
-    if len(message) > MESSAGE:
+    if max(map(len, message.split("\n"))) > MESSAGE:
         return [(f"a message of more than {MESSAGE} characters from {_place(error)}", message[:300])]
     return []
 

@@ -50,7 +50,7 @@ def main() -> None:
 
             traceback.print_exc()
         else:
-            for line in error.args or (type(error).__name__,):
+            for line in error.lines or (type(error).__name__,):
                 _complain(line)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as stop:  # by a key, or in a run by a signal
