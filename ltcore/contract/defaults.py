@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import Context
     from ltcore.contract.records import Features
     from ltcore.contract.samplers import Sampler
@@ -49,6 +50,15 @@ def not_one_value_per_sample(loss: Any, logits: Tensor, targets: Tensor) -> str 
     if shape == targets.shape:
         return None
     return f"returned shape {list(shape)} for {len(targets)} samples; it returns one value per sample"
+
+
+def no_backbone(changed: Any, backbone: Backbone) -> str | None:
+    """What is wrong with an answer to ``adapt_backbone``."""
+    from ltcore.contract.backbone import Backbone
+
+    if isinstance(changed, Backbone):
+        return None
+    return f"returned {type(changed).__name__}, which is no ltcore.Backbone"
 
 
 def unequal_rows(changed: Features, features: Features) -> str | None:

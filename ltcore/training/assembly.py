@@ -11,6 +11,7 @@ from ltcore.contract.context import Context, RunState
 from ltcore.contract.hookspecs import build_backbone, build_classifier, on_run_start, post_calibrate
 from ltcore.contract.model import Model
 from ltcore.discovery.binding import Hooks
+from ltcore.plan.adapting import adapted
 from ltcore.plan.plan import Plan
 from ltcore.seeding import derive_seed
 from ltcore.training.data import RunData
@@ -43,7 +44,8 @@ class Assembly:
         self.provider = provider or FeatureProvider(untested, recipe.eval_batch_size)
         torch.manual_seed(derive_seed(recipe.seed, "backbone"))
         hooks = Hooks(plan.answers["backbone"], {})
-        backbone = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        built = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        backbone = adapted(built, plan.adaptation, plan.loaded)
         self.model = Model(
             backbone,
             nn.Linear(backbone.feature_dim, len(whole.class_names)),
