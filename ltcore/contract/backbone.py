@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor, nn
@@ -43,12 +44,15 @@ class Backbone(nn.Module):
             `has_maps` says so.
         pretraining: what its weights were trained on; None where they are random. Also on the meta device.
         net: name of the attribute that holds a wrapped network, left out of the public names of its modules.
+        added_by: for each parameter that an adapter has added, by its name in the module, the adapter's name in the
+            recipe. Set by core.
     """
 
     feature_dim: int
     inner_taps: tuple[str, ...] = ()
     pretraining: Pretraining | None = None
     net: str | None = None
+    added_by: Mapping[str, str] = MappingProxyType({})
 
     @property
     def spatial(self) -> bool:
@@ -112,3 +116,15 @@ class Backbone(nn.Module):
     def module_at(self, tap: str) -> nn.Module:
         """The submodule that an inner tap names."""
         return self.get_submodule(f"{self.net}.{tap}" if self.net else tap)
+
+
+class Mergeable:
+    """A module of an adapter that does, once training is over, what a plain module does; an `nn.Module` too.
+
+    A trained run keeps it. Exports have the plain module in its place, so that they are as quick as the network was,
+    and are read by what knows the network.
+    """
+
+    def merged(self) -> nn.Module:
+        """The plain module, with values of its own; it gives the same in eval mode, up to rounding."""
+        raise NotImplementedError
