@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltcore.errors import PluginError
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -50,6 +52,9 @@ class Features:
         images: [N0, C, H, W]; the images of the batch, in the sampler's order; None where features are cached.
         loss_weight: [N] float, at least 0; what a row counts for in the classification loss, which is then the weighted
             mean. None where all rows count the same.
+        expert: [N] int64; which expert of the network a row is of. None where it has none, or has not split yet; from
+            its split on, the rows are those of expert 0 for all images first, then those of expert 1, and so on, and
+            behind them what methods have appended.
         layout: as in `Batch`.
         kept: what methods hand on to their own later hooks of the step, by their names in the recipe; see `keeping`.
     """
@@ -63,6 +68,7 @@ class Features:
     target_weight: Tensor | None = None
     images: Tensor | None = None
     loss_weight: Tensor | None = None
+    expert: Tensor | None = None
     layout: object = None
     kept: Mapping[str, Any] = field(default_factory=dict)
 
@@ -88,8 +94,51 @@ class Features:
             layout=batch.layout,
         )
 
-    def append(self, features: Tensor, targets: Tensor, source_index: Tensor) -> Features:
-        """A copy with synthetic rows added at the end; a mixed batch gives them one label only, and a loss weight 1."""
+    def split(self, features: Tensor, experts: int) -> Features:
+        """The record behind the place where the network splits: each row once for each expert, expert by expert.
+
+        Args:
+            features: [experts * N, ...].
+            experts: how many.
+        """
+
+        def repeated(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.repeat(experts)
+
+        return replace(
+            self,
+            features=features,
+            targets=self.targets.repeat(experts),
+            source_index=self.source_index.repeat(experts),
+            synthetic=self.synthetic.repeat(experts),
+            source_only=repeated(self.source_only),
+            partner_targets=repeated(self.partner_targets),
+            target_weight=repeated(self.target_weight),
+            loss_weight=repeated(self.loss_weight),
+            expert=torch.arange(experts, device=features.device).repeat_interleave(len(self.targets)),
+        )
+
+    def append(
+        self, features: Tensor, targets: Tensor, source_index: Tensor, expert: Tensor | None = None
+    ) -> Features:
+        """A copy with synthetic rows added at the end; a mixed batch gives them one label only, and a loss weight 1.
+
+        Args:
+            features: [M, ...], as at the tap.
+            targets: [M] int64.
+            source_index: [M] int64.
+            expert: [M] int64, which expert each row is of; wanted where the network has split, and only there.
+
+        Raises:
+            PluginError: `expert` is missing, or given where there are no experts.
+        """
+        if (expert is None) != (self.expert is None):
+            raise PluginError(
+                "appends rows without saying which expert each is of, and the network has experts: "
+                "features.append(..., expert=features.expert[rows]); tell its author"
+                if expert is None
+                else "appends rows of experts where the network has not split into any; tell its author"
+            )
         mixed = self.partner_targets is not None and self.target_weight is not None
         return replace(
             self,
@@ -107,4 +156,5 @@ class Features:
             loss_weight=None
             if self.loss_weight is None
             else torch.cat([self.loss_weight, torch.ones_like(targets, dtype=self.loss_weight.dtype)]),
+            expert=None if self.expert is None else torch.cat([self.expert, expert]),  # type: ignore[list-item]
         )

@@ -70,7 +70,7 @@ class Names:
 #: Names that generated modules import or define.
 _IMPORTED = frozenset(
     "Any ArraySplit Backbone Batch CalibratedClassifier Context DataSplits EpochBatches Features Field Method Options "
-    "OrderedBatches PlainSampler SmallNetwork Tensor UnitClassifier ValidationError".split()
+    "OrderedBatches PlainSampler SmallNetwork Tensor UnitClassifier ValidationError WeightedExperts".split()
 )
 
 

@@ -123,6 +123,8 @@ def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]
         "stages": stages,
         "calibrate": [key for key, part in methods.items() if "post_calibrate" in part.hooks],
     }
+    if any("build_ensemble" in part.hooks or "experts" in part.method.requires for part in parts):
+        recipe["backbone"]["options"] = {"experts": 2}
     for part in parts:
         if part.role:
             recipe[part.role] = {"use": part.name, "options": dict(part.options)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltcore.contract.experts import row_logits
 from ltcore.contract.hookspecs import adjust_logits, auxiliary_losses, compute_loss, mix_inputs
 from ltcore.contract.records import Batch, Features
 from ltcore.errors import PluginError
@@ -47,7 +48,7 @@ class StepForward:
         low_precision = torch.autocast(batch.images.device.type, self.autocast, enabled=self.autocast is not None)
         with low_precision:
             record = self._features(batch)
-            logits = self.model.classifier(record.features).float()
+            logits = row_logits(self.model.classifier, record.features, record.expert).float()
         terms: dict[str, Tensor] = {}
         if self.classification:
             terms["classification"] = classification_loss(self.hooks, logits, record, class_weights)
@@ -57,20 +58,29 @@ class StepForward:
 
     def _features(self, batch: Batch) -> Features:
         """Run the backbone; at each tap the fold sees the rows as they are there."""
-        images = batch.images if self.start == "images" else None
+        images, experts = batch.images if self.start == "images" else None, self.model.backbone.experts
         record: Features | None = None
+
+        def recorded(x: Tensor) -> Features:
+            now = Features.of(batch, x, images) if record is None else replace(record, features=x)
+            here = experts > 1 and now.expert is None and len(x) == experts * len(now.targets)
+            return now.split(x, experts) if here else now
 
         def through(tap: str) -> Callable[[Tensor], Tensor]:
             def change(x: Tensor) -> Tensor:
                 nonlocal record
-                record = Features.of(batch, x, images) if record is None else replace(record, features=x)
-                record = self.hooks.taps[tap](record)
+                record = self.hooks.taps[tap](recorded(x))
                 return record.features
 
             return change
 
         pooled = self.model.backbone.run(batch.images, self.start, {tap: through(tap) for tap in self.hooks.taps})
-        record = Features.of(batch, pooled, images) if record is None else replace(record, features=pooled)
+        record = recorded(pooled)
+        if experts > 1 and record.expert is None:
+            raise PluginError(
+                f"the backbone says that it has {experts} experts, and gave {len(pooled)} rows of features for "
+                f"{len(record.targets)} rows of its batch; tell its author"
+            )
         if record.source_only is not None:
             raise PluginError(
                 "the sampler brought images that are sources only, and no method's augment_features used and dropped "

@@ -68,7 +68,7 @@ class OFA(Method[OFAOptions]):
     """
 
     interface = "1.0"
-    requires = frozenset({"spatial_features", "hard_labels", "earlier_stage"})
+    requires = frozenset({"spatial_features", "hard_labels", "earlier_stage", "one_network"})
     confusing_classes: Tensor
     cam_weight: Tensor
 
