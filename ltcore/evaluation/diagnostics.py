@@ -83,7 +83,8 @@ def diagnose(
 
     Args:
         classifier: its weight [C, D] gives the norms; of experts' classifiers it is the mean of their norms.
-        train: pooled features [N, D] ([N, E, D] of experts, which count as one vector each), logits [N, C] and targets [N] of the training images, as they are.
+        train: pooled features [N, D], logits [N, C] and targets [N] of the training images, as they are; features of
+            experts are [N, E, D], and count as one vector.
         test: the same of the test images.
         num_classes: number of classes C.
         generator: a CPU generator, for the sub-samples.
@@ -102,4 +103,6 @@ def diagnose(
 def _norms(classifier: nn.Module) -> Tensor:
     if isinstance(classifier, ExpertClassifiers):
         return torch.stack([_norms(expert) for expert in classifier.experts]).mean(0)
-    return torch.as_tensor(classifier.weight).detach().double().cpu().norm(dim=1)
+    weight = torch.as_tensor(classifier.weight).detach().double().cpu()
+    norms: Tensor = weight.norm(dim=1)
+    return norms

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue, deprecations
 from ltcore.discovery.binding import Answers, Entry, implementations
-from ltcore.errors import LtcoreError, PluginError
+from ltcore.errors import LtcoreError, PluginError, listed
 from ltcore.networks.schedules import never_comes
 from ltcore.plan.checks import StageChecks
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class StagePlan:
     """A stage of the recipe with the methods that act in it, bound hook by hook.
 
-    `built`: whether a method builds the classifier, or what combines experts', here or in an earlier stage that this one takes it from.
+    `built`: whether a method builds the classifier, or what combines those of experts, here or in an earlier stage that
+    this one takes it from.
     """
 
     stage: Stage
@@ -86,7 +87,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         answers |= {name: [] for name, hook in HOOKS.items() if hook.called in ("setup", "end")}
         builders = [*answers["build_classifier"], *answers["build_ensemble"]]
         built = bool(builders) or (built and stage.classifier == "keep")
-        StageChecks(loaded, index, stage, data, active, answers, skeleton, to_run, built).run()
+        StageChecks(loaded, index, stage, data, backbone, active, answers, skeleton, to_run, built).run()
         stages.append(StagePlan(stage, active, answers, built))
     calibration = _answers(loaded, ("calibrate",), [entries[key] for key in recipe.calibrate])
     calibrating = {answer.entry.key for answer in calibration["post_calibrate"]}
@@ -110,6 +111,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
             *deprecations.warnings(chain(*implementations([data, backbone, *entries.values()]).values())),
             *_late_schedules(loaded),
             *_no_experts(loaded, skeleton, stages),
+            *_uncalled(stages),
         ),
     )
 
@@ -129,6 +131,21 @@ def _late_schedules(loaded: LoadedRecipe) -> Iterable[str]:
     for index, stage in enumerate(loaded.recipe.stages):
         for text in never_comes(stage.schedule, stage.epochs) if stage.epochs is not None else ():
             yield f"{loaded.where('stages', index, 'schedule')}: stage '{stage.name}': {text}"
+
+
+def _uncalled(stages: Iterable[StagePlan]) -> Iterable[str]:
+    """Hooks that a stage without classification leaves out, of methods that do something else in it."""
+    for plan in stages:
+        left_out = [
+            name for name in HOOKS if HOOKS[name].in_stages and not HOOKS[name].is_called_in(plan.stage.classification)
+        ]
+        for entry in plan.entries:
+            silent = [name for name in left_out for answer in plan.answers[name] if answer.entry is entry]
+            if silent:
+                yield (
+                    f"stage '{plan.stage.name}' has no classification, and does not call {listed(silent)} of "
+                    f"{entry.whose}; use the method in a stage with classification, or leave it out of this one"
+                )
 
 
 def provider(loaded: LoadedRecipe, role: str, name: str) -> tuple[Entry, Answers]:

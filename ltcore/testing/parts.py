@@ -74,7 +74,9 @@ class _CheckNetwork(Backbone):
 
     def forward_maps(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to [N, 8, H / 4, W / 4]; with experts E to [E * N, 8, H / 4, W / 4]."""
-        maps: Tensor = self.layer3(self.layer2(self.layer1(images)))
+        maps = images
+        for tap in self.inner_taps:
+            maps = self.get_submodule(tap)(maps)
         return maps if self.experts == 1 else torch.cat([head(maps) for head in self.heads])
 
 

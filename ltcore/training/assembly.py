@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ltcore.contract.backbone import Backbone
 from ltcore.contract.context import Context, RunState
 from ltcore.contract.experts import ExpertClassifiers
 from ltcore.contract.hookspecs import build_backbone, build_classifier, build_ensemble, on_run_start, post_calibrate
@@ -47,9 +48,7 @@ class Assembly:
         # Test data reaches no method: the provider, which answers their questions, does not have it.
         untested = {name: loader for name, loader in data.loaders.items() if name != "test"}
         self.provider = provider or FeatureProvider(untested, recipe.eval_batch_size)
-        torch.manual_seed(derive_seed(recipe.seed, "backbone"))
-        hooks = Hooks(plan.answers["backbone"], {})
-        backbone = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        backbone = self._backbone()
         self.model = Model(
             backbone,
             nn.Linear(backbone.feature_dim, len(whole.class_names)),
@@ -71,6 +70,12 @@ class Assembly:
         self.contexts = {key: Context(self.state, key) for key in ("", *plan.entries)}
         self._classifier_by: str | None = None
         self._ensemble_by: str | None = None
+
+    def _backbone(self, *stage: str) -> Backbone:
+        """A new backbone; a stage that asks for one of its own gets other random numbers."""
+        torch.manual_seed(derive_seed(self.recipe.seed, "backbone", *stage))
+        whole, hooks = self.data.whole, Hooks(self.plan.answers["backbone"], {})
+        return hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
 
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -95,9 +100,12 @@ class Assembly:
             self.state.training_targets = current.train.targets
         self.state.enter(stage, index)
 
-    def prepare_classifier(self, index: int, hooks: Hooks) -> None:
-        """Build the stage's classifier, where the recipe or one of its methods asks for a new one."""
+    def prepare(self, index: int, hooks: Hooks) -> None:
+        """Build the stage's backbone and classifier, where the recipe or one of its methods asks for new ones."""
         plan, experts = self.plan.stages[index], self.model.backbone.experts
+        if index and plan.stage.backbone == "rebuild":
+            self.model.backbone = self._backbone(plan.stage.name)
+            self._move()
         kept = bool(index) and plan.stage.classifier == "keep"
         builder, combiner = _who(plan.answers["build_classifier"]), _who(plan.answers["build_ensemble"])
         new = not (kept and builder in (None, self._classifier_by))
@@ -113,10 +121,12 @@ class Assembly:
         if experts == 1:
             self.model.classifier = build(previous if index else None)
         else:
-            before = list(previous.experts) if isinstance(previous, ExpertClassifiers) else [None] * experts
-            classifiers = [self._of_expert(number, build, one) if new else one for number, one in enumerate(before)]
-            ensemble = hooks.call(build_ensemble, width, classes, experts) if combined else previous.ensemble
-            self.model.classifier = ExpertClassifiers(classifiers, ensemble)
+            trained = previous if isinstance(previous, ExpertClassifiers) else None
+            before = list(trained.experts) if trained else [None] * experts
+            self.model.classifier = ExpertClassifiers(
+                [one if one and not new else self._of_expert(number, build, one) for number, one in enumerate(before)],
+                trained.ensemble if trained and not combined else hooks.call(build_ensemble, width, classes, experts),
+            )
         self._classifier_by = builder if new else self._classifier_by
         self._ensemble_by = combiner if combined else self._ensemble_by
         self._move()
