@@ -11,6 +11,7 @@ from ltcore.contract.interface import __version__ as __version__
 
 if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test holds it to the table below
     from ltcore.contract.backbone import Backbone as Backbone
+    from ltcore.contract.backbone import Mergeable as Mergeable
     from ltcore.contract.backbone import Pretraining as Pretraining
     from ltcore.contract.classifier import CalibratedClassifier as CalibratedClassifier
     from ltcore.contract.classifier import scale_weights as scale_weights
@@ -67,6 +68,7 @@ _HOMES = {
     "FileSplit": "contract.splits",
     "Imbalance": "contract.imbalance",
     "LtcoreError": "errors",
+    "Mergeable": "contract.backbone",
     "Method": "contract.method",
     "Model": "contract.model",
     "Objective": "contract.objective",

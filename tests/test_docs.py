@@ -336,6 +336,9 @@ def test_example_runs(name, offer_methods, write_recipe, tmp_path):
         parts["methods"] = {"example": {}}
         if name == "post_calibrate":
             parts["calibrate"] = ["example"]
+        elif name == "adapt_backbone":
+            parts["backbone"] = {"use": "timm", "options": {"model": "test_resnet"}, "adapt": ["example"]}
+            stage["trainable"] = ["example", "classifier"]
         else:
             stage["methods"] = ["example"]
     run(write_recipe(**parts), tmp_path)
@@ -351,7 +354,7 @@ KEYS = {
     "Imbalance": (recipe.Imbalance,),
     "Transform": (recipe.Transform,),
     "Normalize": (recipe.Normalize,),
-    "Backbone": (recipe.Use,),
+    "Backbone": (recipe.Backbone,),
     "Methods": (recipe.MethodEntry,),
     "Stages": (recipe.Stage,),
     "optimizer": (recipe.Optimizer,),

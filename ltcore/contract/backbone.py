@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class Backbone(nn.Module):
         experts: E, into how many the network has split where its maps come out; 1 for a plain network.
         pretraining: what its weights were trained on; None where they are random. Also on the meta device.
         net: name of the attribute that holds a wrapped network, left out of the public names of its modules.
+        added_by: for each parameter that an adapter has added, by its name in the module, the adapter's name in the
+            recipe. Set by core.
     """
 
     feature_dim: int
@@ -56,6 +59,7 @@ class Backbone(nn.Module):
     experts: int = 1
     pretraining: Pretraining | None = None
     net: str | None = None
+    added_by: Mapping[str, str] = MappingProxyType({})
 
     @property
     def spatial(self) -> bool:
@@ -119,3 +123,15 @@ class Backbone(nn.Module):
     def module_at(self, tap: str) -> nn.Module:
         """The submodule that an inner tap names."""
         return self.get_submodule(f"{self.net}.{tap}" if self.net else tap)
+
+
+class Mergeable:
+    """A module of an adapter that does, once training is over, what a plain module does; an `nn.Module` too.
+
+    A trained run keeps it. Exports have the plain module in its place, so that they are as quick as the network was,
+    and are read by what knows the network.
+    """
+
+    def merged(self) -> nn.Module:
+        """The plain module, with values of its own; it gives the same in eval mode, up to rounding."""
+        raise NotImplementedError

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import Context
     from ltcore.contract.objective import Objective
     from ltcore.contract.records import Features
@@ -70,6 +71,15 @@ def not_one_weight_per_sample(weights: Any, values: Tensor, features: Features) 
     if weights is None or shape == values.shape:
         return None
     return f"returned shape {list(shape)} for {len(values)} rows; it returns one weight per row, or None"
+
+
+def no_backbone(changed: Any, backbone: Backbone) -> str | None:
+    """What is wrong with an answer to ``adapt_backbone``."""
+    from ltcore.contract.backbone import Backbone
+
+    if isinstance(changed, Backbone):
+        return None
+    return f"returned {type(changed).__name__}, which is no ltcore.Backbone"
 
 
 def unequal_rows(changed: Features, features: Features) -> str | None:

@@ -7,6 +7,7 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
     data = build_data()                                                     # one
     data = cut the long tail, hold validation images out, check labels and shapes
     backbone = build_backbone(in_channels, image_size)                      # one
+    backbone = adapt_backbone(backbone)                                     # fold; the methods under `adapt`
     model = backbone + classifier + the methods' own modules
     on_run_start()                                                          # all; then --resume finds its place
     for stage in recipe.stages:
@@ -93,6 +94,23 @@ def build_backbone(in_channels: int, image_size: int) -> Backbone:
     mean unless it is replaced, and ``spatial`` says whether it is. ``has_maps(tap)`` says where features are
     [N, D, H, W]: everywhere but at ``pooled``, unless it is replaced. Options named ``pretrained`` and ``weights``
     choose the values to start from; a rehearsal, and opening a run that has ended, leave them out.
+    """
+
+
+@hook("fold", called="setup", problem=defaults.no_backbone)
+def adapt_backbone(backbone: Backbone) -> Backbone:
+    """Add to the network what is trained in its place: low-rank matrices, bottlenecks, prompts.
+
+    Called for the methods under ``backbone.adapt``, in their order, with the network that ``build_backbone`` made and
+    pre-trained weights are loaded into: once while planning, on the meta device, once a run, and whenever a run that
+    has ended is opened. Global randomness is seeded for each method, and is free to be drawn from.
+
+    Returns the changed network, or an ``ltcore.Backbone`` around it, with its taps and its width. New parameters
+    belong to the network and to nothing else: a recipe names them as ``backbone.blocks.0.attn.qkv.lora_a``, and by
+    the method's name, ``lora.blocks.0.attn.qkv.lora_a`` or ``lora`` for all. At first they had better change nothing,
+    so that training begins with the network as it was. A module that is a plain one in the end is an
+    ``ltcore.Mergeable`` too: exports replace it by what its ``merged`` returns. Layers that keep their names keep what
+    recipes and files call them.
     """
 
 

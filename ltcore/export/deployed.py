@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ltcore.contract.backbone import Mergeable
 from ltcore.contract.experts import ExpertClassifiers, by_image
 from ltcore.contract.interface import __version__
 from ltcore.evaluation.calibrated import TOLERANCE, relative_difference
@@ -55,14 +56,25 @@ class Deployed(nn.Module):
 
 
 def deploy(saved: SavedRun) -> Deployed:
-    """The run's model, on the CPU, its calibration folded into a linear classifier where it is one.
+    """The run's model, on the CPU, its calibration folded into a linear classifier where it is one, adapters merged.
 
     Raises:
         LtcoreError: as `SavedRun.model`.
     """
     model = copy.deepcopy(saved.model).to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     classifier = folded(model.classifier, model.backbone.feature_dim)
+    merge(model.backbone)
     return Deployed(model.backbone, classifier).eval().requires_grad_(False)
+
+
+def merge(module: nn.Module) -> None:
+    """Replace what an adapter has put into a network, and can be merged, by the plain modules."""
+    with torch.no_grad():
+        for name, child in module.named_children():
+            if isinstance(child, Mergeable):
+                setattr(module, name, child.merged())
+            else:
+                merge(child)
 
 
 def folded(classifier: nn.Module, feature_dim: int) -> nn.Module:

@@ -12,6 +12,7 @@ from ltcore.errors import RecipeError, listed, nearest
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
+    from ltcore.contract.model import PublicName
     from ltcore.contract.recipe import Stage
     from ltcore.discovery.binding import Answers, Entry
     from ltcore.recipe.loading import LoadedRecipe
@@ -39,10 +40,11 @@ def linear_names(skeleton: Backbone) -> tuple[str, ...]:
     return tuple(f"{name}.{kind}" for name in each for kind in ("weight", "bias"))
 
 
-def backbone_names(skeleton: Backbone) -> list[str]:
+def backbone_names(skeleton: Backbone) -> list[PublicName]:
     """Parameter names of the backbone as a recipe writes them, ``backbone.`` included."""
-    prefix = f"{skeleton.net}." if skeleton.net else ""
-    return [f"backbone.{name.removeprefix(prefix)}" for name, _ in skeleton.named_parameters()]
+    from ltcore.contract.model import public_name
+
+    return [public_name(f"backbone.{name}", skeleton) for name, _ in skeleton.named_parameters()]
 
 
 def wrong_group(stage: Stage, names: Iterable[str], later: Collection[str] = ()) -> tuple[str, str] | None:
@@ -155,9 +157,8 @@ class StageChecks:
         for entry in self.active:
             if entry.key not in acting:
                 without = "" if self.stage.classification else " without classification"
-                raise self.refuse_method(
-                    entry, f"does nothing in a stage{without}; if it calibrates, name it in 'calibrate'"
-                )
+                where = "if it calibrates, name it in 'calibrate'; if it adapts the network, in 'backbone.adapt'"
+                raise self.refuse_method(entry, f"does nothing in a stage{without}; {where}")
 
     def one_answer_a_hook(self) -> None:
         """Hooks of kind ``one`` have at most one answer."""
@@ -287,7 +288,7 @@ class StageChecks:
         names = [*backbone_names(self.skeleton), *linear_names(self.skeleton)]
         methods = [entry.key for entry in self.active]
         blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in backbone_names(self.skeleton)))
-        known = ["backbone", "classifier", *methods, *blocks]
+        known = ["backbone", "classifier", *dict.fromkeys([*methods, *self.skeleton.added_by.values()]), *blocks]
         later = {*methods, "classifier"} if self.built else set(methods)
         matched = self._matching(names)
         for position, pattern in enumerate(self.stage.trainable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.hookspecs import HOOKS
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 def describe(plan: Plan) -> dict[str, Any]:
     """Everything that the plan says, as JSON-able data."""
     recipe = plan.loaded.recipe
+    added: Counter[str] = Counter()
+    for name, parameter in plan.skeleton.named_parameters():
+        added[plan.skeleton.added_by.get(name, "")] += parameter.numel()
     return {
         "recipe": recipe.name,
         "description": recipe.description,
@@ -32,6 +36,10 @@ def describe(plan: Plan) -> dict[str, Any]:
             "options": plan.backbone.method.options.model_dump(),
             "taps": list(plan.skeleton.taps),
             "experts": plan.skeleton.experts,
+            "adapt": [
+                {**_answer(answer), "parameters": added[answer.entry.key]}
+                for answer in plan.adaptation["adapt_backbone"]
+            ],
         },
         "methods": {
             key: {**_whose(entry), "use": entry.offer.name, "options": entry.method.options.model_dump()}
@@ -71,7 +79,7 @@ def describe_taps(plan: Plan, image_size: int | None = None) -> dict[str, Any]:
 
     of_data = getattr(plan.data.method.options, "image_size", None)
     size = image_size or (of_data if isinstance(of_data, int) else 32)
-    backbone = build_skeleton(plan.loaded, plan.answers["backbone"], size)
+    backbone = build_skeleton(plan.loaded, plan.answers["backbone"], plan.adaptation, size)
     try:
         shapes = tap_shapes(backbone, (3, size, size))
     except RecipeError as error:
@@ -168,6 +176,10 @@ def render(described: dict[str, Any]) -> str:
         f"backbone  {backbone['use']}{_options(backbone)} ({backbone['distribution']} {backbone['version']})",
         *([f"          {backbone['experts']} experts, each with its classifier"] if backbone["experts"] > 1 else []),
         *_render_taps(backbone),
+        *(
+            f"          adapted by {_person(answer)}: {answer['parameters']:,} parameters"
+            for answer in backbone["adapt"]
+        ),
     ]
     for name, method in described["methods"].items():
         lines.append(f"method    {name}{_options(method)} ({method['distribution']} {method['version']})")

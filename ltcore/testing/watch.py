@@ -88,6 +88,7 @@ class Watch:
             answers={role: self._watched(answers) for role, answers in plan.answers.items()},
             stages=tuple(replace(stage, answers=self._watched(stage.answers)) for stage in plan.stages),
             calibration=self._watched(plan.calibration),
+            adaptation=self._watched(plan.adaptation),
         )
 
     def _watched(self, answers: Answers) -> Answers:

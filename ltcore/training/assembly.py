@@ -16,6 +16,7 @@ from ltcore.contract.experts import ExpertClassifiers
 from ltcore.contract.hookspecs import build_backbone, build_classifier, build_ensemble, on_run_start, post_calibrate
 from ltcore.contract.model import Model
 from ltcore.discovery.binding import Hooks, Implementation
+from ltcore.plan.adapting import adapted
 from ltcore.plan.plan import Plan
 from ltcore.seeding import derive_seed
 from ltcore.training.data import RunData
@@ -75,7 +76,8 @@ class Assembly:
         """A new backbone; a stage that asks for one of its own gets other random numbers."""
         torch.manual_seed(derive_seed(self.recipe.seed, "backbone", *stage))
         whole, hooks = self.data.whole, Hooks(self.plan.answers["backbone"], {})
-        return hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        built = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        return adapted(built, self.plan.adaptation, self.plan.loaded)
 
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -20,7 +20,7 @@ class Evaluation:
         self._assembly, self._batch_size = assembly, assembly.recipe.eval_batch_size
 
     def outputs(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled features [N, D], logits [N, C] and targets [N] of a split, without augmentation; of experts [N, E, D]."""
+        """Pooled features [N, D] ([N, E, D] of experts), logits [N, C] and targets [N] of a split's plain images."""
         data, model = self._assembly.data, self._assembly.model
         pooled = pooled_features(model, data.loaders[split], self._batch_size)
         return pooled, self.logits(model.classifier, pooled), data.split(split).targets

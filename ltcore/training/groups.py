@@ -9,6 +9,8 @@ from ltcore.networks.optimizers import group_parameters, parameter_group
 from ltcore.plan.checks import linear_names, wrong_group
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ltcore.contract.model import Model
     from ltcore.contract.recipe import Stage
     from ltcore.plan.plan import Plan
@@ -40,7 +42,9 @@ def parameter_groups(stage: Stage, model: Model) -> tuple[list[dict[str, Any]], 
         stage: the stage; its optimiser has groups.
         model: the model, with what trains requiring gradients.
     """
-    named = {public_name(n, model.backbone): p for n, p in model.named_parameters() if p.requires_grad}
+    named: dict[str, nn.Parameter] = {
+        public_name(name, model.backbone): each for name, each in model.named_parameters() if each.requires_grad
+    }
     asked = stage.optimizer.groups
     found = group_parameters(named, asked)
     groups = [parameter_group([named[name] for name in found.rest], None, {})] if found.rest else []

@@ -1,4 +1,4 @@
-"""RIDE (Wang et al. 2021): experts that share their first layers, kept apart by a loss, and gates that choose of them."""
+"""RIDE (Wang et al. 2021): experts that share their first layers, a loss that keeps them apart, and gates."""
 
 from ltcore_ride.functional import (
     class_temperatures,

@@ -56,7 +56,9 @@ class RIDE(Method[RIDEOptions]):
         """
         start = self.options.temperature_epoch
         if start is not None and stage.epochs is not None and start >= stage.epochs:
-            raise RecipeError(f"temperature_epoch {start} never comes in {stage.epochs} epochs, counted from 0; lower it")
+            raise RecipeError(
+                f"temperature_epoch {start} never comes in {stage.epochs} epochs, counted from 0; lower it"
+            )
 
     @hookimpl
     def adapt_backbone(self, backbone: Backbone) -> Backbone:
