@@ -94,8 +94,8 @@ def used_experts(scores: Tensor) -> Tensor:
 
     [N, E - 1] logits of the gates to [N, E] bool.
     """
-    asked = (scores > 0).to(scores.dtype).cumprod(1)
-    return torch.cat([torch.ones_like(scores[:, :1]), asked], 1) > 0
+    refused = (scores <= 0).to(scores.dtype).cumsum(1)  # ONNX knows no cumulative product
+    return torch.cat([torch.zeros_like(scores[:, :1]), refused], 1) == 0
 
 
 def mean_of_used(logits: Tensor, used: Tensor) -> Tensor:

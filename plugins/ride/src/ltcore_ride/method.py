@@ -44,7 +44,7 @@ class RIDE(Method[RIDEOptions]):
     """
 
     interface = "1.1"
-    checked_with: ClassVar = {"stages": 1, "width": 1.0, "temperature_epoch": 1}
+    checked_with: ClassVar = {"temperature_epoch": 1}
     auxiliary = ("diversity",)
     temperatures: Tensor
 
