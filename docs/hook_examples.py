@@ -105,6 +105,22 @@ class NoBias(Method):
         return nn.Linear(feature_dim, num_classes, bias=False)
 
 
+# -- build_ensemble
+
+
+class Largest(nn.Module):
+    def forward(self, pooled: Tensor, logits: Tensor) -> Tensor:
+        return logits.amax(1)  # [N, E, C] to [N, C]
+
+
+class LargestLogit(Method):
+    requires = frozenset({"experts"})
+
+    @hookimpl
+    def build_ensemble(self) -> nn.Module:
+        return Largest()
+
+
 # -- on_stage_start
 
 

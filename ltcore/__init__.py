@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test hol
     from ltcore.contract.classifier import CalibratedClassifier as CalibratedClassifier
     from ltcore.contract.classifier import scale_weights as scale_weights
     from ltcore.contract.context import Context as Context
+    from ltcore.contract.experts import ExpertClassifiers as ExpertClassifiers
+    from ltcore.contract.experts import row_logits as row_logits
     from ltcore.contract.facts import DataFacts as DataFacts
     from ltcore.contract.hook import hookimpl as hookimpl
     from ltcore.contract.imbalance import Imbalance as Imbalance
@@ -61,6 +63,7 @@ _HOMES = {
     "DataFacts": "contract.facts",
     "DataSplits": "contract.splits",
     "EpochBatches": "contract.samplers",
+    "ExpertClassifiers": "contract.experts",
     "Features": "contract.records",
     "FileSplit": "contract.splits",
     "Imbalance": "contract.imbalance",
@@ -86,6 +89,7 @@ _HOMES = {
     "largest_classes": "contract.statistics",
     "load": "runs.saved",
     "nearest_classes": "contract.statistics",
+    "row_logits": "contract.experts",
     "run": "runs.saved",
     "scale_weights": "contract.classifier",
     "square_root_distribution": "contract.samplers",

@@ -384,4 +384,5 @@ def test_a_real_run_calls_every_hook_in_the_documented_order(offer_methods, make
         *[*begin, *before, *step, *step, "on_epoch_end", *before, *step, "on_epoch_end", "on_stage_end"],
         "post_calibrate",
     ]
-    assert list(dict.fromkeys(CALLS[2:])) == list(hookspecs.HOOKS)
+    others = [name for name in hookspecs.HOOKS if name != "build_ensemble"]  # of a backbone with experts: test_experts
+    assert list(dict.fromkeys(CALLS[2:])) == others

@@ -27,6 +27,13 @@ def linear_classifier(feature_dim: int, num_classes: int) -> nn.Linear:
     return classifier
 
 
+def mean_of_experts() -> nn.Module:
+    """The mean of the experts' logits."""
+    from ltcore.contract.experts import MeanOfExperts
+
+    return MeanOfExperts()
+
+
 def plain_batches(batch_size: int, context: Context) -> Sampler:
     """Batches of any images."""
     from ltcore.contract.samplers import PlainSampler
@@ -78,6 +85,10 @@ def no_backbone(changed: Any, backbone: Backbone) -> str | None:
 def unequal_rows(changed: Features, features: Features) -> str | None:
     """What is wrong with an answer to ``augment_features``: every row has its features, target, source and mark."""
     counts = [len(x) for x in (changed.features, changed.targets, changed.source_index, changed.synthetic)]
+    if (changed.expert is None) != (features.expert is None) or changed.expert_rows != features.expert_rows:
+        return "dropped 'expert', which says of which expert of the network a row is, or made it up"
+    if changed.expert is not None and len(changed.expert) != counts[0]:
+        return f"returned {counts[0]} rows of features and {len(changed.expert)} in 'expert', which says whose each is"
     if len(set(counts)) == 1:
         return None
     return (

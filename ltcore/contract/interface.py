@@ -63,6 +63,7 @@ ADDED: dict[str, Version] = dict.fromkeys(
         "adapt_backbone",
         "adjust_logits.features",
         "after_step",
+        "build_ensemble",
         "compute_gradients",
         "compute_loss.features",
         "extra_rows",

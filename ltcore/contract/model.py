@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Backbone
+from ltcore.contract.experts import by_image
 
 
 class Model(nn.Module):
@@ -25,8 +26,8 @@ class Model(nn.Module):
         self.methods = nn.ModuleDict(methods)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] to logits [N, C]."""
-        logits: Tensor = self.classifier(self.backbone(images))
+        """Images [N, C, H, W] to logits [N, C]; those of experts combined."""
+        logits: Tensor = self.classifier(by_image(self.backbone(images), self.backbone.experts))
         return logits
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Mergeable
+from ltcore.contract.experts import ExpertClassifiers, by_image
 from ltcore.contract.interface import __version__
 from ltcore.evaluation.calibrated import TOLERANCE, relative_difference
 
@@ -35,13 +36,23 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] float32 to [N, classes] float32."""
-        logits: Tensor = self.classifier(self.backbone.pool(self.backbone.forward_maps(images)))
+        pooled = self.backbone.pool(self.backbone.forward_maps(images))
+        logits: Tensor = self.classifier(by_image(pooled, self.backbone.experts))
         return logits
 
     @property
     def is_linear(self) -> bool:
         """Whether the classifier is a plain linear layer."""
         return type(self.classifier) is nn.Linear
+
+    @property
+    def told(self) -> str:
+        """What the classifier is, for messages."""
+        each = list(self.classifier.experts) if isinstance(self.classifier, ExpertClassifiers) else [self.classifier]
+        if all(type(one) is nn.Linear for one in each):
+            linear = "a linear classifier" if len(each) == 1 else f"{len(each)} experts with linear classifiers"
+            return f"{linear}, calibration folded in"
+        return "the method's own classifier" if len(each) == 1 else f"{len(each)} experts with the method's classifiers"
 
 
 def deploy(saved: SavedRun) -> Deployed:
@@ -69,12 +80,14 @@ def merge(module: nn.Module) -> None:
 def folded(classifier: nn.Module, feature_dim: int) -> nn.Module:
     """A linear layer with the classifier's weight and bias as they are applied, if it does the same; else itself.
 
-    Whether it does is tried on random features, in float64.
+    The classifiers of experts are folded one by one. Whether it does is tried on random features, in float64.
 
     Args:
         classifier: maps [N, D] to [N, C].
         feature_dim: D.
     """
+    if isinstance(classifier, ExpertClassifiers):
+        return ExpertClassifiers((folded(each, feature_dim) for each in classifier.experts), classifier.ensemble)
     weight, bias = torch.as_tensor(classifier.weight).detach(), getattr(classifier, "bias", None)
     linear = nn.Linear(feature_dim, len(weight), dtype=weight.dtype)
     with torch.no_grad():

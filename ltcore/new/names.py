@@ -71,7 +71,7 @@ class Names:
 _IMPORTED = frozenset(
     "Any ArraySplit Backbone Batch CalibratedClassifier Context DataSplits EpochBatches Features Field Method Options "
     "Mergeable OrderedBatches PlainSampler RecipeError SideConv2d SmallNetwork Tensor UnitClassifier "
-    "ValidationError".split()
+    "ValidationError WeightedExperts".split()
 )
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class StagePlan:
     """A stage of the recipe with the methods that act in it, bound hook by hook.
 
-    `built`: whether a method builds the classifier, here or in an earlier stage that this one takes it from.
+    `built`: whether a method builds the classifier, or what combines those of experts, here or in an earlier stage that
+    this one takes it from.
     """
 
     stage: Stage
@@ -88,7 +89,8 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         active = tuple(entries[key] for key in stage.methods)
         answers = _answers(loaded, ("stages", index, "methods"), active)
         answers |= {name: [] for name, hook in HOOKS.items() if hook.called in ("setup", "end")}
-        built = bool(answers["build_classifier"]) or (built and stage.classifier == "keep")
+        builders = [*answers["build_classifier"], *answers["build_ensemble"]]
+        built = bool(builders) or (built and stage.classifier == "keep")
         StageChecks(loaded, index, stage, data, backbone, active, answers, skeleton, to_run, built).run()
         stages.append(StagePlan(stage, active, answers, built))
     calibration = _listed(loaded, ("calibrate",), recipe.calibrate, entries, "post_calibrate")
@@ -106,9 +108,20 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         (
             *deprecations.warnings(chain(*implementations([data, backbone, *entries.values()]).values())),
             *_late_schedules(loaded),
+            *_no_experts(loaded, skeleton, stages),
             *_uncalled(stages),
         ),
     )
+
+
+def _no_experts(loaded: LoadedRecipe, skeleton: Backbone, stages: Iterable[StagePlan]) -> Iterable[str]:
+    """What combines experts, in a network that has none."""
+    for index, stage in enumerate(stages if skeleton.experts == 1 else ()):
+        for answer in stage.answers["build_ensemble"]:
+            yield (
+                f"{loaded.where('stages', index, 'methods')}: stage '{stage.stage.name}': {answer.entry.whose} "
+                f"combines experts, and backbone '{loaded.recipe.backbone.use}' has none: it is not asked"
+            )
 
 
 def _late_schedules(loaded: LoadedRecipe) -> Iterable[str]:

@@ -10,7 +10,7 @@ from ltcore.contract.model import matches
 from ltcore.data.pretraining import as_pretrained
 from ltcore.errors import RecipeError, listed
 from ltcore.networks.optimizers import group_parameters
-from ltcore.plan.checks import LINEAR, backbone_names
+from ltcore.plan.checks import backbone_names, linear_names
 from ltcore.plan.plan import build_skeleton
 from ltcore.untrusted import printable
 
@@ -35,6 +35,7 @@ def describe(plan: Plan) -> dict[str, Any]:
             "use": recipe.backbone.use,
             "options": plan.backbone.method.options.model_dump(),
             "taps": list(plan.skeleton.taps),
+            "experts": plan.skeleton.experts,
             "adapt": [
                 {**_answer(answer), "parameters": added[answer.entry.key]}
                 for answer in plan.adaptation["adapt_backbone"]
@@ -116,12 +117,15 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         answers = [_answer(answer) for answer in stage_plan.answers[name]]
         if answers:
             hooks[name] = {"kind": hook.kind, "methods": answers}
+        elif name == "build_ensemble" and plan.skeleton.experts == 1:
+            continue
         elif hook.default is not None and hook.is_called_in(stage.classification):
             default = stage.sampler if name == "class_distribution" and stage.sampler else hook.default.text
             hooks[name] = {"kind": hook.kind, "methods": [], "core": default}
-    builder = stage_plan.answers["build_classifier"]
-    if "build_classifier" in hooks and not builder and stage_plan is not plan.stages[0] and stage.classifier == "keep":
-        hooks["build_classifier"]["core"] = "kept from the stage before"
+    if stage_plan is not plan.stages[0] and stage.classifier == "keep":
+        for name in ("build_classifier", "build_ensemble"):
+            if name in hooks and not stage_plan.answers[name]:
+                hooks[name]["core"] = "kept from the stage before"
     return {
         "name": stage.name,
         "epochs": stage.epochs,
@@ -147,7 +151,7 @@ def _optimizer(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
     stage = stage_plan.stage
     optimizer = stage.optimizer.model_dump(exclude={"groups"})
     if stage.optimizer.groups:
-        names = [*backbone_names(plan.skeleton), *(() if stage_plan.built else LINEAR)]
+        names = [*backbone_names(plan.skeleton), *(() if stage_plan.built else linear_names(plan.skeleton))]
         trained = [name for name in names if any(matches(name, pattern) for pattern in stage.trainable)]
         elsewhere = group_parameters(trained, stage.optimizer.groups).elsewhere
         optimizer["groups"] = {
@@ -170,6 +174,7 @@ def render(described: dict[str, Any]) -> str:
     lines += [
         f"data      {data['use']}{_options(data)} ({data['distribution']} {data['version']})",
         f"backbone  {backbone['use']}{_options(backbone)} ({backbone['distribution']} {backbone['version']})",
+        *([f"          {backbone['experts']} experts, each with its classifier"] if backbone["experts"] > 1 else []),
         *_render_taps(backbone),
         *(
             f"          adapted by {_person(answer)}: {answer['parameters']:,} parameters"

@@ -135,6 +135,8 @@ def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]
     adapters = [key for key, part in methods.items() if "adapt_backbone" in part.hooks]
     if adapters:
         recipe["backbone"]["adapt"] = adapters
+    elif any("build_ensemble" in part.hooks or "experts" in part.method.requires for part in methods.values()):
+        recipe["backbone"].setdefault("options", {"experts": 2})
     return recipe
 
 

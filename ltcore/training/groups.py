@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.model import public_name
 from ltcore.networks.optimizers import group_parameters, parameter_group
-from ltcore.plan.checks import LINEAR, wrong_group
+from ltcore.plan.checks import linear_names, wrong_group
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ def check_groups(plan: Plan, model: Model) -> None:
     names = [name for name in made if name.split(".")[0] != "classifier"]
     for index, stage_plan in enumerate(plan.stages):
         stage = stage_plan.stage
-        known = names if stage_plan.built else [*names, *LINEAR]
+        known = names if stage_plan.built else [*names, *linear_names(model.backbone)]
         wrong = wrong_group(stage, known, ["classifier"] if stage_plan.built else [])
         if wrong:
             place = ("stages", index, "optimizer", "groups", wrong[0])
