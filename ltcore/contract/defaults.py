@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ltcore.contract.context import Context
-    from ltcore.contract.records import Features
+    from ltcore.contract.records import Batch, Features
     from ltcore.contract.samplers import Sampler
 
 
@@ -43,20 +43,123 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits, targets, reduction="none")
 
 
-def not_one_value_per_sample(loss: Any, logits: Tensor, targets: Tensor) -> str | None:
-    """What is wrong with an answer to ``compute_loss``."""
-    shape = getattr(loss, "shape", ())
-    if shape == targets.shape:
+def wrong_batch(changed: Any, batch: Batch) -> str | None:
+    """What is wrong with an answer to ``mix_inputs``: every row has its image, label, source and share, as it came."""
+    if changed is batch:
         return None
-    return f"returned shape {list(shape)} for {len(targets)} samples; it returns one value per sample"
-
-
-def unequal_rows(changed: Features, features: Features) -> str | None:
-    """What is wrong with an answer to ``augment_features``: every row has its features, target, source and mark."""
-    counts = [len(x) for x in (changed.features, changed.targets, changed.source_index, changed.synthetic)]
-    if len(set(counts)) == 1:
-        return None
+    if type(changed) is not type(batch):
+        return f"returned {_kind(changed)}; it returns a Batch"
+    images, like = changed.images, batch.images
+    if not _is_tensor(images):
+        return f"returned {_kind(images)} as 'images'; it is a tensor"
+    if images.dtype != like.dtype or images.device != like.device or images.shape[1:2] != like.shape[1:2]:
+        return f"returned images as {_shown(images)}; they came as {_shown(like)}"
+    rows, device, integer = len(images), like.device, batch.targets.dtype
     return (
-        f"returned {counts[0]} rows of features, {counts[1]} targets, {counts[2]} source indices and {counts[3]} marks "
-        "in 'synthetic'"
+        _wrong_column("targets", changed.targets, rows, integer, device)
+        or _wrong_column("source_index", changed.source_index, rows, integer, device)
+        or _wrong_mix(changed, rows, integer, device)
     )
+
+
+def wrong_features(changed: Any, features: Features) -> str | None:
+    """What is wrong with an answer to ``augment_features``: every row has its features, target, source and mark."""
+    if changed is features:
+        return None
+    if type(changed) is not type(features):
+        return f"returned {_kind(changed)}; it returns Features"
+    x, like = changed.features, features.features
+    if not _is_tensor(x):
+        return f"returned {_kind(x)} as 'features'; it is a tensor"
+    if x.device != like.device or (x.dtype != like.dtype and _is_no_float(x)) or x.ndim != like.ndim:
+        return f"returned features as {_shown(x)}; they came as {_shown(like)}"
+    rows, device, integer = len(x), like.device, features.targets.dtype
+    return (
+        _wrong_column("targets", changed.targets, rows, integer, device)
+        or _wrong_column("source_index", changed.source_index, rows, integer, device)
+        or _wrong_column("synthetic", changed.synthetic, rows, features.synthetic.dtype, device)
+        or _wrong_mix(changed, rows, integer, device)
+        or (None if changed.loss_weight is None else _wrong_column("loss_weight", changed.loss_weight, rows, "", device))
+    )
+
+
+def wrong_logits(changed: Any, logits: Tensor, *_: Any) -> str | None:
+    """What is wrong with an answer to ``adjust_logits``: logits as they came."""
+    if changed is logits:
+        return None
+    if not _is_tensor(changed):
+        return f"returned {_kind(changed)}; it returns logits"
+    if changed.dtype == logits.dtype and changed.shape == logits.shape and changed.device == logits.device:
+        return None
+    return f"returned logits as {_shown(changed)}; they came as {_shown(logits)}"
+
+
+def wrong_loss(loss: Any, logits: Tensor, targets: Tensor, *_: Any) -> str | None:
+    """What is wrong with an answer to ``compute_loss``: one value a sample, where and of what the logits are."""
+    shape = getattr(loss, "shape", ())
+    if shape != targets.shape:
+        return f"returned shape {list(shape)} for {len(targets)} samples; it returns one value per sample"
+    if loss.dtype == logits.dtype and loss.device == logits.device:
+        return None
+    return f"returned values as {_shown(loss)}, of logits {_shown(logits)}; it returns them in the logits' type and place"
+
+
+def wrong_terms(terms: Any, features: Features, logits: Tensor, *_: Any) -> str | None:
+    """What is wrong with an answer to ``auxiliary_losses``: floats by name, where the logits are; 0-d is seen to later."""
+    if not isinstance(terms, dict):
+        return f"returned {_kind(terms)}; it returns its terms by name"
+    for name, value in terms.items():
+        if _is_tensor(value) and (value.device != logits.device or not value.is_floating_point()):
+            return f"returned '{name}' as {_shown(value)}; a term is a float on {logits.device}"
+    return None
+
+
+def wrong_weights(weights: Any) -> str | None:
+    """What is wrong with an answer to ``class_weights``: a float for each class; None is none."""
+    if weights is None or (_is_tensor(weights) and weights.is_floating_point() and weights.ndim == 1):
+        return None
+    shown = _shown(weights) if _is_tensor(weights) else _kind(weights)
+    return f"returned {shown}; it returns a float a class, [C]"
+
+
+def _wrong_column(name: str, value: Any, rows: int, dtype: Any, device: Any) -> str | None:
+    """What is wrong with one value a row; `dtype` is empty where any float will do."""
+    if not _is_tensor(value):
+        return f"returned {_kind(value)} as '{name}'; it is one value a row, for {rows} rows"
+    if (value.dtype == dtype or (not dtype and value.is_floating_point())) and value.device == device:
+        if value.shape == (rows,):
+            return None
+        return f"returned '{name}' as {list(value.shape)} for {rows} rows; it is one value a row, [{rows}]"
+    wanted = str(dtype).removeprefix("torch.") or "a float type"
+    return f"returned '{name}' as {_shown(value)}; it is {wanted} [{rows}] on {device}"
+
+
+def _wrong_mix(changed: Batch | Features, rows: int, integer: Any, device: Any) -> str | None:
+    """What is wrong with the second labels of mixed rows and the shares of the first."""
+    partners, share = changed.partner_targets, changed.target_weight
+    if partners is None and share is None:
+        return None
+    if partners is None or share is None:
+        there, lacking = ("target_weight", "partner_targets")[:: 1 if partners is None else -1]
+        return f"returned '{there}' without '{lacking}'; a mixed row has a second label and the share of its first"
+    return _wrong_column("partner_targets", partners, rows, integer, device) or _wrong_column(
+        "target_weight", share, rows, "", device
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "is_floating_point")
+
+
+def _is_no_float(value: Tensor) -> bool:
+    """Whether it is none of the types that a network computes in; float64 is none."""
+    return not value.is_floating_point() or value.element_size() > 4
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _shown(value: Tensor) -> str:
+    """``float32 [8, 3] on cpu``."""
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"

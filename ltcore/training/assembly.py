@@ -7,10 +7,12 @@ import copy
 import torch
 from torch import nn
 
+from ltcore.contract.classifier import wrong_weight
 from ltcore.contract.context import Context, RunState
 from ltcore.contract.hookspecs import build_backbone, build_classifier, on_run_start, post_calibrate
 from ltcore.contract.model import Model
 from ltcore.discovery.binding import Hooks
+from ltcore.errors import PluginError
 from ltcore.plan.plan import Plan
 from ltcore.seeding import derive_seed
 from ltcore.training.data import RunData
@@ -100,6 +102,12 @@ class Assembly:
         self.model.classifier = hooks.call(build_classifier, width, self.state.num_classes, previous)
         self._classifier_by = builder
         self._move()
+        if builder and (wrong := wrong_weight(self.model.classifier, width)):
+            raise PluginError(
+                f"stage '{plan.stage.name}': the classifier of {answers[0].entry.whose} says what is not so: {wrong}. "
+                "Calibrations and activation maps read 'weight' [C, D] and 'bias' [C] or None as they are applied: make "
+                "them properties that compute it; tell its author"
+            )
 
     def calibrated(self) -> nn.Module:
         """A copy of the classifier after `calibrate`."""
