@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ltcore.contract.context import Context
+    from ltcore.contract.objective import Objective
     from ltcore.contract.records import Batch, Features
     from ltcore.contract.samplers import Sampler
 
@@ -41,6 +42,11 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     from torch.nn import functional
 
     return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def one_backward_pass(objective: Objective) -> dict[str, Tensor]:
+    """The gradient of the loss as it is."""
+    return objective.gradients(objective())
 
 
 def wrong_batch(changed: Any, batch: Batch) -> str | None:
@@ -79,7 +85,6 @@ def wrong_features(changed: Any, features: Features) -> str | None:
         or _wrong_column("source_index", changed.source_index, rows, integer, device)
         or _wrong_column("synthetic", changed.synthetic, rows, features.synthetic.dtype, device)
         or _wrong_mix(changed, rows, integer, device)
-        or (None if changed.loss_weight is None else _wrong_column("loss_weight", changed.loss_weight, rows, "", device))
     )
 
 
@@ -102,6 +107,11 @@ def wrong_loss(loss: Any, logits: Tensor, targets: Tensor, *_: Any) -> str | Non
     if loss.dtype == logits.dtype and loss.device == logits.device:
         return None
     return f"returned values as {_shown(loss)}, of logits {_shown(logits)}; it returns them in the logits' type and place"
+
+
+def wrong_factors(weights: Any, values: Tensor, *_: Any) -> str | None:
+    """What is wrong with an answer to ``sample_weights``: a float a row, where the values are; None is none."""
+    return None if weights is None else _wrong_column("weights", weights, len(values), "", values.device)
 
 
 def wrong_terms(terms: Any, features: Features, logits: Tensor, *_: Any) -> str | None:
