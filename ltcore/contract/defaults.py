@@ -49,6 +49,9 @@ def one_backward_pass(objective: Objective) -> dict[str, Tensor]:
     return objective.gradients(objective())
 
 
+# What is right is told first and cheaply: these are asked in every step.
+
+
 def wrong_batch(changed: Any, batch: Batch) -> str | None:
     """What is wrong with an answer to ``mix_inputs``: every row has its image, label, source and share, as it came."""
     if changed is batch:
@@ -56,16 +59,14 @@ def wrong_batch(changed: Any, batch: Batch) -> str | None:
     if type(changed) is not type(batch):
         return f"returned {_kind(changed)}; it returns a Batch"
     images, like = changed.images, batch.images
-    if not _is_tensor(images):
-        return f"returned {_kind(images)} as 'images'; it is a tensor"
-    if images.dtype != like.dtype or images.device != like.device or images.shape[1:2] != like.shape[1:2]:
+    if images is not like and (
+        not _is_tensor(images)
+        or images.dtype != like.dtype
+        or images.device != like.device
+        or images.shape[1:2] != like.shape[1:2]
+    ):
         return f"returned images as {_shown(images)}; they came as {_shown(like)}"
-    rows, device, integer = len(images), like.device, batch.targets.dtype
-    return (
-        _wrong_column("targets", changed.targets, rows, integer, device)
-        or _wrong_column("source_index", changed.source_index, rows, integer, device)
-        or _wrong_mix(changed, rows, integer, device)
-    )
+    return _wrong_labels(changed, batch, len(images), like.device)
 
 
 def wrong_features(changed: Any, features: Features) -> str | None:
@@ -75,38 +76,39 @@ def wrong_features(changed: Any, features: Features) -> str | None:
     if type(changed) is not type(features):
         return f"returned {_kind(changed)}; it returns Features"
     x, like = changed.features, features.features
-    if not _is_tensor(x):
-        return f"returned {_kind(x)} as 'features'; it is a tensor"
-    if x.device != like.device or (x.dtype != like.dtype and _is_no_float(x)) or x.ndim != like.ndim:
+    if x is not like and (
+        not _is_tensor(x)
+        or x.device != like.device
+        or (x.dtype != like.dtype and _is_no_float(x))
+        or x.ndim != like.ndim
+    ):
         return f"returned features as {_shown(x)}; they came as {_shown(like)}"
-    rows, device, integer = len(x), like.device, features.targets.dtype
-    return (
-        _wrong_column("targets", changed.targets, rows, integer, device)
-        or _wrong_column("source_index", changed.source_index, rows, integer, device)
-        or _wrong_column("synthetic", changed.synthetic, rows, features.synthetic.dtype, device)
-        or _wrong_mix(changed, rows, integer, device)
+    rows, device, mark = len(x), like.device, features.synthetic
+    return _wrong_labels(changed, features, rows, device) or _wrong_column(
+        "synthetic", changed.synthetic, rows, mark.dtype, device
     )
 
 
 def wrong_logits(changed: Any, logits: Tensor, *_: Any) -> str | None:
     """What is wrong with an answer to ``adjust_logits``: logits as they came."""
-    if changed is logits:
-        return None
-    if not _is_tensor(changed):
-        return f"returned {_kind(changed)}; it returns logits"
-    if changed.dtype == logits.dtype and changed.shape == logits.shape and changed.device == logits.device:
-        return None
+    try:
+        if changed.dtype is logits.dtype and changed.shape == logits.shape and changed.device == logits.device:
+            return None
+    except AttributeError:
+        pass
     return f"returned logits as {_shown(changed)}; they came as {_shown(logits)}"
 
 
 def wrong_loss(loss: Any, logits: Tensor, targets: Tensor, *_: Any) -> str | None:
     """What is wrong with an answer to ``compute_loss``: one value a sample, where and of what the logits are."""
-    shape = getattr(loss, "shape", ())
-    if shape != targets.shape:
+    try:
+        if loss.shape == targets.shape and loss.dtype is logits.dtype and loss.device == logits.device:
+            return None
+    except AttributeError:
+        pass
+    if (shape := getattr(loss, "shape", ())) != targets.shape:
         return f"returned shape {list(shape)} for {len(targets)} samples; it returns one value per sample"
-    if loss.dtype == logits.dtype and loss.device == logits.device:
-        return None
-    return f"returned values as {_shown(loss)}, of logits {_shown(logits)}; it returns them in the logits' type and place"
+    return f"returned its values as {_shown(loss)}; the logits are {_shown(logits)}"
 
 
 def wrong_factors(weights: Any, values: Tensor, *_: Any) -> str | None:
@@ -128,33 +130,37 @@ def wrong_weights(weights: Any) -> str | None:
     """What is wrong with an answer to ``class_weights``: a float for each class; None is none."""
     if weights is None or (_is_tensor(weights) and weights.is_floating_point() and weights.ndim == 1):
         return None
-    shown = _shown(weights) if _is_tensor(weights) else _kind(weights)
-    return f"returned {shown}; it returns a float a class, [C]"
+    return f"returned {_shown(weights)}; it returns a float a class, [C]"
 
 
-def _wrong_column(name: str, value: Any, rows: int, dtype: Any, device: Any) -> str | None:
-    """What is wrong with one value a row; `dtype` is empty where any float will do."""
-    if not _is_tensor(value):
-        return f"returned {_kind(value)} as '{name}'; it is one value a row, for {rows} rows"
-    if (value.dtype == dtype or (not dtype and value.is_floating_point())) and value.device == device:
-        if value.shape == (rows,):
-            return None
-        return f"returned '{name}' as {list(value.shape)} for {rows} rows; it is one value a row, [{rows}]"
-    wanted = str(dtype).removeprefix("torch.") or "a float type"
-    return f"returned '{name}' as {_shown(value)}; it is {wanted} [{rows}] on {device}"
-
-
-def _wrong_mix(changed: Batch | Features, rows: int, integer: Any, device: Any) -> str | None:
-    """What is wrong with the second labels of mixed rows and the shares of the first."""
+def _wrong_labels(changed: Any, given: Any, rows: int, device: Any) -> str | None:
+    """What is wrong with the labels and sources of a batch's or features' rows."""
+    integer = given.targets.dtype
+    if wrong := _wrong_column("targets", changed.targets, rows, integer, device):
+        return wrong
+    if wrong := _wrong_column("source_index", changed.source_index, rows, integer, device):
+        return wrong
     partners, share = changed.partner_targets, changed.target_weight
     if partners is None and share is None:
         return None
     if partners is None or share is None:
-        there, lacking = ("target_weight", "partner_targets")[:: 1 if partners is None else -1]
+        there, lacking = ("partner_targets", "target_weight")[:: 1 if share is None else -1]
         return f"returned '{there}' without '{lacking}'; a mixed row has a second label and the share of its first"
     return _wrong_column("partner_targets", partners, rows, integer, device) or _wrong_column(
         "target_weight", share, rows, "", device
     )
+
+
+def _wrong_column(name: str, value: Any, rows: int, dtype: Any, device: Any) -> str | None:
+    """What is wrong with one value a row; `dtype` is empty where any float will do."""
+    try:
+        typed = value.dtype is dtype or (not dtype and value.is_floating_point())
+        if typed and value.device == device and value.shape == (rows,):
+            return None
+    except AttributeError:
+        pass
+    wanted = str(dtype).removeprefix("torch.") or "a float type"
+    return f"returned '{name}' as {_shown(value)}; for {rows} rows it is {wanted} [{rows}] on {device}"
 
 
 def _is_tensor(value: Any) -> bool:
@@ -170,6 +176,8 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
-def _shown(value: Tensor) -> str:
+def _shown(value: Any) -> str:
     """``float32 [8, 3] on cpu``."""
+    if not _is_tensor(value):
+        return _kind(value)
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
