@@ -53,6 +53,10 @@ class Method(nn.Module, Generic[OptionsT]):
     #: ``MAJOR.MINOR``, see `ltcore.contract.interface`. A class that does not say was written for the first version.
     interface: ClassVar[str] = "1.0"
 
+    #: Whether what a row becomes depends on its place in the batch, beside what is drawn for it. ``ltcore check`` sees
+    #: that it does not, unless the method says so here, or brings a sampler or rows of its own.
+    order_matters: ClassVar[bool] = False
+
     @property
     def requires(self) -> AbstractSet[str]:
         """What must be provided for the method to work: words of `ltcore.plan.checks.NEEDS`, or of other plugins."""
