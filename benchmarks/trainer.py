@@ -89,7 +89,9 @@ def hook_calls() -> tuple[float, float]:
     bound = Hooks(implementations([Entry("empty", Offer("empty", "", "", ""), method)]), {})
     plain = per_call(lambda: method.compute_loss(logits, targets))
     ours = per_call(lambda: bound.call(hookspecs.compute_loss, logits, targets, None)) - plain
-    theirs = per_call(lambda: manager.hook.compute_loss(logits=logits, targets=targets, features=None, context=None)) - plain
+    theirs = (
+        per_call(lambda: manager.hook.compute_loss(logits=logits, targets=targets, features=None, context=None)) - plain
+    )
     return ours, theirs
 
 

@@ -72,7 +72,7 @@ def scale_weights(classifier: nn.Module, scale: Tensor, keep_bias: bool) -> Cali
 
 
 def wrong_weight(classifier: nn.Module, feature_dim: int) -> str | None:
-    """What is wrong with a classifier's ``weight`` and ``bias``, which are to be what is applied; None where nothing is.
+    """What is wrong with a classifier's ``weight`` and ``bias``, which should be what it applies; None for nothing.
 
     With a bias, logits are ``x @ weight.T + bias``; those of a classifier that normalises its features may differ by a
     positive factor a row from ``x @ weight.T``, and with a bias must hold for features of norm 1. It is tried on random
@@ -102,7 +102,9 @@ def _wrong_weight(classifier: nn.Module, feature_dim: int, generator: torch.Gene
         shown = list(weight.shape) if isinstance(weight, Tensor) else "missing"
         return f"'weight' is {shown}, and it is [C, {feature_dim}]"
     if bias is not None and (not isinstance(bias, Tensor) or bias.shape != weight.shape[:1]):
-        return f"'bias' is {list(bias.shape) if isinstance(bias, Tensor) else bias!r}, and it is [{len(weight)}] or None"
+        return (
+            f"'bias' is {list(bias.shape) if isinstance(bias, Tensor) else bias!r}, and it is [{len(weight)}] or None"
+        )
     x = torch.randn(_ROWS, feature_dim, generator=generator)
     x[_ROWS // 2 :] /= x[_ROWS // 2 :].norm(dim=1, keepdim=True)
     x = x.to(weight)

@@ -117,7 +117,7 @@ def wrong_factors(weights: Any, values: Tensor, *_: Any) -> str | None:
 
 
 def wrong_terms(terms: Any, features: Features, logits: Tensor, *_: Any) -> str | None:
-    """What is wrong with an answer to ``auxiliary_losses``: floats by name, where the logits are; 0-d is seen to later."""
+    """What is wrong with an answer to ``auxiliary_losses``: floats by name, on the logits' device."""
     if not isinstance(terms, dict):
         return f"returned {_kind(terms)}; it returns its terms by name"
     for name, value in terms.items():

@@ -21,12 +21,8 @@ _KEEP = (
     "keep numbers, not tensors that hang on a graph: `detach()`, and a buffer of a fixed size that is written over "
     "(`copy_`); what is only for one step goes through `Features.keeping`"
 )
-_ONCE = (
-    "ask in on_epoch_start, or in on_stage_start where the backbone is frozen, and keep what is needed of it in a buffer"
-)
-_COPY = (
-    "change a copy (`copy.deepcopy`, or `x / y` in place of `x /= y`): other methods and later stages are given the same"
-)
+_ONCE = "ask in on_epoch_start, or in on_stage_start where the backbone is frozen, and keep what is needed in a buffer"
+_COPY = "change a copy (`copy.deepcopy`, or `x / y` in place of `x /= y`): others and later stages are given the same"
 _FEWEST = 3
 
 
@@ -72,7 +68,7 @@ class Growth(Inspector):
         elif _grows(self._live):
             self.notes.fault(
                 "growth",
-                f"{more:.3g} more tensors live after every step, held outside of the method, as in a list of its module",
+                f"{more:.3g} more tensors live after every step, held outside of the method (a list of its module?)",
                 _KEEP,
             )
 
@@ -118,7 +114,9 @@ class Asked(Inspector):
                 steps.add(state.step)
                 if len(steps) >= _FEWEST:
                     what = {"train": "training", "val": "validation"}.get(split, split)
-                    self.notes.fault("passes", f"{hook} has all {what} images go through the network in every step", _ONCE)
+                    self.notes.fault(
+                        "passes", f"{hook} has all {what} images go through the network in every step", _ONCE
+                    )
             return found
 
         return asked

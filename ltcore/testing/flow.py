@@ -54,7 +54,9 @@ class Gradients(Inspector):
             return
         if not isinstance(given, Features):
             if not out.requires_grad:
-                self._note(f"{call.hook.name} cuts the gradient off: what it returns does not hang on its {_first(call)}")
+                self._note(
+                    f"{call.hook.name} cuts the gradient off: what it returns does not hang on its {_first(call)}"
+                )
             return
         cut, rows = _cut_rows(given, answer, source, out)
         if cut:

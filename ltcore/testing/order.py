@@ -80,6 +80,6 @@ def difference(trained: Trained, reordered: Trained) -> str | None:
         if not abs(mine - theirs) <= _TOLERANCE * max(1.0, abs(mine)):
             return f"the mean loss of stage '{stage}', epoch {epoch + 1}: {mine:.6g} and {theirs:.6g}"
     mine, theirs = trained.tensors[CALIBRATED], reordered.tensors[CALIBRATED]
-    if not bool(((mine - theirs).abs().max() <= _TOLERANCE * mine.abs().max().clamp(min=1))):
+    if not bool((mine - theirs).abs().max() <= _TOLERANCE * mine.abs().max().clamp(min=1)):
         return f"{CALIBRATED}, by {float((mine - theirs).abs().max()):.3g}"
     return None

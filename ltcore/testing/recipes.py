@@ -154,7 +154,10 @@ def beside(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -
         others: options of the other methods, by name.
     """
     out = copy.deepcopy(dict(recipe))
-    out["methods"] = {**{name: {"use": name, "options": dict(given)} for name, given in others.items()}, **out["methods"]}
+    out["methods"] = {
+        **{name: {"use": name, "options": dict(given)} for name, given in others.items()},
+        **out["methods"],
+    }
     out["stages"] = [
         {**stage, "methods": [*others, *stage["methods"]]} if stage.get("methods") else stage for stage in out["stages"]
     ]

@@ -13,7 +13,7 @@ from ltcore.contract.records import Batch, Features
 from ltcore.testing.inspecting import Call, Inspector
 
 if TYPE_CHECKING:
-    from ltcore.testing.faults import Fault
+    pass
 
 #: What a record hands on from hook to hook, beside its rows.
 _MARK = "append with `features.append(...)`, which marks rows; mark those that are replaced in `synthetic`"
@@ -28,7 +28,9 @@ _LEAVE = (
     "leave rows alone that `synthetic` marks (`torch.where(features.synthetic[:, None], old, new)`), and hand on the "
     "rest with `dataclasses.replace(features, ...)`, never with a new record"
 )
-_EXTRA = "make rows of them that `synthetic` marks, or use them in a term of the loss; images that train come from a sampler"
+_EXTRA = (
+    "make rows of them that `synthetic` marks, or use them in a term of the loss; images that train come from a sampler"
+)
 _TYPES = (
     "return what came in, in its type and on its device: labels and indices int64, values float32; make tensors with "
     "`zeros_like`, `new_zeros` or `device=` and `dtype=`"
@@ -108,7 +110,9 @@ class _Compared:
         extra = self.given.extra
         if extra is None or not len(extra.targets) or _rows(extra)[0].shape != self.now[0].shape:
             return
-        through = int(_equal_rows(self.now, _rows(extra)).any(1).sum() - _equal_rows(self.was, _rows(extra)).any(1).sum())
+        through = int(
+            _equal_rows(self.now, _rows(extra)).any(1).sum() - _equal_rows(self.was, _rows(extra)).any(1).sum()
+        )
         if through > 0:
             yield (
                 "extra_rows",
@@ -170,7 +174,11 @@ class _Compared:
 
     def _is_relabelled(self, row: int) -> bool:
         """Whether a row is the image's own, in its place, with another label."""
-        if row >= len(self.given.targets) or self.made[row] or self.answer.source_index[row] != self.given.source_index[row]:
+        if (
+            row >= len(self.given.targets)
+            or self.made[row]
+            or self.answer.source_index[row] != self.given.source_index[row]
+        ):
             return False
         same = _equal_rows(self.now[row : row + 1], self.was)[0] if self.now.shape[1:] == self.was.shape[1:] else None
         elsewhere = same is not None and bool(same.any()) and not bool(same[row])
@@ -206,7 +214,9 @@ class _Compared:
             yield f"dropped or changed the features of {int(gone.sum())} of {len(made)} rows that another method made"
             return
         place = found.int().argmax(1)
-        here = (place.new_tensor(len(self.now)) > made) & found[torch.arange(len(made)), made.clamp(max=len(self.now) - 1)]
+        here = (place.new_tensor(len(self.now)) > made) & found[
+            torch.arange(len(made)), made.clamp(max=len(self.now) - 1)
+        ]
         place = torch.where(here, made, place)
         if not bool(self.made[place].all()):
             yield "took the mark `synthetic` from rows that another method made"

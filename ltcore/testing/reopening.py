@@ -24,7 +24,7 @@ from ltcore.training.assembly import Assembly
 #: Hooks whose answers are part of the model that is saved.
 BUILDING = frozenset({"build_backbone", "adapt_backbone", "build_classifier", "post_calibrate"})
 CHANGE = (
-    "keep what a classifier or backbone has learnt, or is calibrated to, in parameters and buffers (`register_buffer`); "
+    "keep what a classifier or backbone has learnt or is calibrated to in parameters and buffers (`register_buffer`); "
     "let `forward` be tensor operations alone, without `if` or `float()` on what it is given"
 )
 
@@ -65,7 +65,8 @@ def _exported(model: Model, saved: Calibrated, images: torch.Tensor) -> str | No
             traced: Any = torch.jit.trace(deployed, images[:2].contiguous(), check_trace=False)  # type: ignore[no-untyped-call]
             # Other images than those that it was traced with, and darker and brighter ones.
             off = max(
-                relative_difference(traced(x), deployed(x)) for x in (images[2:3], images[1:], 0.01 * images, 10 * images)
+                relative_difference(traced(x), deployed(x))
+                for x in (images[2:3], images[1:], 0.01 * images, 10 * images)
             )
     except Exception as error:
         return f"the model cannot be exported: {type(error).__name__}: {str(error).strip().splitlines()[0]}"

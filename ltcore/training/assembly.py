@@ -113,8 +113,8 @@ class Assembly:
         if builder and (wrong := wrong_weight(self.model.classifier, width)):
             raise PluginError(
                 f"stage '{plan.stage.name}': the classifier of {answers[0].entry.whose} says what is not so: {wrong}. "
-                "Calibrations and activation maps read 'weight' [C, D] and 'bias' [C] or None as they are applied: make "
-                "them properties that compute it; tell its author"
+                "Calibrations and activation maps read 'weight' [C, D] and 'bias' [C] or None as they are applied: "
+                "make them properties that compute it; tell its author"
             )
 
     def calibrated(self) -> nn.Module:

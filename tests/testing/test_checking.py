@@ -49,7 +49,11 @@ WRONG = [
     (made.NormalisesTheTeacher, "frozen_models", "on_stage_start changed classifier.weight of stage 'first'"),
     (made.TrainsTheTeacher, "frozen_models", "auxiliary_losses changed the train or eval mode of stage 'first'"),
     (made.NormalisesWhatAllAreGiven, "inputs", "on_epoch_start changed context.training_features() in place"),
-    (made.DoesNotMarkItsRows, "synthetic", "augment_features returned 4 rows that it was not given (20 in all, for 16)"),
+    (
+        made.DoesNotMarkItsRows,
+        "synthetic",
+        "augment_features returned 4 rows that it was not given (20 in all, for 16)",
+    ),
     (made.NamesTheDonor, "sources", "rows whose label is not that of the image in their `source_index`"),
     (made.ForgetsToMoveSources, "sources", "mix_inputs returned"),
     (made.Relabels, "relabelling", "real rows another label than their image's (row"),
@@ -73,7 +77,11 @@ WRONG = [
     (made.TakesTheFirstHalfForTheTail, "row_order", "in another order, the training differs in the mean loss of stage"),
     (made.LetsExtraRowsThrough, "extra_rows", "augment_features put 2 of the method's extra rows among the batch's"),
     (made.GivesGradientsOfWhatIsFrozen, "given_gradients", "gave a gradient for 'methods.gives_gradients_of_what_is_"),
-    (made.PerturbsTheWeightsAndLeavesThem, "inputs", "compute_gradients changed context.model.backbone.layer1.0.weight"),
+    (
+        made.PerturbsTheWeightsAndLeavesThem,
+        "inputs",
+        "compute_gradients changed context.model.backbone.layer1.0.weight",
+    ),
     (made.BuildsAClassifierWithAnOldWeight, "classifier", "once its parameters have changed"),
 ]
 RIGHT = {
