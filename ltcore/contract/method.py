@@ -42,6 +42,7 @@ class Method(nn.Module, Generic[OptionsT]):
         options: the options of this instance.
         checked_with: options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs, on some
             dozens of images of 8 x 8 pixels in 4 classes.
+        order_matters: whether what a row becomes depends on its place in the batch, beside what is drawn for it.
     """
 
     Options: ClassVar[type[Options]] = Options

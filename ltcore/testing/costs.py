@@ -106,7 +106,7 @@ class Asked(Inspector):
                 self.validation.add(hook)
             if name == "features":
                 whole = provider._kept.get((split, *about)) is not before
-                self._handed.setdefault(f"{split} {about} {id(found)}", (found, found.detach().clone()))
+                self._hand_out(f"{split} {about}", found)
             else:
                 whole = len(found) >= len(state.training_targets)
             if whole and HOOKS[hook].called == "step":
@@ -120,6 +120,10 @@ class Asked(Inspector):
             return found
 
         return asked
+
+    def _hand_out(self, key: str, found: Tensor) -> None:
+        if key not in self._handed or self._handed[key][0] is not found:
+            self._handed[key] = (found, found.detach().clone())
 
     def before(self, call: Call) -> dict[str, Any]:
         """Copies of the frozen models."""

@@ -110,7 +110,8 @@ def _cut_rows(given: Features, answer: Features, source: Tensor, out: Tensor) ->
         return 0, 0
     flat = out.flatten(1)
     pattern = torch.cos(torch.arange(flat.numel(), device=flat.device)).view_as(flat).to(flat.dtype)
-    (gradient,) = torch.autograd.grad((flat * pattern)[real].sum(), source, retain_graph=True, allow_unused=True)
+    whole = (flat * pattern)[real].sum()
+    gradient: Tensor | None = torch.autograd.grad(whole, source, retain_graph=True, allow_unused=True)[0]
     if gradient is None:
         return int(kept.sum()), int(kept.sum())
     return int((kept & ~(gradient.flatten(1) != 0).any(1)).sum()), int(kept.sum())

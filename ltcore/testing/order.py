@@ -79,7 +79,8 @@ def difference(trained: Trained, reordered: Trained) -> str | None:
     for (stage, epoch, mine), (_, _, theirs) in zip(trained.losses, reordered.losses, strict=True):
         if not abs(mine - theirs) <= _TOLERANCE * max(1.0, abs(mine)):
             return f"the mean loss of stage '{stage}', epoch {epoch + 1}: {mine:.6g} and {theirs:.6g}"
-    mine, theirs = trained.tensors[CALIBRATED], reordered.tensors[CALIBRATED]
-    if not bool((mine - theirs).abs().max() <= _TOLERANCE * mine.abs().max().clamp(min=1)):
-        return f"{CALIBRATED}, by {float((mine - theirs).abs().max()):.3g}"
+    logits = trained.tensors[CALIBRATED]
+    off = float((logits - reordered.tensors[CALIBRATED]).abs().max())
+    if not off <= _TOLERANCE * max(1.0, float(logits.abs().max())):
+        return f"{CALIBRATED}, by {off:.3g}"
     return None

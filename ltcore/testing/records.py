@@ -37,7 +37,7 @@ _TYPES = (
 )
 
 
-class Answers(Inspector):
+class AnswerTypes(Inspector):
     """Types, shapes and devices of answers, a classifier's weight, and names of gradients."""
 
     def after(self, call: Call, answer: Any, before: Any) -> None:

@@ -43,7 +43,8 @@ def held_within(method: nn.Module) -> Iterator[tuple[str, int]]:
 
 def _nodes(tensor: Tensor) -> int:
     """How many nodes the graph behind a tensor has, up to a bound."""
-    waiting, seen = [tensor.grad_fn], set()
+    seen: set[Any] = set()
+    waiting: list[Any] = [tensor.grad_fn]
     while waiting and len(seen) < _MOST_NODES:
         node = waiting.pop()
         if node is not None and node not in seen:

@@ -19,7 +19,7 @@ from ltcore.testing.faults import Fault
 from ltcore.testing.flow import Gradients
 from ltcore.testing.inspecting import Call, Inspector
 from ltcore.testing.randomness import GlobalStates, TorchState
-from ltcore.testing.records import Answers, Records
+from ltcore.testing.records import AnswerTypes, Records
 from ltcore.testing.state import path_to, same
 from ltcore.testing.synchronisation import Waits
 from ltcore.testing.test_split import TestSplit
@@ -58,7 +58,7 @@ class Watch:
         self.asked = Asked(self)
         self.inspectors: list[Inspector] = []
         if looking:
-            self.inspectors = [Answers(self), Records(self), Gradients(self), Growth(self), self.asked]
+            self.inspectors = [AnswerTypes(self), Records(self), Gradients(self), Growth(self), self.asked]
         self.around: Callable[[Call], AbstractContextManager[Any]] = lambda _: nullcontext()
         self.calls: Counter[str] = Counter()
         self.faults: list[Fault] = []

@@ -76,7 +76,7 @@ WRONG = [
     (made.BranchesOnTheBatch, "reopening", "the model exported by tracing is another one: its logits are off by"),
     (made.TakesTheFirstHalfForTheTail, "row_order", "in another order, the training differs in the mean loss of stage"),
     (made.LetsExtraRowsThrough, "extra_rows", "augment_features put 2 of the method's extra rows among the batch's"),
-    (made.GivesGradientsOfWhatIsFrozen, "given_gradients", "gave a gradient for 'methods.gives_gradients_of_what_is_"),
+    (made.GivesGradientsOfWhatIsFrozen, "given_gradients", "gave a gradient for 'backbone.layer1.0.weight', which the"),
     (
         made.PerturbsTheWeightsAndLeavesThem,
         "inputs",
