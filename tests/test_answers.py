@@ -79,7 +79,7 @@ WRONG = [
         "'target_weight' as int64 [6] on cpu; for 6 rows it is a float",
     ),
     ("mix_inputs", replace(MIXED, target_weight=VALUES.to(ELSEWHERE)), "'target_weight' as float32 [6] on meta; for 6"),
-    ("augment_features", FEATURES.features, "returned a Tensor; it returns a Features"),
+    ("augment_features", FEATURES.features, "returned a Tensor; it returns Features"),
     ("augment_features", replace(FEATURES, features=None), "returned features as nothing; they came as float32 [6, 4]"),
     (
         "augment_features",
