@@ -197,7 +197,7 @@ def on_epoch_start(context: Context) -> None:
     """
 
 
-@hook("product", called="epoch", classification=True, may_be_none=True)
+@hook("product", called="epoch", classification=True, may_be_none=True, problem=defaults.wrong_weights)
 def class_weights(context: Context) -> Tensor | None:
     """A weight for each class's loss values, [C]; core takes the weighted mean over the batch; None: no weights.
 
@@ -258,7 +258,7 @@ def compute_gradients(objective: Objective, context: Context) -> dict[str, Tenso
     """
 
 
-@hook("fold", called="step")
+@hook("fold", called="step", problem=defaults.wrong_batch)
 def mix_inputs(batch: Batch, context: Context) -> Batch:
     """Change a training batch before the backbone sees it (mixup and its kin).
 
@@ -268,7 +268,7 @@ def mix_inputs(batch: Batch, context: Context) -> Batch:
     """
 
 
-@hook("fold", called="step", by_tap=True, problem=defaults.unequal_rows)
+@hook("fold", called="step", by_tap=True, problem=defaults.wrong_features)
 def augment_features(features: Features, context: Context) -> Features:
     """Change, replace or append feature rows at the method's tap.
 
@@ -282,7 +282,7 @@ def augment_features(features: Features, context: Context) -> Features:
     """
 
 
-@hook("fold", called="step", classification=True)
+@hook("fold", called="step", classification=True, problem=defaults.wrong_logits)
 def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """Change the training logits [N, C] before the loss, knowing the targets [N]; evaluation never calls it.
 
@@ -299,7 +299,7 @@ def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: 
     classification=True,
     acts="compute the loss",
     default=Default("cross-entropy", defaults.cross_entropy),
-    problem=defaults.not_one_value_per_sample,
+    problem=defaults.wrong_loss,
 )
 def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """One loss value a sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces.
@@ -309,7 +309,7 @@ def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: C
     """
 
 
-@hook("product", called="step", classification=True, may_be_none=True, problem=defaults.not_one_weight_per_sample)
+@hook("product", called="step", classification=True, may_be_none=True, problem=defaults.wrong_factors)
 def sample_weights(values: Tensor, features: Features, context: Context) -> Tensor | None:
     """A factor for each row's loss value, [N]; None: none.
 
@@ -319,7 +319,7 @@ def sample_weights(values: Tensor, features: Features, context: Context) -> Tens
     """
 
 
-@hook("sum", called="step", declared_in="auxiliary")
+@hook("sum", called="step", declared_in="auxiliary", problem=defaults.wrong_terms)
 def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
     """Scalar loss terms by name, as declared in the method's `auxiliary`; the recipe weighs ``method/term``.
 

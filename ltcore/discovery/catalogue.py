@@ -102,6 +102,11 @@ def lent(classes: Mapping[str, type[Method]]) -> Iterator[None]:
         _LENT.update(before)
 
 
+def is_lent(offer: Offer) -> bool:
+    """Whether a class is offered by `lent`, and by nothing that is installed."""
+    return offer in _LENT
+
+
 def offers() -> list[Offer]:
     """Everything installed, core's first, then plugins by name; nothing is imported."""
     if _INSTALLED:
