@@ -139,7 +139,7 @@ def provider(loaded: LoadedRecipe, role: str, name: str) -> tuple[Entry, Answers
 def _entry(loaded: LoadedRecipe, path: tuple[str, ...], key: str, name: str) -> Entry:
     where = loaded.where(*path, "use")
     try:
-        offer = catalogue.find(name)
+        offer = loaded.offer(name)
         kind = catalogue.load(offer)
     except PluginError as error:
         error.within(f"{where}: ")
