@@ -214,8 +214,10 @@ def _is_beside(name: str, path: Path) -> bool:
         spec = find_spec(name)
     except (ImportError, ValueError):
         return True
-    origin = spec.origin if spec else None
-    return spec is None or bool(origin and Path(origin).resolve().is_relative_to(folder.resolve()))
+    if spec is None:
+        return True
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
+    return any(Path(place).resolve().is_relative_to(folder.resolve()) for place in places)
 
 
 def _keep(name: str, content: bytes) -> None:
