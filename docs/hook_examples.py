@@ -18,6 +18,7 @@ from ltcore import (
     EpochBatches,
     Features,
     Method,
+    Objective,
     hookimpl,
 )
 
@@ -145,6 +146,38 @@ class Deferred(Method):
         return torch.full((context.num_classes,), 1 / context.num_classes)
 
 
+# -- extra_rows
+
+
+class SecondView(Method):
+    """Each image once more, in another random crop; their features should agree."""
+
+    auxiliary = ("agreement",)
+
+    @hookimpl
+    def extra_rows(self, indices: list[Tensor]) -> list[Tensor]:
+        return indices
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features) -> dict[str, Tensor]:
+        seen, again = features.features[~features.synthetic], features.extra.features
+        return {"agreement": 1 - F.cosine_similarity(seen, again).mean()}
+
+
+# -- compute_gradients
+
+
+class Sharpness(Method):
+    """The gradient at the nearby weights where the loss is highest (SAM)."""
+
+    @hookimpl
+    def compute_gradients(self, objective: Objective) -> dict[str, Tensor]:
+        here = objective.gradients(objective())
+        scale = 0.05 / torch.stack([gradient.norm() for gradient in here.values()]).norm()
+        there = {name: objective.parameters[name] + scale * gradient for name, gradient in here.items()}
+        return objective.gradients(objective(at=there), at=there)
+
+
 # -- mix_inputs
 
 
@@ -194,6 +227,17 @@ class LabelSmoothing(Method):
     @hookimpl
     def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1)
+
+
+# -- sample_weights
+
+
+class Confident(Method):
+    """Rows that are learned already count for less."""
+
+    @hookimpl
+    def sample_weights(self, values: Tensor) -> Tensor:
+        return 1 - (-values.detach()).exp()
 
 
 # -- auxiliary_losses

@@ -27,7 +27,14 @@ docstring. `help(ltcore.NAME)` has the rest: shapes, units and errors.
 """
 #: Title of a part -> the modules whose names it has.
 PARTS = {
-    "A method": ["contract.method", "contract.hook", "contract.context", "contract.records", "contract.recipe"],
+    "A method": [
+        "contract.method",
+        "contract.hook",
+        "contract.context",
+        "contract.records",
+        "contract.objective",
+        "contract.recipe",
+    ],
     "Networks": ["contract.backbone", "contract.classifier", "contract.model"],
     "Samplers and class distributions": ["contract.samplers"],
     "Statistics of classes": ["contract.statistics"],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test hol
     from ltcore.contract.method import Options as Options
     from ltcore.contract.model import Model as Model
     from ltcore.contract.model import evaluating as evaluating
+    from ltcore.contract.objective import Objective as Objective
     from ltcore.contract.recipe import Stage as Stage
     from ltcore.contract.records import Batch as Batch
     from ltcore.contract.records import Features as Features
@@ -65,6 +66,7 @@ _HOMES = {
     "LtcoreError": "errors",
     "Method": "contract.method",
     "Model": "contract.model",
+    "Objective": "contract.objective",
     "Options": "contract.method",
     "PlainSampler": "contract.samplers",
     "PluginError": "errors",

@@ -94,12 +94,24 @@ class Probe(Method):
         return PlainSampler(context.training_targets, context.num_classes, batch_size)
 
     @hookimpl
+    def extra_rows(self):
+        return None
+
+    @hookimpl
+    def compute_gradients(self, objective):
+        return objective.gradients(objective())
+
+    @hookimpl
     def mix_inputs(self, batch):
         return batch
 
     @hookimpl
     def augment_features(self, features):
         return features
+
+    @hookimpl
+    def sample_weights(self):
+        return None
 
     @hookimpl
     def adjust_logits(self, logits):
@@ -266,9 +278,8 @@ def test_the_page_is_what_the_script_writes(make_hooks):
     assert make_hooks.page() == HOOKS_PAGE, "run: python docs/make_hooks.py"
     assert list(HOOK_SECTIONS) == list(HOOKS)
     first = HOOK_SECTIONS["compute_loss"].strip().splitlines()[0]
-    assert first == (
-        "**one** · `compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor` · since 1.0"
-    )
+    takes = "logits: Tensor, targets: Tensor, features: Features, context: Context"
+    assert first == f"**one** · `compute_loss({takes}) -> Tensor` · since 1.0"
 
 
 def test_the_page_names_what_a_version_has_changed(make_hooks, monkeypatch):

@@ -18,6 +18,7 @@ from ltcore.discovery.binding import Entry, Hooks, implementations
 from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError, RecipeError, RunError
 
+RECORD = SimpleNamespace(losses={})
 LOGITS, TARGETS = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]]), torch.tensor([0, 2])
 
 
@@ -69,14 +70,14 @@ def test_one_none_means_cores_default():
     classifier = hooks.call(hookspecs.build_classifier, 4, 3, None)
     assert isinstance(classifier, nn.Linear) and classifier.weight.shape == (3, 4) and not classifier.bias.any()
     assert hooks.call(hookspecs.adjust_logits, LOGITS, TARGETS) is LOGITS
-    assert hooks.call(hookspecs.auxiliary_losses, None, LOGITS) == {} and hooks.taps == {}
+    assert hooks.call(hookspecs.auxiliary_losses, RECORD, LOGITS) == {} and hooks.taps == {}
     expected = nn.functional.cross_entropy(LOGITS, TARGETS, reduction="none")
-    assert torch.equal(hooks.call(hookspecs.compute_loss, LOGITS, TARGETS), expected)
+    assert torch.equal(hooks.call(hookspecs.compute_loss, LOGITS, TARGETS, RECORD), expected)
 
 
 def test_one_answers():
     hooks = hooks_of(method(compute_loss=lambda self, logits: logits.sum(1)))
-    assert torch.equal(hooks.call(hookspecs.compute_loss, LOGITS, TARGETS), LOGITS.sum(1))
+    assert torch.equal(hooks.call(hookspecs.compute_loss, LOGITS, TARGETS, RECORD), LOGITS.sum(1))
 
 
 def test_a_fold_goes_through_the_methods_in_order():
@@ -122,14 +123,14 @@ def test_a_sum_is_namespaced_and_weighted():
         return method(auxiliary=tuple(values), auxiliary_losses=lambda self: tensors)
 
     hooks = hooks_of(safa=terms(cycle=2.0, gan=3.0), glag=terms(cycle=5.0), weights={"safa/cycle": 10.0})
-    assert hooks.call(hookspecs.auxiliary_losses, None, LOGITS) == {"safa/cycle": 20, "safa/gan": 3, "glag/cycle": 5}
+    assert hooks.call(hookspecs.auxiliary_losses, RECORD, LOGITS) == {"safa/cycle": 20, "safa/gan": 3, "glag/cycle": 5}
 
 
 @pytest.mark.parametrize("returned", [{}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "typo": 2}])
 def test_a_sum_is_what_was_declared(returned):
     hooks = hooks_of(safa=method(auxiliary=("a", "b"), auxiliary_losses=lambda self: returned))
     with pytest.raises(PluginError, match=r"'safa' \(ltcore-safa 1.2\) declares the auxiliary losses \['a', 'b'\]"):
-        hooks.call(hookspecs.auxiliary_losses, None, LOGITS)
+        hooks.call(hookspecs.auxiliary_losses, RECORD, LOGITS)
 
 
 def test_all_are_called_in_order():
@@ -280,8 +281,14 @@ class Recorder(Method):
         return torch.full((CLASSES,), 1 / CLASSES)
 
     @hookimpl
+    def extra_rows(self, indices, generator, context):
+        seen("extra_rows", context)
+        return [batch[:0] for batch in indices]
+
+    @hookimpl
     def mix_inputs(self, batch, context):
         seen("mix_inputs", context)
+        assert len(batch.extra.targets) == 0
         assert isinstance(batch, Batch) and batch.images.shape == (BATCH, 3, 8, 8) and batch.partner_targets is None
         assert torch.equal(batch.targets, context.training_targets[batch.source_index])
         return batch
@@ -291,12 +298,13 @@ class Recorder(Method):
         seen("augment_features", context)
         assert isinstance(features, Features) and features.features.shape == (BATCH, WIDTH, 2, 2)
         assert features.synthetic.shape == (BATCH,) and not features.synthetic.any()
-        assert features.images.shape == (BATCH, 3, 8, 8) and features.source_only is None
+        assert features.images.shape == (BATCH, 3, 8, 8) and len(features.extra.features) == 0
         return features.append(features.features[:4], features.targets[:4], features.source_index[:4])
 
     @hookimpl
-    def adjust_logits(self, logits, targets, context):
+    def adjust_logits(self, logits, targets, features, context):
         seen("adjust_logits", context)
+        assert torch.equal(features.targets, targets) and context.learning_rate == 0.05
         assert logits.shape == (BATCH + 4, CLASSES) and targets.shape == (BATCH + 4,)
         return logits
 
@@ -307,11 +315,22 @@ class Recorder(Method):
         return nn.functional.cross_entropy(logits, targets, reduction="none")
 
     @hookimpl
+    def sample_weights(self, values, features, context):
+        seen("sample_weights", context)
+        assert values.shape == features.targets.shape == (BATCH + 4,)
+        return torch.ones_like(values)
+
+    @hookimpl
     def auxiliary_losses(self, features, logits, context):
         seen("auxiliary_losses", context)
         assert features.features.shape == (BATCH + 4, WIDTH) and logits.shape == (BATCH + 4, CLASSES)
         assert features.synthetic.sum() == 4
         return {"term": features.features.square().mean()}
+
+    @hookimpl
+    def compute_gradients(self, objective, context):
+        seen("compute_gradients", context)
+        return objective.gradients(objective())
 
     @hookimpl
     def after_step(self, context):
@@ -348,8 +367,9 @@ def test_a_real_run_calls_every_hook_in_the_documented_order(offer_methods, make
         ],
         calibrate=["recorder"],
     ).execute()
-    step = ["mix_inputs", "augment_features", "adjust_logits", "compute_loss", "auxiliary_losses", "after_step"]
-    before = ["on_epoch_start", "class_weights", "class_distribution"]
+    loss = ["adjust_logits", "compute_loss", "sample_weights", "auxiliary_losses"]
+    step = ["compute_gradients", "mix_inputs", "augment_features", *loss, "after_step"]
+    before = ["on_epoch_start", "class_weights", "class_distribution", "extra_rows"]
     begin = ["build_classifier", "on_stage_start", "build_sampler"]
     assert CALLS == [
         *["build_backbone", "build_data", "build_backbone", "on_run_start"],  # the first on the meta device, for names

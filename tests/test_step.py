@@ -104,14 +104,29 @@ def test_a_mixed_batch_counts_for_both_labels_by_share(weights, appended):
 OWN = torch.tensor([1.0, 0.2, 0.0, 3.0, 0.5, 1.0])
 
 
+class Weigh(Method):
+    """Factors for the loss values: `own` for the batch's rows, 1 for those that `append` adds."""
+
+    def __init__(self, own: Tensor | None, seen: list[list[int]] | None = None) -> None:
+        super().__init__()
+        self.own, self.seen = own, [] if seen is None else seen
+
+    @hookimpl
+    def sample_weights(self, values: Tensor, features: Features) -> Tensor | None:
+        self.seen.append(features.targets.tolist())
+        return None if self.own is None else torch.cat([self.own, torch.ones(len(values) - ROWS)])
+
+
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("mixed", [{}, MIXED], ids=["plain", "mixed"])
-def test_rows_count_for_their_own_weight_and_appended_ones_for_one(weights, mixed):
-    def weigh(features: Features) -> Features:
-        weighed = replace(features, loss_weight=OWN)
-        return weighed.append(features.features[:2] + 1, torch.tensor([1, 2]), torch.tensor([0, 1]))
+@pytest.mark.parametrize("of_the_step", [False, True], ids=["a method's", "the objective's"])
+def test_factors_scale_the_values_and_no_sum_of_weights(weights, mixed, of_the_step):
+    def append(features: Features) -> Features:
+        return features.append(features.features[:2] + 1, torch.tensor([1, 2]), torch.tensor([0, 1]))
 
-    forward, batch = forward_of(Act("pooled", weigh)), batch_of(**mixed)
+    seen: list[list[int]] = []
+    methods = [Act("pooled", append), Weigh(None if of_the_step else OWN, seen), Weigh(None)]
+    forward, batch = forward_of(*methods), batch_of(**mixed)
     pooled = forward.model.backbone(batch.images)
     rows, labels = [*pooled, *(pooled[:2] + 1)], [*batch.targets.tolist(), 1, 2]
     partners = [*mixed["partner_targets"].tolist(), 1, 2] if mixed else labels
@@ -120,18 +135,30 @@ def test_rows_count_for_their_own_weight_and_appended_ones_for_one(weights, mixe
     for row, label, partner, share, own in zip(rows, labels, partners, shares, [*OWN.tolist(), 1, 1], strict=True):
         log = forward.model.classifier(row).log_softmax(0)
         for target, part in ((label, share), (partner, 1 - share)):
-            weight = part * own * (1.0 if weights is None else float(weights[target]))
-            total, mass = total - weight * log[target], mass + weight
-    torch.testing.assert_close(forward(batch, weights)["classification"], total / mass)
+            weight = part * (1.0 if weights is None else float(weights[target]))
+            total, mass = total - own * weight * log[target], mass + weight
+    terms = forward(batch, weights, OWN if of_the_step else None)
+    torch.testing.assert_close(terms["classification"], total / mass)
+    assert seen == [labels, partners] if mixed else [labels]
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_a_weight_that_all_rows_share_changes_nothing(weights):
-    def weigh(features: Features) -> Features:
-        return replace(features, loss_weight=torch.full((ROWS,), 0.25))
+def test_factors_of_zero_leave_no_loss_and_nobodys_factors_the_same_bits():
+    batch = batch_of()
+    assert forward_of(Weigh(torch.zeros(ROWS)))(batch, None)["classification"] == 0
+    assert torch.equal(
+        forward_of(Weigh(None))(batch, WEIGHTS)["classification"], forward_of()(batch, WEIGHTS)["classification"]
+    )
 
-    with_it, without = (forward_of(*methods)(batch_of(), weights) for methods in ([Act("pooled", weigh)], []))
-    torch.testing.assert_close(with_it["classification"], without["classification"])
+
+def test_as_many_factors_as_rows():
+    with pytest.raises(PluginError, match=r"sample_weights returned shape \[5\] for 6 rows; it returns one weight per"):
+        forward_of(TooFew())(batch_of(), None)
+
+
+class TooFew(Method):
+    @hookimpl
+    def sample_weights(self, values: Tensor) -> Tensor:
+        return values[1:]
 
 
 def test_the_fold_and_the_loss_see_each_of_the_two_labels():
@@ -149,18 +176,109 @@ def test_the_fold_and_the_loss_see_each_of_the_two_labels():
     torch.testing.assert_close(mixed, forward_of()(batch, None)["classification"])
 
 
-def test_rows_that_are_sources_only_must_be_dropped():
-    batch = batch_of(source_only=torch.arange(ROWS) > 3)
-    with pytest.raises(PluginError, match="sources only, and no method's augment_features used and dropped them"):
-        forward_of()(batch, None)
+class Brings(Method):
+    """Has extra rows; counts what it sees of them, and drops them at its tap."""
 
-    def drop(features: Features) -> Features:
-        kept = {name: getattr(features, name)[:4] for name in ("features", "targets", "source_index", "synthetic")}
-        return replace(features, source_only=None, **kept)
+    def __init__(self, tap: str = "pooled", drop_at: str = "") -> None:
+        super().__init__()
+        self.place, self.drop_at = tap, drop_at
+        self.seen: list[tuple[str, tuple[int, ...] | None]] = []
 
-    forward = forward_of(Act("maps", drop))
-    expected = cross_entropy(forward.model(batch.images[:4]), batch.targets[:4])
-    torch.testing.assert_close(forward(batch, None)["classification"], expected)
+    @property
+    def tap(self) -> str:
+        return self.place
+
+    def look(self, hook: str, record: Batch | Features) -> Batch | Features:
+        extra = record.extra
+        rows = None if extra is None else extra.images if isinstance(extra, Batch) else extra.features
+        self.seen.append((hook, None if rows is None else tuple(rows.shape)))
+        return replace(record, extra=None) if self.drop_at == hook else record
+
+    @hookimpl
+    def extra_rows(self) -> list[Tensor]:
+        raise AssertionError("the loop calls it")
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch) -> Batch:
+        return self.look("mix_inputs", batch)
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        return self.look("augment_features", features)
+
+    @hookimpl
+    def adjust_logits(self, logits: Tensor, features: Features) -> Tensor:
+        self.look("adjust_logits", features)
+        return logits
+
+
+def with_extra(**sizes: int) -> Batch:
+    batch = batch_of()
+    rows = {
+        name: Batch(torch.full((n, 2, 4, 4), 9.0), torch.zeros(n).long(), torch.zeros(n).long())
+        for name, n in sizes.items()
+    }
+    return replace(batch, extras=rows)
+
+
+def test_extra_rows_are_their_methods_alone_and_never_reach_the_classifier():
+    first, second = Brings("late"), Brings("early", drop_at="augment_features")
+
+    class Other(Brings):
+        extra_rows = None  # asks for none, and sees none
+
+    other = Other("late")
+    forward = forward_of(first, second, other)
+    logits = []
+    forward.model.classifier.register_forward_hook(lambda module, inputs, output: logits.append(output.shape))
+    widths = []
+    forward.model.backbone.late.register_forward_hook(lambda module, inputs, output: widths.append(len(inputs[0])))
+    terms = forward(with_extra(m0=3, m1=2), None)
+    assert first.seen == [
+        ("mix_inputs", (3, 2, 4, 4)),
+        ("augment_features", (3, 5, 4, 4)),
+        ("adjust_logits", (3, 5)),
+    ]
+    assert second.seen == [
+        ("mix_inputs", (2, 2, 4, 4)),
+        ("augment_features", (2, 4, 4, 4)),
+        ("adjust_logits", None),
+    ]
+    assert other.seen == [("mix_inputs", None), ("augment_features", None), ("adjust_logits", None)]
+    assert logits == [(ROWS, CLASSES)] and widths == [ROWS + 3]
+    torch.testing.assert_close(terms["classification"], forward_of()(batch_of(), None)["classification"])
+
+
+def test_extra_rows_that_are_done_with_before_the_network_do_not_enter_it():
+    forward = forward_of(Brings(drop_at="mix_inputs"))
+    widths = []
+    forward.model.backbone.early.register_forward_hook(lambda module, inputs, output: widths.append(len(inputs[0])))
+    forward(with_extra(m0=3), None)
+    assert widths == [ROWS]
+
+
+@pytest.mark.parametrize("extra", [{}, {"m0": 0}])
+def test_no_extra_rows_are_the_same_bits(extra):
+    terms = forward_of(Brings())(with_extra(**extra), WEIGHTS)["classification"]
+    assert torch.equal(terms, forward_of()(batch_of(), WEIGHTS)["classification"])
+
+
+def test_terms_made_at_a_tap_are_weighed_as_all_are():
+    class Made(Act):
+        auxiliary = ("norm", "spread")
+
+    def make(**terms):
+        return lambda features: features.with_losses("m0", **terms)
+
+    one, two = torch.tensor(1.0), torch.tensor(2.0)
+    forward = forward_of(Made("late", make(norm=one, spread=two)))
+    assert list(forward(batch_of(), None)) == ["classification", "m0/norm", "m0/spread"]
+    with pytest.raises(
+        PluginError, match=r"declares .* \['norm', 'spread'\] and returned \[\], and \['norm'\] with its"
+    ):
+        forward_of(Made("late", make(norm=one)))(batch_of(), None)
+    with pytest.raises(PluginError, match="'norm' of auxiliary_losses is not a 0-d tensor"):
+        forward_of(Made("late", make(norm=one[None], spread=two)))(batch_of(), None)
 
 
 def test_taps_are_met_in_the_networks_order_and_see_appended_rows():

@@ -21,7 +21,7 @@ from ltcore.rehearsal.rehearsal import trace_hooks
 from ltcore.training.trace import STEPS, HookTrace, asked, render
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-LOGITS = torch.zeros(1, 3)
+LOGITS, RECORD = torch.zeros(1, 3), SimpleNamespace(losses={})
 STAGE = {"name": "joint", "epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.05}}
 
 
@@ -75,7 +75,7 @@ def test_what_a_call_within_another_takes_counts_once():
     clock = Ticking()
     method = Seconds(clock)
     hooks, state, watch = watched(method, clock, steps=2)
-    method.inner = lambda: hooks.call(auxiliary_losses, None, LOGITS)
+    method.inner = lambda: hooks.call(auxiliary_losses, RECORD, LOGITS)
     hooks.call(on_stage_start)
     watch.epoch_started(None)
     for step in range(2):
@@ -106,7 +106,7 @@ def test_lines_of_a_trace(tmp_path):
     clock = Ticking()
     method = Seconds(clock)
     hooks, state, watch = watched(method, clock, steps=1)
-    method.inner = lambda: hooks.call(auxiliary_losses, None, LOGITS)
+    method.inner = lambda: hooks.call(auxiliary_losses, RECORD, LOGITS)
     hooks.call(on_stage_start)
     watch.epoch_started(None)
     state.step = 0
@@ -148,7 +148,7 @@ def test_afterwards_the_hooks_are_called_as_if_nobody_had_looked(steps):
 @pytest.mark.parametrize("classification", [True, False])
 def test_a_stage_without_classification_calls_no_hooks_of_it(classification):
     hooks, _, watch = watched(Seconds(Ticking()), Ticking(), 0, classification)
-    hooks.call(auxiliary_losses, None, LOGITS)
+    hooks.call(auxiliary_losses, RECORD, LOGITS)
     watch.step_ended(None)
     assert len(watch.warned) == classification
     if classification:

@@ -314,6 +314,6 @@ class NeedsPlainRows(Method):
 
     @hookimpl
     def augment_features(self, features: Features) -> Features:
-        if bool(features.synthetic.any()) or features.source_only is not None:
+        if bool(features.synthetic.any()):
             raise RecipeError("these are not the rows that I know")
         return replace(features, features=2 * features.features)

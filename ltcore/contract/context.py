@@ -44,12 +44,13 @@ class RunState:
     epoch: int = -1
     epochs: int = 0
     step: int = -1
+    learning_rate: float = 0.0
     progress: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def enter(self, stage: str, index: int) -> None:
         """Stand before the first epoch of a stage; nothing of the stage before shows, which a resumed run never saw."""
         self.stage, self.stage_index = stage, index
-        self.epoch, self.epochs, self.step = -1, 0, -1
+        self.epoch, self.epochs, self.step, self.learning_rate = -1, 0, -1, 0.0
         self.progress.zero_()
 
 
@@ -123,6 +124,14 @@ class Context:
         return self._state.progress
 
     @property
+    def learning_rate(self) -> float:
+        """The rate of the step's update, of the epoch's first step before it; 0 outside of a stage's epochs.
+
+        A parameter in a group of the optimiser with a rate of its own trains with that, scaled alike.
+        """
+        return self._state.learning_rate
+
+    @property
     def generator(self) -> torch.Generator:
         """Randomness of this method in this step, on the device.
 
@@ -134,6 +143,10 @@ class Context:
             self._generator.manual_seed(derive_seed(self._state.seed, "method", self._owner, *now))
             self._drawn_for = now
         return self._generator
+
+    def restart(self) -> None:
+        """Draw the same numbers again in this step; core calls it before each pass of a step that has several."""
+        self._drawn_for = None
 
     def begin(self, hook: str) -> None:
         """Seed what the method draws in a hook outside of a step; core calls it before each.

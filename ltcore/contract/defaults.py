@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ltcore.contract.context import Context
+    from ltcore.contract.objective import Objective
     from ltcore.contract.records import Features
     from ltcore.contract.samplers import Sampler
 
@@ -43,12 +44,25 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits, targets, reduction="none")
 
 
-def not_one_value_per_sample(loss: Any, logits: Tensor, targets: Tensor) -> str | None:
+def one_backward_pass(objective: Objective) -> dict[str, Tensor]:
+    """The gradient of the loss as it is."""
+    return objective.gradients(objective())
+
+
+def not_one_value_per_sample(loss: Any, logits: Tensor, targets: Tensor, features: Features) -> str | None:
     """What is wrong with an answer to ``compute_loss``."""
     shape = getattr(loss, "shape", ())
     if shape == targets.shape:
         return None
     return f"returned shape {list(shape)} for {len(targets)} samples; it returns one value per sample"
+
+
+def not_one_weight_per_sample(weights: Any, values: Tensor, features: Features) -> str | None:
+    """What is wrong with an answer to ``sample_weights``."""
+    shape = getattr(weights, "shape", ())
+    if weights is None or shape == values.shape:
+        return None
+    return f"returned shape {list(shape)} for {len(values)} rows; it returns one weight per row, or None"
 
 
 def unequal_rows(changed: Features, features: Features) -> str | None:

@@ -20,14 +20,18 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
             on_epoch_start()                                                # all
             weights = class_weights()                                       # product
             batches = sampler.draw(steps, class_distribution(), generator)  # one
+            extra = extra_rows(indices, generator), for each method its own   # own
             for batch in batches:
-                batch = mix_inputs(batch)                                   # fold
-                features = backbone(batch), with augment_features(features) at each tap   # fold
-                logits = classifier(features)
-                adjusted = adjust_logits(logits, targets)                   # fold
-                loss = weighted mean of compute_loss(adjusted, targets)     # one
-                loss = loss + auxiliary_losses(features, logits), weighted  # sum
-                backward, clip, optimizer step
+                gradients = compute_gradients(of the loss as a function):   # one; by default a backward pass
+                    batch = mix_inputs(batch)                               # fold
+                    features = backbone(batch), with augment_features(features) at each tap   # fold
+                    logits = classifier(features)
+                    adjusted = adjust_logits(logits, targets, features)     # fold
+                    values = compute_loss(adjusted, targets, features)      # one
+                    values = values * sample_weights(values, features)      # product
+                    loss = class-weighted mean of the values
+                    loss = loss + auxiliary_losses(features, logits), weighted   # sum
+                clip, optimizer step
                 after_step()                                                # all; then a checkpoint when it is time
             on_epoch_end()                                                  # all
         on_stage_end()                                                      # all
@@ -42,6 +46,7 @@ The kind stands beside each hook:
 * ``product``: the answers are multiplied, those that are None left out.
 * ``sum``: the answers are named terms, namespaced with the method's name, weighted and added.
 * ``all``: every method is called in the recipe's order; nothing is returned.
+* ``own``: any number of methods answer, each for itself; an answer stays its method's own.
 
 The functions are specifications, never called. An implementation is a method of a `ltcore.Method`, marked with
 `hookimpl`, that takes any of the hook's arguments by name. Everything that is true of a hook stands in its declaration
@@ -57,10 +62,12 @@ from ltcore.contract.hook import HOOKS as HOOKS
 from ltcore.contract.hook import Default, hook
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import Context
+    from ltcore.contract.objective import Objective
     from ltcore.contract.records import Batch, Features
     from ltcore.contract.samplers import Sampler
     from ltcore.contract.splits import DataSplits
@@ -137,8 +144,8 @@ def build_sampler(batch_size: int, context: Context) -> Sampler:
     ``steps_per_epoch() -> int`` and ``draw(steps, distribution, generator) -> EpochBatches``
     (``ltcore.Sampler``). ``draw`` is called once an epoch with what ``class_distribution`` said and a CPU
     generator that is all the randomness there is; it gives the first ``steps`` batches, each a tensor of indices [B]
-    into the training split, on the CPU. ``EpochBatches.source_only`` [B] marks rows that are sources of features only;
-    a method of the stage must then drop or replace them. Default: batches of any images.
+    into the training split, on the CPU. Images that are not trained on come from ``extra_rows``. Default: batches of
+    any images.
     """
 
 
@@ -177,6 +184,40 @@ def class_distribution(context: Context) -> Tensor | None:
     """
 
 
+@hook("own", called="epoch", may_be_none=True)
+def extra_rows(indices: list[Tensor], generator: torch.Generator, context: Context) -> list[Tensor] | None:
+    """More training images for this method alone, for each batch of the epoch: indices [M]; None: none in this epoch.
+
+    Called at the start of every epoch once its batches are drawn, and again where a run goes on inside it.
+    ``indices`` has the epoch's batches, each [B] int64 on the CPU; the answer has a tensor [M] int64 on the CPU for
+    each, and M may differ and be 0. All randomness is in ``generator``, on the CPU, which is seeded for this method,
+    stage and epoch.
+
+    The method meets its rows as ``batch.extra`` in ``mix_inputs`` and as ``features.extra`` in the hooks that get
+    features; nobody else sees them. They go through the backbone behind the batch, in its normalisation's statistics
+    too, and never reach the classifier. A method that is done with them returns a record with ``extra=None``, and the
+    network goes on without them.
+    """
+
+
+@hook(
+    "one",
+    called="step",
+    acts="compute the gradients",
+    default=Default("one backward pass", defaults.one_backward_pass),
+)
+def compute_gradients(objective: Objective, context: Context) -> dict[str, Tensor]:
+    """The gradient of each parameter that trains, by name, from the stage's whole loss as a function (SAM, L2RW).
+
+    Called for every training batch in place of the forward and backward pass. ``objective()`` is the loss of the batch
+    through every method's hooks, 0-d; ``objective(at=parameters)`` at other parameters and
+    ``objective(sample_weights=w)`` with rows weighed by w [N]. Each call draws the same random numbers, and buffers
+    learn in the first only. ``objective.gradients(loss)`` is what a backward pass gives. Returns gradients by the names
+    of ``objective.parameters``, each in its parameter's shape; one that is left out stays where it is. Core clips them
+    and takes the optimiser's step. Default: one backward pass.
+    """
+
+
 @hook("fold", called="step")
 def mix_inputs(batch: Batch, context: Context) -> Batch:
     """Change a training batch before the backbone sees it (mixup and its kin).
@@ -194,17 +235,18 @@ def augment_features(features: Features, context: Context) -> Features:
     Called for every training batch when its rows reach the method's ``tap`` (a class attribute, or a property that
     reads the options; ``pooled`` by default), under autocast where the stage has bf16. At a spatial tap rows are [N, D,
     H, W], at ``pooled`` [N, D]. Rows may be changed, replaced or appended, always in the same numbers, so that shapes
-    stay constant; made rows are marked ``synthetic``, and those of others are left alone. Rows that are ``source_only``
-    are dropped or replaced by the method whose sampler brought them.
+    stay constant; made rows are marked ``synthetic``, and those of others are left alone. Terms of a loss that live
+    here are returned with the record (``Features.with_losses``).
     """
 
 
 @hook("fold", called="step", classification=True)
-def adjust_logits(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
+def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """Change the training logits [N, C] before the loss, knowing the targets [N]; evaluation never calls it.
 
-    Called for every training batch with float32 logits [N, C] and targets [N]; twice where the batch is mixed, once
-    with each row's labels. Returns logits of the same shape. Evaluation never calls it, nor does a stage with
+    Called for every training batch with float32 logits [N, C], targets [N] and the rows that reached the classifier;
+    twice where the batch is mixed, once with each row's labels (in ``features.targets`` too). Returns logits of the
+    same shape. Evaluation never calls it, nor does a stage with
     ``classification: false``.
     """
 
@@ -217,11 +259,21 @@ def adjust_logits(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
     default=Default("cross-entropy", defaults.cross_entropy),
     problem=defaults.not_one_value_per_sample,
 )
-def compute_loss(logits: Tensor, targets: Tensor, context: Context) -> Tensor:
+def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """One loss value a sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces.
 
     Called as ``adjust_logits``, with what its fold returned. Returns one value a sample, [N]: core weighs, mixes and
     takes the mean. Default: cross-entropy.
+    """
+
+
+@hook("product", called="step", classification=True, may_be_none=True, problem=defaults.not_one_weight_per_sample)
+def sample_weights(values: Tensor, features: Features, context: Context) -> Tensor | None:
+    """A factor for each row's loss value, [N]; None: none.
+
+    Called as ``adjust_logits``, with the loss values [N] that ``compute_loss`` gave. They carry their gradient: a
+    method whose weights are not to be learned through them takes ``values.detach()``. The factors scale the values
+    before the class-weighted mean, and are not normalised: with factors of 0 the loss is 0.
     """
 
 
@@ -231,7 +283,8 @@ def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> di
 
     Called for every training batch after the classification loss, with the rows that reached the classifier and their
     float32 logits as they were before ``adjust_logits``, under autocast where the stage has bf16. Returns 0-d terms
-    under exactly the names that the class declares in ``auxiliary``. The recipe weighs them as ``METHOD/TERM``.
+    under exactly the names that the class declares in ``auxiliary``, but for those that ``augment_features`` has
+    returned with its record. The recipe weighs them as ``METHOD/TERM``.
     """
 
 

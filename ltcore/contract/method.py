@@ -35,7 +35,7 @@ class Method(nn.Module, Generic[OptionsT]):
     A subclass names its options class in brackets: ``class Focal(Method[FocalOptions])``. Then ``self.options`` is a
     `FocalOptions`, for type checkers too, and ``Focal.Options`` is that class. ``Method`` alone has no options. The
     subclass sets `interface` to the version of the hooks that it was written for, and any of `requires`, `provides`,
-    `breaks`, `auxiliary` and `tap`, as a class attribute or as a property that reads the options.
+    `breaks`, `auxiliary`, `frozen` and `tap`, as a class attribute or as a property that reads the options.
 
     Attributes:
         Options: the options' class. Set by core from the brackets; a class may set it itself, which comes first.
@@ -71,6 +71,14 @@ class Method(nn.Module, Generic[OptionsT]):
     @property
     def auxiliary(self) -> tuple[str, ...]:
         """Names of the terms that `auxiliary_losses` returns."""
+        return ()
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of its own parameters, or globs over them, that no stage trains: an encoder that follows another.
+
+        ``trainable`` of a stage that names the method leaves them out.
+        """
         return ()
 
     @property

@@ -218,6 +218,8 @@ class Stage(BaseModel):
     """What trains: `backbone`, `classifier`, a method's name, or globs over parameters (`backbone.layer4.*`)."""
     data: StageData | None = None
     """What this stage trains on, where it is not what the recipe's `data` says."""
+    backbone: Literal["keep", "rebuild"] = "keep"
+    """`rebuild` starts the stage with a new backbone, as the first stage did: a student beside its teachers."""
     classifier: Literal["keep", "rebuild"] = "keep"
     """`rebuild` starts the stage with a new classifier."""
     classification: bool = True

@@ -15,14 +15,11 @@ class EpochBatches:
 
     Attributes:
         indices: for each batch, indices [B] int64 into the training split, on the CPU.
-        source_only: [B] bool, the same for every batch: rows that are sources only (see `ltcore.Batch`). None where
-            every row is trained on.
         layout: what the method of the sampler should know about every batch, such as the sizes of its blocks; it comes
             back in `ltcore.Batch` and `ltcore.Features`.
     """
 
     indices: list[Tensor]
-    source_only: Tensor | None = None
     layout: object = None
 
 

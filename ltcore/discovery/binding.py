@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
@@ -164,9 +164,13 @@ class Hooks:
         auxiliary_weights: Mapping[str, float] | None = None,
     ) -> None:
         self.answers, self._weights = answers, dict(auxiliary_weights or {})
-        self._bound = {
-            name: [answer.bind(contexts.get(answer.entry.key)) for answer in found] for name, found in answers.items()
-        }
+        bringing = {answer.entry.key for answer in answers.get("extra_rows", [])}
+
+        def bound(answer: Implementation) -> Callable[..., Any]:
+            call, key = answer.bind(contexts.get(answer.entry.key)), answer.entry.key
+            return _seeing_extra(key, call) if key in bringing and HOOKS[answer.hook].called == "step" else call
+
+        self._bound = {name: [bound(answer) for answer in found] for name, found in answers.items()}
         self._defaults = {name: _bound_default(hook, contexts.get("")) for name, hook in HOOKS.items()}
         self.observe(None)
 
@@ -185,12 +189,22 @@ class Hooks:
                 for answer, call in zip(found, self._bound[name], strict=True)
             ]
             hook = HOOKS[name]
+            if hook.declared_in:
+                calls += [(entry, lambda *_: {}) for entry in self._made_elsewhere(hook)]
             if hook.by_tap:
                 for tap in dict.fromkeys(entry.method.tap for entry, _ in calls):
                     there = [(entry, call) for entry, call in calls if entry.method.tap == tap]
                     self.taps[tap] = kinds.compose(hook, there, self._defaults[name], self._weights)
             else:
                 self._composed[name] = kinds.compose(hook, calls, self._defaults[name], self._weights)
+
+    def _made_elsewhere(self, hook: Hook) -> list[Entry]:
+        """The methods that declare terms, and return all of them with the features of their tap."""
+        answering = {answer.entry.key for answer in self.answers[hook.name]}
+        others = {answer.entry.key: answer.entry for answer in self.answers.get("augment_features", [])}
+        return [
+            entry for key, entry in others.items() if key not in answering and getattr(entry.method, hook.declared_in)
+        ]
 
     def call(self, hook: Callable[..., R], *values: Any) -> R:
         """Call a hook with its arguments by position, without the context; its answers are composed by its kind.
@@ -205,6 +219,36 @@ class Hooks:
         """
         composed: R = self._composed[hook.__name__](*values)
         return composed
+
+    def call_own(self, hook: Callable[..., R | None], *values: Any) -> dict[str, R]:
+        """Call a hook of kind ``own``, see `call`: each method's answer by its name, those that are None left out.
+
+        Args:
+            hook: its specification.
+            values: its arguments; a `ltcore.discovery.kinds.ForEach` is another one for each method.
+        """
+        answers: dict[str, R] = self._composed[hook.__name__](*values)
+        return answers
+
+
+def _seeing_extra(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A method's call whose records show its own extra rows, and which keeps what it made of them."""
+
+    def seeing(*values: Any) -> Any:
+        records = [hasattr(value, "extras") for value in values]
+        answer = call(
+            *(
+                replace(value, extra=value.extras.get(key)) if record else value
+                for value, record in zip(values, records, strict=True)
+            )
+        )
+        if not hasattr(answer, "extras"):
+            return answer
+        others = {name: extra for name, extra in answer.extras.items() if name != key}
+        kept = {name: answer.extra if name == key else extra for name, extra in answer.extras.items()}
+        return replace(answer, extra=None, extras=others if answer.extra is None else kept)
+
+    return seeing
 
 
 def _bound_default(hook: Hook, context: Context | None) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 A rule takes the hook's bound calls in the recipe's order, each with the method whose it is, and gives one function of
 the hook's values. With no call it gives the default, too: core's own for ``one``, what came in for ``fold``, None for
-``product``, no terms for ``sum``.
+``product``, no terms for ``sum``, no answers for ``own``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,17 @@ class Owner(Protocol):
 Calls = Sequence[tuple[Owner, Call]]
 
 
+class ForEach:
+    """A hook's value that differs from method to method, for kind ``own``.
+
+    Args:
+        of: the value for a method, by its name in the recipe.
+    """
+
+    def __init__(self, of: Callable[[str], Any]) -> None:
+        self.of = of
+
+
 def compose(hook: Hook, calls: Calls, default: Call, weights: Mapping[str, float]) -> Call:
     """One function of a hook's values.
 
@@ -51,6 +62,8 @@ def compose(hook: Hook, calls: Calls, default: Call, weights: Mapping[str, float
         return functions[0] if functions else default
     if hook.kind == "sum":
         return _sum(hook, calls, weights)
+    if hook.kind == "own":
+        return _own(calls)
     return {"fold": _fold, "product": _product, "all": _all}[hook.kind](functions)
 
 
@@ -83,18 +96,31 @@ def _all(functions: Sequence[Call]) -> Call:
     return every
 
 
+def _own(calls: Calls) -> Call:
+    def answers(*values: Any) -> dict[str, Any]:
+        found = {
+            owner.key: call(*(value.of(owner.key) if isinstance(value, ForEach) else value for value in values))
+            for owner, call in calls
+        }
+        return {key: answer for key, answer in found.items() if answer is not None}
+
+    return answers
+
+
 def _sum(hook: Hook, calls: Calls, weights: Mapping[str, float]) -> Call:
     def terms(*values: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        at_taps = getattr(values[0], "losses", {}) if values else {}  # of features, `Features.with_losses`
         for entry, call in calls:
-            returned = call(*values)
+            made, returned = at_taps.get(entry.key, {}), call(*values)
             declared = getattr(entry.method, hook.declared_in)
-            if set(returned) != set(declared):
+            if sorted([*made, *returned]) != sorted(declared):
+                at_tap = f", and {sorted(made)} with its features" if made else ""
                 raise PluginError(
                     f"{entry.whose} declares the {hook.name.replace('_', ' ')} {sorted(declared)} "
-                    f"and returned {sorted(returned)}; tell its author"
+                    f"and returned {sorted(returned)}{at_tap}; tell its author"
                 )
-            for name, value in returned.items():
+            for name, value in ({**made, **returned} if made else returned).items():
                 full = f"{entry.key}/{name}"
                 if getattr(value, "ndim", None) != 0:
                     raise PluginError(

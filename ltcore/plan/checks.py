@@ -90,6 +90,7 @@ class StageChecks:
         index: the stage's place in it.
         stage: the stage.
         data: the method that builds the data.
+        backbone: the method that builds the backbone.
         active: the stage's methods.
         answers: what they implement.
         skeleton: the backbone on the meta device.
@@ -101,6 +102,7 @@ class StageChecks:
     index: int
     stage: Stage
     data: Entry
+    backbone: Entry
     active: tuple[Entry, ...]
     answers: Answers
     skeleton: Backbone
@@ -116,6 +118,7 @@ class StageChecks:
         self.every_method_acts()
         self.one_answer_a_hook()
         self.something_trains()
+        self.what_is_new_trains()
         self.taps_exist()
         self.needs_are_met()
         self.cache_is_possible()
@@ -166,9 +169,18 @@ class StageChecks:
 
     def something_trains(self) -> None:
         """A stage without classification lives from auxiliary losses."""
-        if not self.stage.classification and not self.answers["auxiliary_losses"]:
+        if not self.stage.classification and not any(entry.method.auxiliary for entry in self.active):
             raise self.refuse(
                 "without classification it needs a method with auxiliary losses, and has none", "classification"
+            )
+
+    def what_is_new_trains(self) -> None:
+        """A backbone that is built anew is trained."""
+        if self.stage.backbone == "rebuild" and not self._matching(backbone_names(self.skeleton)):
+            raise self.refuse(
+                "backbone: rebuild makes a backbone that has learned nothing, and trainable does not name it; add "
+                "backbone, or keep the one of the stage before",
+                "backbone",
             )
 
     def taps_exist(self) -> None:
@@ -184,7 +196,7 @@ class StageChecks:
 
     def needs_are_met(self) -> None:
         """What methods require, the recipe or another method provides, and no method of the stage breaks."""
-        provided = {"hard_labels", *self.data.method.provides}
+        provided = {"hard_labels", *self.data.method.provides, *self.backbone.method.provides}
         if self.index:
             provided.add("earlier_stage")
         if self.loaded.recipe.data.holdout:

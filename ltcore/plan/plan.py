@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue, deprecations
 from ltcore.discovery.binding import Answers, Entry, implementations
-from ltcore.errors import LtcoreError, PluginError
+from ltcore.errors import LtcoreError, PluginError, listed
 from ltcore.networks.schedules import never_comes
 from ltcore.plan.checks import StageChecks
 
@@ -85,7 +85,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         answers = _answers(loaded, ("stages", index, "methods"), active)
         answers |= {name: [] for name, hook in HOOKS.items() if hook.called in ("setup", "end")}
         built = bool(answers["build_classifier"]) or (built and stage.classifier == "keep")
-        StageChecks(loaded, index, stage, data, active, answers, skeleton, to_run, built).run()
+        StageChecks(loaded, index, stage, data, backbone, active, answers, skeleton, to_run, built).run()
         stages.append(StagePlan(stage, active, answers, built))
     calibration = _answers(loaded, ("calibrate",), [entries[key] for key in recipe.calibrate])
     calibrating = {answer.entry.key for answer in calibration["post_calibrate"]}
@@ -108,6 +108,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         (
             *deprecations.warnings(chain(*implementations([data, backbone, *entries.values()]).values())),
             *_late_schedules(loaded),
+            *_uncalled(stages),
         ),
     )
 
@@ -117,6 +118,21 @@ def _late_schedules(loaded: LoadedRecipe) -> Iterable[str]:
     for index, stage in enumerate(loaded.recipe.stages):
         for text in never_comes(stage.schedule, stage.epochs) if stage.epochs is not None else ():
             yield f"{loaded.where('stages', index, 'schedule')}: stage '{stage.name}': {text}"
+
+
+def _uncalled(stages: Iterable[StagePlan]) -> Iterable[str]:
+    """Hooks that a stage without classification leaves out, of methods that do something else in it."""
+    for plan in stages:
+        left_out = [
+            name for name in HOOKS if HOOKS[name].in_stages and not HOOKS[name].is_called_in(plan.stage.classification)
+        ]
+        for entry in plan.entries:
+            silent = [name for name in left_out for answer in plan.answers[name] if answer.entry is entry]
+            if silent:
+                yield (
+                    f"stage '{plan.stage.name}' has no classification, and does not call {listed(silent)} of "
+                    f"{entry.whose}; use the method in a stage with classification, or leave it out of this one"
+                )
 
 
 def provider(loaded: LoadedRecipe, role: str, name: str) -> tuple[Entry, Answers]:

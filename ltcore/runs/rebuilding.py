@@ -42,7 +42,7 @@ def rebuild(loaded: LoadedRecipe, description: Description) -> Model:
         assembly.start()
         for index, stage in enumerate(plan.stages):
             assembly.enter(stage.stage.name, index)
-            assembly.prepare_classifier(index, assembly.hooks(index))
+            assembly.prepare(index, assembly.hooks(index))
             assembly.provider.freeze(stage.stage.name)
         return Model(assembly.model.backbone, assembly.calibrated(), {})
 

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from ltcore.contract.backbone import Backbone
 from ltcore.contract.context import Context, RunState
 from ltcore.contract.hookspecs import build_backbone, build_classifier, on_run_start, post_calibrate
 from ltcore.contract.model import Model
@@ -41,9 +42,7 @@ class Assembly:
         # Test data reaches no method: the provider, which answers their questions, does not have it.
         untested = {name: loader for name, loader in data.loaders.items() if name != "test"}
         self.provider = provider or FeatureProvider(untested, recipe.eval_batch_size)
-        torch.manual_seed(derive_seed(recipe.seed, "backbone"))
-        hooks = Hooks(plan.answers["backbone"], {})
-        backbone = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        backbone = self._backbone()
         self.model = Model(
             backbone,
             nn.Linear(backbone.feature_dim, len(whole.class_names)),
@@ -64,6 +63,12 @@ class Assembly:
         self.provider.state = self.state
         self.contexts = {key: Context(self.state, key) for key in ("", *plan.entries)}
         self._classifier_by: str | None = None
+
+    def _backbone(self, *stage: str) -> Backbone:
+        """A new backbone; a stage that asks for one of its own gets other random numbers."""
+        torch.manual_seed(derive_seed(self.recipe.seed, "backbone", *stage))
+        whole, hooks = self.data.whole, Hooks(self.plan.answers["backbone"], {})
+        return hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
 
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -88,9 +93,12 @@ class Assembly:
             self.state.training_targets = current.train.targets
         self.state.enter(stage, index)
 
-    def prepare_classifier(self, index: int, hooks: Hooks) -> None:
-        """Build the stage's classifier, where the recipe or one of its methods asks for a new one."""
+    def prepare(self, index: int, hooks: Hooks) -> None:
+        """Build the stage's backbone and classifier, where the recipe or one of its methods asks for new ones."""
         plan = self.plan.stages[index]
+        if index and plan.stage.backbone == "rebuild":
+            self.model.backbone = self._backbone(plan.stage.name)
+            self._move()
         answers = plan.answers["build_classifier"]
         builder = answers[0].entry.key if answers else None
         if index and plan.stage.classifier == "keep" and builder in (None, self._classifier_by):

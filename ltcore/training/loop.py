@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from ltcore.contract.hookspecs import (
     after_step,
     class_distribution,
     class_weights,
+    extra_rows,
     on_epoch_end,
     on_epoch_start,
     on_stage_end,
@@ -22,6 +23,7 @@ from ltcore.contract.hookspecs import (
 from ltcore.contract.model import public_name
 from ltcore.contract.records import Batch
 from ltcore.contract.samplers import DISTRIBUTIONS, EpochBatches, Sampler
+from ltcore.discovery.kinds import ForEach
 from ltcore.errors import PluginError
 from ltcore.networks.schedules import learning_rate
 from ltcore.seeding import derive_seed, generator_for
@@ -142,6 +144,8 @@ class Loop:
         #: Of the epoch: its steps, the indices of those that are trained, and the class weights [C].
         self.steps = 0
         self.batches: list[Tensor] = []
+        #: Of the epoch: by method, the indices of its extra rows [M] for each of those batches.
+        self.extra: dict[str, list[Tensor]] = {}
         self.weights: Tensor | None = None
         self._counted = time.perf_counter()
 
@@ -164,7 +168,7 @@ class Loop:
             for batch in self._batches(epoch, drawn):
                 losses = self.forward(batch, self.weights)
                 self._tell("losses_computed", losses)
-                self.loss_sum += self.update(losses, self.rate(epoch, self.state.step))
+                self.loss_sum += self.update(losses, self.state.learning_rate)
                 self._write(after_step)
                 self.position.step, self.position.images = self.state.step + 1, self.position.images + len(batch.images)
                 self._tell("step_ended")
@@ -201,7 +205,7 @@ class Loop:
 
     def _enter(self, epoch: int) -> None:
         self.steps = min(self.steps_per_epoch, self.total - epoch * self.steps_per_epoch)
-        self.state.epoch, self.state.step = epoch, -1
+        self.state.epoch, self.state.step, self.state.learning_rate = epoch, -1, self.rate(epoch, 0)
         self.state.progress.fill_(epoch * self.steps_per_epoch / self.total)
 
     def _leave(self, epoch: int) -> None:
@@ -213,30 +217,59 @@ class Loop:
         generator = generator_for("cpu", self.state.seed, "sampler", self.stage.name, epoch)
         drawn = self.sampler.draw(self.steps, self._distribution(), generator)
         self.batches = self.extent.steps(drawn.indices)
+        self.extra = self._extra_rows(epoch)
         self._counted = time.perf_counter()
         return drawn
 
     def _batches(self, epoch: int, drawn: EpochBatches) -> Iterator[Batch]:
         """The batches of the steps that remain; each makes its step the one in which the run stands."""
         state, stage, device = self.state, self.stage, self.state.device
-        indices = self.batches
+        indices, blocks = self.batches, list(self.extra.values())
+        wanted = [torch.cat(rows) for rows in zip(indices, *blocks, strict=True)] if blocks else indices
         remaining = range(self.position.step, len(indices))
-        source_only = None if drawn.source_only is None else drawn.source_only.to(device)
         targets, seed = state.training_targets, (state.seed, stage.name, epoch)
         generators = (generator_for(self.source.generator_device, "images", *seed, step) for step in remaining)
-        batches = self.source.train_batches(indices[self.position.step :], generators)
+        batches = self.source.train_batches(wanted[self.position.step :], generators)
         for step, images in zip(remaining, batches, strict=True):
-            state.step = step
+            state.step, state.learning_rate = step, self.rate(epoch, step)
             state.progress.fill_((epoch * self.steps_per_epoch + step) / self.total)
-            # Dropout and the like draw from torch's global generator: seeded per step, it has nothing to remember.
-            torch.manual_seed(derive_seed("global", *seed, step))
-            yield Batch(
-                images=images,
-                targets=targets[indices[step]].to(device, non_blocking=True),
-                source_index=indices[step].to(device, non_blocking=True),
-                source_only=source_only,
-                layout=drawn.layout,
+            seed_step(state)
+            own = [indices[step], *(block[step] for block in blocks)]
+            rows = [images] if len(own) == 1 else torch.split(images, [len(each) for each in own])
+            batch, *extra = (
+                Batch(
+                    images=part,
+                    targets=targets[each].to(device, non_blocking=True),
+                    source_index=each.to(device, non_blocking=True),
+                    layout=drawn.layout,
+                )
+                for part, each in zip(rows, own, strict=True)
             )
+            yield replace(batch, extras=dict(zip(self.extra, extra, strict=True))) if extra else batch
+
+    def _extra_rows(self, epoch: int) -> dict[str, list[Tensor]]:
+        """By method, the indices of its extra rows [M] for each batch that is trained.
+
+        Raises:
+            PluginError: an answer is no list of indices.
+        """
+        if not (answers := self.plan.answers["extra_rows"]):
+            return {}
+        stage, size = self.stage.name, len(self.state.training_targets)
+        seeded = ForEach(lambda key: generator_for("cpu", self.state.seed, "extra", key, stage, epoch))
+        found = self.hooks.call_own(extra_rows, self.batches, seeded)
+        for key, blocks in found.items():
+            whole = len(blocks) == len(self.batches) and all(
+                isinstance(each, Tensor) and each.dtype == torch.int64 and each.dim() == 1 and each.device.type == "cpu"
+                for each in blocks
+            )
+            if not whole or any(len(each) and not 0 <= each.min() <= each.max() < size for each in blocks):
+                whose = next(answer.entry.whose for answer in answers if answer.entry.key == key)
+                raise PluginError(
+                    f"stage '{stage}': {whose} gave no indices [M] int64 on the CPU, from 0 to {size - 1}, for each of "
+                    f"the {len(self.batches)} batches (hook extra_rows); tell its author"
+                )
+        return found
 
     def _distribution(self) -> Tensor | None:
         named = DISTRIBUTIONS[self.stage.sampler] if self.stage.sampler else None
@@ -266,6 +299,11 @@ class Loop:
         """Bring `Position.seconds` up to now."""
         now = time.perf_counter()
         self.position.seconds, self._counted = self.position.seconds + now - self._counted, now
+
+
+def seed_step(state: RunState) -> None:
+    """Dropout and the like draw from torch's global generator: seeded for each step, it has nothing to remember."""
+    torch.manual_seed(derive_seed("global", state.seed, state.stage, state.epoch, state.step))
 
 
 def refuse_strays(stage: str, model: Model, trained: set[str]) -> None:

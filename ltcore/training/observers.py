@@ -27,7 +27,16 @@ _STEPS_BETWEEN_LOOKS = 100
 _SECONDS_BETWEEN_SHOWS = 0.2
 
 #: Hooks whose methods are looked at first where weights that are small are not finite.
-_ACTING = ("augment_features", "adjust_logits", "compute_loss", "class_weights", "after_step", "on_stage_end")
+_ACTING = (
+    "augment_features",
+    "adjust_logits",
+    "compute_loss",
+    "class_weights",
+    "sample_weights",
+    "compute_gradients",
+    "after_step",
+    "on_stage_end",
+)
 
 #: How many times all others together a loss term must be to be blamed for weights that are not finite.
 _BY_FAR = 10

@@ -120,7 +120,7 @@ class Run:
         """Read a stage that has ended: only its shape, and its model for later stages, are needed."""
         name, assembly = self.plan.stages[index].stage.name, self.assembly
         assembly.enter(name, index)
-        assembly.prepare_classifier(index, hooks)
+        assembly.prepare(index, hooks)
         path = self.directory.stage_file(index, name)
         checkpoint.restore_model(assembly.model, checkpoint.load(path, assembly.device)[0], path)
         results = self.position.results[index]
@@ -137,7 +137,7 @@ class Run:
         trace = HookTrace(
             stage, hooks, assembly.state, self._warn, self._traced or self._show_trace, self._traced_steps
         )
-        assembly.prepare_classifier(index, hooks)
+        assembly.prepare(index, hooks)
         if restored is not None:
             checkpoint.restore_model(assembly.model, restored.tensors, self.directory.last)
         loop = set_up(assembly, index, hooks, position, restored, self._observers(trace), self._extent)

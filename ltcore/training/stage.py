@@ -17,8 +17,9 @@ from ltcore.networks.optimizers import Parameters, build_optimizer
 from ltcore.networks.schedules import never_comes
 from ltcore.plan.checks import wrong_group
 from ltcore.training.features import FeatureCache
+from ltcore.training.gradients import GivenGradients
 from ltcore.training.groups import parameter_groups
-from ltcore.training.loop import Extent, Loop, Observer, refuse_strays
+from ltcore.training.loop import Extent, Loop, Observer, refuse_strays, seed_step
 from ltcore.training.step import StepForward, Update
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def set_up(
     position.seconds += time.perf_counter() - began
     start = source.tap if isinstance(source, FeatureCache) else "images"
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")
+    forward = StepForward(model, hooks, start, stage.classification, torch.bfloat16 if bf16 else None)
+    given = _given_gradients(assembly, index, hooks, forward)
     loop = Loop(
         plan=plan,
         hooks=hooks,
@@ -87,8 +90,8 @@ def set_up(
         optimizer=optimizer,
         sampler=sampler,
         source=source,
-        forward=StepForward(model, hooks, start, stage.classification, torch.bfloat16 if bf16 else None),
-        update=Update(optimizer, parameters, stage.clip_grad_norm),
+        forward=given or forward,
+        update=Update(optimizer, parameters, stage.clip_grad_norm, backward=given is None),
         loss_sum=loss_sum,
         observers=observers,
         extent=extent,
@@ -101,6 +104,22 @@ def set_up(
             f"method that draws its batches, has changed since. {checkpoint.ANEW}"
         )
     return loop
+
+
+def _given_gradients(assembly: Assembly, index: int, hooks: Hooks, forward: StepForward) -> GivenGradients | None:
+    """The step of a stage in which a method computes the gradients; None where none does."""
+    answers = assembly.plan.stages[index].answers["compute_gradients"]
+    if not answers:
+        return None
+    model, state = assembly.model, assembly.state
+
+    def reseed() -> None:
+        seed_step(state)
+        for context in assembly.contexts.values():
+            context.restart()
+
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return GivenGradients(forward, hooks, answers[0].entry, trained, reseed)
 
 
 def _trained(assembly: Assembly, index: int) -> set[str]:
@@ -118,7 +137,12 @@ def _trained(assembly: Assembly, index: int) -> set[str]:
     if wrong:
         place = ("stages", index, "optimizer", "groups", wrong[0])
         raise assembly.plan.loaded.fail(place, f"stage '{stage.name}': {wrong[1]}")
-    return {name for name, public in names.items() if any(matches(public, p) for p in stage.trainable)}
+    own = [f"{key}.{pattern}" for key, entry in assembly.plan.entries.items() for pattern in entry.method.frozen]
+    return {
+        name
+        for name, public in names.items()
+        if any(matches(public, p) for p in stage.trainable) and not any(matches(public, p) for p in own)
+    }
 
 
 def _start(assembly: Assembly, hooks: Hooks) -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ltcore.contract.hookspecs import adjust_logits, auxiliary_losses, compute_loss, mix_inputs
+from ltcore.contract.hookspecs import adjust_logits, auxiliary_losses, compute_loss, mix_inputs, sample_weights
 from ltcore.contract.records import Batch, Features
-from ltcore.errors import PluginError
 from ltcore.networks.optimizers import set_learning_rate
 
 if TYPE_CHECKING:
@@ -36,24 +35,33 @@ class StepForward:
         self.model, self.hooks, self.start = model, hooks, start
         self.classification, self.autocast = classification, autocast
 
-    def __call__(self, batch: Batch, class_weights: Tensor | None) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, class_weights: Tensor | None, factors: Tensor | None = None) -> dict[str, Tensor]:
         """The weighted loss terms of a batch, each 0-d float32; their sum is what is minimised.
 
         Args:
             batch: its ``images`` are features where the stage starts at a cache.
             class_weights: [C], or None for equal weights.
+            factors: [N] for the loss values of the batch's rows, see `ltcore.contract.objective.Objective`.
         """
         batch = self.hooks.call(mix_inputs, batch)
-        low_precision = torch.autocast(batch.images.device.type, self.autocast, enabled=self.autocast is not None)
-        with low_precision:
+        with self._low_precision(batch.images):
             record = self._features(batch)
             logits = self.model.classifier(record.features).float()
         terms: dict[str, Tensor] = {}
         if self.classification:
-            terms["classification"] = classification_loss(self.hooks, logits, record, class_weights)
-        with low_precision:
+            terms["classification"] = classification_loss(self.hooks, logits, record, class_weights, factors)
+        with self._low_precision(batch.images):
             terms.update(self.hooks.call(auxiliary_losses, record, logits))
         return {name: value.float() for name, value in terms.items()}
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Logits [N, C] float32 of images alone, with no method's part in them."""
+        with self._low_precision(images):
+            logits: Tensor = self.model(images).float()
+            return logits
+
+    def _low_precision(self, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None)
 
     def _features(self, batch: Batch) -> Features:
         """Run the backbone; at each tap the fold sees the rows as they are there."""
@@ -63,60 +71,57 @@ class StepForward:
         def through(tap: str) -> Callable[[Tensor], Tensor]:
             def change(x: Tensor) -> Tensor:
                 nonlocal record
-                record = Features.of(batch, x, images) if record is None else replace(record, features=x)
+                record = Features.of(batch, x, images) if record is None else record.with_rows(x)
                 record = self.hooks.taps[tap](record)
-                return record.features
+                return record.rows
 
             return change
 
-        pooled = self.model.backbone.run(batch.images, self.start, {tap: through(tap) for tap in self.hooks.taps})
-        record = Features.of(batch, pooled, images) if record is None else replace(record, features=pooled)
-        if record.source_only is not None:
-            raise PluginError(
-                "the sampler brought images that are sources only, and no method's augment_features used and dropped "
-                "them; tell the author of the sampler's plugin"
-            )
-        return record
+        pooled = self.model.backbone.run(batch.rows, self.start, {tap: through(tap) for tap in self.hooks.taps})
+        return Features.of(batch, pooled, images) if record is None else record.with_rows(pooled)
 
 
-def classification_loss(hooks: Hooks, logits: Tensor, record: Features, class_weights: Tensor | None) -> Tensor:
+def classification_loss(
+    hooks: Hooks,
+    logits: Tensor,
+    record: Features,
+    class_weights: Tensor | None,
+    factors: Tensor | None = None,
+) -> Tensor:
     """The mean loss of a batch, 0-d.
 
     With class weights it is the weighted mean, divided by the sum of the samples' weights (as torch's weighted
-    cross-entropy is), and rows that carry a weight of their own count as their class's weight times that. A mixed
-    sample counts for each of its two labels with that label's share.
+    cross-entropy is). A mixed sample counts for each of its two labels with that label's share. What ``sample_weights``
+    gives scales the loss values, and no sum of weights.
 
     Args:
         hooks: what the stage's methods answer.
         logits: [N, C] float32.
         record: the rows' labels.
         class_weights: [C], or None.
+        factors: [N0] more factors for the first rows, those of the batch; None for 1.
     """
 
-    def values(targets: Tensor) -> Tensor:
-        return hooks.call(compute_loss, hooks.call(adjust_logits, logits, targets), targets)
+    def values(targets: Tensor, record: Features) -> Tensor:
+        adjusted = hooks.call(adjust_logits, logits, targets, record)
+        loss = hooks.call(compute_loss, adjusted, targets, record)
+        scale = hooks.call(sample_weights, loss, record)
+        loss = loss if scale is None else loss * scale
+        return loss if factors is None else torch.cat([loss[: len(factors)] * factors, loss[len(factors) :]])
 
-    loss = values(record.targets)
-    own, weights = record.loss_weight, _row_weights(class_weights, record.targets, record.loss_weight)
-    if record.partner_targets is not None and record.target_weight is not None:
-        share, rest = record.target_weight, 1 - record.target_weight
-        partner = values(record.partner_targets)
-        partner_weights = _row_weights(class_weights, record.partner_targets, own)
-        if weights is None or partner_weights is None:
+    loss, partners, share = values(record.targets, record), record.partner_targets, record.target_weight
+    if partners is not None and share is not None:
+        rest = 1 - share
+        mirrored = replace(record, targets=partners, partner_targets=record.targets, target_weight=rest)
+        partner = values(partners, mirrored)
+        if class_weights is None:
             return (share * loss + rest * partner).mean()
-        first, second = share * weights, rest * partner_weights
+        first, second = share * class_weights[record.targets], rest * class_weights[partners]
         return (first * loss + second * partner).sum() / (first + second).sum()
-    if weights is None:
-        return loss.mean()
-    return (weights * loss).sum() / weights.sum()
-
-
-def _row_weights(class_weights: Tensor | None, targets: Tensor, own: Tensor | None) -> Tensor | None:
-    """[N], what rows count for by their class and by themselves; None where all count the same."""
     if class_weights is None:
-        return own
-    weights = class_weights[targets]
-    return weights if own is None else weights * own
+        return loss.mean()
+    weights = class_weights[record.targets]
+    return (weights * loss).sum() / weights.sum()
 
 
 class Update:
@@ -126,19 +131,26 @@ class Update:
         optimizer: over what trains.
         parameters: what trains.
         clip_grad_norm: the largest norm of the whole gradient; None for no limit.
+        backward: whether the gradients are to be computed; else a method has (`ltcore.training.gradients`).
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], clip_grad_norm: float | None
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[Tensor],
+        clip_grad_norm: float | None,
+        backward: bool = True,
     ) -> None:
         self.optimizer, self.parameters, self.clip_grad_norm = optimizer, parameters, clip_grad_norm
+        self.backward = backward
 
     def __call__(self, losses: dict[str, Tensor], rate: float) -> Tensor:
         """Take a step with a learning rate; returns the whole loss, 0-d and detached."""
         loss = torch.stack(list(losses.values())).sum()
         set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if self.backward:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
         self.optimizer.step()

@@ -149,15 +149,12 @@ def test_classes_are_drawn_alike_and_filled_up_to_the_largest():
     assert torch.equal(before.features, stage.rows(index).features)
 
 
-def test_rows_of_other_methods_and_sources_stay():
+def test_rows_of_other_methods_stay():
     stage = Stage(AFG, head_images=30).start()
     before = stage.rows(torch.full((50,), 65))  # a class that is nearly always generated
     marked = Features(before.features, before.targets, before.source_index, ~before.synthetic)
     after = stage.fold(marked)
     assert torch.equal(after.features, before.features) and after.synthetic.all()
-    sources = Features(before.features, before.targets, before.source_index, before.synthetic, ~before.synthetic)
-    after = stage.fold(sources)
-    assert torch.equal(after.features, before.features) and not after.synthetic.any()
 
 
 def moments(stage, row, draws=60000):

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -84,18 +85,20 @@ class Run:
     def begin(self, batch_size=BATCH):
         sampler = self.method.build_sampler(batch_size=batch_size, context=self.context)
         self.drawn = sampler.draw(sampler.steps_per_epoch(), None, torch.Generator().manual_seed(5))
+        self.extra = self.method.extra_rows(
+            indices=self.drawn.indices, generator=torch.Generator().manual_seed(7), context=self.context
+        )
         return self
 
     def batch(self, step=0):
         self.state.epoch, self.state.step = 0, step
-        index, device = self.drawn.indices[step], self.images.device
-        return Batch(
-            self.images[index.to(device)],
-            self.targets[index].to(device),
-            index.to(device),
-            None if self.drawn.source_only is None else self.drawn.source_only.to(device),
-            layout=self.drawn.layout,
-        )
+        batch = self.rows(self.drawn.indices[step])
+        return replace(batch, extras={"ofa": self.rows(self.extra[step])}) if self.extra else batch
+
+    def rows(self, index):
+        device = self.images.device
+        rows = self.images[index.to(device)], self.targets[index].to(device), index.to(device)
+        return Batch(*rows, layout=self.drawn.layout)
 
     def fold(self, step=0, images=True, cast=None):
         """Features before and after OFA, and the pooled features that follow."""
@@ -103,12 +106,17 @@ class Run:
 
         def change(x):
             x = x if cast is None else x.to(cast)
-            seen["before"] = Features.of(batch, x, batch.images if images else None)
+            seen["before"] = shown(Features.of(batch, x, batch.images if images else None))
             seen["after"] = self.method.augment_features(features=seen["before"], context=self.context)
             return seen["after"].features
 
-        pooled = self.model.backbone.run(batch.images, at={self.method.tap: change})
+        pooled = self.model.backbone.run(batch.rows, at={self.method.tap: change})
         return seen["before"], seen["after"], pooled
+
+
+def shown(features):
+    """As the hook sees it."""
+    return replace(features, extra=features.extras.get("ofa"))
 
 
 # What is learned when the stage starts.
@@ -145,6 +153,7 @@ def test_a_resumed_stage_goes_on_from_the_buffers():
     resumed.begin()
     assert set(run.method.state_dict()) == {"confusing_classes", "cam_weight"}
     assert torch.equal(torch.stack(resumed.drawn.indices), torch.stack(run.drawn.indices))
+    assert torch.equal(torch.stack(resumed.extra), torch.stack(run.extra))
     assert torch.equal(resumed.fold(2)[1].features, run.fold(2)[1].features)
 
 
@@ -207,23 +216,34 @@ def test_a_batch_size_is_refused_before_data_is_read():
 
 
 @pytest.mark.parametrize("tap", ["maps", "layer1"])
-def test_the_confusing_block_becomes_augmented_tail_rows(tap):
+def test_augmented_tail_rows_are_appended_and_the_confusing_ones_leave(tap):
     run = Run(tap=tap).start()
     for step in range(len(run.drawn.indices)):
         before, after, pooled = run.fold(step)
         copies = torch.arange(2).repeat_interleave(3)
-        assert torch.equal(after.targets[2:8], before.targets[copies])
-        assert torch.equal(after.source_index[2:8], before.source_index[copies])
-        assert torch.isin(after.targets[:8], torch.tensor([0, 2])).all()
-        assert torch.isin(after.targets[8:], torch.tensor([1, 3, 4])).all()
+        assert len(before.targets) == 10 and len(before.extra.targets) == 6
+        assert torch.equal(after.targets[10:], before.targets[copies])
+        assert torch.equal(after.source_index[10:], before.source_index[copies])
+        assert torch.isin(after.targets[[0, 1, *range(10, 16)]], torch.tensor([0, 2])).all()
+        assert torch.isin(after.targets[2:10], torch.tensor([1, 3, 4])).all()
         assert torch.equal(run.targets[after.source_index], after.targets)
-        assert after.synthetic.tolist() == [False] * 2 + [True] * 6 + [False] * 8
-        assert after.source_only is None
-        rest = torch.tensor([0, 1, *range(8, 16)])
+        assert after.synthetic.tolist() == [False] * 10 + [True] * 6
+        assert after.extra is None
         for name in ("features", "targets", "source_index"):
-            assert torch.equal(getattr(after, name)[rest], getattr(before, name)[rest])
-        assert after.features.shape == before.features.shape and pooled.shape == (16, 6)
+            assert torch.equal(getattr(after, name)[:10], getattr(before, name))
+        assert after.features.shape == (16, *before.features.shape[1:]) and pooled.shape == (16, 6)
         assert torch.isfinite(after.features).all()
+
+
+def test_the_confusing_images_are_of_the_table_taken_in_turn():
+    for augmented, confusing in ((3, 3), (1, 3), (4, 2)):
+        run = Run(augmented=augmented, confusing=confusing).start(batch_size=4 * (1 + augmented))
+        tails = torch.stack(run.drawn.indices)[:, :2]
+        labels = run.targets[torch.stack(run.extra)]
+        table = run.method.confusing_classes
+        for t in range(2):
+            for a in range(augmented):
+                assert torch.equal(labels[:, t * augmented + a], table[run.targets[tails[:, t]], a % confusing])
 
 
 @pytest.mark.parametrize("tap", ["maps", "layer1"])
@@ -237,10 +257,16 @@ def test_without_augmentation_half_is_tail_half_is_head_and_nothing_is_made(tap,
     assert torch.isin(labels[:, 8:], torch.tensor([1, 3, 4])).all()
     for step in range(len(run.drawn.indices)):
         before, after, pooled = run.fold(step)
-        assert after is before and after.source_only is None and not after.synthetic.any()
+        assert after is before and run.extra is None and not after.synthetic.any()
         assert torch.equal(run.targets[after.source_index], after.targets)
         batch = run.batch(step)
         assert torch.equal(pooled, run.model.backbone(batch.images))
+
+
+def activations(before, weight):
+    """Activation maps at `maps` of the rows, and of the confusing ones."""
+    parts = (before, before.extra)
+    return tuple(class_activation_maps(part.features, weight, part.targets) for part in parts)
 
 
 def draws(run, locations):
@@ -252,28 +278,29 @@ def draws(run, locations):
 def test_rows_at_maps_are_the_pooled_fusion_of_their_pair():
     run = Run().start()
     before, after, _ = run.fold(1)
-    activation = class_activation_maps(before.features, run.phase_one.classifier.weight, before.targets)
+    activation, other = activations(before, run.phase_one.classifier.weight)
     for m in range(6):
         t = m // 3
         ratio, u_specific, u_generic = (u[m : m + 1] for u in draws(run, 9))
         expected = fuse_pooled(
             before.features[t : t + 1],
             specific_mask(activation[t : t + 1], 0.8),
-            before.features[2 + m : 3 + m],
-            generic_mask(activation[2 + m : 3 + m], 0.2),
+            before.extra.features[m : m + 1],
+            generic_mask(other[m : m + 1], 0.2),
             ratio,
             u_specific,
             u_generic,
         )
-        assert torch.equal(after.features[2 + m], expected[0])
+        assert torch.equal(after.features[10 + m], expected[0])
 
 
 def test_rows_at_an_inner_tap_are_the_spatial_fusion_of_their_pair():
     run = Run(tap="layer1").start()
     before, after, _ = run.fold(1)
     weight = run.phase_one.classifier.weight
-    maps = run.phase_one.backbone.forward_maps(run.batch(1).images)
-    raw = (maps * weight[before.targets][:, :, None, None]).sum(1, keepdim=True)
+    maps = run.phase_one.backbone.forward_maps(run.batch(1).rows)
+    targets = torch.cat([before.targets, before.extra.targets])
+    raw = (maps * weight[targets][:, :, None, None]).sum(1, keepdim=True)
     raw = F.interpolate(raw, (4, 4), mode="bilinear", align_corners=False)[:, 0]
     low, high = raw.amin((1, 2), keepdim=True), raw.amax((1, 2), keepdim=True)
     activation = (raw - low) / (high - low)
@@ -283,24 +310,24 @@ def test_rows_at_an_inner_tap_are_the_spatial_fusion_of_their_pair():
         expected = fuse_spatial(
             before.features[t : t + 1],
             specific_mask(activation[t : t + 1], 0.8),
-            before.features[2 + m : 3 + m],
-            activation[2 + m : 3 + m],
+            before.extra.features[m : m + 1],
+            activation[10 + m : 11 + m],
             ratio[m : m + 1],
             u_specific[m : m + 1],
         )
-        torch.testing.assert_close(after.features[2 + m], expected[0])
+        torch.testing.assert_close(after.features[10 + m], expected[0])
 
 
 def test_only_vectors_of_the_pair_and_their_shares_appear():
     run = Run().start()
     before, after, _ = run.fold(3)
-    activation = class_activation_maps(before.features, run.method.cam_weight, before.targets)
-    specific, generic = specific_mask(activation, 0.8).flatten(1), generic_mask(activation, 0.2).flatten(1)
+    activation, others = activations(before, run.method.cam_weight)
+    specific, generic = specific_mask(activation, 0.8).flatten(1), generic_mask(others, 0.2).flatten(1)
     share = torch.round(draws(run, 9)[0] * 9).long()
     for m in range(6):
-        slots = after.features[2 + m].flatten(1).T
+        slots = after.features[10 + m].flatten(1).T
         own = before.features[m // 3].flatten(1).T[specific[m // 3]]
-        other = before.features[2 + m].flatten(1).T[generic[2 + m]]
+        other = before.extra.features[m].flatten(1).T[generic[m]]
         for slot, vector in enumerate(slots):
             allowed = own if slot < share[m] else other
             assert (allowed == vector).all(1).any()
@@ -308,28 +335,29 @@ def test_only_vectors_of_the_pair_and_their_shares_appear():
 
 def test_a_step_draws_the_same_numbers_in_every_run_and_the_next_step_others():
     run = Run().start()
-    first = run.fold(0)[1].features[2:8]
-    assert torch.equal(Run().start().fold(0)[1].features[2:8], first)
-    run.drawn.indices[1] = run.drawn.indices[0]  # the same images in another step
-    assert not torch.equal(run.fold(1)[1].features[2:8], first)
+    first = run.fold(0)[1].features[10:]
+    assert torch.equal(Run().start().fold(0)[1].features[10:], first)
+    run.drawn.indices[1], run.extra[1] = run.drawn.indices[0], run.extra[0]  # the same images in another step
+    assert not torch.equal(run.fold(1)[1].features[10:], first)
 
 
 def test_rows_that_an_earlier_method_appended_stay():
     run = Run().start()
     batch = run.batch()
     with torch.no_grad():
-        maps = run.model.backbone.forward_maps(batch.images)
-    before = Features.of(batch, maps, batch.images).append(maps[:2] + 1, batch.targets[:2], batch.source_index[:2])
+        maps = run.model.backbone.forward_maps(batch.rows)
+    record = shown(Features.of(batch, maps, batch.images))
+    before = record.append(maps[:2] + 1, batch.targets[:2], batch.source_index[:2])
     after = run.method.augment_features(features=before, context=run.context)
     assert len(after.targets) == 18
-    assert torch.equal(after.features[16:], maps[:2] + 1)
-    assert after.synthetic[16:].all() and after.source_only is None
+    assert torch.equal(after.features[10:12], maps[:2] + 1)
+    assert after.synthetic[10:].all()
 
 
 def test_one_tail_image_a_batch():
     run = Run().start(batch_size=8)
     before, after, _ = run.fold()
-    assert torch.equal(after.targets[:4], before.targets[:1].expand(4))
+    assert torch.equal(after.targets[[0, 5, 6, 7]], before.targets[:1].expand(4))
 
 
 def test_bf16_features_stay_bf16():
@@ -378,7 +406,7 @@ def test_behind_an_inner_tap_the_later_layers_train():
     run = Run(tap="layer1").start()
     set_trainable(run.model, {"backbone.layer2.0.weight", "classifier.weight", "classifier.bias"})
     _, after, pooled = run.fold()
-    losses(run, pooled[2:8], after.targets[2:8]).backward()  # the augmented rows alone
+    losses(run, pooled[10:], after.targets[10:]).backward()  # the augmented rows alone
     assert run.model.backbone.layer2[0].weight.grad.abs().sum() > 0
     assert run.model.backbone.layer1[0].weight.grad is None
 
@@ -406,7 +434,7 @@ def test_a_stage_learns_and_leaves_phase_one_alone():
 
 def test_another_samplers_batch_is_refused():
     run = Run().start()
-    run.drawn = SimpleNamespace(indices=run.drawn.indices, source_only=None, layout=None)
+    run.drawn = SimpleNamespace(indices=run.drawn.indices, layout=None)
     with pytest.raises(RecipeError, match="has not the layout of OFA's sampler"):
         run.fold()
 
@@ -444,12 +472,12 @@ def test_the_fold_on_a_gpu_never_synchronises(tap):
     batch = run.batch()
 
     def change(x):
-        features = Features.of(batch, x, batch.images)
+        features = shown(Features.of(batch, x, batch.images))
         return run.method.augment_features(features=features, context=run.context).features
 
     def fold():
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            return run.model.backbone.run(batch.images, at={tap: change})
+            return run.model.backbone.run(batch.rows, at={tap: change})
 
     fold()  # the first call may set libraries up
     torch.cuda.set_sync_debug_mode("error")

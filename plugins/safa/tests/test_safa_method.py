@@ -87,7 +87,7 @@ class Run:
 
         pooled = self.model.backbone.run(batch.images, at={self.method.tap: change})
         logits = self.model.classifier(pooled)
-        terms = self.method.auxiliary_losses(features=seen["after"], logits=logits, context=self.context)
+        terms = seen["after"].losses["safa"]
         return seen["before"], seen["after"], logits, terms
 
 
@@ -338,18 +338,18 @@ def test_constant_numerators_do_not_teach_e_to_shrink_its_deltas(numerators, gra
     assert bool(run.method.E.weight.grad.abs().sum() > 0) == gradient
 
 
-def test_augmented_rows_count_for_their_weight_times_that_of_their_row():
+def test_augmented_rows_count_for_their_weight_in_a_weighted_mean():
     run = Run(generated_weight=0.2).begin()
-    weights = torch.linspace(1, 2, BATCH)
-    before, after, *_ = run.fold()
-    layout = run.layout
-    tails = slice(2 * layout.head_pairs, 2 * layout.head_pairs + 2 * layout.tail_pairs)
-    made = 2 * layout.tail_pairs
-    assert before.loss_weight is None
-    torch.testing.assert_close(after.loss_weight, torch.tensor([1.0] * BATCH + [0.2] * made))
-    _, after, *_ = run.fold(lambda features: replace(features, loss_weight=weights))
-    torch.testing.assert_close(after.loss_weight, torch.cat([weights, 0.2 * weights[tails]]))
-    assert Run(generated_weight=1).begin().fold()[1].loss_weight is None  # the loss of a run without weights
+    _, after, *_ = run.fold()
+    made = 2 * run.layout.tail_pairs
+    after = after.append(after.features[:2], after.targets[:2], after.source_index[:2])  # another method's rows
+    values = torch.linspace(1, 3, BATCH + made + 2)
+    weights = run.method.sample_weights(values=values, features=after, context=run.context)
+    expected = torch.tensor([1.0] * BATCH + [0.2] * made + [1.0] * 2)
+    torch.testing.assert_close((weights * values).mean(), (expected * values).sum() / expected.sum())
+    torch.testing.assert_close(weights / weights[0], expected)
+    run = Run(generated_weight=1).begin()
+    assert run.method.sample_weights(values=values, features=run.fold()[1], context=run.context) is None
 
 
 def test_training_lowers_the_cycle():
@@ -371,7 +371,7 @@ def test_before_the_start_nothing_happens():
     for name in "EDGQ":
         setattr(run.method, name, None)
     before, after, _, terms = run.fold()
-    assert after is before and set(terms) == set(TERMS) and not any(terms.values())
+    assert after.features is before.features and set(terms) == set(TERMS) and not any(terms.values())
     fresh, drawn = Context(run.state, "safa"), run.context.generator
     assert torch.equal(torch.rand(3, generator=drawn), torch.rand(3, generator=fresh.generator))
 
@@ -540,7 +540,7 @@ def test_directions_of_head_pairs_are_carried_over_to_tail_rows():
         one = torch.randint(2 * H, (T,), generator=Context(run.state, "safa").generator)
         led = (rows[: 2 * H] - rows[: 2 * H].roll(H, 0))[one.repeat(2)]
         moved = made - rows[2 * H : 2 * H + 2 * T]
-        terms = run.method.auxiliary_losses(features=after, logits=rows, context=run.context)
+        terms = after.losses["safa"]
         return *(x.mean((2, 3)) @ direction for x in (led, moved)), terms
 
     def correlation():

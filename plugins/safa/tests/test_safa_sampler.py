@@ -112,7 +112,7 @@ def test_before_the_start_batches_are_the_plain_ones(batch_size, distribution):
     assert sampler.steps_per_epoch() == steps
     ours, theirs = (s.draw(steps, distribution, generator()) for s in (sampler, plain))
     assert all(torch.equal(a, b) for a, b in zip(ours.indices, theirs.indices, strict=True))
-    assert ours.source_only is None and ours.layout is None
+    assert ours.layout is None
 
 
 @pytest.mark.parametrize(("distribution", "name"), [([0.0, 0, 1, 0, 0], "tail"), ([0.5, 0.5, 0, 0, 0], "head")])

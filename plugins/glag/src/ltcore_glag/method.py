@@ -235,8 +235,6 @@ class AFG(Method[AFGOptions]):
         x, targets = features.features, features.targets
         chance = torch.rand(len(targets), generator=context.generator, device=x.device)
         replaced = (chance >= self.real_share[targets]) & ~features.synthetic
-        if features.source_only is not None:
-            replaced = replaced & ~features.source_only
         drawn = self.generate(x, targets, context.generator)
         return replace(
             features,

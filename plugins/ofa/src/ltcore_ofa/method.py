@@ -1,4 +1,4 @@
-"""OFA as a method: what is learned from phase one, the sampler's layout, and the fold at the tap."""
+"""OFA as a method: what is learned from phase one, the batch's layout, the confusing images, and the fold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from ltcore import Context, DataError, Features, Method, Options, RecipeError, Stage, hookimpl
+from ltcore import ClassPools, Context, DataError, Features, Method, Options, RecipeError, Stage, hookimpl
 from ltcore_ofa.functional import (
     class_activation_maps,
     fuse_pooled,
@@ -67,7 +67,7 @@ class OFA(Method[OFAOptions]):
     both learned from phase one when the stage starts.
     """
 
-    interface = "1.0"
+    interface = "1.1"
     requires = frozenset({"spatial_features", "hard_labels", "earlier_stage"})
     confusing_classes: Tensor
     cam_weight: Tensor
@@ -134,7 +134,7 @@ class OFA(Method[OFAOptions]):
 
     @hookimpl
     def build_sampler(self, batch_size: int, context: Context) -> OFASampler:
-        """Blocks of tail, confusing and head images.
+        """Blocks of tail and head images.
 
         Raises:
             RecipeError: the batch size does not hold them.
@@ -144,35 +144,44 @@ class OFA(Method[OFAOptions]):
             training_targets=context.training_targets,
             num_classes=context.num_classes,
             head_mask=head,
-            confusing=self.confusing_classes.cpu(),
             batch_size=batch_size,
             augmented=self.options.augmented,
         )
 
     @hookimpl
-    def augment_features(self, features: Features, context: Context) -> Features:
-        """Replace the block of confusing images by augmented samples of the tail images.
+    def extra_rows(self, indices: list[Tensor], generator: torch.Generator, context: Context) -> list[Tensor] | None:
+        """For each tail image of a batch, images of its confusing classes, which are taken in turn."""
+        options, targets = self.options, context.training_targets
+        if not options.augmented:
+            return None
+        in_turn = self.confusing_classes.cpu()[:, torch.arange(options.augmented) % options.confusing]
+        pools = ClassPools(targets, context.num_classes)
+        tails = len(indices[0]) // (2 + options.augmented)  # one of N_t, and N_t * (1 + N_a) of the head
+        classes = in_turn[targets[torch.stack([batch[:tails] for batch in indices])]].flatten(1)
+        return list(pools.draw_images(classes, generator))
 
-        Masks carry no gradient; the features that they choose keep theirs. With `augmented` 0 there is no such block,
-        and all rows stay as they are.
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        """The rows, and behind them augmented samples of the tail images, fused with the confusing ones.
+
+        Masks carry no gradient; the features that they choose keep theirs. With `augmented` 0 nothing is made.
 
         Raises:
             RecipeError: the batch was not laid out by OFA's sampler, or the tap needs images that are cached away.
         """
-        copies = self.options.augmented
+        copies, extra = self.options.augmented, features.extra
         if not copies:
             return features
         tails = features.layout.tail_rows if isinstance(features.layout, Blocks) else 0
-        rows = tails * (1 + copies)
         maps, targets = features.features, features.targets
-        if not tails or features.source_only is None or len(targets) < 2 * rows or maps.dim() != 4:
+        if not tails or extra is None or len(targets) < tails * (2 + copies) or maps.dim() != 4:
             raise RecipeError(
                 f"the batch at '{self.tap}' ({len(targets)} rows, {maps.dim()} dimensions) has not the layout of OFA's "
-                "sampler: tail, confusing and head images, the confusing ones marked as sources; is another sampler or "
-                "another method that replaces rows before OFA in this stage?"
+                "sampler: tail images, then head images; is another sampler or another method that replaces rows "
+                "before OFA in this stage?"
             )
         with torch.no_grad():
-            activation = self._activation(features, rows, context)
+            activation = self._activation(features, extra, tails, context)
             specific = specific_mask(activation[:tails], self.options.specific_threshold)
         pairs, locations = tails * copies, activation[0].numel()
         uniform = torch.rand(pairs, 1 + 2 * locations, generator=context.generator, device=maps.device)
@@ -181,38 +190,27 @@ class OFA(Method[OFAOptions]):
         def for_each_copy(x: Tensor) -> Tensor:
             return x[:tails].repeat_interleave(copies, 0)
 
-        tail, tail_mask, generic = for_each_copy(maps), for_each_copy(specific), maps[tails:rows]
+        tail, tail_mask, generic = for_each_copy(maps), for_each_copy(specific), extra.features
         if self.tap == "maps":
             rest = generic_mask(activation[tails:], self.options.generic_threshold)
             fused = fuse_pooled(tail, tail_mask, generic, rest, ratio, u_specific, u_generic)
         else:
             fused = fuse_spatial(tail, tail_mask, generic, activation[tails:], ratio, u_specific)
-        return replace(
-            features,
-            features=_with_block(maps, tails, fused),
-            targets=_with_block(targets, tails, for_each_copy(targets)),
-            source_index=_with_block(features.source_index, tails, for_each_copy(features.source_index)),
-            synthetic=_with_block(features.synthetic, tails, torch.ones(pairs, dtype=torch.bool, device=maps.device)),
-            source_only=None,
-        )
+        made = features.append(fused, for_each_copy(targets), for_each_copy(features.source_index))
+        return replace(made, extra=None)
 
-    def _activation(self, features: Features, rows: int, context: Context) -> Tensor:
-        """Activation maps [rows, H, W] of the first rows, at the tap's resolution."""
-        targets = features.targets[:rows]
+    def _activation(self, features: Features, extra: Features, tails: int, context: Context) -> Tensor:
+        """Activation maps [rows, H, W] of the tail rows and the extra ones behind them, at the tap's resolution."""
+        targets = torch.cat([features.targets[:tails], extra.targets])
         if self.tap == "maps":
-            return class_activation_maps(features.features[:rows], self.cam_weight, targets)
-        if features.images is None:
+            maps = torch.cat([features.features[:tails], extra.features])
+            return class_activation_maps(maps, self.cam_weight, targets)
+        if features.images is None or extra.images is None:
             raise RecipeError(
                 f"tap '{self.tap}' lies inside the backbone, where the activation maps come from the batch's images, "
                 "and this stage caches features; set cache: off"
             )
-        maps = context.frozen_model().backbone.forward_maps(features.images[:rows])
+        images = torch.cat([features.images[:tails], extra.images])
         height, width = features.features.shape[2:]
+        maps = context.frozen_model().backbone.forward_maps(images)
         return class_activation_maps(maps, self.cam_weight, targets, (height, width))
-
-
-def _with_block(x: Tensor, start: int, block: Tensor) -> Tensor:
-    """A copy of `x`, in its memory format, with rows from `start` on replaced."""
-    out = x.clone()
-    out[start : start + len(block)] = block
-    return out

@@ -1,4 +1,4 @@
-"""OFA's batch: tail images, images of their confusing classes, head images, in blocks of fixed size (sec. 4.3)."""
+"""OFA's batch: tail images, then head images, in blocks of fixed size (sec. 4.3)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Blocks:
 
 
 def tail_rows(batch_size: int, augmented: int) -> int:
-    """N_t, the tail images of a batch: of ``2 * N_t * (1 + N_a)`` rows, half are tail and half are head.
+    """N_t, the tail images of a batch: of ``2 * N_t * (1 + N_a)`` rows, with those made, half are tail, half head.
 
     Raises:
         RecipeError: the batch size is not of that form.
@@ -36,19 +36,16 @@ def tail_rows(batch_size: int, augmented: int) -> int:
 
 
 class OFASampler:
-    """Draws batches of three blocks, with replacement.
+    """Draws batches of two blocks, with replacement.
 
-    Rows ``[0, N_t)`` are tail images. Row ``N_t + t * N_a + a`` is an image of the (a mod k)-th confusing class of tail
-    row t; it is a source of features only. The last ``N_t * (1 + N_a)`` rows are head images. The classes of tail and
-    head rows follow the epoch's class distribution, each block within its own classes. With ``N_a = 0`` the first half
-    is tail, the second head, and every row is trained on.
+    Rows ``[0, N_t)`` are tail images, for each of which OFA makes ``N_a`` more rows; ``N_t * (1 + N_a)`` head images
+    follow. The classes of both follow the epoch's class distribution, each block within its own classes.
 
     Args:
         training_targets: [N] int64 labels of the training split, on the CPU.
         num_classes: C.
         head_mask: [C] bool, on the CPU; the other classes are the tail.
-        confusing: [C, k] int64, on the CPU; the confusing classes of each class.
-        batch_size: rows in a batch, ``2 * N_t * (1 + N_a)``.
+        batch_size: rows that are trained on, ``2 * N_t * (1 + N_a)``.
         augmented: N_a, augmented samples a tail image, or 0.
 
     Raises:
@@ -60,13 +57,11 @@ class OFASampler:
         training_targets: Tensor,
         num_classes: int,
         head_mask: Tensor,
-        confusing: Tensor,
         batch_size: int,
         augmented: int,
     ) -> None:
         self.batch_size, self.augmented = batch_size, augmented
         self.tail_rows = tail_rows(batch_size, augmented)
-        self.confusing = confusing[:, torch.arange(augmented) % confusing.shape[1]]
         self.pools = ClassPools(training_targets, num_classes)
         self._size = len(training_targets)
         self._head = head_mask & (self.pools.counts > 0)
@@ -86,14 +81,9 @@ class OFASampler:
         # The whole epoch is drawn and then cut, so that a shorter epoch is the beginning of a longer one.
         epoch, rows = self.steps_per_epoch(), self.tail_rows
         tail = draw_classes(self._within(weights, self._tail, "tail"), (epoch, rows), generator)
-        confusing = self.confusing[tail].flatten(1)
         head = draw_classes(self._within(weights, self._head, "head"), (epoch, rows * (1 + self.augmented)), generator)
-        indices = self.pools.draw_images(torch.cat([tail, confusing, head], 1), generator)
-        if not self.augmented:
-            return EpochBatches(list(indices[:steps]), layout=Blocks(rows))
-        place = torch.arange(self.batch_size)
-        source_only = (place >= rows) & (place < rows * (1 + self.augmented))
-        return EpochBatches(list(indices[:steps]), source_only, Blocks(rows))
+        indices = self.pools.draw_images(torch.cat([tail, head], 1), generator)
+        return EpochBatches(list(indices[:steps]), Blocks(rows))
 
     @staticmethod
     def _within(weights: Tensor, block: Tensor, name: str) -> Tensor:

@@ -30,7 +30,7 @@ class SAFA(Method[SAFAOptions]):
     The buffer `trained` says whether a stage has trained them.
     """
 
-    interface = "1.0"
+    interface = "1.1"
     checked_with: ClassVar = {"start_epoch": 1}
     provides = frozenset({"paired_batches"})
     auxiliary = ("cycle", "tail_mode_seeking", "head_mode_seeking", "contrastive")
@@ -130,7 +130,7 @@ class SAFA(Method[SAFAOptions]):
             RecipeError: the batch was not laid out by SAFA's sampler.
         """
         if not self._active(context):
-            return features
+            return self._with_terms(features, {}, context)
         layout, maps = features.layout, features.features
         if not isinstance(layout, Layout) or len(maps) < layout.batch_size:
             raise RecipeError(
@@ -147,10 +147,17 @@ class SAFA(Method[SAFAOptions]):
         generated, terms = self._generate(rows, layout, context)
         begin = 2 * layout.head_pairs
         made = (mean + deviation * generated).to(maps.dtype)
-        out = _append(features, made, slice(begin, begin + 2 * layout.tail_pairs), options.generated_weight)
+        out = _append(features, made, slice(begin, begin + 2 * layout.tail_pairs))
         if options.contrastive:
             terms["contrastive"] = self._contrastive(torch.cat([rows, generated]), out, layout, context)
-        return out.keeping(context.name, terms)
+        end = len(out.targets)
+        return self._with_terms(out, terms, context).keeping(context.name, slice(end - len(made), end))
+
+    def _with_terms(self, features: Features, terms: dict[str, Tensor], context: Context) -> Features:
+        """The record with the terms of eq. 1, times their weights; 0 for those that are off and before the start."""
+        zero, options = torch.zeros((), device=context.device), self.options
+        weighed = {name: terms[name] * getattr(options, name) if name in terms else zero for name in self.auxiliary}
+        return features.with_losses(context.name, **weighed)
 
     def _generate(self, rows: Tensor, layout: Layout, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """Augmented maps [2 T, D, H, W] of the tail rows, and the cycle and mode seeking terms, 0-d."""
@@ -199,28 +206,24 @@ class SAFA(Method[SAFAOptions]):
         return contrastive_loss(self.Q(rows[first], rows[second]), same)
 
     @hookimpl
-    def auxiliary_losses(self, features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
-        """The terms of eq. 1, times their weights; 0 for those that are off and before `start_epoch`."""
-        terms = features.kept.get(context.name, {})
-        zero = logits.new_zeros(())
-        return {name: terms[name] * getattr(self.options, name) if name in terms else zero for name in self.auxiliary}
+    def sample_weights(self, values: Tensor, features: Features, context: Context) -> Tensor | None:
+        """Augmented rows count for `generated_weight` times what the others do, in a weighted mean."""
+        made = features.kept.get(context.name)
+        if made is None or self.options.generated_weight == 1:
+            return None
+        weights = torch.ones_like(values)
+        weights[made] = self.options.generated_weight
+        return weights * (len(weights) / weights.sum())
 
 
-def _append(features: Features, made: Tensor, rows: slice, weight: float) -> Features:
-    """The record with rows made from those at `rows`, whose labels, mixed ones too, they carry.
-
-    They count for `weight` times what those count for.
-    """
+def _append(features: Features, made: Tensor, rows: slice) -> Features:
+    """The record with rows made from those at `rows`, whose labels, mixed ones too, they carry."""
     appended = features.append(made, features.targets[rows], features.source_index[rows])
-    partners, share, own = features.partner_targets, features.target_weight, features.loss_weight
-    if partners is not None and share is not None:
-        appended = replace(
-            appended,
-            partner_targets=torch.cat([partners, partners[rows]]),
-            target_weight=torch.cat([share, share[rows]]),
-        )
-    if weight == 1 and own is None:
+    partners, share = features.partner_targets, features.target_weight
+    if partners is None or share is None:
         return appended
-    if own is None:
-        own = torch.ones(len(features.targets), device=made.device)
-    return replace(appended, loss_weight=torch.cat([own, own[rows] * weight]))
+    return replace(
+        appended,
+        partner_targets=torch.cat([partners, partners[rows]]),
+        target_weight=torch.cat([share, share[rows]]),
+    )
