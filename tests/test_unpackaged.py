@@ -26,7 +26,9 @@ from ltcore import Backbone, DataSplits, Method, Options, hookimpl
 from pydantic import Field
 """
 
-MINE = HEAD + """
+MINE = (
+    HEAD
+    + """
 
 class MineOptions(Options):
     \"\"\"Options.\"\"\"
@@ -45,6 +47,7 @@ class Mine(Method[MineOptions]):
         \"\"\"Cross-entropy.\"\"\"
         return self.options.scale * torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 """
+)
 
 STAGE = "{name: joint, epochs: 2, batch_size: 8, methods: [mine], optimizer: {name: sgd, lr: 0.05}}"
 
@@ -314,7 +317,10 @@ def test_candidates_of_a_selection_may_be_files(mine, write_recipe, tmp_path):
 @pytest.mark.parametrize(
     ("use", "said"),
     [
-        ("../mine.py:Mine", "'../mine.py:Mine' is no method's name; write './FILE.py:CLASS' for a class in a file in or"),
+        (
+            "../mine.py:Mine",
+            "'../mine.py:Mine' is no method's name; write './FILE.py:CLASS' for a class in a file in or",
+        ),
         ("mine.py:Mine", "'mine.py:Mine' is no method's name; write './FILE.py:CLASS'"),
         ("/tmp/mine.py:Mine", "'/tmp/mine.py:Mine' is no method's name; write './FILE.py:CLASS'"),
         ("./mine.py", "'./mine.py' is no method's name; write './FILE.py:CLASS'"),
@@ -373,9 +379,7 @@ def test_what_names_no_class_of_a_file_is_one_message_with_its_place(
         (MINE.replace("logits, targets)", "logits, targets, colour)"), "hook compute_loss has no argument 'colour'"),
     ],
 )
-def test_a_file_that_does_not_run_is_one_message_with_its_place(
-    text, said, recipe, mine, tmp_path, cli, monkeypatch
-):
+def test_a_file_that_does_not_run_is_one_message_with_its_place(text, said, recipe, mine, tmp_path, cli, monkeypatch):
     if "helper" in text or "tools" in text:  # on the path, as for `python -m ltcore` in that folder
         monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "helper.py").write_text("x = 1\n")
@@ -402,7 +406,9 @@ def test_options_are_checked_with_their_place(recipe, cli):
 
 # -- data and backbone -------------------------------------------------------------------------------------------------
 
-PARTS = HEAD + """
+PARTS = (
+    HEAD
+    + """
 from dataclasses import dataclass
 
 import numpy as np
@@ -460,6 +466,7 @@ class MineNet(Method):
         \"\"\"The network.\"\"\"
         return Net(in_channels)
 """
+)
 
 
 def test_data_and_backbone_of_a_file_with_processes_that_decode(mine, write_recipe, tmp_path, cli):
@@ -511,7 +518,9 @@ def test_check_and_show(mine, cli):
     failed = cli("check", f"{mine}:Mine")
     assert failed.code == 1 and "ValueError: late" in failed.out and "change: change mine.py" in failed.out, failed
     cli("check", f"{mine.parent}/no.py:Mine").is_one_message(2, "no.py: there is no such file")
-    cli("check", "./mine").is_one_message(2, "'./mine' is no method's name, and no file with a class, such as ./mine.py")
+    cli("check", "./mine").is_one_message(
+        2, "'./mine' is no method's name, and no file with a class, such as ./mine.py"
+    )
 
 
 def test_the_schema_takes_a_file(recipe):
@@ -536,5 +545,5 @@ def test_a_recipe_that_is_in_no_file_names_none(mine):
         "backbone": {"use": "./mine.py:Mine"},
         "stages": [{"name": "joint", "epochs": 1, "optimizer": {"lr": 0.1}}],
     }
-    with pytest.raises((PluginError, RecipeError), match="'./mine.py:Mine' is not installed"):
+    with pytest.raises((PluginError, RecipeError), match=r"'\./mine\.py:Mine' is not installed"):
         make_plan(recipe_from(parts, "here"))

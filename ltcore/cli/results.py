@@ -50,7 +50,11 @@ def compare(
 
 
 def report(
-    runs: Sequence[Path], out: Path = Path("report.html"), features: bool = True, images: bool = True, run_code: bool = False
+    runs: Sequence[Path],
+    out: Path = Path("report.html"),
+    features: bool = True,
+    images: bool = True,
+    run_code: bool = False,
 ) -> None:
     """Draw one run, or several side by side, as one HTML page that needs no network.
 

@@ -36,7 +36,11 @@ def warnings(answers: Iterable[Implementation]) -> list[str]:
                 )
     return [
         f"{distribution} {version}: {'; '.join(dict.fromkeys(changes))}. "
-        + (f"Change {distribution}" if version == UNPACKAGED else f"Try: pip install --upgrade {distribution}; or tell its author")
+        + (
+            f"Change {distribution}"
+            if version == UNPACKAGED
+            else f"Try: pip install --upgrade {distribution}; or tell its author"
+        )
         for (distribution, version), changes in found.items()
         if changes
     ]

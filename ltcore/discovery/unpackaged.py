@@ -131,7 +131,9 @@ def _others(module: ModuleType, wanted: str) -> str:
         for name, kind in vars(module).items()
         if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
     ]
-    return nearest(wanted, known) or (f"; its methods are {listed(known)}" if known else ", and no ltcore.Method at all")
+    return nearest(wanted, known) or (
+        f"; its methods are {listed(known)}" if known else ", and no ltcore.Method at all"
+    )
 
 
 def _executed(name: str, file: File) -> ModuleType:
@@ -197,8 +199,8 @@ def _refuse_beside(tree: ast.Module, file: File) -> None:
         for name in names:
             if name.startswith(".") or _is_beside(name.partition(".")[0], file.path):
                 raise PluginError(
-                    f"{file.path}:{getattr(node, 'lineno', 1)}: imports '{name}', which lies beside it; a method in one "
-                    "file stands alone, so that a run can keep what it was trained with. Put it into the file, or make "
+                    f"{file.path}:{getattr(node, 'lineno', 1)}: imports '{name}', which lies beside it; a method in "
+                    "one file stands alone, so that a run can keep what it was trained with. Put it into the file, or make "
                     "a package of both ('ltcore new')"
                 )
 

@@ -12,7 +12,8 @@ from ltcore.discovery import catalogue, deprecations
 from ltcore.discovery.binding import Answers, Entry, implementations
 from ltcore.errors import LtcoreError, PluginError, listed
 from ltcore.networks.schedules import never_comes
-from ltcore.plan.checks import StageChecks
+from ltcore.plan.checks import CalibrationChecks, StageChecks
+from ltcore.plan.untrained import untrained
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
@@ -95,6 +96,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
                 ("calibrate", position),
                 f"{entries[key].whose} does not calibrate (hook post_calibrate); name it in a stage's methods",
             )
+    _check_calibration(loaded, data, backbone, entries, calibration, skeleton)
     return Plan(
         loaded,
         data,
@@ -109,8 +111,30 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
             *deprecations.warnings(chain(*implementations([data, backbone, *entries.values()]).values())),
             *_late_schedules(loaded),
             *_uncalled(stages),
+            *untrained(loaded, [(plan.stage, plan.entries) for plan in stages]),
         ),
     )
+
+
+def _check_calibration(
+    loaded: LoadedRecipe,
+    data: Entry,
+    backbone: Entry,
+    entries: dict[str, Entry],
+    calibration: Answers,
+    skeleton: Backbone,
+) -> None:
+    """What must hold of the methods under ``calibrate``.
+
+    Raises:
+        RecipeError: one of them requires what is not there.
+    """
+    stages, active = loaded.recipe.stages, tuple(entries[key] for key in loaded.recipe.calibrate)
+    still = stages[-1].model_copy(update={"trainable": [], "batch_norm": "frozen"})
+    every = tuple(entries.values())
+    CalibrationChecks(
+        loaded, len(stages), still, data, backbone, active, calibration, skeleton, False, False, every
+    ).run()
 
 
 def _late_schedules(loaded: LoadedRecipe) -> Iterable[str]:

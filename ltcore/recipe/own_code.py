@@ -14,7 +14,9 @@ from ltcore.discovery.unpackaged import File, names_file, split
 from ltcore.errors import RecipeError
 from ltcore.recipe.located import Located
 
-_FORM = "write './FILE.py:CLASS' for a class in a file in or below the recipe's folder, or the name of what is installed"
+_FORM = (
+    "write './FILE.py:CLASS' for a class in a file in or below the recipe's folder, or the name of what is installed"
+)
 
 
 def placed(root: Located, folder: Path) -> Located:
