@@ -77,8 +77,8 @@ CHANGED: dict[str, Change] = {}
 
 
 def since(name: str) -> Version:
-    """The version that has brought a hook or an argument."""
-    return ADDED.get(name, FIRST)
+    """The version that has brought a hook or an argument; most arguments came with their hook."""
+    return ADDED.get(name) or ADDED.get(name.partition(".")[0], FIRST)
 
 
 def parse(stated: object) -> Version | None:
