@@ -125,7 +125,9 @@ def test_figures_of_the_training_split(watch):
     def look(hook, context):
         assert context.class_counts.tolist() == [24, 16, 8, 4] and context.num_classes == 4
         assert torch.equal(context.training_targets.bincount(), context.class_counts)
-        assert context.validation_targets is None and context.device.type == "cpu"
+        with pytest.raises(RunError, match="there are no validation images; set"):
+            _ = context.validation_targets
+        assert context.device.type == "cpu"
         if hook == "stage":
             features = context.training_features()
             means = torch.stack([features[context.training_targets == label].mean(0) for label in range(4)])

@@ -77,7 +77,8 @@ def add(commands: Any) -> None:
     command.add_argument("--author", metavar="NAME", help="for pyproject.toml and the licence")
     command.flag("--force", "write over files that are there")
     command = add_command(commands, "check", check)
-    command.add_argument("names", metavar="NAME", nargs="*", help="a method's name; by default those of all plugins")
+    text = "a method's name, or ./mine.py:Mine; by default those of all plugins"
+    command.add_argument("names", metavar="NAME", nargs="*", help=text)
     text = "leave a check out, such as pairs, which takes longest; may be repeated"
     command.add_argument("--without", action="append", metavar="CHECK", help=text)
     command.json()

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from ltcore.errors import RunError
 from ltcore.seeding import derive_seed
 
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
+
+
+#: What is said to a method that asks for validation images where there are none.
+NO_VALIDATION = (
+    "there are no validation images; set data.holdout in the recipe. A method that needs them says so in `requires` "
+    "(validation), and is then refused before data is read"
+)
 
 
 class Provider(Protocol):
@@ -93,8 +101,14 @@ class Context:
         return self._state.training_targets
 
     @property
-    def validation_targets(self) -> Tensor | None:
-        """Labels of the validation images [M] int64, on the CPU; None where there are none."""
+    def validation_targets(self) -> Tensor:
+        """Labels of the validation images, [M] int64, on the CPU.
+
+        Raises:
+            RunError: there are none. A method whose `requires` has ``validation`` is refused in the plan then.
+        """
+        if self._state.validation_targets is None:
+            raise RunError(NO_VALIDATION)
         return self._state.validation_targets
 
     @property

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract import interface
 from ltcore.contract.interface import __version__
-from ltcore.discovery.offer import Offer
+from ltcore.discovery import unpackaged
+from ltcore.discovery.offer import UNPACKAGED, Offer
 from ltcore.errors import PluginError, listed, nearest
 
 if TYPE_CHECKING:
@@ -93,7 +95,9 @@ def lent(classes: Mapping[str, type[Method]]) -> Iterator[None]:
     before, installed = dict(_LENT), list(_INSTALLED)
     _INSTALLED[:] = installed or offers()
     for name, kind in classes.items():
-        _LENT[Offer(name, f"{kind.__module__}:{kind.__qualname__}", kind.__module__, kind.__qualname__)] = kind
+        file = unpackaged.ran(kind.__module__)
+        whose = (file.name, UNPACKAGED) if file else (kind.__module__, kind.__qualname__)
+        _LENT[Offer(name, f"{kind.__module__}:{kind.__qualname__}", *whose)] = kind
     try:
         yield
     finally:
@@ -119,6 +123,20 @@ def offers() -> list[Offer]:
         for point in entry_points(group=GROUP)
     ]
     return core + sorted(plugins, key=lambda offer: (offer.name, offer.distribution))
+
+
+def asked(name: str) -> Offer:
+    """The one offer of what a command is given: a name, or ``FILE.py:CLASS``, relative to the working directory.
+
+    Raises:
+        PluginError: as for `find`, or there is no such file.
+    """
+    if not unpackaged.names_file(name):
+        return find(name)
+    parts = unpackaged.split(name)
+    if parts is None:
+        raise PluginError(f"'{name}' is no method's name, and no file with a class, such as ./mine.py:Mine")
+    return unpackaged.File(Path(parts[0])).offer(parts[1], name)
 
 
 def find(name: str) -> Offer:
@@ -158,6 +176,17 @@ def load(offer: Offer) -> type[Method]:
 
     if offer in _LENT:
         return _LENT[offer]
+    found = _imported(offer) if offer.is_packaged else unpackaged.load(offer)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        if offer.is_packaged:
+            raise PluginError(f"{offer}: {offer.value} is not an ltcore.Method; tell its author")
+        raise PluginError(f"{offer}: it is no class that derives from ltcore.Method")
+    if refused := interface.refusal(found.interface, offer.distribution):
+        raise PluginError(f"{offer} {refused}")
+    return found
+
+
+def _imported(offer: Offer) -> Any:
     module, _, attribute = offer.value.partition(":")
     try:
         found: Any = import_module(module)
@@ -173,8 +202,4 @@ def load(offer: Offer) -> type[Method]:
         raise PluginError(
             f"{offer} failed to import: {reason(error)}. Reinstall or update {offer.distribution}, or remove it"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise PluginError(f"{offer}: {offer.value} is not an ltcore.Method; tell its author")
-    if refused := interface.refusal(found.interface, offer.distribution):
-        raise PluginError(f"{offer} {refused}")
     return found

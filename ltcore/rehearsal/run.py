@@ -203,7 +203,7 @@ class Stopwatch(Observer):
         early, late = self._measured[0], self._measured[-1]
         per_epoch, steps = self._length
         epochs = steps / per_epoch
-        starts = [start for entry in plan.entries if (start := _start_epoch(entry.method.options)) and start < epochs]
+        starts = [start for entry in plan.entries if 0 < (start := entry.method.acts_from) < epochs]
         change = min(starts) if starts else epochs / 2
         seconds = projected_seconds(steps, per_epoch, early, late, change, around)
         every = self._plan.loaded.recipe.checkpoint_seconds
@@ -311,12 +311,6 @@ class Rehearsal:
             raise
         self.stopwatch.note_memory()
         return max(self._clock() - began + self.loaders.left_out - left_out, 0.0)
-
-
-def _start_epoch(options: Any) -> int:
-    """The epoch at which a method begins, by the usual name of that option; 0 where it has none."""
-    start = getattr(options, "start_epoch", 0)
-    return start if isinstance(start, int) else 0
 
 
 def _refuse_lack_of_memory(error: Exception, where: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltcore.contract.context import NO_VALIDATION
 from ltcore.contract.experts import by_image
 from ltcore.contract.model import Model, evaluating
 from ltcore.data.partial import augmented_pass, completed
@@ -58,7 +59,7 @@ class FeatureProvider:
     def features(self, split: str, tap: str) -> Tensor:
         """See `ltcore.Context.training_features`."""
         if split not in self._loaders:
-            raise RunError("there are no validation images; set data.holdout in the recipe")
+            raise RunError(NO_VALIDATION)
         backbone, state = self._backbone(tap), self.state
         trains = any(parameter.requires_grad for parameter in backbone.parameters())
         # By the stage's index: calibration comes after the last, and a recipe's stage may have its name.
