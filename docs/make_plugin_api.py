@@ -28,6 +28,7 @@ docstring. `help(ltcore.NAME)` has the rest: shapes, units and errors.
 #: Title of a part -> the modules whose names it has.
 PARTS = {
     "A method": ["contract.method", "contract.hook", "contract.context", "contract.records", "contract.recipe"],
+    "Images": ["contract.images"],
     "Networks": ["contract.backbone", "contract.classifier", "contract.model"],
     "Samplers and class distributions": ["contract.samplers"],
     "Statistics of classes": ["contract.statistics"],

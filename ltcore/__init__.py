@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test hol
     from ltcore.contract.context import Context as Context
     from ltcore.contract.facts import DataFacts as DataFacts
     from ltcore.contract.hook import hookimpl as hookimpl
+    from ltcore.contract.images import ForExtraRows as ForExtraRows
     from ltcore.contract.imbalance import Imbalance as Imbalance
     from ltcore.contract.method import Method as Method
     from ltcore.contract.method import Options as Options
@@ -61,6 +62,7 @@ _HOMES = {
     "EpochBatches": "contract.samplers",
     "Features": "contract.records",
     "FileSplit": "contract.splits",
+    "ForExtraRows": "contract.images",
     "Imbalance": "contract.imbalance",
     "LtcoreError": "errors",
     "Method": "contract.method",

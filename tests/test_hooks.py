@@ -132,6 +132,13 @@ def test_a_sum_is_what_was_declared(returned):
         hooks.call(hookspecs.auxiliary_losses, None, LOGITS)
 
 
+def test_each_answer_is_its_methods_own():
+    first, none, last = (method(image_transform=lambda self, value=value: value) for value in (len, None, abs))
+    hooks = hooks_of(first=first, none=none, last=last)
+    assert list(hooks.call(hookspecs.image_transform).items()) == [("first", len), ("last", abs)]
+    assert hooks_of().call(hookspecs.image_transform) == {}
+
+
 def test_all_are_called_in_order():
     seen = []
     first, second = (method(on_epoch_end=lambda self, name=name: seen.append(name)) for name in "ab")
@@ -237,6 +244,10 @@ class RecordingBackbone(CifarResNet):
         return super().build_backbone(in_channels)
 
 
+def keep_image(image, target, generator):
+    return image
+
+
 class Recorder(Method):
     auxiliary = ("term",)
     tap = "maps"
@@ -278,6 +289,12 @@ class Recorder(Method):
     def class_distribution(self, context):
         seen("class_distribution", context)
         return torch.full((CLASSES,), 1 / CLASSES)
+
+    @hookimpl
+    def image_transform(self, context):
+        seen("image_transform", context)
+        assert context.epoch >= 0
+        return keep_image
 
     @hookimpl
     def mix_inputs(self, batch, context):
@@ -349,7 +366,7 @@ def test_a_real_run_calls_every_hook_in_the_documented_order(offer_methods, make
         calibrate=["recorder"],
     ).execute()
     step = ["mix_inputs", "augment_features", "adjust_logits", "compute_loss", "auxiliary_losses", "after_step"]
-    before = ["on_epoch_start", "class_weights", "class_distribution"]
+    before = ["on_epoch_start", "class_weights", "class_distribution", "image_transform"]
     begin = ["build_classifier", "on_stage_start", "build_sampler"]
     assert CALLS == [
         *["build_backbone", "build_data", "build_backbone", "on_run_start"],  # the first on the meta device, for names

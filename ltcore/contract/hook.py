@@ -13,7 +13,7 @@ PROJECT = "ltcore"
 hookimpl = pluggy.HookimplMarker(PROJECT)
 _hookspec = pluggy.HookspecMarker(PROJECT)
 
-Kind = Literal["one", "fold", "product", "sum", "all"]
+Kind = Literal["one", "fold", "product", "sum", "all", "own"]
 Moment = Literal["setup", "run", "stage", "epoch", "step", "end"]
 F = TypeVar("F", bound=Callable[..., Any])
 

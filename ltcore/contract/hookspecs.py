@@ -20,6 +20,7 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
             on_epoch_start()                                                # all
             weights = class_weights()                                       # product
             batches = sampler.draw(steps, class_distribution(), generator)  # one
+            functions = image_transform(), each called for every image of the batches   # own
             for batch in batches:
                 batch = mix_inputs(batch)                                   # fold
                 features = backbone(batch), with augment_features(features) at each tap   # fold
@@ -42,6 +43,7 @@ The kind stands beside each hook:
 * ``product``: the answers are multiplied, those that are None left out.
 * ``sum``: the answers are named terms, namespaced with the method's name, weighted and added.
 * ``all``: every method is called in the recipe's order; nothing is returned.
+* ``own``: any number of methods answer, each for itself; an answer stays its method's own.
 
 The functions are specifications, never called. An implementation is a method of a `ltcore.Method`, marked with
 `hookimpl`, that takes any of the hook's arguments by name. Everything that is true of a hook stands in its declaration
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import Context
+    from ltcore.contract.images import ForExtraRows, ImageFunction
     from ltcore.contract.records import Batch, Features
     from ltcore.contract.samplers import Sampler
     from ltcore.contract.splits import DataSplits
@@ -174,6 +177,24 @@ def class_distribution(context: Context) -> Tensor | None:
     Called at the start of every epoch, and again where a run goes on inside it: it must give the same answer for the
     same epoch. Returns how often each class is drawn, [C], summing to 1, on any device; None for every image once. A
     stage's ``sampler:`` answers the same question, so the two exclude each other.
+    """
+
+
+@hook("own", called="epoch", may_be_none=True)
+def image_transform(context: Context) -> ImageFunction | ForExtraRows | None:
+    """A function that changes training images one by one, where they are prepared; None: none in this epoch.
+
+    Called at the start of every epoch, and again where a run goes on inside it: it must give the same function for the
+    same epoch, from what is in options and buffers. The function is called as ``function(image, target, generator)``
+    for every training image of the epoch, behind core's own crop, flip and policy and before normalisation, and
+    returns an image of the same shape and type. ``image`` is [C, H, W] uint8 on the CPU, and the function's own to
+    write into; ``target`` is its label, an int; ``generator`` is on the CPU, seeded for this image, and all the
+    randomness there is. The functions of several methods act in the recipe's order.
+
+    It travels to the processes that decode images, with every batch, so it must be one that pickle takes and small: a
+    function at module level, a ``functools.partial`` of one, or an instance of a class at module level, which holds
+    plain values and no tensor of another device. ``ltcore.ForExtraRows(function)`` acts on the method's own extra rows
+    alone; any other function acts on those of every method, too. It is refused in a stage with a cache.
     """
 
 

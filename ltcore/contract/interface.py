@@ -58,7 +58,7 @@ FIRST = Version(1, 0)
 INTERFACE = Version(1, 1)
 
 #: What a version after the first has added.
-ADDED: dict[str, Version] = dict.fromkeys(("after_step", "on_stage_end"), Version(1, 1))
+ADDED: dict[str, Version] = dict.fromkeys(("image_transform", "after_step", "on_stage_end"), Version(1, 1))
 #: What works and is on its way out.
 DEPRECATED: dict[str, Deprecation] = {}
 #: What a major version has changed or removed; a deprecated name moves here when it goes.

@@ -2,7 +2,7 @@
 
 A rule takes the hook's bound calls in the recipe's order, each with the method whose it is, and gives one function of
 the hook's values. With no call it gives the default, too: core's own for ``one``, what came in for ``fold``, None for
-``product``, no terms for ``sum``.
+``product``, no terms for ``sum``, no answers for ``own``.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def compose(hook: Hook, calls: Calls, default: Call, weights: Mapping[str, float
         return functions[0] if functions else default
     if hook.kind == "sum":
         return _sum(hook, calls, weights)
+    if hook.kind == "own":
+        return _own(calls)
     return {"fold": _fold, "product": _product, "all": _all}[hook.kind](functions)
 
 
@@ -81,6 +83,14 @@ def _all(functions: Sequence[Call]) -> Call:
             function(*values)
 
     return every
+
+
+def _own(calls: Calls) -> Call:
+    def answers(*values: Any) -> dict[str, Any]:
+        found = {owner.key: call(*values) for owner, call in calls}
+        return {key: answer for key, answer in found.items() if answer is not None}
+
+    return answers
 
 
 def _sum(hook: Hook, calls: Calls, weights: Mapping[str, float]) -> Call:

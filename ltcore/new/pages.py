@@ -14,6 +14,7 @@ _MIXES = {
     "product": "with anything; the weights of several methods are multiplied",
     "sum": "with anything; the terms of all methods are added",
     "all": "with anything",
+    "own": "with anything; what it answers stays its own",
 }
 _WHAT = {
     "mix_inputs": "the images",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.model import public_name
 from ltcore.testing.faults import Fault
+from ltcore.testing.image_functions import try_image_function
 from ltcore.testing.randomness import GlobalStates, TorchState
 from ltcore.testing.state import path_to, same
 from ltcore.testing.synchronisation import Waits
@@ -106,6 +107,8 @@ class Watch:
                     self._compare(hook, before, self._seen(given, HOOKS[hook].writes))
                 if self.looking and hook == "auxiliary_losses":
                     self._compare_terms(answer.entry, returned)
+                if self.looking and hook == "image_transform" and returned is not None and self.state is not None:
+                    try_image_function(returned, self, self.state)
             if hook == "build_sampler" and returned is not None:
                 return _WatchedSampler(returned, self)
             return returned

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ltcore.contract.hookspecs import (
     after_step,
     class_distribution,
     class_weights,
+    image_transform,
     on_epoch_end,
     on_epoch_start,
     on_stage_end,
@@ -22,6 +23,7 @@ from ltcore.contract.hookspecs import (
 from ltcore.contract.model import public_name
 from ltcore.contract.records import Batch
 from ltcore.contract.samplers import DISTRIBUTIONS, EpochBatches, Sampler
+from ltcore.data.image_functions import ImageChanges, ImageFunctions
 from ltcore.errors import PluginError
 from ltcore.networks.schedules import learning_rate
 from ltcore.seeding import derive_seed, generator_for
@@ -143,6 +145,8 @@ class Loop:
         self.steps = 0
         self.batches: list[Tensor] = []
         self.weights: Tensor | None = None
+        #: Of the epoch: what methods do to its images; None where none does anything.
+        self.functions: ImageFunctions | None = None
         self._counted = time.perf_counter()
 
     def reaches(self, epoch: int, step: int) -> bool:
@@ -160,6 +164,7 @@ class Loop:
                 refuse_strays(self.stage.name, self.model, self.trained)
             self.weights = self.hooks.call(class_weights)
             drawn = self._draw(epoch)
+            self.functions = self._image_functions()
             self._tell("epoch_started")
             for batch in self._batches(epoch, drawn):
                 losses = self.forward(batch, self.weights)
@@ -224,7 +229,11 @@ class Loop:
         source_only = None if drawn.source_only is None else drawn.source_only.to(device)
         targets, seed = state.training_targets, (state.seed, stage.name, epoch)
         generators = (generator_for(self.source.generator_device, "images", *seed, step) for step in remaining)
-        batches = self.source.train_batches(indices[self.position.step :], generators)
+        changes = None
+        if self.functions is not None:
+            functions, sizes = self.functions, [len(indices[step]) for step in remaining]
+            changes = ImageChanges(functions, (functions.rows(size) for size in sizes))
+        batches = self.source.train_batches(indices[self.position.step :], generators, changes)
         for step, images in zip(remaining, batches, strict=True):
             state.step = step
             state.progress.fill_((epoch * self.steps_per_epoch + step) / self.total)
@@ -237,6 +246,13 @@ class Loop:
                 source_only=source_only,
                 layout=drawn.layout,
             )
+
+    def _image_functions(self) -> ImageFunctions | None:
+        if not (answers := self.plan.answers["image_transform"]):
+            return None
+        whose = {answer.entry.key: f"stage '{self.stage.name}': {answer.entry.whose}: " for answer in answers}
+        found: Any = self.hooks.call(image_transform)
+        return ImageFunctions.pack(found, whose)
 
     def _distribution(self) -> Tensor | None:
         named = DISTRIBUTIONS[self.stage.sampler] if self.stage.sampler else None
