@@ -163,7 +163,7 @@ def loaders():
     streamed = [StreamingLoader(ArrayImages(whole), transform, MEAN, STD, workers) for workers in (0, 1, 2)]
     yield InMemoryLoader(whole, MEAN, STD, 2, True), *streamed
     for loader in streamed:
-        loader._training = None
+        loader._training = loader._picking = None
 
 
 def epoch(loader, functions=None, extra=None, start=0):
@@ -269,12 +269,18 @@ def test_a_rehearsal_prepares_some_of_many_and_keeps_the_time():
         return real(indices, *more, **named)
 
     inner.pick = slow
-    few = loader.pick(torch.tensor([3, 1]))
+    few = loader.pick(torch.tensor([3, 1]))  # in full, and its time is what it takes
+    clock.now = 0.0
     assert torch.equal(few, real(torch.tensor([3, 1]))) and not loader.projected
     many = loader.pick(torch.arange(1024) % 24)
     assert many.shape == (1024, 3, 16, 16) and torch.equal(many[256:512], many[:256])
-    assert loader.projected == pytest.approx(10.24) and clock.now == pytest.approx(2.58)
+    assert loader.projected == pytest.approx(10.24) and clock.now == pytest.approx(2.56)
     assert loader.left_out == pytest.approx(7.68)
+    assert loader.pick(torch.arange(100) % 24).shape == (100, 3, 16, 16)
+    assert loader.projected == pytest.approx(11.24) and clock.now == pytest.approx(2.56), "the kind is known"
+    loader.pick(torch.arange(100) % 24, generator_for("cpu", 0), augmented=True)
+    assert clock.now == pytest.approx(3.56)
+    assert clock.now + loader.left_out == pytest.approx(loader.projected) == 12.24
 
 
 # -- in a run ----------------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ class PartialLoader:
         self.reduced = False
         #: What methods' functions take for an image of the epoch, where workers prepare it.
         self.change_seconds = 0.0
+        #: Of each kind of images that a method has asked for in this epoch, some, and what one has taken.
+        self._picked: dict[tuple[bool, bytes], tuple[Tensor, float]] = {}
 
     def __len__(self) -> int:
         """Number of images."""
@@ -60,6 +62,7 @@ class PartialLoader:
     ) -> Iterator[Tensor]:
         """See `ltcore.data.loader.Loader.train_batches`."""
         self.change_seconds = 0.0
+        self._picked.clear()
         if changes is not None and self.workers:
             indices = list(indices)
             self.change_seconds = self._seconds_to_change(indices[0][:_TIMED], changes.functions)
@@ -80,17 +83,23 @@ class PartialLoader:
         functions: ImageFunctions | None = None,
         augmented: bool = False,
     ) -> Tensor:
-        """The first images, some of them several times where there are many, and the time that this saves is kept."""
-        began = self._clock()
-        found = self.loader.pick(indices[:_PICKED], generator, functions, augmented)
-        self._wait()
-        spent = self._clock() - began
-        if len(indices) > len(found):
-            whole = spent * len(indices) / len(found)
-            self.projected += whole
-            self.left_out += whole - spent
-            found = found[torch.arange(len(indices), device=found.device) % len(found)]
-        return found
+        """The images, where they are few; else some, several times, and the time that this saves is kept.
+
+        In an epoch the same kind of images is prepared once, however often it is asked for.
+        """
+        if len(indices) <= max(_FEW):
+            return self.loader.pick(indices, generator, functions, augmented)
+        kind, spent = (augmented, b"" if functions is None else functions.pickled), 0.0
+        if kind not in self._picked:
+            began = self._clock()
+            some = self.loader.pick(indices[:_PICKED], generator, functions, augmented)
+            self._wait()
+            spent = self._clock() - began
+            self._picked[kind] = some, spent / len(some)
+        some, an_image = self._picked[kind]
+        self.projected += an_image * len(indices)
+        self.left_out += an_image * len(indices) - spent
+        return some[torch.arange(len(indices), device=some.device) % len(some)]
 
     def augmented_pass(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
         """The first training images, augmented, some of them several times; see `completed`."""

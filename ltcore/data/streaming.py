@@ -200,6 +200,8 @@ class StreamingLoader:
         self._normalise = Normalizer(mean, std, transform.image_size, self.device, one_thread=True)
         self._feed = _Feed()
         self._training: DataLoader[Any] | None = None
+        self._picking: DataLoader[Any] | None = None
+        self._picked = _Feed()
 
     def __len__(self) -> int:
         """Number of images."""
@@ -285,7 +287,7 @@ class StreamingLoader:
         functions: ImageFunctions | None = None,
         augmented: bool = False,
     ) -> Tensor:
-        """See `Loader.pick`; a few images are decoded in this process, more by workers of their own."""
+        """See `Loader.pick`; a few images are decoded in this process, more by workers that stay for the next time."""
         drawn = generator if augmented or functions is not None else None
         seeds = None if drawn is None else torch.randint(2**62, indices.shape, generator=drawn)
         packed = None if functions is None else functions.pickled
@@ -298,10 +300,12 @@ class StreamingLoader:
             )
             for number, part in enumerate(torch.split(indices, _PICKED_AT_ONCE))
         ]
-        loader = None
-        if self.workers and len(requests) > 2:
-            loader = self._loader(persistent=False, requests=iter(requests))
-        return torch.cat(list(self._decoded(iter(requests), loader)))
+        if not self.workers or len(requests) < 3:
+            return torch.cat(list(self._decoded(iter(requests), None)))
+        if self._picking is None:  # not those of the training, in the middle of whose epoch a method may ask
+            self._picking = _worker_loader(self._decoder, self._picked, self.workers, True, self.device.type)
+        self._picked.requests = iter(requests)
+        return torch.cat(list(self._decoded(self._picked.requests, self._picking)))
 
     def _loader(self, persistent: bool, requests: Iterator[Request] | None = None) -> DataLoader[Any]:
         return _worker_loader(
