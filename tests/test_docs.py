@@ -6,8 +6,10 @@ import io
 import json
 import re
 import shutil
+import sys
 import textwrap
 import tomllib
+import types
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,10 @@ class Probe(Method):
 
     @hookimpl
     def class_distribution(self):
+        return None
+
+    @hookimpl
+    def image_transform(self):
         return None
 
     @hookimpl
@@ -310,10 +316,12 @@ def test_the_page_names_what_a_version_has_changed(make_hooks, monkeypatch):
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_example_runs(name, offer_methods, write_recipe, tmp_path):
+def test_example_runs(name, offer_methods, write_recipe, tmp_path, monkeypatch):
     (source,) = blocks(HOOK_SECTIONS[name], "python")
     ast.parse(source)
-    space = {"__name__": "example"}
+    module = types.ModuleType("example")  # by which pickle finds its functions
+    monkeypatch.setitem(sys.modules, "example", module)
+    space = vars(module)
     exec(blocks(HOOKS_PAGE, "python")[0], space)
     before = set(space)
     exec(source, space)

@@ -270,6 +270,49 @@ class SeedsTorch(Method):
         torch.manual_seed(context.epoch)
 
 
+def _global_noise(image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+    return image ^ torch.randint(2, image.shape, dtype=torch.uint8)
+
+
+def _own_noise(image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+    return image ^ torch.randint(2, image.shape, dtype=torch.uint8, generator=generator)
+
+
+class _Counting:
+    """Every other image is another one, whatever it is."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+        self.calls += 1
+        return image ^ (self.calls % 2)
+
+
+class ImagesDrawGlobally(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _global_noise
+
+
+class ImagesDrawTheirOwn(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _own_noise
+
+
+class ImagesKeepAState(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _Counting()
+
+
 class WaitsForTheDevice(Method):
     @hookimpl
     def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from ltcore.errors import RunError
 from ltcore.seeding import derive_seed
 
 if TYPE_CHECKING:
+    from ltcore.contract.images import ImageFunction
     from ltcore.contract.model import Model
 
 
@@ -33,6 +34,11 @@ class Provider(Protocol):
 
     def feature_shape(self, tap: str) -> tuple[int, ...]:
         """See `Context.feature_shape`."""
+
+    def images(
+        self, split: str, indices: Tensor, transform: ImageFunction | None, augmented: bool, seed: int | None
+    ) -> Tensor:
+        """See `Context.images`; `seed` is that of all draws, None where there are none."""
 
 
 @dataclass
@@ -211,6 +217,31 @@ class Context:
             RunError: the recipe holds nothing out and the data set has no validation split.
         """
         return self._state.provider.features("val", tap)
+
+    def images(
+        self, split: str, indices: Tensor, transform: ImageFunction | None = None, augmented: bool = False
+    ) -> Tensor:
+        """Images of the training or the validation split, to look at: [M, C, H, W] float32, normalised, on the device.
+
+        They are decoded, and may be many: a method asks for as many at a time as fit into memory. In a rehearsal some
+        of many stand for all.
+
+        Args:
+            split: ``train`` or ``val``; ``source_index`` points into ``train``.
+            indices: [M] int64, on any device.
+            transform: what is done to each image before it is normalised, as ``image_transform`` describes it; drawn
+                from `generator`, so that it differs from call to call.
+            augmented: prepare them as training does, with crop, flip and policy drawn likewise; else as evaluation
+                does.
+
+        Raises:
+            PluginError: there is no such split or image, or `transform` cannot be sent to another process.
+            RunError: there are no validation images; or `transform` failed.
+        """
+        seed = None
+        if transform is not None or augmented:
+            seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
+        return self._state.provider.images(split, indices, transform, augmented, seed)
 
     def class_means(self) -> Tensor:
         """Mean pooled training feature of each class, [C, D]; with E experts [C, E, D], as `training_features`."""

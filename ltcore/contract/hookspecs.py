@@ -23,6 +23,7 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
             weights = class_weights()                                       # product
             batches = sampler.draw(steps, class_distribution(), generator)  # one
             extra = extra_rows(indices, generator), for each method its own   # own
+            functions = image_transform(), each called for every image of the batches   # own
             for batch in batches:
                 gradients = compute_gradients(of the loss as a function):   # one; by default a backward pass
                     batch = mix_inputs(batch)                               # fold
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import Context
+    from ltcore.contract.images import ForExtraRows, ImageFunction
     from ltcore.contract.objective import Objective
     from ltcore.contract.records import Batch, Features
     from ltcore.contract.samplers import Sampler
@@ -237,6 +239,24 @@ def extra_rows(indices: list[Tensor], generator: torch.Generator, context: Conte
     features; nobody else sees them. They go through the backbone behind the batch, in its normalisation's statistics
     too, and never reach the classifier. A method that is done with them returns a record with ``extra=None``, and the
     network goes on without them.
+    """
+
+
+@hook("own", called="epoch", may_be_none=True)
+def image_transform(context: Context) -> ImageFunction | ForExtraRows | None:
+    """A function that changes training images one by one, where they are prepared; None: none in this epoch.
+
+    Called at the start of every epoch, and again where a run goes on inside it: it must give the same function for the
+    same epoch, from what is in options and buffers. The function is called as ``function(image, target, generator)``
+    for every training image of the epoch, behind core's own crop, flip and policy and before normalisation, and
+    returns an image of the same shape and type. ``image`` is [C, H, W] uint8 on the CPU, and the function's own to
+    write into; ``target`` is its label, an int; ``generator`` is on the CPU, seeded for this image, and all the
+    randomness there is. The functions of several methods act in the recipe's order.
+
+    It travels to the processes that decode images, with every batch, so it must be one that pickle takes and small: a
+    function at module level, a ``functools.partial`` of one, or an instance of a class at module level, which holds
+    plain values and no tensor of another device. ``ltcore.ForExtraRows(function)`` acts on the method's own extra rows
+    alone; any other function acts on those of every method, too. It is refused in a stage with a cache.
     """
 
 

@@ -46,6 +46,7 @@ _CORE = {
 _OURS = {
     # plugins: written by .ci/plugins.py
     "afg": "ltcore-glag",
+    "autoaugment_by_class": "ltcore-autoaugment-by-class",
     "balanced_softmax": "ltcore-logit-adjustment",
     "cdt": "ltcore-cdt",
     "cifar_densenet": "ltcore-cifar-resnet",

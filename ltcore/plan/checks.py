@@ -318,7 +318,7 @@ class StageChecks:
                     f"'{self.stage.cache}' holds what comes out of it; use cache: off",
                     "cache",
                 )
-        for answer in self.answers["mix_inputs"]:
+        for answer in (*self.answers["image_transform"], *self.answers["mix_inputs"]):
             raise self.refuse(
                 f"{answer.entry.whose} changes the images, which cache '{self.stage.cache}' skips; use cache: off",
                 "cache",

@@ -77,9 +77,15 @@ class PartialLoaders:
         return self.all[-1]
 
     def seconds_to_decode(self, source: object, rows: float) -> float:
-        """What decoding `rows` images takes beside the computation; 0 where `source` decodes in between, or nothing."""
-        decodes = isinstance(source, PartialLoader) and isinstance(source.loader, StreamingLoader)
-        return self.decode_seconds * rows / self.workers if decodes and self.workers else 0.0
+        """What decoding `rows` images takes beside the computation; 0 where `source` decodes in between, or nothing.
+
+        What methods do to each image counts as decoding; it is measured with the functions of the epoch.
+        """
+        if not isinstance(source, PartialLoader) or not isinstance(source.loader, StreamingLoader):
+            return 0.0
+        if not self.workers:
+            return 0.0
+        return (self.decode_seconds + source.change_seconds) * rows / self.workers
 
     @property
     def left_out(self) -> float:

@@ -17,6 +17,7 @@ from ltcore.contract.model import public_name
 from ltcore.testing.costs import Asked, Growth
 from ltcore.testing.faults import Fault
 from ltcore.testing.flow import Gradients
+from ltcore.testing.image_functions import try_image_function
 from ltcore.testing.inspecting import Call, Inspector
 from ltcore.testing.randomness import GlobalStates, TorchState
 from ltcore.testing.records import AnswerTypes, Records
@@ -144,6 +145,8 @@ class Watch:
                     self._compare(hook, before, self._seen(given, hook))
                 if self.looking and hook in _MAKING:
                     self._compare_terms(answer.entry, hook, returned)
+                if self.looking and hook == "image_transform" and returned is not None and self.state is not None:
+                    try_image_function(returned, self, self.state)
             if hook == "build_sampler" and returned is not None:
                 return _WatchedSampler(returned, self)
             return returned
