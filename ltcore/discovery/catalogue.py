@@ -45,11 +45,13 @@ _OURS = {
     # plugins: written by .ci/plugins.py
     "afg": "ltcore-glag",
     "balanced_softmax": "ltcore-logit-adjustment",
+    "bcl": "ltcore-bcl",
     "cdt": "ltcore-cdt",
     "cifar_densenet": "ltcore-cifar-resnet",
     "cifar_resnet": "ltcore-cifar-resnet",
     "cifar_resnext": "ltcore-cifar-resnet",
     "class_balanced": "ltcore-class-balanced",
+    "cmo": "ltcore-cmo",
     "count_norm": "ltcore-cdt",
     "distillation": "ltcore-glag",
     "drs": "ltcore-deferred",
