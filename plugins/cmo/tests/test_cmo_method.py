@@ -172,7 +172,7 @@ def test_of_a_blend_one_label_is_drawn_by_its_share():
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 4.0, 8.0])])
 def test_the_loss_is_the_papers_of_both_labels(weights):
-    """rho * l(z, y) + (1 - rho) * l(z, y'); with class weights each row counts with the weight of each label's share."""
+    """rho * l(z, y) + (1 - rho) * l(z, y'); with class weights a row counts with the weight of each label's share."""
     torch.manual_seed(0)
     model = Model(CheckBackbone().build_backbone(in_channels=3), nn.Linear(8, 4), {}).eval()
     method, context = CMO(), context_of(step=7)

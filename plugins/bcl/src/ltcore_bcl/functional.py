@@ -12,9 +12,8 @@ def balanced_contrastive_loss(
     r"""Supervised contrastive loss in which every class counts alike in the denominator, and none is missing.
 
     Zhu, Wang, Chen, Chen, Jiang, "Balanced Contrastive Learning for Long-Tailed Visual Recognition", CVPR 2022,
-    section 3.3, as in the authors' code. All rows are anchors. An anchor i is compared with the set A of the other rows
-    and the prototypes, of which :math:`P_i` carry its label, and :math:`N_c` is how many of rows and prototypes carry
-    label c:
+    as in the authors' code. All rows are anchors. An anchor i is compared with the set A of the other rows and the
+    prototypes, of which :math:`P_i` carry its label, and :math:`N_c` is how many of rows and prototypes carry label c:
 
     .. math::
 

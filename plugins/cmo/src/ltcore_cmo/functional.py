@@ -1,7 +1,7 @@
 """CMO as pure functions: whose images are pasted, the box, and what is left of the first label.
 
 Park, Hong, Heo, Yun, Choi, "The Majority Can Help The Minority: Context-rich Minority Oversampling for Long-tailed
-Classification", CVPR 2022, section 3. The box is that of CutMix (Yun et al., ICCV 2019).
+Classification", CVPR 2022. The box is that of CutMix (Yun et al., ICCV 2019).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 def donor_distribution(class_counts: Tensor, power: float = 1.0, per: Literal["image", "class"] = "image") -> Tensor:
     r"""How often an image of each class is pasted.
 
-    The paper's section 3.2 draws class k with :math:`q(r, k) \propto n_k^{-r}`. The authors' code gives each *image*
+    The paper draws class k with :math:`q(r, k) \propto n_k^{-r}`. The authors' code gives each *image*
     of class k the weight :math:`n_k^{-r}`, so that a class is drawn with :math:`n_k^{1 - r}`: at r = 1, every class
     equally often.
 
