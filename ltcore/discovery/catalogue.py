@@ -68,6 +68,7 @@ _OURS = {
     "ncm": "ltcore-decoupling",
     "ofa": "ltcore-ofa",
     "remix": "ltcore-mixup",
+    "rsg": "ltcore-rsg",
     "safa": "ltcore-safa",
     "stg": "ltcore-stg",
     "swa": "ltcore-averages",
