@@ -249,6 +249,22 @@ def test_extra_rows_are_their_methods_alone_and_never_reach_the_classifier():
     torch.testing.assert_close(terms["classification"], forward_of()(batch_of(), None)["classification"])
 
 
+def test_a_method_that_makes_its_record_anew_drops_nobodys_extra_rows():
+    class Anew(Method):
+        @hookimpl
+        def mix_inputs(self, batch: Batch) -> Batch:
+            assert not batch.extras and batch.extra is None
+            return Batch(batch.images, batch.targets, batch.source_index)
+
+        @hookimpl
+        def augment_features(self, features: Features) -> Features:
+            return Features(features.features, features.targets, features.source_index, features.synthetic)
+
+    first = Brings()
+    forward_of(Anew(), first)(with_extra(m1=3), None)
+    assert first.seen == [("mix_inputs", (3, 2, 4, 4)), ("augment_features", (3, 5)), ("adjust_logits", (3, 5))]
+
+
 def test_extra_rows_that_are_done_with_before_the_network_do_not_enter_it():
     forward = forward_of(Brings(drop_at="mix_inputs"))
     widths = []

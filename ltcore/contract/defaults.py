@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import Context
     from ltcore.contract.objective import Objective
     from ltcore.contract.records import Features
@@ -24,6 +25,13 @@ def linear_classifier(feature_dim: int, num_classes: int) -> nn.Linear:
     nn.init.kaiming_normal_(classifier.weight)
     nn.init.zeros_(classifier.bias)
     return classifier
+
+
+def mean_of_experts() -> nn.Module:
+    """The mean of the experts' logits."""
+    from ltcore.contract.experts import MeanOfExperts
+
+    return MeanOfExperts()
 
 
 def plain_batches(batch_size: int, context: Context) -> Sampler:
@@ -65,9 +73,22 @@ def not_one_weight_per_sample(weights: Any, values: Tensor, features: Features) 
     return f"returned shape {list(shape)} for {len(values)} rows; it returns one weight per row, or None"
 
 
+def no_backbone(changed: Any, backbone: Backbone) -> str | None:
+    """What is wrong with an answer to ``adapt_backbone``."""
+    from ltcore.contract.backbone import Backbone
+
+    if isinstance(changed, Backbone):
+        return None
+    return f"returned {type(changed).__name__}, which is no ltcore.Backbone"
+
+
 def unequal_rows(changed: Features, features: Features) -> str | None:
     """What is wrong with an answer to ``augment_features``: every row has its features, target, source and mark."""
     counts = [len(x) for x in (changed.features, changed.targets, changed.source_index, changed.synthetic)]
+    if (changed.expert is None) != (features.expert is None) or changed.expert_rows != features.expert_rows:
+        return "dropped 'expert', which says of which expert of the network a row is, or made it up"
+    if changed.expert is not None and len(changed.expert) != counts[0]:
+        return f"returned {counts[0]} rows of features and {len(changed.expert)} in 'expert', which says whose each is"
     if len(set(counts)) == 1:
         return None
     return (

@@ -60,8 +60,10 @@ INTERFACE = Version(1, 1)
 #: What a version after the first has added.
 ADDED: dict[str, Version] = dict.fromkeys(
     (
+        "adapt_backbone",
         "adjust_logits.features",
         "after_step",
+        "build_ensemble",
         "compute_gradients",
         "compute_loss.features",
         "extra_rows",
@@ -77,8 +79,8 @@ CHANGED: dict[str, Change] = {}
 
 
 def since(name: str) -> Version:
-    """The version that has brought a hook or an argument."""
-    return ADDED.get(name, FIRST)
+    """The version that has brought a hook or an argument; most arguments came with their hook."""
+    return ADDED.get(name) or ADDED.get(name.partition(".")[0], FIRST)
 
 
 def parse(stated: object) -> Version | None:

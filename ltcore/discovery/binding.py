@@ -164,11 +164,11 @@ class Hooks:
         auxiliary_weights: Mapping[str, float] | None = None,
     ) -> None:
         self.answers, self._weights = answers, dict(auxiliary_weights or {})
-        bringing = {answer.entry.key for answer in answers.get("extra_rows", [])}
+        extra = bool(answers.get("extra_rows"))
 
         def bound(answer: Implementation) -> Callable[..., Any]:
-            call, key = answer.bind(contexts.get(answer.entry.key)), answer.entry.key
-            return _seeing_extra(key, call) if key in bringing and HOOKS[answer.hook].called == "step" else call
+            call = answer.bind(contexts.get(answer.entry.key))
+            return _seeing_extra(answer.entry.key, call) if extra and HOOKS[answer.hook].called == "step" else call
 
         self._bound = {name: [bound(answer) for answer in found] for name, found in answers.items()}
         self._defaults = {name: _bound_default(hook, contexts.get("")) for name, hook in HOOKS.items()}
@@ -232,21 +232,23 @@ class Hooks:
 
 
 def _seeing_extra(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """A method's call whose records show its own extra rows, and which keeps what it made of them."""
+    """A method's call whose records show its own extra rows and nobody else's; core keeps those of the others."""
 
     def seeing(*values: Any) -> Any:
-        records = [hasattr(value, "extras") for value in values]
-        answer = call(
-            *(
-                replace(value, extra=value.extras.get(key)) if record else value
-                for value, record in zip(values, records, strict=True)
-            )
-        )
+        extras: dict[str, Any] = {}
+
+        def shown(value: Any) -> Any:
+            if not hasattr(value, "extras"):
+                return value
+            extras.update(value.extras)
+            return replace(value, extra=value.extras.get(key), extras={})
+
+        answer = call(*map(shown, values))
         if not hasattr(answer, "extras"):
             return answer
-        others = {name: extra for name, extra in answer.extras.items() if name != key}
-        kept = {name: answer.extra if name == key else extra for name, extra in answer.extras.items()}
-        return replace(answer, extra=None, extras=others if answer.extra is None else kept)
+        if key in extras:
+            extras[key] = answer.extra
+        return replace(answer, extra=None, extras={name: rows for name, rows in extras.items() if rows is not None})
 
     return seeing
 

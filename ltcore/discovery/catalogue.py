@@ -68,6 +68,8 @@ _OURS = {
     "ncm": "ltcore-decoupling",
     "ofa": "ltcore-ofa",
     "remix": "ltcore-mixup",
+    "ride": "ltcore-ride",
+    "ride_router": "ltcore-ride",
     "rsg": "ltcore-rsg",
     "safa": "ltcore-safa",
     "stg": "ltcore-stg",

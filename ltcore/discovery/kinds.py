@@ -108,10 +108,11 @@ def _own(calls: Calls) -> Call:
 
 
 def _sum(hook: Hook, calls: Calls, weights: Mapping[str, float]) -> Call:
-    def terms(record: Any, *values: Any) -> dict[str, Any]:
+    def terms(*values: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        at_taps = getattr(values[0], "losses", {}) if values else {}  # of features, `Features.with_losses`
         for entry, call in calls:
-            made, returned = record.losses.get(entry.key, {}), call(record, *values)
+            made, returned = at_taps.get(entry.key, {}), call(*values)
             declared = getattr(entry.method, hook.declared_in)
             if sorted([*made, *returned]) != sorted(declared):
                 at_tap = f", and {sorted(made)} with its features" if made else ""

@@ -14,8 +14,10 @@ _MIXES = {
     "product": "with anything; the weights of several methods are multiplied",
     "sum": "with anything; the terms of all methods are added",
     "all": "with anything",
+    "own": "with anything; each method has its own",
 }
 _WHAT = {
+    "adapt_backbone": "the network",
     "mix_inputs": "the images",
     "augment_features": "the features",
     "adjust_logits": "the logits",
@@ -38,6 +40,8 @@ def recipe(names: Names, parts: Sequence[Part]) -> str:
     elif any("validation" in part.requires for part in parts):
         data = "{use: digits_lt, holdout: 1}"
     backbone = names.name if "build_backbone" in hooks else "timm, options: {model: test_resnet}"
+    if "adapt_backbone" in hooks:
+        backbone += f", adapt: [{names.name}]"
     lines = [
         f"# {'; '.join(part.summary for part in parts)}."
         if len(parts) == 1
@@ -52,7 +56,7 @@ def recipe(names: Names, parts: Sequence[Part]) -> str:
         options = ", ".join(f"{name}: {default}" for part in parts for name, default, _ in part.option_rows)
         lines += ["methods:", f"  {names.name}: {{{f'options: {{{options}}}' if options else ''}}}"]
     lines += ["stages:", "  - name: joint", "    epochs: 20"]
-    if method and hooks != {"post_calibrate"}:
+    if any(HOOKS[hook].in_stages for hook in hooks):
         lines.append(f"    methods: [{names.name}]")
     lines += ["    batch_size: 32", "    optimizer: {name: sgd, lr: 0.02, momentum: 0.9}"]
     if "post_calibrate" in hooks:

@@ -236,7 +236,7 @@ class _Conformance:
                 yield Check(name, tried, "failed", messages, changes)
             elif ended or name not in _WATCHED:
                 continue  # not seen, or seen in part only
-            elif name == "auxiliary" and "auxiliary_losses" not in self.part.hooks:
+            elif name == "auxiliary" and not self.part.method.auxiliary:
                 yield Check(name, tried, "not applicable", "it has no auxiliary losses")
             else:
                 yield Check(name, tried, "passed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ FOLDS = frozenset(name for name, hook in HOOKS.items() if hook.kind == "fold")
 
 
 def fitted(part: Part) -> Part:
-    """A method with what its recipes must mind: whether it refuses to train the backbone, and has own parameters.
+    """A method with what its recipes must mind: its network, whether it refuses to train that, and has own parameters.
 
     Raises:
         LtcoreError: no recipe suits it.
@@ -29,8 +30,9 @@ def fitted(part: Part) -> Part:
     from pathlib import Path
 
     refusal: LtcoreError | None = None
-    for fixed in (False, True):
-        candidate = replace(part, fixed=fixed)
+    networks = (False, True) if "adapt_backbone" in part.hooks else (False,)
+    for transformer, fixed in itertools.product(networks, (False, True)):
+        candidate = replace(part, fixed=fixed, transformer=transformer)
         try:
             plan = plan_of(compose(with_companions(candidate)))
             break
@@ -83,6 +85,8 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     recipe = recipe or compose(_unique(first, second))
     keys = [*recipe["methods"], *(part.name for part in (first, second) if part.role)]
     both = sorted(hook for hook in first.hooks & second.hooks if HOOKS[hook].kind == "one")
+    if any(other.transformer and not _suits_one(part) for part, other in ((first, second), (second, first))):
+        return "refused", None
     try:
         plan_of(recipe)
     except RecipeError as error:
@@ -107,6 +111,17 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     if broken:
         return "trained", f"one needs {broken[0]}, which the other breaks, and they trained together"
     return "trained", None
+
+
+def _suits_one(part: Part) -> bool:
+    """Whether a method can be used on the transformer that another one brings; that is no matter between the two."""
+    if part.transformer or part.role is not None:
+        return True
+    try:
+        plan_of(compose(with_companions(replace(part, transformer=True))))
+    except RecipeError:
+        return False
+    return True
 
 
 def _unique(*parts: Part) -> tuple[Part, ...]:

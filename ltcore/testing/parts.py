@@ -57,8 +57,9 @@ class _CheckNetwork(Backbone):
     inner_taps = ("layer1", "layer2", "layer3")
     feature_dim = 8
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, experts: int) -> None:
         super().__init__()
+        self.experts = experts
         widths = (in_channels, 4, 8, self.feature_dim)
         for number, (before, after) in enumerate(pairwise(widths)):
             block = nn.Sequential(
@@ -68,20 +69,31 @@ class _CheckNetwork(Backbone):
             )
             self.add_module(f"layer{number + 1}", block)
 
+        if experts > 1:
+            self.heads = nn.ModuleList(nn.Conv2d(8, self.feature_dim, 1) for _ in range(experts))
+
     def forward_maps(self, images: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, 8, H / 4, W / 4]."""
-        for block in self.children():
-            images = block(images)
-        return images
+        """[N, C, H, W] to [N, 8, H / 4, W / 4]; with experts E to [E * N, 8, H / 4, W / 4]."""
+        maps = images
+        for tap in self.inner_taps:
+            maps = self.get_submodule(tap)(maps)
+        return maps if self.experts == 1 else torch.cat([head(maps) for head in self.heads])
 
 
-class CheckBackbone(Method):
+class CheckBackboneOptions(Options):
+    """Options of the network."""
+
+    experts: int = Field(default=1, ge=1)
+    """Into how many experts it splits behind its third block."""
+
+
+class CheckBackbone(Method[CheckBackboneOptions]):
     """A network of three small blocks."""
 
     @hookimpl
     def build_backbone(self, in_channels: int) -> Backbone:
         """The network."""
-        return _CheckNetwork(in_channels)
+        return _CheckNetwork(in_channels, self.options.experts)
 
 
 #: What the checks lend to recipes, by name.

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Forward = Callable[["Batch", "Tensor | None"], dict[str, Tensor]]
 
+#: Hooks that return terms of a method's loss.
+_MAKING = {"augment_features", "auxiliary_losses"}
+
 
 class Watch:
     """What there is to be seen of some methods in a run.
@@ -51,6 +54,9 @@ class Watch:
         self.with_gradient: set[str] = set()
         #: What the methods held outside of their state before the first step, see `ltcore.testing.state`.
         self.held: dict[str, str] = {}
+        #: The terms that methods have made at their taps in this step; and those that make all of theirs there.
+        self._at_tap: dict[str, set[str]] = {}
+        self._at_taps_only: set[str] = set()
         self.where, self.quiet = "", False
         self.globals = GlobalStates()
 
@@ -67,18 +73,22 @@ class Watch:
     def wrapped(self, plan: Plan) -> Plan:
         """The plan with the methods' hooks watched."""
         for entry in (plan.data, plan.backbone, *plan.entries.values()):
-            if entry.key in self.names and entry.method.auxiliary and not plan.start["auxiliary_losses"]:
+            hooks = {answer.hook for found in plan.start.values() for answer in found if answer.entry is entry}
+            if entry.key in self.names and entry.method.auxiliary and not hooks & _MAKING:
                 self.fault(
                     "auxiliary",
                     f"it declares {sorted(entry.method.auxiliary)} and does not implement auxiliary_losses",
                     "implement the hook, or take the names out of `auxiliary`",
                 )
+            elif "auxiliary_losses" not in hooks:
+                self._at_taps_only.add(entry.key)
         return replace(
             plan,
             start=self._watched(plan.start),
             answers={role: self._watched(answers) for role, answers in plan.answers.items()},
             stages=tuple(replace(stage, answers=self._watched(stage.answers)) for stage in plan.stages),
             calibration=self._watched(plan.calibration),
+            adaptation=self._watched(plan.adaptation),
         )
 
     def _watched(self, answers: Answers) -> Answers:
@@ -94,7 +104,7 @@ class Watch:
         def watched(**given: Any) -> Any:
             self.calls[hook] += 1
             with self.aside():
-                before = self._seen(given, HOOKS[hook].writes) if self.looking else {}
+                before = self._seen(given, hook) if self.looking else {}
             outer, self.where = self.where, hook
             try:
                 with self._random(hook, "dropout" if HOOKS[hook].called == "step" else "drawn"), self._test_split(hook):
@@ -103,9 +113,9 @@ class Watch:
                 self.where = outer
             with self.aside():
                 if self.looking:
-                    self._compare(hook, before, self._seen(given, HOOKS[hook].writes))
-                if self.looking and hook == "auxiliary_losses":
-                    self._compare_terms(answer.entry, returned)
+                    self._compare(hook, before, self._seen(given, hook))
+                if self.looking and hook in _MAKING:
+                    self._compare_terms(answer.entry, hook, returned)
             if hook == "build_sampler" and returned is not None:
                 return _WatchedSampler(returned, self)
             return returned
@@ -140,8 +150,10 @@ class Watch:
 
     # -- arguments, context and model -----------------------------------------------------------------------------
 
-    def _seen(self, given: dict[str, Any], writes: bool) -> dict[str, Any]:
-        """Copies of what a hook may look at and not change; one that `writes` may change what trains and learns."""
+    def _seen(self, given: dict[str, Any], hook: str) -> dict[str, Any]:
+        """Copies of what a hook may look at and not change; one that writes may change what trains and learns."""
+        writes = HOOKS[hook].writes
+        learning = writes or hook == "compute_gradients"  # in which the forward pass is
         seen: dict[str, Any] = {}
         for name, value in given.items():
             if isinstance(value, Tensor):
@@ -159,8 +171,8 @@ class Watch:
             seen[f"the train or eval mode of the model's {part}"] = [m.training for m in module.modules()]
             seen[f"what of the model's {part} requires a gradient"] = [p.requires_grad for p in module.parameters()]
             for name, tensor in module.state_dict(keep_vars=True).items():
-                learns = tensor.requires_grad if isinstance(tensor, nn.Parameter) else _learns(module, name)
-                if not (writes and learns):
+                weight = isinstance(tensor, nn.Parameter)
+                if not (writes and tensor.requires_grad if weight else learning and _learns(module, name)):
                     seen[f"context.model.{part}.{name}"] = tensor
         return _copied(seen)
 
@@ -174,8 +186,14 @@ class Watch:
                     "or `x[...] = `; use `dataclasses.replace` for records)",
                 )
 
-    def _compare_terms(self, entry: Entry, returned: Any) -> None:
-        declared, found = set(entry.method.auxiliary), set(returned if isinstance(returned, dict) else ())
+    def _compare_terms(self, entry: Entry, hook: str, returned: Any) -> None:
+        if hook == "augment_features":
+            self._at_tap[entry.key] = set(getattr(returned, "losses", {}).get(entry.key, ()))
+            if entry.key not in self._at_taps_only:
+                return
+        declared, found = set(entry.method.auxiliary), self._at_tap.pop(entry.key, set())
+        if hook == "auxiliary_losses":
+            found = found | set(returned if isinstance(returned, dict) else ())
         if declared != found:
             lacking, extra = sorted(declared - found), sorted(found - declared)
             parts = [f"left out {lacking}"] * bool(lacking) + [f"returned {extra}, which it does not declare"] * bool(
@@ -183,7 +201,7 @@ class Watch:
             )
             self.fault(
                 "auxiliary",
-                f"auxiliary_losses {' and '.join(parts)}; the class declares {sorted(declared)}",
+                f"{hook} {' and '.join(parts)}; the class declares {sorted(declared)}",
                 "return every term of the class's `auxiliary` in every step, 0 where it is off, and no other",
             )
 
