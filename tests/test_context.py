@@ -80,6 +80,13 @@ def test_where_the_run_stands(watch):
     ]
 
 
+def test_steps_are_counted_in_the_epoch(watch):
+    seen = []
+    watch(lambda hook, context: seen.append((hook, context.epoch, context.step)) if context.stage == "two" else None)
+    epochs = [[("epoch", 0, -1), ("step", 0, 0), ("step", 0, 1), ("end", 0, 2)], [("epoch", 1, -1), ("step", 1, 0)]]
+    assert [row for row in seen[::2] if row[0] != "stage"] == [*epochs[0], *epochs[1], ("end", 1, 1)]
+
+
 def test_progress_is_a_tensor_that_grows_from_0(watch):
     seen, tensors = [], set()
 

@@ -143,6 +143,14 @@ class Context:
         return self._state.epochs
 
     @property
+    def step(self) -> int:
+        """Step of the epoch, from 0: which of the batches that ``extra_rows`` is given.
+
+        -1 before the first; the number of the epoch's steps behind the last.
+        """
+        return self._state.step
+
+    @property
     def progress(self) -> Tensor:
         """How much of the stage is done, 0-d float32 in [0, 1) on the device: a schedule that reads it never waits."""
         return self._state.progress

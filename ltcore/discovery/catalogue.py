@@ -76,6 +76,7 @@ _OURS = {
     "remix": "ltcore-mixup",
     "ride": "ltcore-ride",
     "ride_router": "ltcore-ride",
+    "rsg": "ltcore-rsg",
     "safa": "ltcore-safa",
     "sam": "ltcore-sam",
     "stg": "ltcore-stg",
