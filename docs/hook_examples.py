@@ -55,6 +55,34 @@ class Tiny(Method):
         return TinyBackbone(in_channels)
 
 
+# -- adapt_backbone
+
+
+class SideConv2d(nn.Conv2d):
+    """A 3 x 3 convolution with one of 1 x 1 beside it, which begins at zero."""
+
+    def __init__(self, plain: nn.Conv2d) -> None:
+        sizes = plain.in_channels, plain.out_channels
+        super().__init__(*sizes, 3, plain.stride, padding=1, bias=plain.bias is not None)
+        self.weight, self.bias = plain.weight, plain.bias
+        self.side = nn.Conv2d(*sizes, 1, bias=False)
+        nn.init.zeros_(self.side.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        down, across = self.stride
+        return super().forward(input) + self.side(input[:, :, ::down, ::across])
+
+
+class Sides(Method):
+    @hookimpl
+    def adapt_backbone(self, backbone: Backbone) -> Backbone:
+        for module in list(backbone.modules()):
+            for name, layer in list(module.named_children()):
+                if type(layer) is nn.Conv2d and layer.kernel_size == (3, 3):
+                    setattr(module, name, SideConv2d(layer))
+        return backbone
+
+
 # -- on_run_start
 
 
@@ -75,6 +103,22 @@ class NoBias(Method):
     @hookimpl
     def build_classifier(self, feature_dim: int, num_classes: int) -> nn.Module:
         return nn.Linear(feature_dim, num_classes, bias=False)
+
+
+# -- build_ensemble
+
+
+class Largest(nn.Module):
+    def forward(self, pooled: Tensor, logits: Tensor) -> Tensor:
+        return logits.amax(1)  # [N, E, C] to [N, C]
+
+
+class LargestLogit(Method):
+    requires = frozenset({"experts"})
+
+    @hookimpl
+    def build_ensemble(self) -> nn.Module:
+        return Largest()
 
 
 # -- on_stage_start

@@ -24,7 +24,8 @@ This page is written by `python docs/make_hooks.py` from `ltcore/contract/hooksp
 An implementation is a method of an `ltcore.Method`, marked with `@hookimpl`. It takes whichever of the hook's
 arguments it needs, by name; a misspelled hook or argument is an error. One class may implement several hooks. A data
 set or a backbone, named under `data.use` or `backbone.use`, answers `build_data` or `build_backbone` and is asked
-nothing else.
+nothing else. `adapt_backbone` is asked of the methods under `backbone.adapt`, `post_calibrate` of those under
+`calibrate`.
 
 N is the number of rows, C of classes, D the features' width, [H, W] a map's size. Tensors are on `context.device`,
 unless it says otherwise. `tests/test_docs.py` runs each example in a small recipe; they share these imports:

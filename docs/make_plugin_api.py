@@ -35,7 +35,7 @@ PARTS = {
         "contract.objective",
         "contract.recipe",
     ],
-    "Networks": ["contract.backbone", "contract.classifier", "contract.model"],
+    "Networks": ["contract.backbone", "contract.classifier", "contract.experts", "contract.model"],
     "Samplers and class distributions": ["contract.samplers"],
     "Statistics of classes": ["contract.statistics"],
     "Data sets": ["contract.splits", "contract.imbalance", "contract.facts"],

@@ -11,10 +11,13 @@ from ltcore.contract.interface import __version__ as __version__
 
 if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test holds it to the table below
     from ltcore.contract.backbone import Backbone as Backbone
+    from ltcore.contract.backbone import Mergeable as Mergeable
     from ltcore.contract.backbone import Pretraining as Pretraining
     from ltcore.contract.classifier import CalibratedClassifier as CalibratedClassifier
     from ltcore.contract.classifier import scale_weights as scale_weights
     from ltcore.contract.context import Context as Context
+    from ltcore.contract.experts import ExpertClassifiers as ExpertClassifiers
+    from ltcore.contract.experts import row_logits as row_logits
     from ltcore.contract.facts import DataFacts as DataFacts
     from ltcore.contract.hook import hookimpl as hookimpl
     from ltcore.contract.imbalance import Imbalance as Imbalance
@@ -60,10 +63,12 @@ _HOMES = {
     "DataFacts": "contract.facts",
     "DataSplits": "contract.splits",
     "EpochBatches": "contract.samplers",
+    "ExpertClassifiers": "contract.experts",
     "Features": "contract.records",
     "FileSplit": "contract.splits",
     "Imbalance": "contract.imbalance",
     "LtcoreError": "errors",
+    "Mergeable": "contract.backbone",
     "Method": "contract.method",
     "Model": "contract.model",
     "Objective": "contract.objective",
@@ -84,6 +89,7 @@ _HOMES = {
     "largest_classes": "contract.statistics",
     "load": "runs.saved",
     "nearest_classes": "contract.statistics",
+    "row_logits": "contract.experts",
     "run": "runs.saved",
     "scale_weights": "contract.classifier",
     "square_root_distribution": "contract.samplers",

@@ -18,6 +18,7 @@ import yaml
 import ltcore
 from ltcore import Context, Method
 from ltcore.contract import interface, recipe
+from ltcore.contract.experts import MeanOfExperts
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue
@@ -26,6 +27,7 @@ from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import parse
+from ltcore.testing.parts import CheckBackbone
 from ltcore.training.execute import execute
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +76,10 @@ class Probe(Method):
     @hookimpl
     def build_classifier(self, feature_dim, num_classes):
         return torch.nn.Linear(feature_dim, num_classes)
+
+    @hookimpl
+    def build_ensemble(self):
+        return MeanOfExperts()
 
     @hookimpl
     def on_stage_start(self):
@@ -160,10 +166,11 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
 
     monkeypatch.setattr(Implementation, "bind", recording)
     monkeypatch.setattr(ltcore.training.execute, "read_splits", after_planning)
-    offer_methods(probe=Probe)
+    offer_methods(probe=Probe, split=CheckBackbone)
     stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
     stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]
-    run(write_recipe(methods={"probe": {}}, stages=stages, calibrate=["probe"]), tmp_path)
+    backbone = {"use": "split", "options": {"experts": 2}}
+    run(write_recipe(backbone=backbone, methods={"probe": {}}, stages=stages, calibrate=["probe"]), tmp_path)
 
     loop = ARCHITECTURE.split("```text\n")[1].split("```")[0]
     assert len(loop.splitlines()) < 40
@@ -182,7 +189,8 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
                 repeats[name] = times[inside[-1][1]] if inside else 1
     assert set(documented) == set(HOOKS)
     assert documented == list(dict.fromkeys(called)), "the order of the calls"
-    repeats["build_classifier"] = 1  # "only where a new one is asked for"
+    repeats["build_ensemble"] = 1  # "only where a new one is asked for"
+    repeats["build_classifier"] = repeats["post_calibrate"] = 2  # one for each expert
     assert repeats == {name: called.count(name) for name in HOOKS}
 
 
@@ -314,10 +322,12 @@ def test_example_runs(name, offer_methods, write_recipe, tmp_path):
     entry = Entry("example", catalogue.Offer("example", "example:Example", "ltcore-example", "0.1.0"), method())
     assert [answer.entry for answer in implementations([entry])[name]] == [entry]
 
-    offer_methods(example=method)
+    offer_methods(example=method, split=CheckBackbone)
     data = {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}
     stage = {"name": "joint", "epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.01}}
     parts = {"data": {"use": "synthetic", "options": data, "holdout": 1}, "stages": [stage]}
+    if name == "build_ensemble":
+        parts["backbone"] = {"use": "split", "options": {"experts": 2}}
     if name == "build_data":
         parts["data"] = {"use": "example"}
     elif name == "build_backbone":
@@ -326,6 +336,9 @@ def test_example_runs(name, offer_methods, write_recipe, tmp_path):
         parts["methods"] = {"example": {}}
         if name == "post_calibrate":
             parts["calibrate"] = ["example"]
+        elif name == "adapt_backbone":
+            parts["backbone"] = {"use": "timm", "options": {"model": "test_resnet"}, "adapt": ["example"]}
+            stage["trainable"] = ["example", "classifier"]
         else:
             stage["methods"] = ["example"]
     run(write_recipe(**parts), tmp_path)
@@ -341,7 +354,7 @@ KEYS = {
     "Imbalance": (recipe.Imbalance,),
     "Transform": (recipe.Transform,),
     "Normalize": (recipe.Normalize,),
-    "Backbone": (recipe.Use,),
+    "Backbone": (recipe.Backbone,),
     "Methods": (recipe.MethodEntry,),
     "Stages": (recipe.Stage,),
     "optimizer": (recipe.Optimizer,),

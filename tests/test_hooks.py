@@ -8,7 +8,7 @@ import torch
 from ltcore_cifar_resnet import CifarResNet
 from torch import nn
 
-from ltcore import Batch, Context, Features, Method, hookimpl
+from ltcore import Backbone, Batch, Context, Features, Method, hookimpl
 from ltcore.contract import hookspecs
 from ltcore.contract.classifier import CalibratedClassifier
 from ltcore.contract.hook import Kind, Moment
@@ -243,6 +243,12 @@ class Recorder(Method):
     tap = "maps"
 
     @hookimpl
+    def adapt_backbone(self, backbone):
+        seen("adapt_backbone")
+        assert isinstance(backbone, Backbone) and backbone.feature_dim == WIDTH
+        return backbone
+
+    @hookimpl
     def on_run_start(self, context):
         seen("on_run_start", context)
         assert context.stage == "" and context.class_counts.tolist() == [24, 16, 8, 4]
@@ -359,7 +365,7 @@ def test_a_real_run_calls_every_hook_in_the_documented_order(offer_methods, make
     common = {"batch_size": BATCH, "methods": ["recorder"], "optimizer": {"lr": 0.05}}
     make_run(
         data="{use: rec_data, options: {class_counts: [24, 16, 8, 4], image_size: 8, test_per_class: 4}}",
-        backbone="{use: rec_backbone, options: {depth: 8, width: 4}}",
+        backbone="{use: rec_backbone, options: {depth: 8, width: 4}, adapt: [recorder]}",
         methods={"recorder": {}},
         stages=[
             {"name": "one", "epochs": 1, **common},
@@ -371,10 +377,12 @@ def test_a_real_run_calls_every_hook_in_the_documented_order(offer_methods, make
     step = ["compute_gradients", "mix_inputs", "augment_features", *loss, "after_step"]
     before = ["on_epoch_start", "class_weights", "class_distribution", "extra_rows"]
     begin = ["build_classifier", "on_stage_start", "build_sampler"]
+    network = ["build_backbone", "adapt_backbone"]
     assert CALLS == [
-        *["build_backbone", "build_data", "build_backbone", "on_run_start"],  # the first on the meta device, for names
+        *[*network, "build_data", *network, "on_run_start"],  # the first on the meta device, for names
         *[*begin, *before, *step, *step, "on_epoch_end", "on_stage_end"],
         *[*begin, *before, *step, *step, "on_epoch_end", *before, *step, "on_epoch_end", "on_stage_end"],
         "post_calibrate",
     ]
-    assert list(dict.fromkeys(CALLS[1:])) == list(hookspecs.HOOKS)
+    others = [name for name in hookspecs.HOOKS if name != "build_ensemble"]  # of a backbone with experts: test_experts
+    assert list(dict.fromkeys(CALLS[2:])) == others

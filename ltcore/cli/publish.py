@@ -25,7 +25,7 @@ def new(
     """Write a plugin to start from: a distribution with code, tests, a recipe and a card, which works as it stands.
 
     Kinds: loss, margin, class-weights, sample-weights, loss-term, tap-loss, trained-module, feature-bank, augmentation,
-    mixing, balancing, sampler, extra-rows, gradients, constraint, classifier, calibration, backbone, data-set.
+    mixing, balancing, sampler, extra-rows, gradients, constraint, classifier, calibration, adapter, backbone, data-set.
 
     Example: ltcore new mynoise --kind augmentation
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor, nn
@@ -36,19 +37,29 @@ class Backbone(nn.Module):
 
     A subclass sets `feature_dim` and `inner_taps` and writes `forward_maps`; it may replace `pool`.
 
+    With `experts` E above 1 the network splits into E: `forward_maps` gives E * N rows, those of expert 0 for all
+    images first, then those of expert 1, and so on. Core builds a classifier for each expert, trains all rows, and
+    evaluates the mean of the experts' logits.
+
     Attributes:
         feature_dim: D, the width of the pooled features.
         inner_taps: names of submodules, in forward order, whose output may be changed and may get more rows: each is
             called once a forward pass, and nothing behind it writes over its output. A map [N, D', H', W'] where
-            `has_maps` says so.
+            `has_maps` says so. In a network that splits, only those before the split: behind it, a module could not
+            tell which expert an appended row is of.
+        experts: E, into how many the network has split where its maps come out; 1 for a plain network.
         pretraining: what its weights were trained on; None where they are random. Also on the meta device.
         net: name of the attribute that holds a wrapped network, left out of the public names of its modules.
+        added_by: for each parameter that an adapter has added, by its name in the module, the adapter's name in the
+            recipe. Set by core.
     """
 
     feature_dim: int
     inner_taps: tuple[str, ...] = ()
+    experts: int = 1
     pretraining: Pretraining | None = None
     net: str | None = None
+    added_by: Mapping[str, str] = MappingProxyType({})
 
     @property
     def spatial(self) -> bool:
@@ -73,7 +84,7 @@ class Backbone(nn.Module):
         return tap != "pooled"
 
     def forward_maps(self, images: Tensor) -> Tensor:
-        """[N, C, H, W] to the maps before the global pool, [N, D, H', W']."""
+        """[N, C, H, W] to the maps before the global pool, [N, D, H', W']; [E * N, D, H', W'] with `experts` E."""
         raise NotImplementedError
 
     def pool(self, maps: Tensor) -> Tensor:
@@ -81,10 +92,10 @@ class Backbone(nn.Module):
         return maps.mean((2, 3))
 
     def run(self, x: Tensor, start: str = "images", at: Mapping[str, TapFunction] | None = None) -> Tensor:
-        """Pooled features [N, D], changed on the way by the functions given for taps.
+        """Pooled features [N, D], changed on the way by the functions given for taps; [E * N, D] with `experts` E.
 
         Args:
-            x: images, or what was cached at `start`.
+            x: images, or rows at `start`.
             start: ``images``, ``maps`` or ``pooled``.
             at: for a tap, what to apply there. It may change the number of rows.
         """
@@ -106,9 +117,21 @@ class Backbone(nn.Module):
         return at["pooled"](x) if "pooled" in at else x
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, D]."""
+        """[N, C, H, W] to [N, D]; to [E * N, D] with `experts` E."""
         return self.run(images)
 
     def module_at(self, tap: str) -> nn.Module:
         """The submodule that an inner tap names."""
         return self.get_submodule(f"{self.net}.{tap}" if self.net else tap)
+
+
+class Mergeable:
+    """A module of an adapter that does, once training is over, what a plain module does; an `nn.Module` too.
+
+    A trained run keeps it. Exports have the plain module in its place, so that they are as quick as the network was,
+    and are read by what knows the network.
+    """
+
+    def merged(self) -> nn.Module:
+        """The plain module, with values of its own; it gives the same in eval mode, up to rounding."""
+        raise NotImplementedError

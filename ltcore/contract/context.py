@@ -37,7 +37,10 @@ class Provider(Protocol):
 
 @dataclass
 class RunState:
-    """Where the run stands; written by the trainer, read through `Context`."""
+    """Where the run stands; written by the trainer, read through `Context`.
+
+    `expert`: whose classifier is being built or calibrated, in a network with experts.
+    """
 
     seed: int
     device: torch.device
@@ -54,6 +57,7 @@ class RunState:
     step: int = -1
     learning_rate: float = 0.0
     progress: Tensor = field(default_factory=lambda: torch.zeros(()))
+    expert: int | None = None
 
     def enter(self, stage: str, index: int) -> None:
         """Stand before the first epoch of a stage; nothing of the stage before shows, which a resumed run never saw."""
@@ -169,7 +173,8 @@ class Context:
         those from `generator` nor those from torch's global one, which modules are initialised with.
         """
         state = self._state
-        seed = derive_seed(state.seed, "method", self._owner, hook, state.stage, state.epoch)
+        which = () if state.expert is None else ("expert", state.expert)
+        seed = derive_seed(state.seed, "method", self._owner, hook, state.stage, state.epoch, *which)
         torch.manual_seed(seed)
         self._generator.manual_seed(seed)
         self._drawn_for = (state.stage, state.epoch, state.step)
@@ -194,12 +199,13 @@ class Context:
     def training_features(self, tap: str = "pooled") -> Tensor:
         """Features of all training images without augmentation, model in eval mode, [N, ...] on the device.
 
-        Computed once for a given state of the backbone.
+        Computed once for a given state of the backbone. Behind the split of a backbone with E experts [N, E, ...];
+        while an expert's classifier is built or calibrated, that expert's alone, [N, ...].
         """
         return self._state.provider.features("train", tap)
 
     def validation_features(self, tap: str = "pooled") -> Tensor:
-        """Features of the held-out validation images, [M, ...] on the device.
+        """Features of the held-out validation images, [M, ...] on the device; of experts as `training_features`.
 
         Raises:
             RunError: the recipe holds nothing out and the data set has no validation split.
@@ -207,8 +213,8 @@ class Context:
         return self._state.provider.features("val", tap)
 
     def class_means(self) -> Tensor:
-        """Mean pooled training feature of each class, [C, D]."""
+        """Mean pooled training feature of each class, [C, D]; with E experts [C, E, D], as `training_features`."""
         features = self.training_features().float()
-        targets = self.training_targets.to(features.device)
-        sums = torch.zeros(self.num_classes, features.shape[1], device=features.device).index_add_(0, targets, features)
-        return sums / self.class_counts[:, None]
+        targets, shape = self.training_targets.to(features.device), features.shape[1:]
+        sums = torch.zeros(self.num_classes, *shape, device=features.device).index_add_(0, targets, features)
+        return sums / self.class_counts.view(-1, *(1 for _ in shape))

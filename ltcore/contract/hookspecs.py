@@ -7,10 +7,12 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
     data = build_data()                                                     # one
     data = cut the long tail, hold validation images out, check labels and shapes
     backbone = build_backbone(in_channels, image_size)                      # one
+    backbone = adapt_backbone(backbone)                                     # fold; the methods under `adapt`
     model = backbone + classifier + the methods' own modules
     on_run_start()                                                          # all; then --resume finds its place
     for stage in recipe.stages:
         classifier = build_classifier(feature_dim, num_classes, previous)   # one; only where a new one is asked for
+        with experts, one for each, and build_ensemble(num_classes, experts)   # one
         freeze everything that `trainable` does not name
         on_stage_start()                                                    # all
         optimizer = over what trains
@@ -95,6 +97,23 @@ def build_backbone(in_channels: int, image_size: int) -> Backbone:
     """
 
 
+@hook("fold", called="setup", problem=defaults.no_backbone)
+def adapt_backbone(backbone: Backbone) -> Backbone:
+    """Add to the network what is trained in its place: low-rank matrices, bottlenecks, prompts.
+
+    Called for the methods under ``backbone.adapt``, in their order, with the network that ``build_backbone`` made and
+    pre-trained weights are loaded into: once while planning, on the meta device, once a run, and whenever a run that
+    has ended is opened. Global randomness is seeded for each method, and is free to be drawn from.
+
+    Returns the changed network, or an ``ltcore.Backbone`` around it, with its taps and its width. New parameters
+    belong to the network and to nothing else: a recipe names them as ``backbone.blocks.0.attn.qkv.lora_a``, and by
+    the method's name, ``lora.blocks.0.attn.qkv.lora_a`` or ``lora`` for all. At first they had better change nothing,
+    so that training begins with the network as it was. A module that is a plain one in the end is an
+    ``ltcore.Mergeable`` too: exports replace it by what its ``merged`` returns. Layers that keep their names keep what
+    recipes and files call them.
+    """
+
+
 @hook("all", called="run")
 def on_run_start(context: Context) -> None:
     """Create modules and buffers whose shapes depend on the data; called once, before anything is restored.
@@ -118,6 +137,27 @@ def build_classifier(feature_dim: int, num_classes: int, previous: nn.Module | N
     builds the classifier than before. ``previous`` is the classifier of the stage before, None in the first stage.
     Returns a module from [N, feature_dim] to [N, num_classes] with ``weight`` [C, D] and ``bias`` ([C] or None), as
     they are applied: calibrations and class activation maps read them. Default: linear, with a bias.
+
+    With a backbone that has experts it is called once for each of them. Meanwhile ``previous`` is that expert's own,
+    and what the context says of features is of that expert alone, [N, D].
+    """
+
+
+@hook(
+    "one",
+    called="stage",
+    acts="combine the experts",
+    default=Default("the mean of the experts' logits", defaults.mean_of_experts),
+)
+def build_ensemble(feature_dim: int, num_classes: int, experts: int, context: Context) -> nn.Module:
+    """How the logits of a backbone's experts become one in evaluation: a module from [N, E, D], [N, E, C] to [N, C].
+
+    Called where the backbone has experts (``Backbone.experts`` above 1), when ``build_classifier`` would be: at the
+    start of the first stage, of a stage with ``classifier: rebuild``, and of one in which another method answers it
+    than before. Returns a module that is called with pooled features [N, E, D] and the experts' logits [N, E, C] and
+    returns logits [N, C]. It is part of the classifier: a recipe trains it as ``classifier.ensemble``, and evaluation,
+    calibration, ``ltcore.load`` and export use it. Training does not: there every row has the logits of its own
+    expert. Default: the mean of the logits.
     """
 
 
@@ -157,7 +197,7 @@ def on_epoch_start(context: Context) -> None:
     """
 
 
-@hook("product", called="epoch", classification=True, may_be_none=True)
+@hook("product", called="epoch", classification=True, may_be_none=True, problem=defaults.wrong_weights)
 def class_weights(context: Context) -> Tensor | None:
     """A weight for each class's loss values, [C]; core takes the weighted mean over the batch; None: no weights.
 
@@ -218,7 +258,7 @@ def compute_gradients(objective: Objective, context: Context) -> dict[str, Tenso
     """
 
 
-@hook("fold", called="step")
+@hook("fold", called="step", problem=defaults.wrong_batch)
 def mix_inputs(batch: Batch, context: Context) -> Batch:
     """Change a training batch before the backbone sees it (mixup and its kin).
 
@@ -228,7 +268,7 @@ def mix_inputs(batch: Batch, context: Context) -> Batch:
     """
 
 
-@hook("fold", called="step", by_tap=True, problem=defaults.unequal_rows)
+@hook("fold", called="step", by_tap=True, problem=defaults.wrong_features)
 def augment_features(features: Features, context: Context) -> Features:
     """Change, replace or append feature rows at the method's tap.
 
@@ -237,10 +277,12 @@ def augment_features(features: Features, context: Context) -> Features:
     H, W], at ``pooled`` [N, D]. Rows may be changed, replaced or appended, always in the same numbers, so that shapes
     stay constant; made rows are marked ``synthetic``, and those of others are left alone. Terms of a loss that live
     here are returned with the record (``Features.with_losses``).
+    Behind the split of a backbone with experts, the rows are those of all experts, and ``features.expert`` says whose
+    each is.
     """
 
 
-@hook("fold", called="step", classification=True)
+@hook("fold", called="step", classification=True, problem=defaults.wrong_logits)
 def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """Change the training logits [N, C] before the loss, knowing the targets [N]; evaluation never calls it.
 
@@ -257,7 +299,7 @@ def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: 
     classification=True,
     acts="compute the loss",
     default=Default("cross-entropy", defaults.cross_entropy),
-    problem=defaults.not_one_value_per_sample,
+    problem=defaults.wrong_loss,
 )
 def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """One loss value a sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces.
@@ -267,7 +309,7 @@ def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: C
     """
 
 
-@hook("product", called="step", classification=True, may_be_none=True, problem=defaults.not_one_weight_per_sample)
+@hook("product", called="step", classification=True, may_be_none=True, problem=defaults.wrong_factors)
 def sample_weights(values: Tensor, features: Features, context: Context) -> Tensor | None:
     """A factor for each row's loss value, [N]; None: none.
 
@@ -277,7 +319,7 @@ def sample_weights(values: Tensor, features: Features, context: Context) -> Tens
     """
 
 
-@hook("sum", called="step", declared_in="auxiliary")
+@hook("sum", called="step", declared_in="auxiliary", problem=defaults.wrong_terms)
 def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
     """Scalar loss terms by name, as declared in the method's `auxiliary`; the recipe weighs ``method/term``.
 
@@ -324,6 +366,8 @@ def post_calibrate(classifier: nn.Module, context: Context) -> nn.Module:
     Called once after the last stage, without gradients, for the methods under ``calibrate``, in their order. The first
     one gets a copy of the trained classifier. ``ltcore.CalibratedClassifier`` wraps one as ``scale * logits
     + shift`` and keeps ``weight`` and ``bias`` as they are applied. ``result.json`` has the figures before and after.
+    With a backbone that has experts, each expert's classifier goes through all of this by itself, and what the context
+    says of features is of that expert.
 
     When a run that has ended is opened (``ltcore.load``, ``ltcore predict``, ``ltcore export``), its model is built
     again without the data: ``on_run_start``, ``build_classifier`` and ``post_calibrate`` are called once more, class

@@ -60,8 +60,10 @@ INTERFACE = Version(1, 1)
 #: What a version after the first has added.
 ADDED: dict[str, Version] = dict.fromkeys(
     (
+        "adapt_backbone",
         "adjust_logits.features",
         "after_step",
+        "build_ensemble",
         "compute_gradients",
         "compute_loss.features",
         "extra_rows",

@@ -42,6 +42,7 @@ class Method(nn.Module, Generic[OptionsT]):
         options: the options of this instance.
         checked_with: options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs, on some
             dozens of images of 8 x 8 pixels in 4 classes.
+        order_matters: whether what a row becomes depends on its place in the batch, beside what is drawn for it.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -52,6 +53,10 @@ class Method(nn.Module, Generic[OptionsT]):
 
     #: ``MAJOR.MINOR``, see `ltcore.contract.interface`. A class that does not say was written for the first version.
     interface: ClassVar[str] = "1.0"
+
+    #: Whether what a row becomes depends on its place in the batch, beside what is drawn for it. ``ltcore check`` sees
+    #: that it does not, unless the method says so here, or brings a sampler or rows of its own.
+    order_matters: ClassVar[bool] = False
 
     @property
     def requires(self) -> AbstractSet[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Backbone
+from ltcore.contract.experts import by_image
 
 
 class Model(nn.Module):
@@ -25,8 +26,8 @@ class Model(nn.Module):
         self.methods = nn.ModuleDict(methods)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] to logits [N, C]."""
-        logits: Tensor = self.classifier(self.backbone(images))
+        """Images [N, C, H, W] to logits [N, C]; those of experts combined."""
+        logits: Tensor = self.classifier(by_image(self.backbone(images), self.backbone.experts))
         return logits
 
 
@@ -43,15 +44,35 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def public_name(name: str, backbone: Backbone) -> str:
-    """A parameter's name as a recipe writes it: ``backbone.layer4.0.conv1.weight``, ``safa.E.0.weight``."""
-    if backbone.net and name.startswith(f"backbone.{backbone.net}."):
-        return "backbone." + name.removeprefix(f"backbone.{backbone.net}.")
-    return name.removeprefix("methods.")
+class PublicName(str):
+    """A parameter's name as a recipe writes it: ``backbone.layer4.0.conv1.weight``, ``safa.E.0.weight``.
+
+    Attributes:
+        also: the name that one of an adapter has too, such as ``lora.blocks.0.attn.qkv.lora_a``; empty for others.
+    """
+
+    also: str = ""
+
+
+def public_name(name: str, backbone: Backbone) -> PublicName:
+    """What a recipe calls the parameter that a model has under `name`."""
+    inner = name.removeprefix("backbone.")
+    if inner == name:
+        return PublicName(name.removeprefix("methods."))
+    shown = inner.removeprefix(f"{backbone.net}.") if backbone.net else inner
+    public = PublicName(f"backbone.{shown}")
+    if adapter := backbone.added_by.get(inner):
+        public.also = f"{adapter}.{shown}"
+    return public
 
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a public parameter name is, or lies under, what a ``trainable`` entry names; globs are allowed."""
+    also = getattr(name, "also", "")
+    return _matches(name, pattern) or bool(also and _matches(also, pattern))
+
+
+def _matches(name: str, pattern: str) -> bool:
     return (
         name == pattern
         or name.startswith(pattern + ".")

@@ -52,6 +52,13 @@ class Use(BaseModel):
     """Its options; `ltcore plugins show NAME` describes them."""
 
 
+class Backbone(Use):
+    """The network before the classifier, and what is added to it."""
+
+    adapt: list[str] = []
+    """Names of the recipe's methods that add to the network what is trained in its place (adapters), in order."""
+
+
 class MethodEntry(BaseModel):
     """A method of this recipe."""
 
@@ -347,10 +354,10 @@ class Recipe(BaseModel):
     else half of the machine's cores, rounded up; `--threads` overrides it."""
     data: Data
     """The data set."""
-    backbone: Use
+    backbone: Backbone
     """The network up to and including the global pool."""
     methods: dict[MethodName, MethodEntry] = {}
-    """The methods that stages and `calibrate` name, each with its options."""
+    """The methods that stages, `calibrate` and `adapt` name, each with its options."""
     stages: list[Stage]
     """The stages, in order."""
     calibrate: list[str] = []
@@ -410,8 +417,10 @@ class Recipe(BaseModel):
         users: list[tuple[KeyPath, list[str]]] = [
             *((("stages", index, "methods"), stage.methods) for index, stage in enumerate(self.stages)),
             (("calibrate",), self.calibrate),
+            (("backbone", "adapt"), self.backbone.adapt),
         ]
         yield from ((("calibrate", *path), message) for path, message in _repeated(self.calibrate))
+        yield from ((("backbone", "adapt", *path), message) for path, message in _repeated(self.backbone.adapt))
         for path, used in users:
             for index, name in enumerate(used):
                 if name not in self.methods:
@@ -421,7 +430,7 @@ class Recipe(BaseModel):
             if not any(name in used for _, used in users):
                 yield (
                     ("methods", name),
-                    f"method '{name}' is declared but no stage or calibration uses it; "
+                    f"method '{name}' is declared but no stage, calibration or adaptation uses it; "
                     f"name it in a stage's methods, or remove it (with extends: `{name}: null`)",
                 )
 

@@ -70,6 +70,8 @@ _OURS = {
     "ncm": "ltcore-decoupling",
     "ofa": "ltcore-ofa",
     "remix": "ltcore-mixup",
+    "ride": "ltcore-ride",
+    "ride_router": "ltcore-ride",
     "safa": "ltcore-safa",
     "stg": "ltcore-stg",
     "swa": "ltcore-averages",
@@ -102,6 +104,11 @@ def lent(classes: Mapping[str, type[Method]]) -> Iterator[None]:
         _INSTALLED[:] = installed
         _LENT.clear()
         _LENT.update(before)
+
+
+def is_lent(offer: Offer) -> bool:
+    """Whether a class is offered by `lent`, and by nothing that is installed."""
+    return offer in _LENT
 
 
 def offers() -> list[Offer]:

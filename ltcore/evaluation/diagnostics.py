@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ltcore.contract.experts import ExpertClassifiers
 from ltcore.contract.result import Diagnostics, PerClass
 
 #: R of the paper: how often training features are sub-sampled.
@@ -81,17 +82,27 @@ def diagnose(
     """The diagnostics of a model, class by class, JSON-able.
 
     Args:
-        classifier: its weight [C, D] gives the norms.
-        train: pooled features [N, D], logits [N, C] and targets [N] of the training images, as they are.
+        classifier: its weight [C, D] gives the norms; of experts' classifiers it is the mean of their norms.
+        train: pooled features [N, D], logits [N, C] and targets [N] of the training images, as they are; features of
+            experts are [N, E, D], and count as one vector.
         test: the same of the test images.
         num_classes: number of classes C.
         generator: a CPU generator, for the sub-samples.
     """
-    weight = torch.as_tensor(classifier.weight).detach().double().cpu()
     return {
         "train_accuracy": class_accuracy(train[1].argmax(1).cpu(), train[2], num_classes),
         "test_accuracy": class_accuracy(test[1].argmax(1).cpu(), test[2], num_classes),
-        "classifier_norm": weight.norm(dim=1).tolist(),
-        "feature_deviation": feature_deviation(train[0], train[2], test[0], test[2], num_classes, generator),
+        "classifier_norm": _norms(classifier).tolist(),
+        "feature_deviation": feature_deviation(
+            train[0].flatten(1), train[2], test[0].flatten(1), test[2], num_classes, generator
+        ),
         "rounds": ROUNDS,
     }
+
+
+def _norms(classifier: nn.Module) -> Tensor:
+    if isinstance(classifier, ExpertClassifiers):
+        return torch.stack([_norms(expert) for expert in classifier.experts]).mean(0)
+    weight = torch.as_tensor(classifier.weight).detach().double().cpu()
+    norms: Tensor = weight.norm(dim=1)
+    return norms

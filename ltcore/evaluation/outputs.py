@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ltcore.contract.experts import of_images
 from ltcore.contract.model import Model, evaluating
 from ltcore.data.partial import completed
 
@@ -15,20 +16,24 @@ if TYPE_CHECKING:
 
 
 def pooled_features(model: Model, loader: Loader, batch_size: int, tap: str = "pooled") -> Tensor:
-    """Features of a split at a tap, without augmentation, on its device: [N, D] at ``pooled``, else [N, D, H, W]."""
-    parts = []
+    """Features of a split at a tap, without augmentation, on its device: [N, D] at ``pooled``, else [N, D, H, W].
+
+    Where the network has split into E experts, [N, E, D] and [N, E, D, H, W].
+    """
+    parts, backbone = [], model.backbone
 
     def keep(x: Tensor) -> Tensor:
-        parts.append(x)
+        parts.append(of_images(x, count, backbone))
         return x
 
     with evaluating(model):
         for images in loader.eval_batches(batch_size):
-            model.backbone.run(images, at={tap: keep})
+            count = len(images)
+            backbone.run(images, at={tap: keep})
     return completed(torch.cat(parts), loader)
 
 
 def logits_of(classifier: nn.Module, pooled: Tensor, batch_size: int) -> Tensor:
-    """Logits [N, C] float32 of pooled features [N, D]."""
+    """Logits [N, C] float32 of pooled features [N, D], or of those of experts, [N, E, D]."""
     with evaluating(classifier):
         return torch.cat([classifier(part).float() for part in torch.split(pooled, batch_size)])

@@ -74,5 +74,4 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
                 error.within(f"{to}: ", "; nothing was written")
             raise
         put(made, target)
-    classifier = "a linear classifier, calibration folded in" if model.is_linear else "the method's own classifier"
-    return [f"{target}: {to}, {classifier}", *checked]
+    return [f"{target}: {to}, {model.told}", *checked]

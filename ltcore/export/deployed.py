@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ltcore.contract.backbone import Mergeable
+from ltcore.contract.experts import ExpertClassifiers, by_image
 from ltcore.contract.interface import __version__
 from ltcore.evaluation.calibrated import TOLERANCE, relative_difference
 
@@ -34,7 +36,8 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] float32 to [N, classes] float32."""
-        logits: Tensor = self.classifier(self.backbone.pool(self.backbone.forward_maps(images)))
+        pooled = self.backbone.pool(self.backbone.forward_maps(images))
+        logits: Tensor = self.classifier(by_image(pooled, self.backbone.experts))
         return logits
 
     @property
@@ -42,27 +45,49 @@ class Deployed(nn.Module):
         """Whether the classifier is a plain linear layer."""
         return type(self.classifier) is nn.Linear
 
+    @property
+    def told(self) -> str:
+        """What the classifier is, for messages."""
+        each = list(self.classifier.experts) if isinstance(self.classifier, ExpertClassifiers) else [self.classifier]
+        if all(type(one) is nn.Linear for one in each):
+            linear = "a linear classifier" if len(each) == 1 else f"{len(each)} experts with linear classifiers"
+            return f"{linear}, calibration folded in"
+        return "the method's own classifier" if len(each) == 1 else f"{len(each)} experts with the method's classifiers"
+
 
 def deploy(saved: SavedRun) -> Deployed:
-    """The run's model, on the CPU, its calibration folded into a linear classifier where it is one.
+    """The run's model, on the CPU, its calibration folded into a linear classifier where it is one, adapters merged.
 
     Raises:
         LtcoreError: as `SavedRun.model`.
     """
     model = copy.deepcopy(saved.model).to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     classifier = folded(model.classifier, model.backbone.feature_dim)
+    merge(model.backbone)
     return Deployed(model.backbone, classifier).eval().requires_grad_(False)
+
+
+def merge(module: nn.Module) -> None:
+    """Replace what an adapter has put into a network, and can be merged, by the plain modules."""
+    with torch.no_grad():
+        for name, child in module.named_children():
+            if isinstance(child, Mergeable):
+                setattr(module, name, child.merged())
+            else:
+                merge(child)
 
 
 def folded(classifier: nn.Module, feature_dim: int) -> nn.Module:
     """A linear layer with the classifier's weight and bias as they are applied, if it does the same; else itself.
 
-    Whether it does is tried on random features, in float64.
+    The classifiers of experts are folded one by one. Whether it does is tried on random features, in float64.
 
     Args:
         classifier: maps [N, D] to [N, C].
         feature_dim: D.
     """
+    if isinstance(classifier, ExpertClassifiers):
+        return ExpertClassifiers((folded(each, feature_dim) for each in classifier.experts), classifier.ensemble)
     weight, bias = torch.as_tensor(classifier.weight).detach(), getattr(classifier, "bias", None)
     linear = nn.Linear(feature_dim, len(weight), dtype=weight.dtype)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import nn
 
 from ltcore.contract.figures import CARD, FIGURES
 from ltcore.export.formats import Call, saying, write_safetensors, write_torch_export
-from ltcore.networks.timm_backbone import TimmOptions
+from ltcore.networks.timm_backbone import TimmBackbone, TimmOptions
 
 if TYPE_CHECKING:
     from ltcore.export.deployed import Deployed
@@ -52,13 +52,13 @@ def write_hub(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Pat
 
 def _timm_twin(saved: SavedRun, model: Deployed) -> tuple[nn.Module, dict[str, Any]] | None:
     """Timm's own model with a classifier, holding our weights, and its arguments; None where there is no such model."""
-    if saved.recipe.backbone.use != "timm" or not model.is_linear:
+    if saved.recipe.backbone.use != "timm" or not model.is_linear or not isinstance(model.backbone, TimmBackbone):
         return None
     import timm
 
     options, found = TimmOptions(**saved.recipe.backbone.options), saved.description
     name = options.model.split(".")[0]
-    arguments: dict[str, Any] = {"in_chans": len(found.mean)}
+    arguments: dict[str, Any] = {"in_chans": len(found.mean), **options.arguments}
     if options.layers is not None:
         arguments["layers"] = options.layers
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
@@ -68,12 +68,12 @@ def _timm_twin(saved: SavedRun, model: Deployed) -> tuple[nn.Module, dict[str, A
     if not isinstance(last, nn.Linear):
         return None
     prefix = next(name for name, module in network.named_modules() if module is last)
-    tensors = dict(model.backbone.get_submodule("model").state_dict())
+    tensors = dict(model.backbone.model.state_dict())
     tensors |= {f"{prefix}.{key}": tensor for key, tensor in model.classifier.state_dict().items()}
     try:
         network.load_state_dict(tensors)
     except RuntimeError:
-        return None  # the backbone's stem was replaced, or without classes the model has other layers
+        return None  # the stem was replaced, an adapter is not merged, or without classes the model has other layers
     return network.eval(), arguments
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Backbone, Pretraining
@@ -16,6 +16,16 @@ from ltcore.contract.method import Method, Options
 from ltcore.errors import RecipeError, nearest
 from ltcore.networks.tap_probe import Findings, probe
 from ltcore.networks.weights import load_weights
+
+#: Arguments of timm's models that are not to be given as such, and where they come from.
+_SET_BY = {
+    "pretrained": "by the option pretrained",
+    "num_classes": "the classifier is core's",
+    "in_chans": "by the data",
+    "img_size": "by data.transform.image_size",
+    "layers": "by the option layers",
+    "drop_path_rate": "by the option drop_path_rate",
+}
 
 
 class TimmOptions(Options):
@@ -34,6 +44,16 @@ class TimmOptions(Options):
     """Stochastic depth, for models that have it."""
     cifar_stem: bool = False
     """For images of 32 pixels: a 3 x 3 first convolution of stride 1 and no max pool (ResNets only)."""
+    arguments: dict[str, Any] = Field(default={})
+    """Further arguments of the model in timm: {patch_size: 4, embed_dim: 96, depth: 6, num_heads: 3} makes a small
+    transformer of vit_tiny_patch16_224."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _not_ours(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in sorted(_SET_BY.keys() & arguments.keys()):
+            raise ValueError(f"'{name}' is set otherwise: {_SET_BY[name]}")
+        return arguments
 
     @model_validator(mode="after")
     def _one_source(self) -> TimmOptions:
@@ -135,6 +155,7 @@ class Timm(Method[TimmOptions]):
         real = torch.get_default_device().type != "meta"
         pretrained = options.pretrained and real
         arguments: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, "in_chans": in_channels}
+        arguments |= options.arguments
         if options.layers is not None:
             arguments["layers"] = options.layers
         if options.drop_path_rate:

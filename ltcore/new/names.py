@@ -97,7 +97,8 @@ def spelled(class_name: str) -> str:
 #: Names that generated modules import or define.
 _IMPORTED = frozenset(
     "Any ArraySplit Backbone Batch CalibratedClassifier Context DataSplits EpochBatches Features Field Method Options "
-    "OrderedBatches PlainSampler SmallNetwork Tensor UnitClassifier ValidationError".split()
+    "Mergeable OrderedBatches PlainSampler RecipeError SideConv2d SmallNetwork Tensor UnitClassifier "
+    "ValidationError WeightedExperts".split()
 )
 
 

@@ -17,6 +17,7 @@ _MIXES = {
     "own": "with anything; each method has its own",
 }
 _WHAT = {
+    "adapt_backbone": "the network",
     "mix_inputs": "the images",
     "augment_features": "the features",
     "adjust_logits": "the logits",
@@ -41,6 +42,8 @@ def recipe(member: Member) -> str:
     elif "validation" in requires:
         data = "{use: digits_lt, holdout: 1}"
     backbone = f"{name}{options}" if "build_backbone" in hooks else "timm, options: {model: test_resnet}"
+    if "adapt_backbone" in hooks:
+        backbone += f", adapt: [{name}]"
     lines = [
         f"# {member.summary}." if len(member.summaries) == 1 else f"# The method {name} with all its hooks.",
         "#",
@@ -57,7 +60,7 @@ def recipe(member: Member) -> str:
     if later:
         lines += ["  - name: representation", "    epochs: 20", *common]
     lines += [f"  - name: {'finetune' if later else 'joint'}", "    epochs: 20"]
-    if method and hooks != {"post_calibrate"}:
+    if any(HOOKS[hook].in_stages for hook in hooks):
         lines.append(f"    methods: [{name}]")
     trained = ["classifier"] if "fixed_backbone" in requires else ["backbone", "classifier"]
     trained += [name] if "own_parameters_train" in requires else []

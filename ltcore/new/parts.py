@@ -29,6 +29,7 @@ KINDS = {
     "constraint": "after_step",
     "classifier": "build_classifier",
     "calibration": "post_calibrate",
+    "adapter": "adapt_backbone",
     "backbone": "build_backbone",
     "data-set": "build_data",
 }

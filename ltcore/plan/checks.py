@@ -12,6 +12,7 @@ from ltcore.errors import RecipeError, listed, nearest
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
+    from ltcore.contract.model import PublicName
     from ltcore.contract.recipe import Stage
     from ltcore.discovery.binding import Answers, Entry
     from ltcore.recipe.loading import LoadedRecipe
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 #: The words that core understands in a method's ``requires``, and what each means.
 NEEDS = {
     "earlier_stage": "a stage before this one",
+    "experts": "a backbone with experts",
     "feature_maps": "a tap with feature maps [N, D, H, W]",
     "fixed_backbone": "a backbone that stays as it is",
     "hard_labels": "one label an image",
+    "one_network": "a backbone without experts, or a tap before it splits",
     "own_parameters_train": "that the stage trains the method's own parameters",
     "spatial_features": "a tap with feature maps whose plain mean the classifier reads",
     "validation": "held-out images: set data.holdout",
@@ -30,14 +33,20 @@ NEEDS = {
 #: Those that ask for maps at the method's tap.
 SPATIAL = ("feature_maps", "spatial_features")
 
-#: Parameters of core's own classifier.
-LINEAR = ("classifier.weight", "classifier.bias")
+
+def linear_names(skeleton: Backbone) -> tuple[str, ...]:
+    """Parameters of core's own classifier as a recipe writes them; with experts, one for each."""
+    if skeleton.experts == 1:
+        return ("classifier.weight", "classifier.bias")
+    each = (f"classifier.experts.{number}" for number in range(skeleton.experts))
+    return tuple(f"{name}.{kind}" for name in each for kind in ("weight", "bias"))
 
 
-def backbone_names(skeleton: Backbone) -> list[str]:
+def backbone_names(skeleton: Backbone) -> list[PublicName]:
     """Parameter names of the backbone as a recipe writes them, ``backbone.`` included."""
-    prefix = f"{skeleton.net}." if skeleton.net else ""
-    return [f"backbone.{name.removeprefix(prefix)}" for name, _ in skeleton.named_parameters()]
+    from ltcore.contract.model import public_name
+
+    return [public_name(f"backbone.{name}", skeleton) for name, _ in skeleton.named_parameters()]
 
 
 def wrong_group(stage: Stage, names: Iterable[str], later: Collection[str] = ()) -> tuple[str, str] | None:
@@ -163,9 +172,8 @@ class StageChecks:
         for entry in self.active:
             if entry.key not in acting:
                 without = "" if self.stage.classification else " without classification"
-                raise self.refuse_method(
-                    entry, f"does nothing in a stage{without}; if it calibrates, name it in 'calibrate'"
-                )
+                where = "if it calibrates, name it in 'calibrate'; if it adapts the network, in 'backbone.adapt'"
+                raise self.refuse_method(entry, f"does nothing in a stage{without}; {where}")
 
     def one_answer_a_hook(self) -> None:
         """Hooks of kind ``one`` have at most one answer."""
@@ -216,6 +224,7 @@ class StageChecks:
             provided.add("earlier_stage")
         if self.loaded.recipe.data.holdout:
             provided.add("validation")
+        provided.add("experts" if self.skeleton.experts > 1 else "one_network")
         provided = provided.union(*(entry.method.provides for entry in (*self.active, *self.before)))
         moving = self._moves_the_backbone()
         provided |= set() if moving else {"fixed_backbone"}
@@ -230,14 +239,27 @@ class StageChecks:
                 maps = need in SPATIAL and self.skeleton.has_maps(entry.method.tap)
                 if maps and (need == "feature_maps" or self.skeleton.spatial):
                     continue
+                if need == "one_network" and entry.method.tap in self.skeleton.inner_taps:
+                    continue
                 if need == "own_parameters_train":
                     self.own_parameters_train(entry, meaning)
                     continue
                 if need == "fixed_backbone" and moving:
                     raise self.refuse_method(entry, f"needs {meaning}, and {moving}")
                 if need not in provided:
-                    why = self._without_maps(entry.method.tap, maps) if need in SPATIAL else "nothing provides it"
+                    why = (
+                        self._without_maps(entry.method.tap, maps)
+                        if need in SPATIAL
+                        else self._experts(need, entry.method.tap)
+                    )
                     raise self.refuse_method(entry, f"needs {meaning}, and {why}")
+
+    def _experts(self, need: str, tap: str) -> str:
+        """Why something is not provided that is no tap."""
+        named = f"backbone '{self.loaded.recipe.backbone.use}'"
+        if need == "one_network":
+            return f"{named} has {self.skeleton.experts}, whose rows are not told apart at '{tap}'"
+        return f"{named} has none" if need == "experts" else "nothing provides it"
 
     def _moves_the_backbone(self) -> str:
         """What of the stage changes the backbone, and what to write instead; empty where nothing does."""
@@ -308,10 +330,10 @@ class StageChecks:
         A method may make its modules, or the classifier, when the data is known, so an entry that begins with it is
         checked later, by the trainer.
         """
-        names = [*backbone_names(self.skeleton), *LINEAR]
+        names = [*backbone_names(self.skeleton), *linear_names(self.skeleton)]
         methods = [entry.key for entry in self.active]
         blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in backbone_names(self.skeleton)))
-        known = ["backbone", "classifier", *methods, *blocks]
+        known = ["backbone", "classifier", *dict.fromkeys([*methods, *self.skeleton.added_by.values()]), *blocks]
         later = {*methods, "classifier"} if self.built else set(methods)
         matched = self._matching(names)
         for position, pattern in enumerate(self.stage.trainable):
@@ -359,7 +381,7 @@ class StageChecks:
 
     def groups_match(self) -> None:
         """Every group of the optimiser has parameters; those that methods make later are looked at by the run."""
-        names = [*backbone_names(self.skeleton), *(() if self.built else LINEAR)]
+        names = [*backbone_names(self.skeleton), *(() if self.built else linear_names(self.skeleton))]
         later = {entry.key for entry in self.active} | ({"classifier"} if self.built else set())
         wrong = wrong_group(self.stage, names, later)
         if wrong:

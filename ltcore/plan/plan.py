@@ -12,6 +12,7 @@ from ltcore.discovery import catalogue, deprecations
 from ltcore.discovery.binding import Answers, Entry, implementations
 from ltcore.errors import LtcoreError, PluginError, listed
 from ltcore.networks.schedules import never_comes
+from ltcore.plan.adapting import adapted
 from ltcore.plan.checks import CalibrationChecks, StageChecks
 from ltcore.plan.untrained import untrained
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class StagePlan:
     """A stage of the recipe with the methods that act in it, bound hook by hook.
 
-    `built`: whether a method builds the classifier, here or in an earlier stage that this one takes it from.
+    `built`: whether a method builds the classifier, or what combines those of experts, here or in an earlier stage that
+    this one takes it from.
     """
 
     stage: Stage
@@ -48,6 +50,7 @@ class Plan:
         skeleton: the backbone on the meta device: names and shapes, no values.
         stages: the stages in order.
         calibration: the implementations of post_calibrate, in the order of ``calibrate``.
+        adaptation: the implementations of adapt_backbone, in the order of ``adapt``.
         warnings: what the user should know, and that stops nothing; a sentence each.
     """
 
@@ -60,6 +63,7 @@ class Plan:
     skeleton: Backbone
     stages: tuple[StagePlan, ...]
     calibration: Answers
+    adaptation: Answers
     warnings: tuple[str, ...]
 
 
@@ -78,24 +82,19 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
     data, data_answers = provider(loaded, "data", recipe.data.use)
     backbone, backbone_answers = provider(loaded, "backbone", recipe.backbone.use)
     entries = {key: _entry(loaded, ("methods", key), key, method.use or key) for key, method in recipe.methods.items()}
-    skeleton = build_skeleton(loaded, backbone_answers)
+    adaptation = _listed(loaded, ("backbone", "adapt"), recipe.backbone.adapt, entries, "adapt_backbone")
+    skeleton = build_skeleton(loaded, backbone_answers, adaptation)
     stages = []
     built = False
     for index, stage in enumerate(recipe.stages):
         active = tuple(entries[key] for key in stage.methods)
         answers = _answers(loaded, ("stages", index, "methods"), active)
         answers |= {name: [] for name, hook in HOOKS.items() if hook.called in ("setup", "end")}
-        built = bool(answers["build_classifier"]) or (built and stage.classifier == "keep")
+        builders = [*answers["build_classifier"], *answers["build_ensemble"]]
+        built = bool(builders) or (built and stage.classifier == "keep")
         StageChecks(loaded, index, stage, data, backbone, active, answers, skeleton, to_run, built).run()
         stages.append(StagePlan(stage, active, answers, built))
-    calibration = _answers(loaded, ("calibrate",), [entries[key] for key in recipe.calibrate])
-    calibrating = {answer.entry.key for answer in calibration["post_calibrate"]}
-    for position, key in enumerate(recipe.calibrate):
-        if key not in calibrating:
-            raise loaded.fail(
-                ("calibrate", position),
-                f"{entries[key].whose} does not calibrate (hook post_calibrate); name it in a stage's methods",
-            )
+    calibration = _listed(loaded, ("calibrate",), recipe.calibrate, entries, "post_calibrate")
     _check_calibration(loaded, data, backbone, entries, calibration, skeleton)
     return Plan(
         loaded,
@@ -107,13 +106,25 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         skeleton,
         tuple(stages),
         calibration,
+        adaptation,
         (
             *deprecations.warnings(chain(*implementations([data, backbone, *entries.values()]).values())),
             *_late_schedules(loaded),
+            *_no_experts(loaded, skeleton, stages),
             *_uncalled(stages),
             *untrained(loaded, [(plan.stage, plan.entries) for plan in stages]),
         ),
     )
+
+
+def _no_experts(loaded: LoadedRecipe, skeleton: Backbone, stages: Iterable[StagePlan]) -> Iterable[str]:
+    """What combines experts, in a network that has none."""
+    for index, stage in enumerate(stages if skeleton.experts == 1 else ()):
+        for answer in stage.answers["build_ensemble"]:
+            yield (
+                f"{loaded.where('stages', index, 'methods')}: stage '{stage.stage.name}': {answer.entry.whose} "
+                f"combines experts, and backbone '{loaded.recipe.backbone.use}' has none: it is not asked"
+            )
 
 
 def _check_calibration(
@@ -210,8 +221,27 @@ def _answers(loaded: LoadedRecipe, path: tuple[str | int, ...], entries: Iterabl
         raise
 
 
-def build_skeleton(loaded: LoadedRecipe, answers: Answers, image_size: int = 32) -> Backbone:
-    """The backbone on the meta device, for images of 3 channels: names and shapes, no values.
+#: What a method does that a list of the recipe names for a hook.
+_DOES = {"post_calibrate": "calibrate", "adapt_backbone": "adapt the backbone"}
+
+
+def _listed(
+    loaded: LoadedRecipe, path: tuple[str, ...], keys: Iterable[str], entries: dict[str, Entry], hook: str
+) -> Answers:
+    """What the methods of a list outside of stages implement; each answers the list's hook."""
+    answers = _answers(loaded, path, [entries[key] for key in keys])
+    acting = {answer.entry.key for answer in answers[hook]}
+    for position, key in enumerate(keys):
+        if key not in acting:
+            raise loaded.fail(
+                (*path, position),
+                f"{entries[key].whose} does not {_DOES[hook]} (hook {hook}); name it in a stage's methods",
+            )
+    return answers
+
+
+def build_skeleton(loaded: LoadedRecipe, answers: Answers, adaptation: Answers, image_size: int = 32) -> Backbone:
+    """The backbone on the meta device with its adapters, for images of 3 channels: names and shapes, no values.
 
     Raises:
         LtcoreError: as `make_plan`.
@@ -228,10 +258,10 @@ def build_skeleton(loaded: LoadedRecipe, answers: Answers, image_size: int = 32)
             return function(*args, **(kwargs or {}))
 
     (answer,) = answers["build_backbone"]
-    try:
-        with torch.device("meta"), NoInitialValues():
+    with torch.device("meta"), NoInitialValues():
+        try:
             backbone: Backbone = answer.bind(None)(3, image_size)
-    except LtcoreError as error:
-        error.within(f"{loaded.where('backbone')}: ")
-        raise
-    return backbone
+        except LtcoreError as error:
+            error.within(f"{loaded.where('backbone')}: ")
+            raise
+        return adapted(backbone, adaptation, loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.hookspecs import HOOKS
@@ -9,7 +10,7 @@ from ltcore.contract.model import matches
 from ltcore.data.pretraining import as_pretrained
 from ltcore.errors import RecipeError, listed
 from ltcore.networks.optimizers import group_parameters
-from ltcore.plan.checks import LINEAR, backbone_names
+from ltcore.plan.checks import backbone_names, linear_names
 from ltcore.plan.plan import build_skeleton
 from ltcore.untrusted import printable
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 def describe(plan: Plan) -> dict[str, Any]:
     """Everything that the plan says, as JSON-able data."""
     recipe = plan.loaded.recipe
+    added: Counter[str] = Counter()
+    for name, parameter in plan.skeleton.named_parameters():
+        added[plan.skeleton.added_by.get(name, "")] += parameter.numel()
     return {
         "recipe": recipe.name,
         "description": recipe.description,
@@ -31,6 +35,11 @@ def describe(plan: Plan) -> dict[str, Any]:
             "use": recipe.backbone.use,
             "options": plan.backbone.method.options.model_dump(),
             "taps": list(plan.skeleton.taps),
+            "experts": plan.skeleton.experts,
+            "adapt": [
+                {**_answer(answer), "parameters": added[answer.entry.key]}
+                for answer in plan.adaptation["adapt_backbone"]
+            ],
         },
         "methods": {
             key: {**_whose(entry), "use": entry.offer.name, "options": entry.method.options.model_dump()}
@@ -78,7 +87,7 @@ def describe_taps(plan: Plan, image_size: int | None = None) -> dict[str, Any]:
 
     of_data = getattr(plan.data.method.options, "image_size", None)
     size = image_size or (of_data if isinstance(of_data, int) else 32)
-    backbone = build_skeleton(plan.loaded, plan.answers["backbone"], size)
+    backbone = build_skeleton(plan.loaded, plan.answers["backbone"], plan.adaptation, size)
     try:
         shapes = tap_shapes(backbone, (3, size, size))
     except RecipeError as error:
@@ -116,12 +125,15 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         answers = [_answer(answer) for answer in stage_plan.answers[name]]
         if answers:
             hooks[name] = {"kind": hook.kind, "methods": answers}
+        elif name == "build_ensemble" and plan.skeleton.experts == 1:
+            continue
         elif hook.default is not None and hook.is_called_in(stage.classification):
             default = stage.sampler if name == "class_distribution" and stage.sampler else hook.default.text
             hooks[name] = {"kind": hook.kind, "methods": [], "core": default}
-    builder = stage_plan.answers["build_classifier"]
-    if "build_classifier" in hooks and not builder and stage_plan is not plan.stages[0] and stage.classifier == "keep":
-        hooks["build_classifier"]["core"] = "kept from the stage before"
+    if stage_plan is not plan.stages[0] and stage.classifier == "keep":
+        for name in ("build_classifier", "build_ensemble"):
+            if name in hooks and not stage_plan.answers[name]:
+                hooks[name]["core"] = "kept from the stage before"
     return {
         "name": stage.name,
         "epochs": stage.epochs,
@@ -147,7 +159,7 @@ def _optimizer(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
     stage = stage_plan.stage
     optimizer = stage.optimizer.model_dump(exclude={"groups"})
     if stage.optimizer.groups:
-        names = [*backbone_names(plan.skeleton), *(() if stage_plan.built else LINEAR)]
+        names = [*backbone_names(plan.skeleton), *(() if stage_plan.built else linear_names(plan.skeleton))]
         trained = [name for name in names if any(matches(name, pattern) for pattern in stage.trainable)]
         elsewhere = group_parameters(trained, stage.optimizer.groups).elsewhere
         optimizer["groups"] = {
@@ -170,7 +182,12 @@ def render(described: dict[str, Any]) -> str:
     lines += [
         f"data      {data['use']}{_options(data)} ({data['distribution']} {data['version']})",
         f"backbone  {backbone['use']}{_options(backbone)} ({backbone['distribution']} {backbone['version']})",
+        *([f"          {backbone['experts']} experts, each with its classifier"] if backbone["experts"] > 1 else []),
         *_render_taps(backbone),
+        *(
+            f"          adapted by {_person(answer)}: {answer['parameters']:,} parameters"
+            for answer in backbone["adapt"]
+        ),
     ]
     for name, method in described["methods"].items():
         lines.append(f"method    {name}{_options(method)} ({method['distribution']} {method['version']})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from ltcore.contract.recipe import Recipe
@@ -30,8 +29,6 @@ def recipe_schema() -> tuple[Schema, list[str]]:
                     by_role[role].append(offer.name)
             if set(hooks) - {"build_data", "build_backbone"}:
                 by_role["methods"].append(offer.name)
-    definitions["Backbone"] = copy.deepcopy(definitions["Use"])
-    whole["properties"]["backbone"] = {"$ref": "#/$defs/Backbone"}
     for role, name in (("data", "Data"), ("backbone", "Backbone"), ("methods", "MethodEntry")):
         definitions[name]["properties"]["use"] = {
             "anyOf": [{"enum": by_role[role]}, {"type": "string", "pattern": r"^\./.+\.py:[A-Za-z_]"}],

@@ -51,8 +51,9 @@ class _StandIns(FeatureProvider):
     """Answers with one row a class."""
 
     def features(self, split: str, tap: str) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.state.num_classes, *self.feature_shape(tap), generator=generator)
+        generator, experts = torch.Generator().manual_seed(0), self.experts(tap)
+        each = () if experts == 1 or self.state.expert is not None else (experts,)
+        return torch.randn(self.state.num_classes, *each, *self.feature_shape(tap), generator=generator)
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,8 @@ class SavedRun:
             tap: a tap of the backbone.
 
         Returns:
-            [N, D] at ``pooled``, elsewhere [N, D, H, W] or the tap's own shape.
+            [N, D] at ``pooled``, elsewhere [N, D, H, W] or the tap's own shape; [N, E, ...] where the network has split
+            into E experts.
 
         Raises:
             DataError: the data is not where the recipe says, is not what it was, or has no such split.

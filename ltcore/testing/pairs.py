@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,15 +13,18 @@ from ltcore.discovery import catalogue
 from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.plan.checks import NEEDS
+from ltcore.testing.parts import PARTS
 from ltcore.testing.recipes import Part, compose, part_of, plainly, plan_of, with_companions
 from ltcore.testing.trial import CALIBRATED, WatchedRun, train
 from ltcore.testing.watch import Watch
 
+#: What came of two installed methods.
+_TRIED: dict[tuple[Offer, ...], tuple[str, str | None]] = {}
 FOLDS = frozenset(name for name, hook in HOOKS.items() if hook.kind == "fold")
 
 
 def fitted(part: Part) -> Part:
-    """A method with what its recipes must mind: whether it refuses to train the backbone, and has own parameters.
+    """A method with what its recipes must mind: its network, whether it refuses to train that, and has own parameters.
 
     Raises:
         LtcoreError: no recipe suits it.
@@ -29,8 +33,9 @@ def fitted(part: Part) -> Part:
     from pathlib import Path
 
     refusal: LtcoreError | None = None
-    for fixed in (False, True):
-        candidate = replace(part, fixed=fixed)
+    networks = (False, True) if "adapt_backbone" in part.hooks else (False,)
+    for transformer, fixed in itertools.product(networks, (False, True)):
+        candidate = replace(part, fixed=fixed, transformer=transformer)
         try:
             plan = plan_of(compose(with_companions(candidate)))
             break
@@ -60,7 +65,7 @@ def installed_part(offer: Offer) -> Part | None:
 def others(part: Part) -> Iterator[Part]:
     """Every installed method that stands beside another one in a recipe, itself included; core's own are left out."""
     for offer in catalogue.offers():
-        if offer.distribution == "ltcore" or offer.name in ("check_data", "check_backbone"):
+        if offer.distribution == "ltcore" or offer.name in PARTS:
             continue
         other = installed_part(offer)
         if other is not None and (part.role is None or other.role is None):
@@ -74,6 +79,19 @@ def orders(first: Part, second: Part) -> list[tuple[Part, Part]]:
     return [(first, second)]
 
 
+def tried(first: Part, second: Part) -> tuple[str, str | None]:
+    """`together`; two installed methods are tried once in a process, whichever of them is checked."""
+    for part in (first, second):
+        known = None if catalogue.is_lent(part.offer) else installed_part(part.offer)
+        if known is None or known.options != part.options:
+            return together(first, second)
+    places = (first.offer, second.offer)
+    key = places if len(orders(first, second)) > 1 else tuple(sorted(places, key=str))
+    if key not in _TRIED:
+        _TRIED[key] = together(first, second)
+    return _TRIED[key]
+
+
 def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None) -> tuple[str, str | None]:
     """Train two methods in one recipe.
 
@@ -83,6 +101,8 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     recipe = recipe or compose(_unique(first, second))
     keys = [*recipe["methods"], *(part.name for part in (first, second) if part.role)]
     both = sorted(hook for hook in first.hooks & second.hooks if HOOKS[hook].kind == "one")
+    if any(other.transformer and not _suits_one(part) for part, other in ((first, second), (second, first))):
+        return "refused", None
     try:
         plan_of(recipe)
     except RecipeError as error:
@@ -107,6 +127,17 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     if broken:
         return "trained", f"one needs {broken[0]}, which the other breaks, and they trained together"
     return "trained", None
+
+
+def _suits_one(part: Part) -> bool:
+    """Whether a method can be used on the transformer that another one brings; that is no matter between the two."""
+    if part.transformer or part.role is not None:
+        return True
+    try:
+        plan_of(compose(with_companions(replace(part, transformer=True))))
+    except RecipeError:
+        return False
+    return True
 
 
 def _unique(*parts: Part) -> tuple[Part, ...]:

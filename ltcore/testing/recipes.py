@@ -17,6 +17,8 @@ from ltcore.plan.checks import NEEDS
 from ltcore.plan.plan import Plan, make_plan
 from ltcore.recipe.loading import recipe_from
 
+#: A small transformer, for adapters that refuse the checks' own network.
+_TRANSFORMER = {"use": "timm", "options": {"model": "test_vit", "arguments": {"patch_size": 4, "depth": 2}}}
 #: Hooks that are not called in a stage that the method is listed in.
 _OUTSIDE = {name for name, hook in HOOKS.items() if not hook.in_stages}
 WHERE = "the recipe of the check"
@@ -33,6 +35,7 @@ class Part:
         hooks: the hooks that it implements.
         fixed: whether it refuses to train the backbone.
         networks: whether it has parameters of its own.
+        transformer: whether it is checked on a transformer in place of the checks' own network.
     """
 
     offer: Offer
@@ -41,6 +44,7 @@ class Part:
     hooks: frozenset[str]
     fixed: bool = False
     networks: bool = False
+    transformer: bool = False
 
     @property
     def name(self) -> str:
@@ -117,8 +121,8 @@ def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]
         "device": "cpu",
         "diagnostics": "off",
         "checkpoint_seconds": 1e9,
-        "data": {"use": "check_data", "holdout": 1},
-        "backbone": {"use": "check_backbone"},
+        "data": {"use": "check_data"},
+        "backbone": copy.deepcopy(_TRANSFORMER) if any(p.transformer for p in parts) else {"use": "check_backbone"},
         "methods": {key: {"use": part.name, "options": dict(part.options)} for key, part in methods.items()},
         "stages": stages,
         "calibrate": [key for key, part in methods.items() if "post_calibrate" in part.hooks],
@@ -128,21 +132,44 @@ def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]
             recipe[part.role] = {"use": part.name, "options": dict(part.options)}
         if part.role == "backbone":
             recipe["data"]["options"] = {"image_size": 16}
+    adapters = [key for key, part in methods.items() if "adapt_backbone" in part.hooks]
+    if adapters:
+        recipe["backbone"]["adapt"] = adapters
+    elif any("build_ensemble" in part.hooks or "experts" in part.method.requires for part in methods.values()):
+        recipe["backbone"].setdefault("options", {"experts": 2})
     return recipe
 
 
 def changed(
     recipe: Mapping[str, Any],
     batch_size: int | None = None,
-    test_seed: int | None = None,
+    data: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> dict[str, Any]:
-    """A copy of a recipe with another batch size, other test data or other top-level parts."""
+    """A copy of a recipe with another batch size, other options of its data or other top-level parts."""
     out = {**copy.deepcopy(dict(recipe)), **parts}
     if batch_size is not None:
         out["stages"] = [stage | {"batch_size": batch_size} for stage in out["stages"]]
-    if test_seed is not None:
-        out["data"]["options"] = {**out["data"].get("options", {}), "test_seed": test_seed}
+    if data is not None:
+        out["data"]["options"] = {**out["data"].get("options", {}), **data}
+    return out
+
+
+def beside(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A copy of a recipe with other methods in front of its own, in every stage that has some.
+
+    Args:
+        recipe: the recipe.
+        others: options of the other methods, by name.
+    """
+    out = copy.deepcopy(dict(recipe))
+    out["methods"] = {
+        **{name: {"use": name, "options": dict(given)} for name, given in others.items()},
+        **out["methods"],
+    }
+    out["stages"] = [
+        {**stage, "methods": [*others, *stage["methods"]]} if stage.get("methods") else stage for stage in out["stages"]
+    ]
     return out
 
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from ltcore.contract.backbone import Backbone
+from ltcore.contract.classifier import wrong_weight
 from ltcore.contract.context import Context, RunState
-from ltcore.contract.hookspecs import build_backbone, build_classifier, on_run_start, post_calibrate
+from ltcore.contract.experts import ExpertClassifiers
+from ltcore.contract.hookspecs import build_backbone, build_classifier, build_ensemble, on_run_start, post_calibrate
 from ltcore.contract.model import Model
-from ltcore.discovery.binding import Hooks
+from ltcore.discovery.binding import Hooks, Implementation
+from ltcore.errors import PluginError
+from ltcore.plan.adapting import adapted
 from ltcore.plan.plan import Plan
 from ltcore.seeding import derive_seed
 from ltcore.training.data import RunData
 from ltcore.training.features import FeatureProvider
+
+T = TypeVar("T")
 
 
 class Assembly:
@@ -63,12 +72,14 @@ class Assembly:
         self.provider.state = self.state
         self.contexts = {key: Context(self.state, key) for key in ("", *plan.entries)}
         self._classifier_by: str | None = None
+        self._ensemble_by: str | None = None
 
     def _backbone(self, *stage: str) -> Backbone:
         """A new backbone; a stage that asks for one of its own gets other random numbers."""
         torch.manual_seed(derive_seed(self.recipe.seed, "backbone", *stage))
         whole, hooks = self.data.whole, Hooks(self.plan.answers["backbone"], {})
-        return hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        built = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
+        return adapted(built, self.plan.adaptation, self.plan.loaded)
 
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -95,23 +106,64 @@ class Assembly:
 
     def prepare(self, index: int, hooks: Hooks) -> None:
         """Build the stage's backbone and classifier, where the recipe or one of its methods asks for new ones."""
-        plan = self.plan.stages[index]
+        plan, experts = self.plan.stages[index], self.model.backbone.experts
         if index and plan.stage.backbone == "rebuild":
             self.model.backbone = self._backbone(plan.stage.name)
             self._move()
-        answers = plan.answers["build_classifier"]
-        builder = answers[0].entry.key if answers else None
-        if index and plan.stage.classifier == "keep" and builder in (None, self._classifier_by):
+        kept = bool(index) and plan.stage.classifier == "keep"
+        builder, combiner = _who(plan.answers["build_classifier"]), _who(plan.answers["build_ensemble"])
+        new = not (kept and builder in (None, self._classifier_by))
+        combined = experts > 1 and not (kept and combiner in (None, self._ensemble_by))
+        if not new and not combined:
             return
         torch.manual_seed(derive_seed(self.recipe.seed, "classifier", plan.stage.name))
-        width, previous = self.model.backbone.feature_dim, self.model.classifier if index else None
-        self.model.classifier = hooks.call(build_classifier, width, self.state.num_classes, previous)
-        self._classifier_by = builder
+        width, classes, previous = self.model.backbone.feature_dim, self.state.num_classes, self.model.classifier
+
+        def build(before: nn.Module | None) -> nn.Module:
+            made = hooks.call(build_classifier, width, classes, before)
+            if builder and (wrong := wrong_weight(made, width)):
+                whose = plan.answers["build_classifier"][0].entry.whose
+                raise PluginError(
+                    f"stage '{plan.stage.name}': the classifier of {whose} says what is not so: {wrong}. Calibrations "
+                    "and activation maps read 'weight' [C, D] and 'bias' [C] or None as they are applied: make them "
+                    "properties that compute it; tell its author"
+                )
+            return made
+
+        if experts == 1:
+            self.model.classifier = build(previous if index else None)
+        else:
+            trained = previous if isinstance(previous, ExpertClassifiers) else None
+            before = list(trained.experts) if trained else [None] * experts
+            self.model.classifier = ExpertClassifiers(
+                [one if one and not new else self._of_expert(number, build, one) for number, one in enumerate(before)],
+                trained.ensemble if trained and not combined else hooks.call(build_ensemble, width, classes, experts),
+            )
+        self._classifier_by = builder if new else self._classifier_by
+        self._ensemble_by = combiner if combined else self._ensemble_by
         self._move()
 
     def calibrated(self) -> nn.Module:
-        """A copy of the classifier after `calibrate`."""
+        """A copy of the classifier after `calibrate`; each expert's goes through it by itself."""
         self.enter("calibration", len(self.plan.stages))
+        hooks = Hooks(self.plan.calibration, self.contexts)
+        classifier = copy.deepcopy(self.model.classifier)
         with torch.no_grad():
-            hooks = Hooks(self.plan.calibration, self.contexts)
-            return hooks.call(post_calibrate, copy.deepcopy(self.model.classifier))
+            if not isinstance(classifier, ExpertClassifiers):
+                return hooks.call(post_calibrate, classifier)
+            for number, one in enumerate(classifier.experts):
+                classifier.experts[number] = self._of_expert(number, partial(hooks.call, post_calibrate), one)
+            return classifier
+
+    def _of_expert(self, number: int, change: Callable[[T], nn.Module], classifier: T) -> nn.Module:
+        """What is made of one expert's classifier, while methods are told of that expert's features."""
+        self.state.expert = number
+        try:
+            return change(classifier)
+        finally:
+            self.state.expert = None
+
+
+def _who(answers: list[Implementation]) -> str | None:
+    """The one method that answers, by its name in the recipe."""
+    return answers[0].entry.key if answers else None

@@ -20,13 +20,13 @@ class Evaluation:
         self._assembly, self._batch_size = assembly, assembly.recipe.eval_batch_size
 
     def outputs(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled features [N, D], logits [N, C] and targets [N] of a split's images as they are."""
+        """Pooled features [N, D] ([N, E, D] of experts), logits [N, C] and targets [N] of a split's plain images."""
         data, model = self._assembly.data, self._assembly.model
         pooled = pooled_features(model, data.loaders[split], self._batch_size)
         return pooled, self.logits(model.classifier, pooled), data.split(split).targets
 
     def logits(self, classifier: nn.Module, pooled: Tensor) -> Tensor:
-        """Logits [N, C] of pooled features [N, D]."""
+        """Logits [N, C] of pooled features, see `outputs`."""
         return logits_of(classifier, pooled, self._batch_size)
 
     def figures_of(self, logits: Tensor, targets: Tensor) -> Figures:

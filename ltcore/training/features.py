@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltcore.contract.context import NO_VALIDATION
+from ltcore.contract.experts import by_image
 from ltcore.contract.model import Model, evaluating
 from ltcore.data.partial import augmented_pass, completed
 from ltcore.errors import RunError, listed, nearest
@@ -67,10 +68,18 @@ class FeatureProvider:
         if kept is None or kept[0] != version:
             kept = (version, pooled_features(state.model, self._loaders[split], self._batch_size, tap))
             self._kept[split, tap] = kept
-        return kept[1]
+        return kept[1] if state.expert is None or self.experts(tap) == 1 else kept[1][:, state.expert]
 
     def feature_shape(self, tap: str) -> tuple[int, ...]:
         """See `ltcore.Context.feature_shape`."""
+        return tuple(self._rows(tap).shape[1:])
+
+    def experts(self, tap: str) -> int:
+        """How many rows an image has at a tap: 1 before the split of a network with experts."""
+        return len(self._rows(tap))
+
+    def _rows(self, tap: str) -> Tensor:
+        """What a tap gives for one image."""
         seen: list[Tensor] = []
 
         def look(x: Tensor) -> Tensor:
@@ -80,7 +89,7 @@ class FeatureProvider:
         backbone = self._backbone(tap)
         with evaluating(backbone):
             backbone.run(self._loaders["train"].eval_batch(0, 1), at={tap: look})
-        return tuple(seen[0].shape[1:])
+        return seen[0]
 
     def _backbone(self, tap: str) -> Backbone:
         backbone = self.state.model.backbone
@@ -115,7 +124,7 @@ class FeatureCache:
         batch_size: int,
         seed: tuple[int | str, ...],
     ) -> None:
-        self.tap, self.generator_device = tap, loader.device
+        self.tap, self.generator_device, experts = tap, loader.device, model.backbone.experts
         if views is None:
             self._features = pooled_features(model, loader, batch_size, tap)[None]
             return
@@ -124,13 +133,17 @@ class FeatureCache:
             for view in range(views):
                 generator = generator_for(loader.generator_device, *seed, "view", view)
                 batches = torch.split(torch.arange(len(loader)), batch_size)
-                parts = [model.backbone.forward_maps(x) for x in augmented_pass(loader, batches, repeat(generator))]
-                view_rows = torch.cat([part if tap == "maps" else model.backbone.pool(part) for part in parts])
-                rows.append(completed(view_rows, loader))
+                images = augmented_pass(loader, batches, repeat(generator))
+                parts = [by_image(self._maps_or_pooled(model.backbone, x), experts) for x in images]
+                rows.append(completed(torch.cat(parts), loader))
         self._features = torch.stack(rows)
 
+    def _maps_or_pooled(self, backbone: Backbone, images: Tensor) -> Tensor:
+        maps = backbone.forward_maps(images)
+        return maps if self.tap == "maps" else backbone.pool(maps)
+
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Features of the images at `indices` [B], each in a view drawn at random, [B, ...]."""
+        """Features of the images at `indices` [B], each in a view drawn at random, [B, ...]; [B, E, ...] of experts."""
         device = self.generator_device
         indices = indices.to(device, non_blocking=True)
         views = torch.randint(len(self._features), indices.shape, generator=generator, device=device)

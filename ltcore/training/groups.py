@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.model import public_name
 from ltcore.networks.optimizers import group_parameters, parameter_group
-from ltcore.plan.checks import LINEAR, wrong_group
+from ltcore.plan.checks import linear_names, wrong_group
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ltcore.contract.model import Model
     from ltcore.contract.recipe import Stage
     from ltcore.plan.plan import Plan
@@ -26,7 +28,7 @@ def check_groups(plan: Plan, model: Model) -> None:
     names = [name for name in made if name.split(".")[0] != "classifier"]
     for index, stage_plan in enumerate(plan.stages):
         stage = stage_plan.stage
-        known = names if stage_plan.built else [*names, *LINEAR]
+        known = names if stage_plan.built else [*names, *linear_names(model.backbone)]
         wrong = wrong_group(stage, known, ["classifier"] if stage_plan.built else [])
         if wrong:
             place = ("stages", index, "optimizer", "groups", wrong[0])
@@ -40,7 +42,9 @@ def parameter_groups(stage: Stage, model: Model) -> tuple[list[dict[str, Any]], 
         stage: the stage; its optimiser has groups.
         model: the model, with what trains requiring gradients.
     """
-    named = {public_name(n, model.backbone): p for n, p in model.named_parameters() if p.requires_grad}
+    named: dict[str, nn.Parameter] = {
+        public_name(name, model.backbone): each for name, each in model.named_parameters() if each.requires_grad
+    }
     asked = stage.optimizer.groups
     found = group_parameters(named, asked)
     groups = [parameter_group([named[name] for name in found.rest], None, {})] if found.rest else []

@@ -111,6 +111,12 @@ def find(path: Path, loaded: LoadedRecipe) -> Reuse:
     for key in ("seed", "data", "backbone"):
         if _told(loaded, key) != _told(other_loaded, key):
             raise RecipeError(f"--from {path}: its {key} is another; only runs on the same {key} share stages")
+    for name in ours.backbone.adapt:
+        if _method(ours, name) != _method(theirs, name):
+            raise RecipeError(
+                f"--from {path}: its method '{name}', which adapts the backbone, has other options; only runs on the "
+                "same backbone share stages"
+            )
     stages = 0
     for mine, other in zip(ours.stages, theirs.stages, strict=False):
         if mine != other or any(_method(loaded, name) != _method(other_loaded, name) for name in mine.methods):

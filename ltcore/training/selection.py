@@ -199,9 +199,10 @@ def _run(plan: Plan, data: PreparedData, directory: RunDirectory, device: torch.
 
 
 def only_calibrates(recipe: Recipe, path: str) -> bool:
-    """Whether `path` is an option of a method that no stage uses, so that it cannot change what is trained."""
+    """Whether `path` is an option of a method that only calibrates, so that it cannot change what is trained."""
     keys = path.split(".")
-    calibrating = set(recipe.calibrate).difference(*(stage.methods for stage in recipe.stages))
+    training = [recipe.backbone.adapt, *(stage.methods for stage in recipe.stages)]
+    calibrating = set(recipe.calibrate).difference(*training)
     return len(keys) > 3 and keys[0] == "methods" and keys[1] in calibrating and keys[2] == "options"
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltcore.contract.experts import as_rows, row_logits
 from ltcore.contract.hookspecs import adjust_logits, auxiliary_losses, compute_loss, mix_inputs, sample_weights
-from ltcore.contract.records import Batch, Features
+from ltcore.contract.records import Batch, Features, count_rows
+from ltcore.errors import PluginError
 from ltcore.networks.optimizers import set_learning_rate
 
 if TYPE_CHECKING:
@@ -46,7 +48,10 @@ class StepForward:
         batch = self.hooks.call(mix_inputs, batch)
         with self._low_precision(batch.images):
             record = self._features(batch)
-            logits = self.model.classifier(record.features).float()
+            logits = row_logits(self.model.classifier, record.features, record.expert).float()
+        if factors is not None and record.expert_rows:
+            before = record.expert_rows[0].stop - len(factors)  # rows that were appended before the network split
+            factors = torch.cat([factors, factors.new_ones(before)]).repeat(len(record.expert_rows))
         terms: dict[str, Tensor] = {}
         if self.classification:
             terms["classification"] = classification_loss(self.hooks, logits, record, class_weights, factors)
@@ -65,20 +70,33 @@ class StepForward:
 
     def _features(self, batch: Batch) -> Features:
         """Run the backbone; at each tap the fold sees the rows as they are there."""
-        images = batch.images if self.start == "images" else None
+        images, experts = batch.images if self.start == "images" else None, self.model.backbone.experts
         record: Features | None = None
+
+        def recorded(x: Tensor) -> Features:
+            if experts > 1 and (record is None or not record.expert_rows):
+                count = count_rows(batch if record is None else record)
+                if len(x) == experts * count:
+                    return (Features.of(batch, x[:count], images) if record is None else record).split(x, experts)
+            return Features.of(batch, x, images) if record is None else record.with_rows(x)
 
         def through(tap: str) -> Callable[[Tensor], Tensor]:
             def change(x: Tensor) -> Tensor:
                 nonlocal record
-                record = Features.of(batch, x, images) if record is None else record.with_rows(x)
-                record = self.hooks.taps[tap](record)
+                record = self.hooks.taps[tap](recorded(x))
                 return record.rows
 
             return change
 
-        pooled = self.model.backbone.run(batch.rows, self.start, {tap: through(tap) for tap in self.hooks.taps})
-        return Features.of(batch, pooled, images) if record is None else record.with_rows(pooled)
+        rows = batch.rows if experts == 1 or self.start == "images" else as_rows(batch.rows)
+        pooled = self.model.backbone.run(rows, self.start, {tap: through(tap) for tap in self.hooks.taps})
+        last = recorded(pooled)
+        if experts > 1 and not last.expert_rows:
+            raise PluginError(
+                f"the backbone says that it has {experts} experts, and gave {len(pooled)} rows of features for "
+                f"{count_rows(last)} rows; tell its author"
+            )
+        return last
 
 
 def classification_loss(

@@ -139,8 +139,8 @@ def test_extends_is_relative_to_the_file_and_chains():
         ),
         (
             "extends: base.yaml\nstages: {joint: {methods: [focal]}}",
-            "base.yaml:7: methods.drs: method 'drs' is declared but no stage or calibration uses it; name it in a "
-            "stage's methods, or remove it (with extends: `drs: null`)",
+            "base.yaml:7: methods.drs: method 'drs' is declared but no stage, calibration or adaptation uses it; "
+            "name it in a stage's methods, or remove it (with extends: `drs: null`)",
         ),
     ],
 )

@@ -179,8 +179,8 @@ KNOWN = (
             "[focal]",
             "\n    - focl",
             "r.yaml:12: stages.joint.methods.0: 'focl' is not one of the recipe's methods; did you mean 'focal'?\n"
-            "r.yaml:6: methods.focal: method 'focal' is declared but no stage or calibration uses it; name it in a "
-            "stage's methods, or remove it (with extends: `focal: null`)",
+            "r.yaml:6: methods.focal: method 'focal' is declared but no stage, calibration or adaptation uses it; "
+            "name it in a stage's methods, or remove it (with extends: `focal: null`)",
         ),
         ("[focal]", "[focal, focal]", "r.yaml:11: stages.joint.methods.1: 'focal' is named twice"),
         (

@@ -47,11 +47,11 @@ class _Average(Method[OptionsT]):
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:
-        """Make room for the backbone, and for any classifier of about the size of a linear one."""
+        """Make room for the backbone, and for any classifier of about the size of a linear one; of experts for each."""
         backbone = context.model.backbone
         size = sum(each.numel() for each in (*backbone.parameters(), *backbone.buffers()))
         wide, classes = backbone.feature_dim, context.num_classes
-        room = size + classes * (wide + 1) + 2 * (classes + wide) + 16
+        room = size + backbone.experts * (classes * (wide + 1) + 2 * (classes + wide) + 16)
         self.register_buffer("average", torch.zeros(room))
         self.register_buffer("averaged", torch.zeros((), dtype=torch.int64))
 

@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.channels, self.stride = channels, stride
+        self.stride = stride
         self.conv1 = conv3x3(in_channels, channels, stride)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = conv3x3(channels, channels)
@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
         # In place only on what this block made itself: x may be a tap's output that somebody holds.
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
-        out += option_a_shortcut(x, self.channels, self.stride)
+        out += option_a_shortcut(x, self.conv2.out_channels, self.stride)
         return F.relu(out, inplace=True)
 
 

@@ -21,6 +21,7 @@ from ltcore import (
     evaluating,
     hookimpl,
     nearest_classes,
+    row_logits,
 )
 from ltcore_glag.functional import (
     Form,
@@ -128,7 +129,7 @@ class AFG(Method[AFGOptions]):
 
     interface = "1.0"
     checked_with: ClassVar = {"head_images": 10}
-    requires = frozenset({"earlier_stage", "fixed_backbone", "hard_labels", "validation"})
+    requires = frozenset({"earlier_stage", "fixed_backbone", "hard_labels", "one_network", "validation"})
     beta: Tensor
     score: Tensor
     recent: Tensor
@@ -305,10 +306,10 @@ class Distillation(Method[DistillationOptions]):
     """Knowledge distillation from an earlier stage's classifier, on samples of head classes only.
 
     The term ``kd`` is the batch's sum over head-class rows, real and generated, divided by the batch's rows, as
-    equation 11 is a loss a sample.
+    equation 11 is a loss a sample. In a network with experts each of them is taught by itself.
     """
 
-    interface = "1.0"
+    interface = "1.1"
     checked_with: ClassVar = {"head_images": 10}
     requires = frozenset({"earlier_stage", "fixed_backbone", "hard_labels"})
     auxiliary = ("kd",)
@@ -345,6 +346,7 @@ class Distillation(Method[DistillationOptions]):
         if alpha == 0:
             return {"kd": logits.new_zeros(())}
         with torch.no_grad():
-            teacher = context.frozen_model(self.options.teacher).classifier(features.features).float()
+            classifier = context.frozen_model(self.options.teacher).classifier
+            teacher = row_logits(classifier, features.features, features.expert).float()
         values = distillation_loss(logits, teacher, self.options.temperature)
         return {"kd": alpha * (values * self.head[features.targets]).sum() / len(values)}

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from ltcore import ClassPools, Context, DataError, Features, Method, Options, RecipeError, Stage, hookimpl
+from ltcore import (
+    ClassPools,
+    Context,
+    DataError,
+    ExpertClassifiers,
+    Features,
+    Method,
+    Options,
+    RecipeError,
+    Stage,
+    hookimpl,
+)
 from ltcore_ofa.functional import (
     class_activation_maps,
     fuse_pooled,
@@ -64,7 +74,8 @@ class OFA(Method[OFAOptions]):
     """Online feature augmentation: tail samples fused from tail images and images of their confusing classes.
 
     For the stage after the one that trained the features. Buffers: `confusing_classes` [C, k] and `cam_weight` [C, D],
-    both learned from phase one when the stage starts.
+    both learned from phase one when the stage starts. In a network with experts each of them has its own activation
+    maps and fuses its own features, of the same images; `cam_weight` is [E, C, D].
     """
 
     interface = "1.1"
@@ -107,7 +118,9 @@ class OFA(Method[OFAOptions]):
         (dim,) = context.feature_shape("pooled")
         confusing = torch.zeros(classes, options.confusing, dtype=torch.int64, device=context.device)
         self.register_buffer("confusing_classes", confusing)
-        self.register_buffer("cam_weight", torch.zeros(classes, dim, device=context.device))
+        experts = context.model.backbone.experts
+        shape = (classes, dim) if experts == 1 else (experts, classes, dim)
+        self.register_buffer("cam_weight", torch.zeros(shape, device=context.device))
 
     @hookimpl
     @torch.no_grad()
@@ -120,8 +133,10 @@ class OFA(Method[OFAOptions]):
         if not self.options.augmented:
             return
         classifier, classes = context.frozen_model().classifier, context.num_classes
-        weight = cast("Tensor", classifier.weight)
-        self.cam_weight.copy_(weight)
+        single = not isinstance(classifier, ExpertClassifiers)
+        weights = [classifier.weight] if single else [each.weight for each in classifier.experts]
+        weight = torch.stack([torch.as_tensor(each) for each in weights])
+        self.cam_weight.copy_(weight[0] if single else weight)
         # Added up on the CPU in float64: the same on every device, and [N, C] is never held at once.
         sums = torch.zeros(classes, classes, dtype=torch.float64)
         rows = max(1, _SCORES_AT_ONCE // classes)
@@ -169,9 +184,13 @@ class OFA(Method[OFAOptions]):
         Raises:
             RecipeError: the batch was not laid out by OFA's sampler, or the tap needs images that are cached away.
         """
-        copies, extra = self.options.augmented, features.extra
-        if not copies:
+        if not self.options.augmented:
             return features
+        return features.each_expert(lambda record, expert: self._with_fused(record, expert, context))
+
+    def _with_fused(self, features: Features, expert: int, context: Context) -> Features:
+        """The rows of one network, and the augmented ones behind them."""
+        copies, extra = self.options.augmented, features.extra
         tails = features.layout.tail_rows if isinstance(features.layout, Blocks) else 0
         maps, targets = features.features, features.targets
         if not tails or extra is None or len(targets) < tails * (2 + copies) or maps.dim() != 4:
@@ -181,7 +200,7 @@ class OFA(Method[OFAOptions]):
                 "before OFA in this stage?"
             )
         with torch.no_grad():
-            activation = self._activation(features, extra, tails, context)
+            activation = self._activation(features, extra, tails, expert, context)
             specific = specific_mask(activation[:tails], self.options.specific_threshold)
         pairs, locations = tails * copies, activation[0].numel()
         uniform = torch.rand(pairs, 1 + 2 * locations, generator=context.generator, device=maps.device)
@@ -199,12 +218,16 @@ class OFA(Method[OFAOptions]):
         made = features.append(fused, for_each_copy(targets), for_each_copy(features.source_index))
         return replace(made, extra=None)
 
-    def _activation(self, features: Features, extra: Features, tails: int, context: Context) -> Tensor:
-        """Activation maps [rows, H, W] of the tail rows and the extra ones behind them, at the tap's resolution."""
+    def _activation(self, features: Features, extra: Features, tails: int, expert: int, context: Context) -> Tensor:
+        """Activation maps [rows, H, W] of the tail rows and the extra ones behind them, at the tap's resolution.
+
+        At a tap before a network splits they are those of all its experts together.
+        """
         targets = torch.cat([features.targets[:tails], extra.targets])
         if self.tap == "maps":
             maps = torch.cat([features.features[:tails], extra.features])
-            return class_activation_maps(maps, self.cam_weight, targets)
+            weight = self.cam_weight if self.cam_weight.dim() == 2 else self.cam_weight[expert]
+            return class_activation_maps(maps, weight, targets)
         if features.images is None or extra.images is None:
             raise RecipeError(
                 f"tap '{self.tap}' lies inside the backbone, where the activation maps come from the batch's images, "
@@ -212,5 +235,8 @@ class OFA(Method[OFAOptions]):
             )
         images = torch.cat([features.images[:tails], extra.images])
         height, width = features.features.shape[2:]
-        maps = context.frozen_model().backbone.forward_maps(images)
-        return class_activation_maps(maps, self.cam_weight, targets, (height, width))
+        maps, weight = context.frozen_model().backbone.forward_maps(images), self.cam_weight
+        if weight.dim() == 3:  # the mean of the experts' logits reads all their channels
+            maps = maps.unflatten(0, (len(weight), -1)).transpose(0, 1).flatten(1, 2)
+            weight = weight.transpose(0, 1).flatten(1)
+        return class_activation_maps(maps, weight, targets, (height, width))

@@ -33,6 +33,7 @@ class SAFA(Method[SAFAOptions]):
     interface = "1.1"
     checked_with: ClassVar = {"start_epoch": 1}
     provides = frozenset({"paired_batches"})
+    requires = frozenset({"one_network"})
     auxiliary = ("cycle", "tail_mode_seeking", "head_mode_seeking", "contrastive")
     E: nn.Module
     D: nn.Module

@@ -67,7 +67,7 @@ class STG(Method[STGOptions]):
     """
 
     interface = "1.0"
-    requires = frozenset({"hard_labels"})
+    requires = frozenset({"hard_labels", "one_network"})
     auxiliary = ("statistics",)
     head: Tensor
     token: Tensor

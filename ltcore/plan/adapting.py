@@ -1,0 +1,46 @@
+"""Adapters: what methods add to the backbone, in the plan on the meta device and in every run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltcore.errors import LtcoreError
+from ltcore.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from ltcore.contract.backbone import Backbone
+    from ltcore.discovery.binding import Answers
+    from ltcore.recipe.loading import LoadedRecipe
+
+
+def adapted(backbone: Backbone, answers: Answers, loaded: LoadedRecipe) -> Backbone:
+    """The backbone with what the recipe's adapters add, and which of its parameters is whose.
+
+    Each adapter draws its initial values from a seed of its own, so that no other draw of a run depends on it.
+
+    Args:
+        backbone: the network; it is changed.
+        answers: what the methods under ``adapt`` implement.
+        loaded: the recipe.
+
+    Raises:
+        LtcoreError: an adapter refuses the network or fails; the message names it and its place.
+    """
+    import torch
+
+    owners = {id(parameter): (parameter, "") for parameter in backbone.parameters()}  # held, so that no id comes twice
+    for position, answer in enumerate(answers["adapt_backbone"]):
+        pretraining = backbone.pretraining
+        torch.manual_seed(derive_seed(loaded.recipe.seed, "adapt", answer.entry.key))
+        try:
+            backbone = answer.bind(None)(backbone)
+        except LtcoreError as error:
+            where, use = loaded.where("backbone", "adapt", position), loaded.recipe.backbone.use
+            error.within(f"{where}: backbone '{use}' cannot be adapted (hook adapt_backbone): ")
+            raise
+        backbone.pretraining = backbone.pretraining or pretraining
+        for parameter in backbone.parameters():
+            owners.setdefault(id(parameter), (parameter, answer.entry.key))
+    whose = {name: owners[id(parameter)][1] for name, parameter in backbone.named_parameters()}
+    backbone.added_by = {name: adapter for name, adapter in whose.items() if adapter}
+    return backbone
