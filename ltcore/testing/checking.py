@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,6 +17,7 @@ from ltcore.contract.method import Method
 from ltcore.discovery import catalogue
 from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, RecipeError, listed, nearest
+from ltcore.new.names import spelled
 from ltcore.recipe.loading import recipe_from
 from ltcore.testing import order, pairs, reopening, synchronisation
 from ltcore.testing.options import check_options
@@ -129,7 +129,7 @@ def _is(offer: Offer, kind: type[Method]) -> bool:
 
 
 def _name_of(kind: type[Method]) -> str:
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__).lower().strip("_")
+    name = spelled(kind.__name__)
     return f"{name}_checked" if any(offer.name == name for offer in catalogue.offers()) else name
 
 
