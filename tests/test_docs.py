@@ -72,6 +72,10 @@ class Probe(Method):
     auxiliary = ("zero",)
 
     @hookimpl
+    def adapt_backbone(self, backbone):
+        return backbone
+
+    @hookimpl
     def on_run_start(self):
         pass
 
@@ -175,7 +179,7 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
     offer_methods(probe=Probe, split=CheckBackbone)
     stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
     stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]
-    backbone = {"use": "split", "options": {"experts": 2}}
+    backbone = {"use": "split", "options": {"experts": 2}, "adapt": ["probe"]}
     run(write_recipe(backbone=backbone, methods={"probe": {}}, stages=stages, calibrate=["probe"]), tmp_path)
 
     loop = ARCHITECTURE.split("```text\n")[1].split("```")[0]
@@ -335,7 +339,7 @@ def test_example_runs(name, offer_methods, write_recipe, tmp_path, monkeypatch):
     stage = {"name": "joint", "epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.01}}
     parts = {"data": {"use": "synthetic", "options": data, "holdout": 1}, "stages": [stage]}
     if name == "build_ensemble":
-        parts["backbone"] = {"use": "split", "options": {"experts": 2}}
+        parts["backbone"] = {"use": "split", "options": {"experts": 2}, "adapt": ["probe"]}
     if name == "build_data":
         parts["data"] = {"use": "example"}
     elif name == "build_backbone":

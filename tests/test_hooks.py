@@ -161,7 +161,7 @@ def test_arguments_are_any_of_the_hooks_by_name():
         begin = staticmethod(lambda hook: None)
 
     context = Seen()
-    assert answer.bind(context)("L", "T") == ("L", "T", context)
+    assert answer.bind(context)("L", "T", "F") == ("L", "T", context)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from inspect import signature
 
 import pytest
 
@@ -220,4 +221,8 @@ def test_every_first_party_plugin_says_its_interface():
         if offer.distribution != "ltcore":
             assert "interface" in {key for base in catalogue.load(offer).__mro__[:-1] for key in vars(base)}
             found = static.inspect(offer)
-            assert found.interface == str(max(map(interface.since, found.hooks))), offer
+            made = catalogue.load(offer)
+            used = [
+                f"{name}.{argument}" for name in found.hooks for argument in signature(getattr(made, name)).parameters
+            ]
+            assert found.interface == str(max(map(interface.since, [*found.hooks, *used]))), offer

@@ -28,12 +28,10 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
                 gradients = compute_gradients(of the loss as a function):   # one; by default a backward pass
                     batch = mix_inputs(batch)                               # fold
                     features = backbone(batch), with augment_features(features) at each tap   # fold
-                    logits = classifier(features)
-                    adjusted = adjust_logits(logits, targets, features)     # fold
+                    adjusted = adjust_logits(logits := classifier(features), targets, features)   # fold
                     values = compute_loss(adjusted, targets, features)      # one
                     values = values * sample_weights(values, features)      # product
-                    loss = class-weighted mean of the values
-                    loss = loss + auxiliary_losses(features, logits), weighted   # sum
+                    loss = class-weighted mean of the values + auxiliary_losses(features, logits)   # sum
                 clip, optimizer step
                 after_step()                                                # all; then a checkpoint when it is time
             on_epoch_end()                                                  # all
