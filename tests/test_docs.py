@@ -339,7 +339,7 @@ def test_example_runs(name, offer_methods, write_recipe, tmp_path, monkeypatch):
     stage = {"name": "joint", "epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.01}}
     parts = {"data": {"use": "synthetic", "options": data, "holdout": 1}, "stages": [stage]}
     if name == "build_ensemble":
-        parts["backbone"] = {"use": "split", "options": {"experts": 2}, "adapt": ["probe"]}
+        parts["backbone"] = {"use": "split", "options": {"experts": 2}}
     if name == "build_data":
         parts["data"] = {"use": "example"}
     elif name == "build_backbone":
