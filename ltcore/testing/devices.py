@@ -1,4 +1,4 @@
-"""Whether a step's hook makes tensors on the CPU and computes with them, which a run on a GPU cannot; seen without one."""
+"""Whether a step's hook computes with tensors that it made on the CPU, as no run on a GPU can; seen without one."""
 
 from __future__ import annotations
 
