@@ -706,13 +706,36 @@ class ReturnsLargeLogits(Method):
 
     @hookimpl
     def adjust_logits(self, logits: torch.Tensor, context: Context) -> torch.Tensor:
-        return logits + torch.from_numpy(np.log(np.array([0.4, 0.3, 0.2, 0.1])))
+        return logits + torch.from_numpy(np.log(np.array([0.4, 0.3, 0.2, 0.1]))).to(logits.device)
 
 
 class ReturnsFloatLogits(Method):
     @hookimpl
     def adjust_logits(self, logits: torch.Tensor, context: Context) -> torch.Tensor:
         return logits + logits.new_tensor(np.log(np.array([0.4, 0.3, 0.2, 0.1])))
+
+
+class MakesItsMarginsOnTheCPU(Method):
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        margins = torch.tensor([0.1, 0.2, 0.3, 0.4])
+        return logits - margins[None] * nn.functional.one_hot(targets, 4)
+
+
+class MakesItsMarginsWhereTheLogitsAre(Method):
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        margins = logits.new_tensor([0.1, 0.2, 0.3, 0.4])
+        rows = torch.arange(len(targets)).to(logits.device)
+        return logits - margins * nn.functional.one_hot(targets[rows], 4)
+
+
+class WeighsOnTheCPU(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def sample_weights(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.linspace(0.5, 1.5, len(values)).flip(0).mean(0, keepdim=True).expand(len(values))
 
 
 class MixesOneSideOnly(Method):

@@ -38,6 +38,7 @@ _WATCHED = {
     "idle_modules": "the gradients of the method's modules, in every step",
     "given_gradients": "their names, in every step",
     "answers": "the type, shape and device of every answer",
+    "device": "what hooks of a step make without saying where, and compute with or return",
     "synthetic": "the images and marks of the rows that come in and go out",
     "sources": "every row's label, beside that of its image",
     "relabelling": "every row's label, as it came in",
@@ -55,7 +56,9 @@ _WITHOUT_TRAINING = frozenset({"options", "hooks", "interface"})
 _NEEDS_STEADY = frozenset({"resume", "test_data", "validation", "processes", "row_order"})
 #: Of checks that say something of some hooks only, those hooks.
 _RECORDS = frozenset({"mix_inputs", "augment_features"})
+_OF_STEPS = frozenset(name for name, hook in HOOKS.items() if hook.called == "step")
 _ABOUT = {
+    "device": _OF_STEPS,
     "given_gradients": frozenset({"compute_gradients"}),
     "answers": frozenset(name for name, hook in HOOKS.items() if hook.problem is not None),
     "synthetic": _RECORDS,
@@ -63,7 +66,7 @@ _ABOUT = {
     "relabelling": _RECORDS,
     "extra_rows": frozenset({"extra_rows"}),
     "others_rows": _RECORDS,
-    "row_order": frozenset(name for name, hook in HOOKS.items() if hook.called == "step"),
+    "row_order": _OF_STEPS,
     "classifier": frozenset({"build_classifier"}),
     "reopening": BUILDING,
 }

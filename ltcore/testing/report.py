@@ -19,6 +19,7 @@ CHECKS = {
     "idle_modules": "the gradient of each of the method's own modules is not always zero",
     "given_gradients": "gradients are given for what trains, and for nothing else",
     "answers": "what a hook returns is of the type, the shape and the place that it came in",
+    "device": "what a step's hooks make is made where the model is",
     "synthetic": "rows that a method makes are marked",
     "sources": "a row's label is that of the image in its `source_index`",
     "relabelling": "images keep their labels, or the class says that they do not",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.model import public_name
 from ltcore.testing.costs import Asked, Growth
+from ltcore.testing.devices import Devices
 from ltcore.testing.faults import Fault
 from ltcore.testing.flow import Gradients
 from ltcore.testing.image_functions import try_image_function
@@ -129,15 +130,19 @@ class Watch:
                 before = self._seen(given, hook) if self.looking else {}
                 noted = [inspector.before(call) for inspector in self.inspectors]
             outer, self.where = self.where, hook
+            devices = Devices(self, hook) if self.looking and call.in_step else None
             try:
                 with (
                     self._random(hook, "dropout" if call.in_step else "drawn"),
                     self._test_split(hook),
                     self.around(call),
+                    devices or nullcontext(),
                 ):
                     returned = function(**given)
             finally:
                 self.where = outer
+            if devices is not None:
+                devices.look(returned)
             with self.aside():
                 for inspector, each in zip(self.inspectors, noted, strict=True):
                     inspector.after(call, returned, each)

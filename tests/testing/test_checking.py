@@ -67,6 +67,8 @@ WRONG = [
     (made.AsksForAllImagesInEveryStep, "passes", "auxiliary_losses has all training images go through the network"),
     (made.ReturnsSmallLabels, "answers", "augment_features returned 'targets' as int32 [16] on cpu"),
     (made.ReturnsLargeLogits, "answers", "adjust_logits returned logits as float64 [16, 4] on cpu"),
+    (made.MakesItsMarginsOnTheCPU, "device", "adjust_logits computes with a tensor [1, 4] that it made on the CPU"),
+    (made.WeighsOnTheCPU, "device", "sample_weights returns a tensor that it made on the CPU"),
     (made.MixesOneSideOnly, "answers", "mix_inputs returned 'target_weight' without 'partner_targets'"),
     (made.WeighsTheBatchAsItWas, "answers", "sample_weights returned 'weights' as float32 [8] on cpu; for 16 rows"),
     (made.DropsOthersRows, "others_rows", "changed the features of 3 of 3 rows that another method made"),
@@ -109,6 +111,7 @@ RIGHT = {
     made.KeepsTheLastLoss: "growth",
     made.AsksForAllImagesInEveryEpoch: "passes",
     made.ReturnsFloatLogits: "answers",
+    made.MakesItsMarginsWhereTheLogitsAre: "device",
     made.LeavesOthersRows: "others_rows",
     made.HasAModuleThatMoves: "idle_modules",
     made.KeepsItsTemperatureInABuffer: "reopening",
@@ -172,7 +175,7 @@ def test_check_method_raises_with_every_failure():
     with pytest.raises(ConformanceError) as caught:
         check_method(made.MisspellsAHook, without=["pairs"])
     assert caught.value.report["hooks"].outcome == "failed"
-    assert "misspells_a_hook (wrong_plugins MisspellsAHook) failed 1 of 31 checks" in str(caught.value)
+    assert "misspells_a_hook (wrong_plugins MisspellsAHook) failed 1 of 32 checks" in str(caught.value)
     assert "change: mark it with @hookimpl and call it adjust_logits" in str(caught.value)
 
 
