@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+
 import pytest
 
 from ltcore import Method, hookimpl
