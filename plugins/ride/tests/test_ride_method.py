@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 import ltcore
 from ltcore import DataError, ExpertClassifiers, Features, RecipeError
 from ltcore.export import FORMATS, export
+from ltcore.files import checkpoint
 from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
@@ -24,6 +25,14 @@ EXPERTS = {"name": "experts", "epochs": 2, "batch_size": 16, "methods": ["ride",
 ROUTER = {"name": "router", "epochs": 2, "batch_size": 16, "methods": ["ride_router"], "optimizer": SGD}
 ROUTER |= {"classification": False, "sampler": "class_balanced", "trainable": ["classifier.ensemble"], "cache": "eval"}
 OFA = {"name": "ofa", "epochs": 2, "batch_size": 16, "methods": ["ofa"], "optimizer": SGD, "trainable": ["classifier"]}
+GLAG = {**OFA, "name": "glag", "methods": ["afg", "distillation"], "cache": "eval"}
+#: The methods of a stage behind the experts', with options that suit 52 images.
+SECOND = {
+    "ride_router": {},
+    "ofa": {"options": {"confusing": 2, "augmented": 1}},
+    "afg": {"options": {"head_images": 10, "pooled_classes": 1}},
+    "distillation": {"options": {"head_images": 10}},
+}
 METHODS = {"ldam": {}, "drw": {"options": {"start_epoch": 1}}}
 
 
@@ -32,7 +41,11 @@ def recipe(tmp_path, name="r", stages=(EXPERTS,), ride=None, adapt=("ride",), me
     given = {"ride": {"options": options}, **METHODS, **(methods or {})}
     used = {*adapt, *parts.get("calibrate", ()), *(key for stage in stages for key in stage.get("methods", ()))}
     whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}},
+        "data": {
+            "use": "synthetic",
+            "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4},
+            "holdout": 1,
+        },
         "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}, "adapt": list(adapt)},
         "methods": {key: value for key, value in given.items() if key in used},
         "stages": list(stages),
@@ -159,8 +172,8 @@ def test_a_step_is_the_sum_of_the_experts_losses_with_their_margins(tmp_path, lo
     loaded = load_recipe(recipe(tmp_path, ride={"diversity": 0.45, "temperature_ratio": 0.3}))
     execute(loaded, tmp_path / "runs", False, Reporter(io.StringIO()))
     logits, targets, weights = found["logits"], found["record"].targets[:16], found["weights"]
-    counts = torch.tensor([24.0, 16, 8, 4])
-    margins = 30 * 0.5 * (4 / counts) ** 0.25
+    counts = torch.tensor([23.0, 15, 7, 3])  # one of each class is held out
+    margins = 30 * 0.5 * (3 / counts) ** 0.25
     temperature = 4 * counts / counts.sum() * 0.3 + 0.7
     temperature = temperature / temperature.max()
     total, diversity = 0.0, 0.0
@@ -174,14 +187,12 @@ def test_a_step_is_the_sum_of_the_experts_losses_with_their_margins(tmp_path, lo
     assert found["losses"]["ride/diversity"] == pytest.approx(diversity, rel=1e-4)
 
 
-@pytest.mark.parametrize("second", [ROUTER, OFA], ids=["router", "ofa"])
+@pytest.mark.parametrize("second", [ROUTER, OFA, GLAG], ids=lambda stage: stage["name"])
 def test_killed_in_either_stage_it_goes_on_to_the_same_bits(tmp_path, copy_at_checkpoint, second):
-    key = second["methods"][0]
-    options = {"confusing": 2, "augmented": 1} if key == "ofa" else {}
     path = recipe(
         tmp_path,
         stages=[EXPERTS, second],
-        methods={key: {"options": options}, "tau_norm": {}},
+        methods={**SECOND, "tau_norm": {}},
         calibrate=["tau_norm"],
         checkpoint_seconds=0,
     )
@@ -191,13 +202,14 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_bits(tmp_path, copy_at_ch
         copy_at_checkpoint()
         again = ltcore.load(train(path, tmp_path / stage, resume=True))
         np.testing.assert_array_equal(whole.calibrated_logits, again.calibrated_logits)
-    if key == "ride_router":
+    if second is ROUTER:
         assert isinstance(whole.model.classifier.ensemble, RoutedExperts)
         line = json.loads((whole.path / "metrics.jsonl").read_text().splitlines()[-1])
         assert 1 <= line["methods"]["ride_router"]["experts asked"] <= 3
     else:
-        weights = whole.model.classifier.experts
-        assert len(weights) == 3 and whole.result["stages"][1]["name"] == "ofa"
+        before = checkpoint.load(whole.path / "checkpoints" / "stage-1-experts.safetensors")[0]
+        trained = [one.weight for one in whole.model.classifier.experts]
+        assert len(trained) == 3 and "model/classifier.experts.2.raw_weight" in before
 
 
 def test_it_is_exported_and_opened_with_its_router(tmp_path):

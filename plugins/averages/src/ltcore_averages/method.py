@@ -51,7 +51,10 @@ class _Average(Method[OptionsT]):
         backbone = context.model.backbone
         size = sum(each.numel() for each in (*backbone.parameters(), *backbone.buffers()))
         wide, classes = backbone.feature_dim, context.num_classes
-        room = size + backbone.experts * (classes * (wide + 1) + 2 * (classes + wide) + 16)
+        each = classes * (wide + 1) + 2 * (classes + wide) + 16
+        if backbone.experts > 1:
+            each += 32 * (wide + classes)  # for what combines them, such as a router's gates
+        room = size + backbone.experts * each
         self.register_buffer("average", torch.zeros(room))
         self.register_buffer("averaged", torch.zeros((), dtype=torch.int64))
 

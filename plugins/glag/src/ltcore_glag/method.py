@@ -12,6 +12,7 @@ from torch import Tensor
 from ltcore import (
     Context,
     DataError,
+    ExpertClassifiers,
     Features,
     Method,
     Options,
@@ -124,12 +125,13 @@ class AFG(Method[AFGOptions]):
     Classes are drawn equally often; a row of class c stays as it is with probability ``n_c / n_max``, and else becomes
     a draw from its own calibrated Gaussian. Buffers: the confidence `beta` [C]; on held-out training images the `score`
     [C] when beta last moved, the sum of the scores since (`recent` [C]), and whose images count (`pools`
-    [C, 1 + pooled_classes]).
+    [C, 1 + pooled_classes]). In a network with experts each has Gaussians of its own features, and all one confidence,
+    from the held-out score of their common logits.
     """
 
-    interface = "1.0"
+    interface = "1.1"
     checked_with: ClassVar = {"head_images": 10}
-    requires = frozenset({"earlier_stage", "fixed_backbone", "hard_labels", "one_network", "validation"})
+    requires = frozenset({"earlier_stage", "fixed_backbone", "hard_labels", "validation"})
     beta: Tensor
     score: Tensor
     recent: Tensor
@@ -141,7 +143,7 @@ class AFG(Method[AFGOptions]):
         """Keep the options."""
         super().__init__(options)
         # No buffer: it is as large as the training features, and is made of them again in a resumed stage.
-        self._bank: FeatureBank | None = None
+        self._banks: tuple[FeatureBank, ...] = ()
         self._bank_of = -1
 
     def check_stage(self, stage: Stage) -> None:
@@ -191,7 +193,7 @@ class AFG(Method[AFGOptions]):
         """Begin with the confidence of the options, and the score before anything was generated."""
         self.beta.copy_(self.options.confidence * self.tail)
         if self.options.pooled_classes:
-            means = context.class_means()
+            means = context.class_means().flatten(1)
             others = self.tail & ~torch.eye(len(means), dtype=torch.bool, device=means.device)
             self.pools[:, 1:] = nearest_classes(means, means, others, self.options.pooled_classes)[0]
         self.score.copy_(self._held_out_score(context))
@@ -204,21 +206,25 @@ class AFG(Method[AFGOptions]):
     @hookimpl
     def class_distribution(self, context: Context) -> Tensor:
         """Every class equally often, [C]; core asks in each epoch, a resumed one too, so the bank is made here."""
-        if self._bank is None or self._bank_of != context.stage_index:
+        if not self._banks or self._bank_of != context.stage_index:
             power = self.options.power if self.options.space == "ladder" else 1.0
-            self._bank = feature_bank(
-                context.training_features(), context.training_targets, context.class_counts, power
-            )
+            features, targets = context.training_features(), context.training_targets
+            each = [features] if features.dim() == 2 else features.unbind(1)
+            self._banks = tuple(feature_bank(one, targets, context.class_counts, power) for one in each)
             self._bank_of = context.stage_index
         return class_balanced_distribution(context.class_counts)
 
     @hookimpl
     def augment_features(self, features: Features, context: Context) -> Features:
         """Replace rows by draws from their calibrated Gaussians, with probability ``1 - n_c / n_max``, [N, D]."""
+        return features.each_expert(lambda record, expert: self._filled(record, expert, context.generator))
+
+    def _filled(self, features: Features, expert: int, generator: torch.Generator) -> Features:
+        """The rows of one network, some of them replaced."""
         x, targets = features.features, features.targets
-        chance = torch.rand(len(targets), generator=context.generator, device=x.device)
+        chance = torch.rand(len(targets), generator=generator, device=x.device)
         replaced = (chance >= self.real_share[targets]) & ~features.synthetic
-        drawn = self.generate(x, targets, context.generator)
+        drawn = self.generate(x, targets, generator, expert)
         return replace(
             features,
             features=torch.where(replaced[:, None], drawn, x),
@@ -226,13 +232,14 @@ class AFG(Method[AFGOptions]):
         )
 
     @torch.no_grad()
-    def generate(self, features: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    def generate(self, features: Tensor, targets: Tensor, generator: torch.Generator, expert: int = 0) -> Tensor:
         """One draw from the calibrated Gaussian of each row (equations 7 to 10); a head class's from its own.
 
         Args:
             features: [N, D], at ``pooled``.
             targets: [N] int64.
             generator: on the device.
+            expert: whose features they are, in a network with experts.
 
         Returns:
             [N, D] in the dtype of `features`.
@@ -240,10 +247,10 @@ class AFG(Method[AFGOptions]):
         Raises:
             RecipeError: no statistics were made: the hook ``class_distribution`` was not called in this stage.
         """
-        bank, options = self._bank, self.options
-        if bank is None:
+        options = self.options
+        if not self._banks:
             raise RecipeError("has no statistics of the training features yet; they are made when an epoch begins")
-        device, rows = features.device, len(targets)
+        bank, device, rows = self._banks[expert], features.device, len(targets)
         shape = (rows, 1 + options.neighbours, options.draw_images)
         normal = torch.randn(shape, generator=generator, device=device)
         uniform = torch.rand(shape, generator=generator, device=device)
@@ -286,7 +293,8 @@ class AFG(Method[AFGOptions]):
         rows = max(1, _SCORES_AT_ONCE // context.num_classes)
         parts = zip(torch.split(features, rows), torch.split(targets, rows), strict=True)
         with evaluating(classifier):
-            dtype = torch.as_tensor(classifier.weight).dtype
+            one = classifier.experts[0] if isinstance(classifier, ExpertClassifiers) else classifier
+            dtype = torch.as_tensor(one.weight).dtype
             scores = [class_scores(classifier(x.to(dtype)), y, self.options.score) for x, y in parts]
         return pooled_scores(torch.cat(scores), targets, self.pools).float()
 

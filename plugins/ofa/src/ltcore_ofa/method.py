@@ -133,10 +133,11 @@ class OFA(Method[OFAOptions]):
         if not self.options.augmented:
             return
         classifier, classes = context.frozen_model().classifier, context.num_classes
-        single = not isinstance(classifier, ExpertClassifiers)
-        weights = [classifier.weight] if single else [each.weight for each in classifier.experts]
-        weight = torch.stack([torch.as_tensor(each) for each in weights])
-        self.cam_weight.copy_(weight[0] if single else weight)
+        if isinstance(classifier, ExpertClassifiers):
+            weight = torch.stack([torch.as_tensor(one.weight) for one in classifier.experts])
+        else:
+            weight = torch.as_tensor(classifier.weight)
+        self.cam_weight.copy_(weight)
         # Added up on the CPU in float64: the same on every device, and [N, C] is never held at once.
         sums = torch.zeros(classes, classes, dtype=torch.float64)
         rows = max(1, _SCORES_AT_ONCE // classes)
@@ -237,6 +238,6 @@ class OFA(Method[OFAOptions]):
         height, width = features.features.shape[2:]
         maps, weight = context.frozen_model().backbone.forward_maps(images), self.cam_weight
         if weight.dim() == 3:  # the mean of the experts' logits reads all their channels
-            maps = maps.unflatten(0, (len(weight), -1)).transpose(0, 1).flatten(1, 2)
+            maps = maps.reshape(len(weight), -1, *maps.shape[1:]).transpose(0, 1).flatten(1, 2)
             weight = weight.transpose(0, 1).flatten(1)
         return class_activation_maps(maps, weight, targets, (height, width))

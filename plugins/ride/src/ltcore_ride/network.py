@@ -161,7 +161,7 @@ def _take_over(old: nn.Module, layer: nn.Module) -> None:
     The spread is that of the built layer times the root of its inputs over the new ones.
     """
     for name, shaped in [*layer.named_parameters(recurse=False)]:
-        built = old.get_parameter(name).detach()
+        built: Tensor = old.get_parameter(name).detach()
         value = built[: len(shaped)].clone()
         if built.dim() > 1:
             value = built.new_empty(shaped.shape)
