@@ -152,16 +152,16 @@ def test_all_are_called_in_order():
 
 def test_arguments_are_any_of_the_hooks_by_name():
     context = object()
-    made = method(adjust_logits=lambda self, targets, context, logits: (logits, targets, context))
+    made = method(build_classifier=lambda self, num_classes, context, feature_dim: (feature_dim, num_classes, context))
     entry = Entry("m", Offer("m", "x:M", "d", "1"), made)
-    (answer,) = implementations([entry])["adjust_logits"]
-    assert answer.arguments == ("targets", "context", "logits")
+    (answer,) = implementations([entry])["build_classifier"]
+    assert answer.arguments == ("num_classes", "context", "feature_dim")
 
     class Seen:
         begin = staticmethod(lambda hook: None)
 
     context = Seen()
-    assert answer.bind(context)("L", "T", "F") == ("L", "T", context)
+    assert answer.bind(context)(8, 3, None) == (8, 3, context)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from inspect import signature
 
 import pytest
 
@@ -221,8 +220,5 @@ def test_every_first_party_plugin_says_its_interface():
         if offer.distribution != "ltcore":
             assert "interface" in {key for base in catalogue.load(offer).__mro__[:-1] for key in vars(base)}
             found = static.inspect(offer)
-            made = catalogue.load(offer)
-            used = [
-                f"{name}.{argument}" for name in found.hooks for argument in signature(getattr(made, name)).parameters
-            ]
-            assert found.interface == str(max(map(interface.since, [*found.hooks, *used]))), offer
+            stated = interface.parse(found.interface)  # a field of a record may ask for more than its hooks do
+            assert max(map(interface.since, found.hooks)) <= stated <= interface.INTERFACE, offer
