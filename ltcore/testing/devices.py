@@ -45,10 +45,10 @@ class Devices(TorchFunctionMode):
         if not isinstance(answer, Tensor):
             return answer
         if function in _TAKING_BOTH:
-            stays = hasattr(args[0], _MARK) and not (
-                function is Tensor.to and _says_where((*args[1:], *kwargs.values()))
-            )
-            return self._marked(answer) if stays else answer
+            if not hasattr(args[0], _MARK):
+                return answer
+            moved = function in (Tensor.to, Tensor.type_as) and _says_where((*args[1:], *kwargs.values()))
+            return self._moved(answer) if moved else self._marked(answer)
         given = [each for each in _tensors((args, tuple(kwargs.values()))) if each.ndim]
         made = [each for each in given if hasattr(each, _MARK)]
         if made and len(made) < len(given):
@@ -60,6 +60,11 @@ class Devices(TorchFunctionMode):
     def _marked(self, answer: Any) -> Any:
         if isinstance(answer, Tensor) and answer.ndim:
             setattr(answer, _MARK, True)
+        return answer
+
+    def _moved(self, answer: Any) -> Any:
+        if hasattr(answer, _MARK):  # it was there already, and is the very tensor
+            delattr(answer, _MARK)
         return answer
 
     def note(self, what: str) -> None:
