@@ -200,8 +200,8 @@ def _refuse_beside(tree: ast.Module, file: File) -> None:
             if name.startswith(".") or _is_beside(name.partition(".")[0], file.path):
                 raise PluginError(
                     f"{file.path}:{getattr(node, 'lineno', 1)}: imports '{name}', which lies beside it; a method "
-                    "in one file stands alone, so that a run can keep what it was trained with. Put it into the file, or "
-                    "make a package of both ('ltcore new')"
+                    "in one file stands alone, so that a run can keep what it was trained with. Put it into the file, "
+                    "or make a package of both ('ltcore new')"
                 )
 
 

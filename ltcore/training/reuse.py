@@ -112,7 +112,7 @@ def find(path: Path, loaded: LoadedRecipe) -> Reuse:
         if _told(loaded, key) != _told(other_loaded, key):
             raise RecipeError(f"--from {path}: its {key} is another; only runs on the same {key} share stages")
     for name in ours.backbone.adapt:
-        if _method(ours, name) != _method(theirs, name):
+        if _method(loaded, name) != _method(other_loaded, name):
             raise RecipeError(
                 f"--from {path}: its method '{name}', which adapts the backbone, has other options; only runs on the "
                 "same backbone share stages"
