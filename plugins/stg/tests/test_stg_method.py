@@ -88,7 +88,7 @@ def test_defaults_are_the_papers():
         "threshold": 0.5,
         "mean": "use",
     }
-    assert STG.requires == {"hard_labels"} and STG.auxiliary == ("statistics",) and STG().tap == "pooled"
+    assert STG.requires == {"hard_labels", "one_network"} and STG.auxiliary == ("statistics",) and STG().tap == "pooled"
 
 
 @pytest.mark.parametrize(
