@@ -45,6 +45,7 @@ _OURS = {
     # plugins: written by .ci/plugins.py
     "afg": "ltcore-glag",
     "balanced_softmax": "ltcore-logit-adjustment",
+    "bbn": "ltcore-bbn",
     "cdt": "ltcore-cdt",
     "cifar_densenet": "ltcore-cifar-resnet",
     "cifar_resnet": "ltcore-cifar-resnet",
