@@ -48,6 +48,7 @@ _OURS = {
     "afg": "ltcore-glag",
     "autoaugment_by_class": "ltcore-autoaugment-by-class",
     "balanced_softmax": "ltcore-logit-adjustment",
+    "bbn": "ltcore-bbn",
     "bcl": "ltcore-bcl",
     "cdt": "ltcore-cdt",
     "cifar_densenet": "ltcore-cifar-resnet",
