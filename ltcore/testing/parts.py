@@ -78,15 +78,16 @@ class _CheckNetwork(Backbone):
             )
             self.add_module(f"layer{number + 1}", block)
 
-        if experts > 1:
-            self.heads = nn.ModuleList(nn.Conv2d(8, self.feature_dim, 1) for _ in range(experts))
+        heads = experts if experts > 1 else 0
+        self.heads = nn.ModuleList(nn.Conv2d(8, self.feature_dim, 1) for _ in range(heads))
 
     def forward_maps(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to [N, 8, H / 4, W / 4]; with experts E to [E * N, 8, H / 4, W / 4]."""
+        # By their own names and number: an adapter may split the blocks, and then has its own experts and fewer taps.
         maps = images
-        for tap in self.inner_taps:
-            maps = self.get_submodule(tap)(maps)
-        return maps if self.experts == 1 else torch.cat([head(maps) for head in self.heads])
+        for name in type(self).inner_taps:
+            maps = self.get_submodule(name)(maps)
+        return torch.cat([head(maps) for head in self.heads]) if len(self.heads) else maps
 
 
 class CheckBackboneOptions(Options):
