@@ -947,6 +947,87 @@ class MakesRowsOfExtraRows(LetsExtraRowsThrough):
         return super().augment_features(features)
 
 
+def _darker(image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+    return image // random.randint(1, 2)
+
+
+def _darker_by_its_generator(image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+    return image // int(torch.randint(1, 3, (), generator=generator))
+
+
+class _Flickering:
+    """Every other image is darker, whichever those are."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+        self.calls += 1
+        return image // (1 + self.calls % 2)
+
+
+class DrawsForImagesFromPythonsRandom(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _darker
+
+
+class CountsImages(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _Flickering()
+
+
+class DrawsForImagesFromTheirGenerator(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _darker_by_its_generator
+
+
+class DropsTheRowsOfAnExpert(Method):
+    """Keeps the first expert's rows where the network has several."""
+
+    interface = "1.1"
+    requires = frozenset({"experts"})
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        first = features.expert_rows[0]
+        return replace(
+            features,
+            features=features.features[first],
+            targets=features.targets[first],
+            source_index=features.source_index[first],
+            synthetic=features.synthetic[first],
+        )
+
+
+class KeepsItsGateAside(Method):
+    """An adapter whose strength is chosen from the training images, and kept as a number."""
+
+    interface = "1.1"
+
+    @hookimpl
+    def adapt_backbone(self, backbone):
+        self.gate = backbone.layer3.strength = _Strength()
+        backbone.layer3.register_forward_hook(lambda module, given, answer: answer * module.strength.value)
+        return backbone
+
+    @hookimpl
+    def on_stage_end(self, context: Context) -> None:
+        self.gate.value = 1 + float(context.training_features().std())
+
+
+class _Strength:
+    value = 1.0
+
+
 class GivesGradientsOfWhatIsFrozen(Method):
     """Goes by the model's parameters, and not by what the stage trains."""
 

@@ -78,13 +78,15 @@ class _CheckNetwork(Backbone):
             )
             self.add_module(f"layer{number + 1}", block)
 
-        self.heads = nn.ModuleList(nn.Conv2d(8, self.feature_dim, 1) for _ in range(experts if experts > 1 else 0))
+        heads = experts if experts > 1 else 0
+        self.heads = nn.ModuleList(nn.Conv2d(8, self.feature_dim, 1) for _ in range(heads))
 
     def forward_maps(self, images: Tensor) -> Tensor:
         """[N, C, H, W] to [N, 8, H / 4, W / 4]; with experts E to [E * N, 8, H / 4, W / 4]."""
+        # By their own names and number: an adapter may split the blocks, and then has its own experts and fewer taps.
         maps = images
-        for block in ("layer1", "layer2", "layer3"):
-            maps = self.get_submodule(block)(maps)
+        for name in type(self).inner_taps:
+            maps = self.get_submodule(name)(maps)
         return torch.cat([head(maps) for head in self.heads]) if len(self.heads) else maps
 
 

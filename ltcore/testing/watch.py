@@ -19,6 +19,7 @@ from ltcore.testing.devices import Devices
 from ltcore.testing.faults import Fault
 from ltcore.testing.flow import Gradients
 from ltcore.testing.image_functions import try_image_function
+from ltcore.testing.images import ImageFunctions
 from ltcore.testing.inspecting import Call, Inspector
 from ltcore.testing.randomness import GlobalStates, TorchState
 from ltcore.testing.records import AnswerTypes, Records
@@ -60,7 +61,14 @@ class Watch:
         self.asked = Asked(self)
         self.inspectors: list[Inspector] = []
         if looking:
-            self.inspectors = [AnswerTypes(self), Records(self), Gradients(self), Growth(self), self.asked]
+            self.inspectors = [
+                AnswerTypes(self),
+                Records(self),
+                Gradients(self),
+                Growth(self),
+                ImageFunctions(self),
+                self.asked,
+            ]
         self.around: Callable[[Call], AbstractContextManager[Any]] = lambda _: nullcontext()
         self.calls: Counter[str] = Counter()
         self.faults: list[Fault] = []
