@@ -43,6 +43,7 @@ _CORE = {
 #: Methods of our own distributions, so that a recipe that names one which is not installed can be told what to do.
 _OURS = {
     # plugins: written by .ci/plugins.py
+    "adaptformer": "ltcore-adaptformer",
     "afg": "ltcore-glag",
     "balanced_softmax": "ltcore-logit-adjustment",
     "cdt": "ltcore-cdt",
@@ -50,6 +51,7 @@ _OURS = {
     "cifar_resnet": "ltcore-cifar-resnet",
     "cifar_resnext": "ltcore-cifar-resnet",
     "class_balanced": "ltcore-class-balanced",
+    "cosine_classifier": "ltcore-cosine-classifier",
     "count_norm": "ltcore-cdt",
     "distillation": "ltcore-glag",
     "drs": "ltcore-deferred",
@@ -63,6 +65,7 @@ _OURS = {
     "label_aware_smoothing": "ltcore-mislas",
     "ldam": "ltcore-ldam",
     "logit_adjustment": "ltcore-logit-adjustment",
+    "lora": "ltcore-lora",
     "lws": "ltcore-decoupling",
     "mixup": "ltcore-mixup",
     "ncm": "ltcore-decoupling",
