@@ -45,6 +45,7 @@ _CORE = {
 #: Methods of our own distributions, so that a recipe that names one which is not installed can be told what to do.
 _OURS = {
     # plugins: written by .ci/plugins.py
+    "adaptformer": "ltcore-adaptformer",
     "afg": "ltcore-glag",
     "autoaugment_by_class": "ltcore-autoaugment-by-class",
     "balanced_softmax": "ltcore-logit-adjustment",
@@ -56,6 +57,7 @@ _OURS = {
     "cifar_resnext": "ltcore-cifar-resnet",
     "class_balanced": "ltcore-class-balanced",
     "cmo": "ltcore-cmo",
+    "cosine_classifier": "ltcore-cosine-classifier",
     "count_norm": "ltcore-cdt",
     "distillation": "ltcore-glag",
     "drs": "ltcore-deferred",
@@ -70,6 +72,7 @@ _OURS = {
     "label_aware_smoothing": "ltcore-mislas",
     "ldam": "ltcore-ldam",
     "logit_adjustment": "ltcore-logit-adjustment",
+    "lora": "ltcore-lora",
     "lws": "ltcore-decoupling",
     "mixup": "ltcore-mixup",
     "ncm": "ltcore-decoupling",
