@@ -3,6 +3,7 @@
 # -- imports
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -220,6 +221,23 @@ class Sharpness(Method):
         scale = 0.05 / torch.stack([gradient.norm() for gradient in here.values()]).norm()
         there = {name: objective.parameters[name] + scale * gradient for name, gradient in here.items()}
         return objective.gradients(objective(at=there), at=there)
+
+
+# -- image_transform
+
+
+def brighten(image: Tensor, target: int, generator: torch.Generator, strengths: list[float]) -> Tensor:
+    share = strengths[target] * torch.rand((), generator=generator)
+    return (image + share * (255 - image)).round().to(torch.uint8)
+
+
+class BrighterTails(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self, context: Context) -> partial[Tensor]:
+        counts = context.class_counts.float()
+        return partial(brighten, strengths=(0.5 * counts.min() / counts).tolist())
 
 
 # -- mix_inputs

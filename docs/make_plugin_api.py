@@ -35,6 +35,7 @@ PARTS = {
         "contract.objective",
         "contract.recipe",
     ],
+    "Images": ["contract.images"],
     "Networks": ["contract.backbone", "contract.classifier", "contract.experts", "contract.model"],
     "Samplers and class distributions": ["contract.samplers"],
     "Statistics of classes": ["contract.statistics"],

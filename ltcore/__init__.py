@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test hol
     from ltcore.contract.experts import row_logits as row_logits
     from ltcore.contract.facts import DataFacts as DataFacts
     from ltcore.contract.hook import hookimpl as hookimpl
+    from ltcore.contract.images import ForExtraRows as ForExtraRows
     from ltcore.contract.imbalance import Imbalance as Imbalance
     from ltcore.contract.method import Method as Method
     from ltcore.contract.method import Options as Options
@@ -66,6 +67,7 @@ _HOMES = {
     "ExpertClassifiers": "contract.experts",
     "Features": "contract.records",
     "FileSplit": "contract.splits",
+    "ForExtraRows": "contract.images",
     "Imbalance": "contract.imbalance",
     "LtcoreError": "errors",
     "Mergeable": "contract.backbone",

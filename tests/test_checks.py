@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltcore import Batch, Context, Features, Method, RecipeError, hookimpl
+from ltcore import Batch, Context, Features, Method, Options, RecipeError, hookimpl
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 
@@ -87,6 +87,44 @@ class Picky(Loss):
             raise RecipeError(f"batch_size {stage.batch_size} is not a multiple of 3; use 9")
 
 
+class Still(Augment):
+    requires = frozenset({"fixed_backbone"})
+
+
+class Learning(Augment):
+    requires = frozenset({"own_parameters_train"})
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
+
+class Random(Augment):
+    """Has parameters, and requires nothing of them."""
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
+
+class Follower(Random):
+    frozen = ("shift",)
+
+
+class Late(Loss):
+    acts_from = 3
+
+
+class LateOptions(Options):
+    start_epoch: int = 2
+
+
+class LateByOption(Method[LateOptions]):
+    @hookimpl
+    def adjust_logits(self, logits: Tensor) -> Tensor:
+        return logits
+
+
 class Calibrate(Method):
     @hookimpl
     def on_run_start(self) -> None:
@@ -95,6 +133,34 @@ class Calibrate(Method):
     @hookimpl
     def post_calibrate(self, classifier):
         return classifier
+
+
+class CalibrateOn(Calibrate):
+    """With what it is asked to require."""
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
+    @hookimpl
+    def adjust_logits(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class CalValidated(Calibrate):
+    requires = frozenset({"validation"})
+
+
+class CalPaired(Calibrate):
+    requires = frozenset({"paired_batches", "earlier_stage", "hard_labels", "fixed_backbone"})
+
+
+class CalSpatial(Calibrate):
+    requires = frozenset({"spatial_features"})
+
+
+class CalLearning(CalibrateOn):
+    requires = frozenset({"own_parameters_train"})
 
 
 class Unspatial(Method):
@@ -125,7 +191,8 @@ METHODS = {
             Aux,
             Picky,
         ],
-        *[Calibrate, Unspatial],
+        *[Calibrate, Unspatial, Still, Learning, Random, Follower, Late, LateByOption],
+        *[CalValidated, CalPaired, CalSpatial, CalLearning],
     ]
 }
 
@@ -199,6 +266,43 @@ REFUSED = [
         {"methods": ["needy", "mix"]},
         "'needy' @ needs hard_labels (one label an image), which 'mix' @ breaks; keep one, or use two stages",
     ),
+    (
+        {"methods": ["still"]},
+        "'still' @ needs fixed_backbone (a backbone that stays as it is), and trainable 'backbone' trains it; name "
+        "what else should train, such as trainable: [classifier]",
+    ),
+    ({"methods": ["still"], "trainable": ["classifier", "*.layer3.*"]}, "and trainable '*.layer3.*' trains it"),
+    (
+        {"methods": ["still"], "trainable": ["classifier"], "batch_norm": "adapt"},
+        "and batch_norm: adapt moves its statistics; use batch_norm: frozen",
+    ),
+    (
+        {"methods": ["learning"]},
+        "'learning' @ needs own_parameters_train (that the stage trains the method's own parameters), and trainable "
+        "does not name it; write trainable: [backbone, classifier, learning]",
+    ),
+    (
+        {"methods": ["loss"], "calibrate": ["calvalidated"]},
+        "calibrate: 'calvalidated' @ needs validation (held-out images: set data.holdout), and nothing provides it",
+    ),
+    (
+        {"calibrate": ["calibrate", "calpaired"]},
+        "calibrate: 'calpaired' @ needs paired_batches, and nothing provides it",
+    ),
+    ({"calibrate": ["calspatial"]}, "calibrate: 'calspatial' @ needs spatial_features (a tap with"),
+    (
+        {"calibrate": ["callearning"]},
+        "'callearning' @ needs own_parameters_train (that the stage trains the method's own parameters), and nothing "
+        "trains while a classifier is calibrated; name it in the methods and the trainable of a stage, too",
+    ),
+    (
+        {"methods": ["late"], "epochs": 3},
+        "'late' @ would never act: start_epoch 3 never comes in 3 epochs, counted from 0; set it to an epoch of",
+    ),
+    (
+        {"methods": ["latebyoption"], "epochs": 2},
+        "'latebyoption' @ would never act: start_epoch 2 never comes in 2 epochs",
+    ),
     ({"cache": "eval"}, "cache 'eval' needs a frozen backbone; 'backbone' trains it"),
     (
         {"cache": "views:2", "trainable": ["backbone.layer3.*"]},
@@ -258,6 +362,16 @@ ACCEPTED = [
     {"methods": ["augment"], "cache": "views:3", "trainable": ["classifier"]},
     {"methods": ["deep"], "trainable": ["backbone.layer3.*", "classifier.bias"]},
     {"methods": ["loss"], "calibrate": ["calibrate"]},
+    {"methods": ["still"], "trainable": ["classifier"]},
+    {"methods": ["still"], "trainable": ["classifier"], "cache": "eval"},
+    {"methods": ["learning"], "trainable": ["backbone", "learning.shift"]},
+    {"methods": ["learning"], "trainable": ["*"]},
+    {"methods": ["late"], "epochs": 4},
+    {"methods": ["latebyoption"], "epochs": 3},
+    {"methods": ["latebyoption"], "epochs": None, "iterations": 1},  # the run knows its epochs
+    {"calibrate": ["calvalidated"], "data": "{use: synthetic, holdout: 1}"},
+    {"methods": ["pairs"], "calibrate": ["calpaired"]},
+    {"methods": ["callearning"], "calibrate": ["callearning"], "trainable": ["classifier", "callearning"]},
     {"methods": ["aux"], "trainable": ["aux.whatever.*"]},  # known when the method has made its modules
     {"stages": [{"name": "a", "methods": ["mix"]}, {"name": "b", "methods": ["needy", "later"]}]},
     {"stages": [{"name": "a", "methods": ["loss"]}, {"name": "b", "methods": ["picky"], "batch_size": 3}]},
@@ -271,6 +385,75 @@ def test_accepted(plan, parts):
     assert [stage.stage.name for stage in made.stages] == [
         stage["name"] for stage in parts.get("stages", [{"name": "s"}])
     ]
+
+
+UNTRAINED = [
+    ({"methods": ["random"]}, "backbone, classifier, random"),
+    ({"methods": ["random"], "trainable": ["classifier"]}, "classifier, random"),
+    ({"stages": [{"name": "a", "methods": ["random"]}, {"name": "b", "trainable": ["random"]}]}, "backbone, classif"),
+    ({"methods": ["random"], "trainable": ["backbone", "random"]}, None),
+    ({"methods": ["random"], "trainable": ["*"]}, None),
+    ({"methods": ["follower"]}, None),
+    ({"methods": ["loss"], "calibrate": ["calibrate"]}, None),
+    (
+        {
+            "stages": [
+                {"name": "a", "methods": ["random"], "trainable": ["random"]},
+                {"name": "b", "methods": ["random"]},  # which uses what the first one trained
+            ]
+        },
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "asked"), UNTRAINED, ids=lambda part: str(part)[:60])
+def test_parameters_that_nothing_trains_are_said_with_what_to_write(plan, parts, asked):
+    if "stages" in parts and asked:
+        parts = {"stages": [parts["stages"][0], parts["stages"][1] | {"methods": ["random"]}]}
+    warnings = plan(**parts).warnings
+    if asked is None:
+        assert not [text for text in warnings if "parameters" in text]
+        return
+    (text,) = warnings
+    place, _, said = text.partition(": ")
+    assert place.rpartition("r.yaml:")[2].isdigit()
+    assert (
+        said.startswith("stage '") and "'random' (ltcore-tests 0.0) has parameters of its own, and no stage has" in said
+    )
+    assert f"they stay as they are made. Write trainable: [{asked}" in said
+
+
+class MadeLater(Augment):
+    """Its parameters are made when the data is known, so that only the run can say it."""
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        self.shift = torch.nn.Parameter(torch.zeros(context.num_classes))
+
+
+@pytest.mark.parametrize("kind", [Random, MadeLater])
+def test_the_run_says_it_once(offer_methods, write_recipe, cli, tmp_path, kind):
+    offer_methods(random=kind)
+    stage = {"name": "s", "epochs": 1, "methods": ["random"], "optimizer": {"lr": 0.1}}
+    ended = cli("run", write_recipe(methods={"random": {}}, stages=[stage]), "--out", tmp_path)
+    lines = [line for line in ended.out.splitlines() if "has parameters of its own" in line]
+    assert ended.code == 0 and len(lines) == 1 and lines[0].lstrip().startswith("warning")
+
+
+@pytest.mark.parametrize(("steps", "comes"), [(12, False), (13, True)])
+def test_a_start_behind_the_end_of_a_stage_of_iterations_is_refused_by_the_run(offer_methods, make_run, steps, comes):
+    offer_methods(METHODS)
+    stage = {"name": "s", "batch_size": 9, "methods": ["latebyoption"], "optimizer": {"lr": 0.1}, "iterations": steps}
+    run = make_run(methods={"latebyoption": {}}, stages=[stage])
+    if comes:
+        run.execute()
+        return
+    with pytest.raises(RecipeError) as error:
+        run.execute()
+    assert "r.yaml:3: stage 's': 'latebyoption' (ltcore-tests 0.0) would never act: start_epoch 2 never" in str(
+        error.value
+    )
 
 
 def test_a_trainable_name_that_no_parameter_of_the_method_has(offer_methods, make_run):

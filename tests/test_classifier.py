@@ -1,8 +1,13 @@
+import re
+
 import pytest
 import torch
+from ltcore_decoupling import CosineClassifier, ScaledClassifier
+from ltcore_ldam import NormalisedClassifier
 from torch import nn
 
-from ltcore.contract.classifier import CalibratedClassifier, scale_weights
+from ltcore import Method, PluginError, hookimpl
+from ltcore.contract.classifier import CalibratedClassifier, scale_weights, wrong_weight
 
 POOLED = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
 SCALE, SHIFT = torch.tensor([0.5, 2.0, 3.0]), torch.tensor([1.0, -1.0, 0.25])
@@ -54,3 +59,143 @@ def test_weights_are_scaled_and_the_bias_is_not(bias, keep_bias):
     found = scale_weights(linear, scale, keep_bias)
     torch.testing.assert_close(found(x), expected)
     torch.testing.assert_close(x @ found.weight.T + found.bias, expected)
+
+
+# -- whether weight and bias are what is applied ----------------------------------------------------------------------
+
+
+class Cosine(nn.Module):
+    """Scaled cosines, with a bias or without; its `weight` is what the test says."""
+
+    def __init__(self, weight, bias=None):
+        super().__init__()
+        self.raw, self.made = nn.Parameter(torch.randn(3, 4)), weight
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    def forward(self, x):
+        logits = 16 * nn.functional.normalize(x) @ nn.functional.normalize(self.raw).T
+        return logits if self.bias is None else logits + self.bias
+
+    @property
+    def weight(self):
+        return self.made(self.raw)
+
+
+def linear(said=None, bias=True):
+    """A linear layer inside a module whose weight and bias are `said` of it."""
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 3, bias=bias)
+
+        def forward(self, x):
+            return self.inner(x)
+
+        weight = property(lambda self: (said or (lambda inner: (inner.weight, inner.bias)))(self.inner)[0])
+        bias = property(lambda self: (said or (lambda inner: (inner.weight, inner.bias)))(self.inner)[1])
+
+    return Outer()
+
+
+def unit(raw):
+    return 16 * nn.functional.normalize(raw)
+
+
+RIGHT = {
+    "linear": lambda: nn.Linear(4, 3),
+    "linear without bias": lambda: nn.Linear(4, 3, bias=False),
+    "wrapped": linear,
+    "calibrated": lambda: CalibratedClassifier(nn.Linear(4, 3), SCALE, SHIFT),
+    "scaled": lambda: scale_weights(nn.Linear(4, 3), SCALE, keep_bias=True),
+    "ldam": lambda: NormalisedClassifier(4, 3),
+    "ldam, calibrated": lambda: CalibratedClassifier(NormalisedClassifier(4, 3), SCALE),
+    "lws": lambda: ScaledClassifier(nn.Linear(4, 3)),
+    "lws, bias scaled, all of it learning": lambda: ScaledClassifier(nn.Linear(4, 3), True, True),
+    "lws on ldam": lambda: ScaledClassifier(NormalisedClassifier(4, 3)),
+    "nearest class mean": lambda: CosineClassifier(nn.functional.normalize(torch.randn(3, 4))),
+    "cosine": lambda: Cosine(unit),
+    "cosine in another scale": lambda: Cosine(lambda raw: unit(raw) / 4),
+    "cosine with a bias": lambda: Cosine(unit, torch.ones(3)),
+    "with dropout": lambda: _dropping(nn.Linear(4, 3)),
+    "in double": lambda: nn.Linear(4, 3).double(),
+}
+WRONG = {
+    "no weight": (lambda: nn.Sequential(nn.Linear(4, 3)), r"'weight' is missing, and it is \[C, 4\]"),
+    "transposed": (lambda: linear(lambda inner: (inner.weight.T, inner.bias)), r"'weight' is \[4, 3\], and it is"),
+    "bias of one": (lambda: linear(lambda inner: (inner.weight, inner.bias.sum())), r"'bias' is \[\], and it is \[3\]"),
+    "another scale": (lambda: linear(lambda inner: (3 * inner.weight, inner.bias)), r"not x @ weight.T \+ bias, up to"),
+    "no bias said": (lambda: linear(lambda inner: (inner.weight, None)), "not x @ weight.T, up to a positive factor"),
+    "another sign": (lambda: Cosine(lambda raw: -unit(raw)), "not x @ weight.T, up to a positive factor a row"),
+    "rows not of one norm": (lambda: Cosine(lambda raw: raw), "not x @ weight.T, up to a positive factor a row"),
+    "cosine with a bias and another scale": (
+        lambda: Cosine(lambda raw: unit(raw) / 4, torch.ones(3)),
+        r"\+ bias, up to",
+    ),
+    "kept from the beginning": (
+        lambda: _kept(Cosine(unit)),
+        "off by .* of the largest, once its parameters have changed",
+    ),
+}
+
+
+def _dropping(inner):
+    class Dropping(nn.Linear):
+        def forward(self, x):
+            return super().forward(nn.functional.dropout(x, training=self.training))
+
+    made = Dropping(4, 3)
+    made.load_state_dict(inner.state_dict())
+    return made
+
+
+def _kept(cosine):
+    now = cosine.weight.detach()
+    cosine.made = lambda raw: now
+    return cosine
+
+
+@pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
+def test_a_classifier_that_says_what_it_applies(make):
+    torch.manual_seed(0)
+    classifier = make()
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    drawn = torch.get_rng_state()
+    assert wrong_weight(classifier, 4) is None
+    assert torch.equal(torch.get_rng_state(), drawn), "it drew from the global stream"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
+    assert classifier.training and all(parameter.requires_grad for parameter in classifier.parameters())
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG)
+def test_a_classifier_that_does_not(make, message):
+    torch.manual_seed(0)
+    wrong = wrong_weight(make(), 4)
+    assert wrong and re.search(message, wrong), wrong
+
+
+def test_a_run_refuses_a_false_weight_with_one_message(offer_methods, make_run):
+    class False_(Method):
+        @hookimpl
+        def build_classifier(self, feature_dim, num_classes):
+            return Wide(feature_dim, num_classes)
+
+    class Wide(nn.Module):
+        bias = None
+
+        def __init__(self, feature_dim, num_classes):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(num_classes, feature_dim))
+
+        def forward(self, x):
+            return x.square() @ self.weight.T
+
+    offer_methods({"mine": False_})
+    stage = {"name": "joint", "epochs": 1, "batch_size": 8, "methods": ["mine"], "optimizer": {"lr": 0.1}}
+    with pytest.raises(PluginError) as caught:
+        make_run(methods={"mine": {}}, stages=[stage]).execute()
+    message = str(caught.value)
+    assert message.startswith(
+        "stage 'joint': the classifier of 'mine' (ltcore-tests 0.0) says what is not so: its logits"
+    )
+    assert message.endswith("make them properties that compute it; tell its author") and "\n" not in message

@@ -80,6 +80,13 @@ def test_where_the_run_stands(watch):
     ]
 
 
+def test_steps_are_counted_in_the_epoch(watch):
+    seen = []
+    watch(lambda hook, context: seen.append((hook, context.epoch, context.step)) if context.stage == "two" else None)
+    epochs = [[("epoch", 0, -1), ("step", 0, 0), ("step", 0, 1), ("end", 0, 2)], [("epoch", 1, -1), ("step", 1, 0)]]
+    assert [row for row in seen[::2] if row[0] != "stage"] == [*epochs[0], *epochs[1], ("end", 1, 1)]
+
+
 def test_progress_is_a_tensor_that_grows_from_0(watch):
     seen, tensors = [], set()
 
@@ -125,7 +132,9 @@ def test_figures_of_the_training_split(watch):
     def look(hook, context):
         assert context.class_counts.tolist() == [24, 16, 8, 4] and context.num_classes == 4
         assert torch.equal(context.training_targets.bincount(), context.class_counts)
-        assert context.validation_targets is None and context.device.type == "cpu"
+        with pytest.raises(RunError, match="there are no validation images; set"):
+            _ = context.validation_targets
+        assert context.device.type == "cpu"
         if hook == "stage":
             features = context.training_features()
             means = torch.stack([features[context.training_targets == label].mean(0) for label in range(4)])

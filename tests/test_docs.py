@@ -6,8 +6,10 @@ import io
 import json
 import re
 import shutil
+import sys
 import textwrap
 import tomllib
+import types
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,10 @@ class Probe(Method):
     auxiliary = ("zero",)
 
     @hookimpl
+    def adapt_backbone(self, backbone):
+        return backbone
+
+    @hookimpl
     def on_run_start(self):
         pass
 
@@ -91,6 +97,10 @@ class Probe(Method):
 
     @hookimpl
     def class_distribution(self):
+        return None
+
+    @hookimpl
+    def image_transform(self):
         return None
 
     @hookimpl
@@ -169,7 +179,7 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
     offer_methods(probe=Probe, split=CheckBackbone)
     stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
     stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]
-    backbone = {"use": "split", "options": {"experts": 2}}
+    backbone = {"use": "split", "options": {"experts": 2}, "adapt": ["probe"]}
     run(write_recipe(backbone=backbone, methods={"probe": {}}, stages=stages, calibrate=["probe"]), tmp_path)
 
     loop = ARCHITECTURE.split("```text\n")[1].split("```")[0]
@@ -310,10 +320,12 @@ def test_the_page_names_what_a_version_has_changed(make_hooks, monkeypatch):
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_example_runs(name, offer_methods, write_recipe, tmp_path):
+def test_example_runs(name, offer_methods, write_recipe, tmp_path, monkeypatch):
     (source,) = blocks(HOOK_SECTIONS[name], "python")
     ast.parse(source)
-    space = {"__name__": "example"}
+    module = types.ModuleType("example")  # by which pickle finds its functions
+    monkeypatch.setitem(sys.modules, "example", module)
+    space = vars(module)
     exec(blocks(HOOKS_PAGE, "python")[0], space)
     before = set(space)
     exec(source, space)

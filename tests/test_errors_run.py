@@ -117,7 +117,7 @@ def short_rows(self, features):
         (
             {"augment_features": short_rows},
             2,
-            "'mine' (ltcore-tests 0.0): augment_features returned 7 rows of features, 8 targets, 8 source indices",
+            "'mine' (ltcore-tests 0.0): augment_features returned 'targets' as int64 [8] on cpu; for 7 rows",
         ),
         (
             {"auxiliary_losses": unreduced, "auxiliary": ("cycle",)},

@@ -133,6 +133,13 @@ def test_a_sum_is_what_was_declared(returned):
         hooks.call(hookspecs.auxiliary_losses, RECORD, LOGITS)
 
 
+def test_each_answer_is_its_methods_own():
+    first, none, last = (method(image_transform=lambda self, value=value: value) for value in (len, None, abs))
+    hooks = hooks_of(first=first, none=none, last=last)
+    assert list(hooks.call(hookspecs.image_transform).items()) == [("first", len), ("last", abs)]
+    assert hooks_of().call(hookspecs.image_transform) == {}
+
+
 def test_all_are_called_in_order():
     seen = []
     first, second = (method(on_epoch_end=lambda self, name=name: seen.append(name)) for name in "ab")
@@ -145,16 +152,16 @@ def test_all_are_called_in_order():
 
 def test_arguments_are_any_of_the_hooks_by_name():
     context = object()
-    made = method(adjust_logits=lambda self, targets, context, logits: (logits, targets, context))
+    made = method(build_classifier=lambda self, num_classes, context, feature_dim: (feature_dim, num_classes, context))
     entry = Entry("m", Offer("m", "x:M", "d", "1"), made)
-    (answer,) = implementations([entry])["adjust_logits"]
-    assert answer.arguments == ("targets", "context", "logits")
+    (answer,) = implementations([entry])["build_classifier"]
+    assert answer.arguments == ("num_classes", "context", "feature_dim")
 
     class Seen:
         begin = staticmethod(lambda hook: None)
 
     context = Seen()
-    assert answer.bind(context)("L", "T") == ("L", "T", context)
+    assert answer.bind(context)(8, 3, None) == (8, 3, context)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +245,10 @@ class RecordingBackbone(CifarResNet):
         return super().build_backbone(in_channels)
 
 
+def keep_image(image, target, generator):
+    return image
+
+
 class Recorder(Method):
     auxiliary = ("term",)
     tap = "maps"
@@ -290,6 +301,12 @@ class Recorder(Method):
     def extra_rows(self, indices, generator, context):
         seen("extra_rows", context)
         return [batch[:0] for batch in indices]
+
+    @hookimpl
+    def image_transform(self, context):
+        seen("image_transform", context)
+        assert context.epoch >= 0
+        return keep_image
 
     @hookimpl
     def mix_inputs(self, batch, context):
@@ -375,7 +392,7 @@ def test_a_real_run_calls_every_hook_in_the_documented_order(offer_methods, make
     ).execute()
     loss = ["adjust_logits", "compute_loss", "sample_weights", "auxiliary_losses"]
     step = ["compute_gradients", "mix_inputs", "augment_features", *loss, "after_step"]
-    before = ["on_epoch_start", "class_weights", "class_distribution", "extra_rows"]
+    before = ["on_epoch_start", "class_weights", "class_distribution", "extra_rows", "image_transform"]
     begin = ["build_classifier", "on_stage_start", "build_sampler"]
     network = ["build_backbone", "adapt_backbone"]
     assert CALLS == [

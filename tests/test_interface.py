@@ -220,4 +220,5 @@ def test_every_first_party_plugin_says_its_interface():
         if offer.distribution != "ltcore":
             assert "interface" in {key for base in catalogue.load(offer).__mro__[:-1] for key in vars(base)}
             found = static.inspect(offer)
-            assert found.interface == str(max(map(interface.since, found.hooks))), offer
+            stated = interface.parse(found.interface)  # a field of a record may ask for more than its hooks do
+            assert max(map(interface.since, found.hooks)) <= stated <= interface.INTERFACE, offer

@@ -151,7 +151,7 @@ def test_factors_of_zero_leave_no_loss_and_nobodys_factors_the_same_bits():
 
 
 def test_as_many_factors_as_rows():
-    with pytest.raises(PluginError, match=r"sample_weights returned shape \[5\] for 6 rows; it returns one weight per"):
+    with pytest.raises(PluginError, match=r"sample_weights returned 'weights' as float32 \[5\] on cpu; for 6 rows"):
         forward_of(TooFew())(batch_of(), None)
 
 

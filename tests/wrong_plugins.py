@@ -51,14 +51,15 @@ class ReturnsEveryLoss(Method):
 class UsesGlobalRandomState(Method):
     @hookimpl
     def augment_features(self, features: Features) -> Features:
-        return replace(features, features=features.features + 0.1 * torch.randn_like(features.features))
+        noise = 0.1 * torch.randn_like(features.features) * ~features.synthetic[:, None]
+        return replace(features, features=features.features + noise)
 
 
 class UsesItsGenerator(Method):
     @hookimpl
     def augment_features(self, features: Features, context: Context) -> Features:
         noise = torch.randn(features.features.shape, generator=context.generator, device=context.device)
-        return replace(features, features=features.features + 0.1 * noise)
+        return replace(features, features=features.features + 0.1 * noise * ~features.synthetic[:, None])
 
 
 class HidesAParameter(Method):
@@ -269,6 +270,49 @@ class SeedsTorch(Method):
         torch.manual_seed(context.epoch)
 
 
+def _global_noise(image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+    return image ^ torch.randint(2, image.shape, dtype=torch.uint8)
+
+
+def _own_noise(image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+    return image ^ torch.randint(2, image.shape, dtype=torch.uint8, generator=generator)
+
+
+class _Counting:
+    """Every other image is another one, whatever it is."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
+        self.calls += 1
+        return image ^ (self.calls % 2)
+
+
+class ImagesDrawGlobally(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _global_noise
+
+
+class ImagesDrawTheirOwn(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _own_noise
+
+
+class ImagesKeepAState(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def image_transform(self):
+        return _Counting()
+
+
 class WaitsForTheDevice(Method):
     @hookimpl
     def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
@@ -287,9 +331,10 @@ class FindsTheRun(Method):
     @hookimpl
     def post_calibrate(self, classifier: nn.Module) -> nn.Module:
         frame = sys._getframe()
-        while "self" not in frame.f_locals or not hasattr(frame.f_locals["self"], "loaders"):
+        while not hasattr(data := getattr(frame.f_locals.get("self"), "data", None), "loaders"):
             frame = frame.f_back
-        images = frame.f_locals["self"].loaders["test"].eval_batch(0, 8)
+        loaders = data.loaders  # a run that is opened again has no test images
+        images = loaders["test" if "test" in loaders else "train"].eval_batch(0, 8)
         return CalibratedClassifier(classifier, scale=1 / (1 + images.std()))
 
 
@@ -317,3 +362,650 @@ class NeedsPlainRows(Method):
         if bool(features.synthetic.any()):
             raise RecipeError("these are not the rows that I know")
         return replace(features, features=2 * features.features)
+
+
+# -- what methods get wrong in meaning ------------------------------------------------------------------------------
+
+
+class CutsTheGradient(Method):
+    """Tail rows are moved without gradients, and so are all the others, for ease."""
+
+    @hookimpl
+    @torch.no_grad()
+    def augment_features(self, features: Features, context: Context) -> Features:
+        noise = torch.randn(features.features.shape, generator=context.generator, device=context.device)
+        tail = (context.class_counts < 10)[features.targets] & ~features.synthetic
+        return replace(features, features=features.features + 0.1 * noise * tail[:, None])
+
+
+class CutsTheGradientOfTheTail(Method):
+    """The rows that it moves lose their gradient, and are not marked as made."""
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        noise = torch.randn(features.features.shape, generator=context.generator, device=context.device)
+        tail = (context.class_counts < 10)[features.targets] & ~features.synthetic
+        moved = features.features.detach() + 0.1 * noise
+        return replace(features, features=torch.where(tail[:, None], moved, features.features))
+
+
+class MakesTailRowsOfNoGradient(CutsTheGradientOfTheTail):
+    """The same, and marks them."""
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        changed = super().augment_features(features, context)
+        tail = (context.class_counts < 10)[features.targets]
+        return replace(changed, synthetic=features.synthetic | tail)
+
+
+class CutsTheGradientOfLogits(Method):
+    """Margins are subtracted in place, from what autograd does not see."""
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        adjusted = logits.data.clone()
+        adjusted[torch.arange(len(targets)), targets] -= 0.5
+        return adjusted
+
+
+class _Detaching(nn.Module):
+    bias = None
+
+    def __init__(self, feature_dim: int, num_classes: int, detach: bool) -> None:
+        super().__init__()
+        self.weight, self.detach = nn.Parameter(0.1 * torch.randn(num_classes, feature_dim)), detach
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        unit = nn.functional.normalize(pooled.detach() if self.detach else pooled)
+        return unit @ self.weight.T
+
+
+class BuildsAClassifierThatDetaches(Method):
+    @hookimpl
+    def build_classifier(self, feature_dim: int, num_classes: int) -> nn.Module:
+        return _Detaching(feature_dim, num_classes, detach=True)
+
+
+class BuildsAClassifierThatDoesNot(Method):
+    @hookimpl
+    def build_classifier(self, feature_dim: int, num_classes: int) -> nn.Module:
+        return _Detaching(feature_dim, num_classes, detach=False)
+
+
+class DetachesOnPurpose(BuildsAClassifierThatDetaches):
+    breaks = frozenset({"backbone_gradient"})
+
+
+class NormalisesTheTeacher(Method):
+    """Its teacher's classifier, normalised: in the teacher itself."""
+
+    auxiliary = ("distance",)
+    requires = frozenset({"earlier_stage"})
+
+    @hookimpl
+    def on_stage_start(self, context: Context) -> None:
+        weight = context.frozen_model().classifier.weight
+        weight.data.div_(weight.norm(dim=1, keepdim=True))
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features, logits: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:
+        taught = context.frozen_model().classifier(features.features).detach()
+        return {"distance": 0.1 * (logits - taught).square().mean()}
+
+
+class NormalisesACopy(NormalisesTheTeacher):
+    """The same, without touching it."""
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.register_buffer("weight", torch.zeros(4, 8))
+
+    @hookimpl
+    def on_stage_start(self, context: Context) -> None:
+        self.weight.copy_(nn.functional.normalize(context.frozen_model().classifier.weight))
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features, logits: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:
+        taught = (features.features @ self.weight.T).detach()
+        return {"distance": 0.1 * (logits - taught).square().mean()}
+
+
+class TrainsTheTeacher(Method):
+    """A teacher in train mode learns from the student's batches, in its batch norms."""
+
+    auxiliary = ("distance",)
+    requires = frozenset({"earlier_stage"})
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features, context: Context) -> dict[str, torch.Tensor]:
+        teacher = context.frozen_model().backbone.train()
+        with torch.no_grad():
+            taught = teacher(features.images)
+        return {"distance": 0.1 * (features.features[: len(taught)] - taught).square().mean()}
+
+
+class NormalisesWhatAllAreGiven(Method):
+    """A bank of unit features, made where all others read theirs."""
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        self.register_buffer("centre", torch.zeros(context.feature_shape("pooled"), device=context.device))
+
+    @hookimpl
+    def on_epoch_start(self, context: Context) -> None:
+        bank = context.training_features()
+        bank /= bank.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        self.centre.copy_(bank.mean(0))
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits * (1 + self.centre.norm())
+
+
+def _blend(features: Features, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+    """A made row for each of the first four, between it and one of the others; and which the others are."""
+    donors = torch.randint(len(features.targets), (4,), generator=context.generator, device=context.device)
+    rows = torch.arange(4, device=context.device) % len(features.targets)
+    return 0.7 * features.features[rows] + 0.3 * features.features[donors], donors
+
+
+class DoesNotMarkItsRows(Method):
+    order_matters = True
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        made, _ = _blend(features, context)
+        rows = torch.arange(4, device=context.device) % len(features.targets)
+        changed = features.append(made, features.targets[rows], features.source_index[rows])
+        return replace(changed, synthetic=torch.cat([features.synthetic, torch.zeros_like(rows, dtype=torch.bool)]))
+
+
+class MarksItsRows(Method):
+    order_matters = True
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        made, _ = _blend(features, context)
+        rows = torch.arange(4, device=context.device) % len(features.targets)
+        return features.append(made, features.targets[rows], features.source_index[rows])
+
+
+class NamesTheDonor(Method):
+    """A made row carries its own label, and names the image that it borrowed from."""
+
+    order_matters = True
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        made, donors = _blend(features, context)
+        rows = torch.arange(4, device=context.device) % len(features.targets)
+        return features.append(made, features.targets[rows], features.source_index[donors])
+
+
+class ForgetsToMoveSources(Method):
+    """Rows are sorted by class, and what says whose they are is not."""
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch) -> Batch:
+        order = batch.targets.argsort(stable=True)
+        return replace(batch, images=batch.images[order], targets=batch.targets[order])
+
+
+class MovesAll(Method):
+    @hookimpl
+    def mix_inputs(self, batch: Batch) -> Batch:
+        order = batch.targets.argsort(stable=True)
+        return replace(
+            batch, images=batch.images[order], targets=batch.targets[order], source_index=batch.source_index[order]
+        )
+
+
+class Relabels(Method):
+    """An image of a frequent class that lies near a rare one's is given the rare label."""
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        often = (context.class_counts > 20)[features.targets] & ~features.synthetic
+        return replace(features, targets=torch.where(often, 3, features.targets))
+
+
+class RelabelsAndSaysSo(Relabels):
+    breaks = frozenset({"hard_labels"})
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        return super().augment_features(features, context)
+
+
+class MixesInSilence(Method):
+    """Mixup that does not tell the methods that count on one label an image."""
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch, context: Context) -> Batch:
+        order = torch.randperm(len(batch.targets), generator=context.generator, device=context.device)
+        share = torch.rand(len(order), generator=context.generator, device=context.device)
+        images = share[:, None, None, None] * batch.images + (1 - share)[:, None, None, None] * batch.images[order]
+        return replace(batch, images=images, partner_targets=batch.targets[order], target_weight=share)
+
+
+class MixesAndSaysSo(MixesInSilence):
+    breaks = frozenset({"hard_labels"})
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch, context: Context) -> Batch:
+        if batch.partner_targets is not None:
+            batch = replace(batch, partner_targets=None, target_weight=None)
+        return super().mix_inputs(batch, context)
+
+
+class LearnsFromHeldOutImages(Method):
+    """Class weights from the scores on validation images, which no recipe was asked to hold out."""
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.register_buffer("weights", torch.ones(4))
+
+    @hookimpl
+    def on_epoch_start(self, context: Context) -> None:
+        logits = context.model.classifier(context.validation_features()).detach()
+        right = (logits.softmax(1) * nn.functional.one_hot(context.validation_targets, 4)).sum(0)
+        self.weights.copy_(1 / (0.1 + right))
+
+    @hookimpl
+    def class_weights(self) -> torch.Tensor:
+        return self.weights.clone()
+
+
+class LearnsFromHeldOutImagesAndSaysSo(LearnsFromHeldOutImages):
+    requires = frozenset({"validation"})
+
+
+class KeepsEveryLoss(Method):
+    """A history of losses to log, each with the graph of its step."""
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.history = []
+
+    @hookimpl
+    def compute_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(logits, targets, reduction="none")
+        self.history.append(loss.mean())
+        return loss
+
+
+class ChainsItsSteps(Method):
+    """A running mean to log, which hangs on every step that there was."""
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.mean = torch.zeros(())
+
+    @hookimpl
+    def compute_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(logits, targets, reduction="none")
+        self.mean = 0.9 * self.mean + 0.1 * loss.mean()
+        return loss
+
+
+class KeepsTheLastLoss(ChainsItsSteps):
+    @hookimpl
+    def compute_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(logits, targets, reduction="none")
+        self.mean = 0.9 * self.mean + 0.1 * loss.mean().detach()
+        return loss
+
+
+_SEEN: list[torch.Tensor] = []
+
+
+class KeepsEveryLossElsewhere(Method):
+    @hookimpl
+    def compute_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(logits, targets, reduction="none")
+        _SEEN.append(loss.detach().mean())
+        return loss
+
+
+class AsksForAllImagesInEveryStep(Method):
+    """Pulls rows to their class's mean, of all training images, as they are now."""
+
+    auxiliary = ("pull",)
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features, context: Context) -> dict[str, torch.Tensor]:
+        return {"pull": 0.1 * (features.features - context.class_means()[features.targets]).square().mean()}
+
+
+class AsksForAllImagesInEveryEpoch(Method):
+    auxiliary = ("pull",)
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        shape = (context.num_classes, *context.feature_shape("pooled"))
+        self.register_buffer("means", torch.zeros(shape, device=context.device))
+
+    @hookimpl
+    def on_epoch_start(self, context: Context) -> None:
+        self.means.copy_(context.class_means())
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features) -> dict[str, torch.Tensor]:
+        return {"pull": 0.1 * (features.features - self.means[features.targets]).square().mean()}
+
+
+class ReturnsSmallLabels(Method):
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        return replace(features, targets=features.targets.to(torch.int32))
+
+
+class ReturnsLargeLogits(Method):
+    """A prior worked out in NumPy, in its type."""
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, context: Context) -> torch.Tensor:
+        return logits + torch.from_numpy(np.log(np.array([0.4, 0.3, 0.2, 0.1]))).to(logits.device)
+
+
+class ReturnsFloatLogits(Method):
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, context: Context) -> torch.Tensor:
+        return logits + logits.new_tensor(np.log(np.array([0.4, 0.3, 0.2, 0.1])))
+
+
+class MakesItsMarginsOnTheCPU(Method):
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        margins = torch.tensor([0.1, 0.2, 0.3, 0.4])
+        return logits - margins[None] * nn.functional.one_hot(targets, 4)
+
+
+class MakesItsMarginsWhereTheLogitsAre(Method):
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        margins = logits.new_tensor([0.1, 0.2, 0.3, 0.4])
+        rows = torch.arange(len(targets)).to(logits.device)
+        return logits - margins * nn.functional.one_hot(targets[rows], 4)
+
+
+class WeighsOnTheCPU(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def sample_weights(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.linspace(0.5, 1.5, len(values)).flip(0).mean(0, keepdim=True).expand(len(values))
+
+
+class MixesOneSideOnly(Method):
+    """The share of a first label, without a second one."""
+
+    breaks = frozenset({"hard_labels"})
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch) -> Batch:
+        return replace(batch, target_weight=torch.ones(len(batch.targets), device=batch.images.device))
+
+
+class WeighsTheBatchAsItWas(Method):
+    """Weights from labels of the batch, for rows that are half as many."""
+
+    interface = "1.1"
+
+    @hookimpl
+    def sample_weights(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.ones(max(1, len(values) // 2), device=values.device)
+
+
+class DropsOthersRows(Method):
+    """Goes on with the rows of the batch, as they came from the backbone."""
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        rows = torch.arange(len(features.features), device=features.features.device)
+        first = rows[: 16 if len(rows) > 16 else len(rows)]
+
+        def of(values):
+            return None if values is None else values[first]
+
+        return replace(
+            features,
+            features=1.1 * features.features[first],
+            targets=features.targets[first],
+            source_index=features.source_index[first],
+            synthetic=features.synthetic[first],
+            partner_targets=of(features.partner_targets),
+            target_weight=of(features.target_weight),
+        )
+
+
+class ChangesOthersRows(Method):
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        return replace(features, features=1.1 * features.features)
+
+
+class LeavesOthersRows(Method):
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        x = features.features
+        return replace(features, features=torch.where(features.synthetic[:, None], x, 1.1 * x))
+
+
+class MakesANewRecord(Method):
+    """Builds the record anew, and so loses all that it did not think of."""
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        x = torch.where(features.synthetic[:, None], features.features, 1.1 * features.features)
+        return Features(x, features.targets, features.source_index, features.synthetic)
+
+
+class TakesTheMarkAway(Method):
+    """Marks its own rows, and thinks that there are no others."""
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        tail = (context.class_counts < 10)[features.targets] & ~features.synthetic
+        x = torch.where(tail[:, None], 1.1 * features.features, features.features)
+        return replace(features, features=x, synthetic=tail)
+
+
+class HasAnIdleModule(Method):
+    """A residual branch whose gate and whose last layer both start at 0, so that neither ever moves."""
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.branch = nn.Linear(8, 8)
+        self.gate = nn.Parameter(torch.zeros(()))
+        nn.init.zeros_(self.branch.weight)
+        nn.init.zeros_(self.branch.bias)
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        x = features.features + self.gate * self.branch(features.features)
+        return replace(features, features=torch.where(features.synthetic[:, None], features.features, x))
+
+
+class HasAModuleThatMoves(HasAnIdleModule):
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        nn.init.normal_(self.branch.weight)
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        return super().augment_features(features)
+
+
+class _Warm(nn.Module):
+    """Logits over a temperature, which is a number or a buffer."""
+
+    def __init__(self, classifier: nn.Module, temperature: torch.Tensor, kept: bool) -> None:
+        super().__init__()
+        self.classifier = classifier
+        if kept:
+            self.register_buffer("temperature", temperature)
+        else:
+            self.temperature = float(temperature)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return self.classifier(pooled) / self.temperature
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.classifier.weight / self.temperature
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.classifier.bias / self.temperature
+
+
+class KeepsItsTemperatureAside(Method):
+    """A temperature from the spread of the training logits, which the model that is opened again does not have."""
+
+    kept = False
+
+    @hookimpl
+    def post_calibrate(self, classifier: nn.Module, context: Context) -> nn.Module:
+        return _Warm(classifier, 1 + classifier(context.training_features()).std(), self.kept)
+
+
+class KeepsItsTemperatureInABuffer(KeepsItsTemperatureAside):
+    kept = True
+
+    @hookimpl
+    def post_calibrate(self, classifier: nn.Module, context: Context) -> nn.Module:
+        return super().post_calibrate(classifier, context)
+
+
+class _Branching(_Detaching):
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(pooled)
+        return logits if float(pooled.square().mean()) < 1 else 2 * logits
+
+
+class BranchesOnTheBatch(Method):
+    """Its logits depend on the batch that an image is in, and no export can follow."""
+
+    @hookimpl
+    def post_calibrate(self, classifier: nn.Module, context: Context) -> nn.Module:
+        branching = _Branching(context.model.backbone.feature_dim, context.num_classes, detach=False)
+        branching.weight.copy_(classifier.weight)
+        return branching
+
+
+class TakesTheFirstHalfForTheTail(Method):
+    """Counts on a sampler that puts rare classes first, and neither brings nor requires one."""
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        first = torch.arange(len(logits), device=logits.device) < len(logits) / 2
+        return torch.where(first[:, None], 2 * logits, logits)
+
+
+class SaysThatOrderMatters(TakesTheFirstHalfForTheTail):
+    order_matters = True
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        return super().adjust_logits(logits)
+
+
+class GoesByLabels(Method):
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, targets: torch.Tensor, context: Context) -> torch.Tensor:
+        noise = torch.rand(len(logits), generator=context.generator, device=context.device)
+        rare = (context.class_counts < 20)[targets]
+        return torch.where(rare[:, None], (1.5 + noise)[:, None] * logits, logits)
+
+
+class LetsExtraRowsThrough(Method):
+    """More images of rare classes, added to the batch as if a sampler had drawn them."""
+
+    interface = "1.1"
+    through = True
+
+    @hookimpl
+    def extra_rows(self, indices: list[torch.Tensor], context: Context) -> list[torch.Tensor]:
+        rare = (context.training_targets == 3).nonzero()[:, 0]
+        return [rare[:2] for _ in indices]
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        extra = features.extra
+        made = extra.features if self.through else 0.5 * (extra.features + extra.features.flip(0))
+        changed = features.append(made, extra.targets, extra.source_index)
+        return replace(changed, extra=None)
+
+
+class MakesRowsOfExtraRows(LetsExtraRowsThrough):
+    through = False
+
+    @hookimpl
+    def augment_features(self, features: Features) -> Features:
+        return super().augment_features(features)
+
+
+class GivesGradientsOfWhatIsFrozen(Method):
+    """Goes by the model's parameters, and not by what the stage trains."""
+
+    interface = "1.1"
+
+    def __init__(self, options=None) -> None:
+        super().__init__(options)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.scale * logits
+
+    @hookimpl
+    def compute_gradients(self, objective, context: Context) -> dict[str, torch.Tensor]:
+        given = objective.gradients(objective())
+        named = context.model.named_parameters()
+        return {name: given.get(name, torch.zeros_like(parameter)) for name, parameter in named}
+
+
+class PerturbsTheWeightsAndLeavesThem(Method):
+    """A look ahead, written into the weights themselves, that is not taken back."""
+
+    interface = "1.1"
+
+    @hookimpl
+    def compute_gradients(self, objective) -> dict[str, torch.Tensor]:
+        ahead = objective.gradients(objective())
+        with torch.no_grad():
+            for name, gradient in ahead.items():
+                objective.parameters[name].add_(0.01 * gradient)
+        return objective.gradients(objective())
+
+
+class LooksAhead(Method):
+    interface = "1.1"
+
+    @hookimpl
+    def compute_gradients(self, objective) -> dict[str, torch.Tensor]:
+        ahead = objective.gradients(objective())
+        at = {name: each + 0.01 * ahead.get(name, 0) for name, each in objective.parameters.items()}
+        return objective.gradients(objective(at=at), at=at)
+
+
+class _Stale(nn.Module):
+    """A cosine classifier whose `weight` was worked out once, when it was built."""
+
+    bias = None
+
+    def __init__(self, feature_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.randn(num_classes, feature_dim))
+        self.register_buffer("weight", 16 * nn.functional.normalize(self.raw.detach()))
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return 16 * nn.functional.normalize(pooled) @ nn.functional.normalize(self.raw).T
+
+
+class BuildsAClassifierWithAnOldWeight(Method):
+    @hookimpl
+    def build_classifier(self, feature_dim: int, num_classes: int) -> nn.Module:
+        return _Stale(feature_dim, num_classes)

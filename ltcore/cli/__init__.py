@@ -14,6 +14,7 @@ from contextlib import suppress
 from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, training, use
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
+from ltcore.discovery import unpackaged
 from ltcore.errors import LtcoreError
 from ltcore.training.threads import prepare_openmp
 from ltcore.untrusted import printable
@@ -36,6 +37,7 @@ def main() -> None:
     # Read by PyTorch when it starts: batches of images on huge pages cost a third of the time to fill on the CPU.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     prepare_openmp()
+    unpackaged.told[:] = [lambda path: _complain(f"running {path}, which is not installed but named as a file")]
     parser = _parser()
     if len(sys.argv) == 1:
         parser.print_help()

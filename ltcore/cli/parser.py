@@ -48,6 +48,10 @@ class Parser(argparse.ArgumentParser):
         """The option ``--seed``."""
         self.add_argument("--seed", type=int, help="the run's seed, in place of the recipe's")
 
+    def run_code(self) -> None:
+        """The option ``--run-code``."""
+        self.flag("--run-code", "run the code that the run keeps, where its recipe named a file", "run_code")
+
     def json(self) -> None:
         """The option ``--json``."""
         self.flag("--json", "print JSON", "as_json")

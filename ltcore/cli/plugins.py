@@ -34,5 +34,5 @@ def add(commands: Any) -> None:
     command.flag("--import", "import each one in another process, instead of reading its source", "really_import")
     nested = command.add_subparsers(title="commands", metavar="COMMAND")
     command = add_command(nested, "show", show_plugin)
-    command.add_argument("name", metavar="NAME", help="a method's name")
+    command.add_argument("name", metavar="NAME", help="a method's name, or ./mine.py:Mine")
     command.json()

@@ -12,8 +12,11 @@ from ltcore.untrusted import printable
 
 
 def new(
-    name: str,
+    name: str | None = None,
     hooks: Sequence[str] = (),
+    kind: str | None = None,
+    methods: Sequence[str] = (),
+    taken: Sequence[str] = (),
     out: Path | None = None,
     license: str = "apache-2.0",
     author: str | None = None,
@@ -21,21 +24,28 @@ def new(
 ) -> None:
     """Write a plugin to start from: a distribution with code, tests, a recipe and a card, which works as it stands.
 
-    Example: ltcore new mynoise --hook augment_features
+    Kinds: loss, margin, class-weights, sample-weights, loss-term, tap-loss, trained-module, feature-bank, augmentation,
+    mixing, balancing, sampler, extra-rows, gradients, constraint, classifier, calibration, adapter, backbone, data-set.
+
+    Example: ltcore new mynoise --kind augmentation
     """
     from ltcore.new import write_plugin
 
-    files = write_plugin(name, hooks, out, license, author, force)
+    files = write_plugin(name, hooks, out, license, author, force, kind, methods, taken)
     folder = files[0].parent
     for path in files:
         print(f"  {printable(path)}")
-    recipe = next(path for path in files if path.parent.name == "recipes")
-    method = next(path for path in files if path.name == "method.py")
-    print(
-        f"\nInstall it, and see that it works:\n\n    pip install -e {folder}\n    pytest {folder}\n    "
-        f"ltcore check {method.parent.name.removeprefix('ltcore_')}\n    ltcore run {recipe}\n\n"
-        f"Then change {method} and functional.py beside it."
-    )
+    modules = [path for path in files if path.name == "method.py"]
+    checked = " ".join(path.parent.name.removeprefix("ltcore_") for path in modules)
+    lines = [f"pip install -e {folder}", f"pytest {folder}", f"ltcore check {checked}"]
+    lines += [f"ltcore run {path}" for path in files if path.parent.name == "recipes"]
+    if taken:
+        lines.insert(1, f"ruff check --fix {folder} && ruff format {folder}")
+    print("\nInstall it, and see that it works:\n\n" + "".join(f"    {line}\n" for line in lines))
+    if taken:
+        print(f"Recipes that name the file then say 'use: NAME'; NAME is {' or '.join(checked.split())}.")
+    else:
+        print(f"Then change {modules[0]} and functional.py beside it.")
 
 
 def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool = False) -> None:
@@ -69,15 +79,23 @@ def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool 
 def add(commands: Any) -> None:
     """Add these commands to the command line."""
     command = add_command(commands, "new", new)
-    command.add_argument("name", metavar="NAME", help="what recipes will call the method, such as my_noise")
+    text = "what recipes will call the method, such as my_noise; of several methods, what the distribution is called"
+    command.add_argument("name", metavar="NAME", nargs="?", default=None, help=text)
+    text = "start from a method of this kind, in place of hooks; the list stands above"
+    command.add_argument("--kind", metavar="KIND", help=text)
     text = "a hook that it implements, by default augment_features; may be repeated: docs/hooks.md has them all"
     command.add_argument("--hook", action="append", dest="hooks", metavar="HOOK", help=text)
+    text = "one of several methods, as NAME=KIND or NAME=HOOK+HOOK; may be repeated"
+    command.add_argument("--method", action="append", dest="methods", metavar="NAME=KIND", help=text)
+    text = "take over a method that was tried in one file, such as ./mine.py:Mine; may be repeated"
+    command.add_argument("--from", action="append", dest="taken", metavar="FILE:CLASS", help=text)
     command.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; by default ltcore-NAME")
     command.add_argument("--license", choices=("apache-2.0", "mit", "bsd-3-clause"), help="by default apache-2.0")
     command.add_argument("--author", metavar="NAME", help="for pyproject.toml and the licence")
     command.flag("--force", "write over files that are there")
     command = add_command(commands, "check", check)
-    command.add_argument("names", metavar="NAME", nargs="*", help="a method's name; by default those of all plugins")
+    text = "a method's name, or ./mine.py:Mine; by default those of all plugins"
+    command.add_argument("names", metavar="NAME", nargs="*", help=text)
     text = "leave a check out, such as pairs, which takes longest; may be repeated"
     command.add_argument("--without", action="append", metavar="CHECK", help=text)
     command.json()

@@ -49,7 +49,13 @@ def compare(
             print(line, file=sys.stderr)
 
 
-def report(runs: Sequence[Path], out: Path = Path("report.html"), features: bool = True, images: bool = True) -> None:
+def report(
+    runs: Sequence[Path],
+    out: Path = Path("report.html"),
+    features: bool = True,
+    images: bool = True,
+    run_code: bool = False,
+) -> None:
     """Draw one run, or several side by side, as one HTML page that needs no network.
 
     Example: ltcore report runs/digits_lt_ofa_focal/20261121-063900-seed0 -o report.html
@@ -57,7 +63,7 @@ def report(runs: Sequence[Path], out: Path = Path("report.html"), features: bool
     from ltcore.files.output import is_stream
     from ltcore.report import write_report
 
-    notes = write_report(runs, out, features, images)
+    notes = write_report(runs, out, features, images, run_code)
     aside = is_stream(out)  # then what is printed must not run into the page
     for note in notes:
         print(f"note: {printable(note)}", file=sys.stderr if aside else sys.stdout)
@@ -92,3 +98,4 @@ def add(commands: Any) -> None:
     command.add_argument("--no-features", action="store_false", dest="features", help=text)
     text = "leave out example images; with --no-features, the data is not read"
     command.add_argument("--no-images", action="store_false", dest="images", help=text)
+    command.run_code()

@@ -19,6 +19,7 @@ def predict(
     as_json: bool = False,
     batch_size: int = 64,
     workers: int | None = None,
+    run_code: bool = False,
 ) -> None:
     """Say what a run's calibrated model takes images for.
 
@@ -31,10 +32,10 @@ def predict(
     from ltcore.runs.prediction_files import predict_into
     from ltcore.runs.saved import load
 
-    predict_into(load(run), images, top, out, as_json, batch_size, workers)
+    predict_into(load(run, run_code), images, top, out, as_json, batch_size, workers)
 
 
-def export(run: Path, to: str, out: Path | None = None, force: bool = False) -> None:
+def export(run: Path, to: str, out: Path | None = None, force: bool = False, run_code: bool = False) -> None:
     """Write a run's calibrated model in a format that other programs read.
 
     The model has no training-time parts, its calibration is folded into the classifier, and how images are prepared and
@@ -52,7 +53,7 @@ def export(run: Path, to: str, out: Path | None = None, force: bool = False) -> 
     from ltcore.files.output import is_stream
     from ltcore.runs.saved import load
 
-    for line in write(load(run), to, out, force):
+    for line in write(load(run, run_code), to, out, force):
         print(printable(line), file=sys.stderr if out is not None and is_stream(out) else sys.stdout)
 
 
@@ -68,6 +69,7 @@ def add(commands: Any) -> None:
     command.add_argument("--batch-size", type=whole, metavar="N", help="images at a time; by default 64")
     text = "processes that decode; by default one a core, at most 8"
     command.add_argument("--workers", type=whole, metavar="N", help=text)
+    command.run_code()
     command = add_command(commands, "export", export)
     command.add_argument("run", type=Path, metavar="RUN", help="the directory of a run that has ended")
     formats = ("torchscript", "torch_export", "onnx", "safetensors", "hub")
@@ -75,3 +77,4 @@ def add(commands: Any) -> None:
     text = "the file, or the folder for hub; by default named after the recipe, in this directory"
     command.add_argument("--out", type=Path, metavar="PATH", help=text)
     command.flag("--force", "replace what an earlier export wrote")
+    command.run_code()

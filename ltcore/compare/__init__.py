@@ -11,6 +11,7 @@ from ltcore.compare.found import FoundRun, find_runs
 from ltcore.compare.testing import PairedTest, holm, paired_test, spread
 from ltcore.contract.figures import COMPARED, FigureName
 from ltcore.contract.result import Figures
+from ltcore.discovery.offer import UNPACKAGED
 from ltcore.errors import RecipeError, nearest
 
 
@@ -80,6 +81,7 @@ def compare(
                 "label": group.label,
                 "recipe": group.name,
                 "differs": group.differs,
+                "unpackaged": [n for n, v in group.any.result["versions"].items() if v == UNPACKAGED],
                 "seeds": list(group.runs),
                 "runs": [str(run.path) for run in group.runs.values()],
                 "figures": _figures([run.result["after_calibration"] for run in group.runs.values()], metrics),

@@ -119,6 +119,8 @@ def _notes(content: dict[str, Any]) -> list[str]:
         if group["differs"]:
             settings = ", ".join(f"{path}={json.dumps(value)}" for path, value in group["differs"].items())
             notes.append(f"{group['label']}: {settings}")
+        if group["unpackaged"]:
+            notes.append(f"{group['label']}: with code that is no distribution: {', '.join(group['unpackaged'])}")
         if group["test"] and group["test"]["why"]:
             notes.append(f"{group['label']}: no p-value: {group['test']['why']}")
         if group["test"] and 0 < len(group["test"]["seeds"]) < len(group["seeds"]):

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from ltcore.errors import RunError
 from ltcore.seeding import derive_seed
 
 if TYPE_CHECKING:
+    from ltcore.contract.images import ImageFunction
     from ltcore.contract.model import Model
+
+
+#: What is said to a method that asks for validation images where there are none.
+NO_VALIDATION = (
+    "there are no validation images; set data.holdout in the recipe. A method that needs them says so in `requires` "
+    "(validation), and is then refused before data is read"
+)
 
 
 class Provider(Protocol):
@@ -25,6 +34,11 @@ class Provider(Protocol):
 
     def feature_shape(self, tap: str) -> tuple[int, ...]:
         """See `Context.feature_shape`."""
+
+    def images(
+        self, split: str, indices: Tensor, transform: ImageFunction | None, augmented: bool, seed: int | None
+    ) -> Tensor:
+        """See `Context.images`; `seed` is that of all draws, None where there are none."""
 
 
 @dataclass
@@ -93,8 +107,14 @@ class Context:
         return self._state.training_targets
 
     @property
-    def validation_targets(self) -> Tensor | None:
-        """Labels of the validation images [M] int64, on the CPU; None where there are none."""
+    def validation_targets(self) -> Tensor:
+        """Labels of the validation images, [M] int64, on the CPU.
+
+        Raises:
+            RunError: there are none. A method whose `requires` has ``validation`` is refused in the plan then.
+        """
+        if self._state.validation_targets is None:
+            raise RunError(NO_VALIDATION)
         return self._state.validation_targets
 
     @property
@@ -121,6 +141,14 @@ class Context:
     def epochs(self) -> int:
         """Number of epochs in the stage."""
         return self._state.epochs
+
+    @property
+    def step(self) -> int:
+        """Step of the epoch, from 0: which of the batches that ``extra_rows`` is given.
+
+        -1 before the first; the number of the epoch's steps behind the last.
+        """
+        return self._state.step
 
     @property
     def progress(self) -> Tensor:
@@ -197,6 +225,31 @@ class Context:
             RunError: the recipe holds nothing out and the data set has no validation split.
         """
         return self._state.provider.features("val", tap)
+
+    def images(
+        self, split: str, indices: Tensor, transform: ImageFunction | None = None, augmented: bool = False
+    ) -> Tensor:
+        """Images of the training or the validation split, to look at: [M, C, H, W] float32, normalised, on the device.
+
+        They are decoded, and may be many: a method asks for as many at a time as fit into memory. In a rehearsal some
+        of many stand for all.
+
+        Args:
+            split: ``train`` or ``val``; ``source_index`` points into ``train``.
+            indices: [M] int64, on any device.
+            transform: what is done to each image before it is normalised, as ``image_transform`` describes it; drawn
+                from `generator`, so that it differs from call to call.
+            augmented: prepare them as training does, with crop, flip and policy drawn likewise; else as evaluation
+                does.
+
+        Raises:
+            PluginError: there is no such split or image, or `transform` cannot be sent to another process.
+            RunError: there are no validation images; or `transform` failed.
+        """
+        seed = None
+        if transform is not None or augmented:
+            seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
+        return self._state.provider.images(split, indices, transform, augmented, seed)
 
     def class_means(self) -> Tensor:
         """Mean pooled training feature of each class, [C, D]; with E experts [C, E, D], as `training_features`."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import Context
     from ltcore.contract.objective import Objective
-    from ltcore.contract.records import Features
+    from ltcore.contract.records import Batch, Features
     from ltcore.contract.samplers import Sampler
 
 
@@ -57,20 +57,24 @@ def one_backward_pass(objective: Objective) -> dict[str, Tensor]:
     return objective.gradients(objective())
 
 
-def not_one_value_per_sample(loss: Any, logits: Tensor, targets: Tensor, features: Features) -> str | None:
-    """What is wrong with an answer to ``compute_loss``."""
-    shape = getattr(loss, "shape", ())
-    if shape == targets.shape:
-        return None
-    return f"returned shape {list(shape)} for {len(targets)} samples; it returns one value per sample"
+# What is right is told first and cheaply: these are asked in every step.
 
 
-def not_one_weight_per_sample(weights: Any, values: Tensor, features: Features) -> str | None:
-    """What is wrong with an answer to ``sample_weights``."""
-    shape = getattr(weights, "shape", ())
-    if weights is None or shape == values.shape:
+def wrong_batch(changed: Any, batch: Batch) -> str | None:
+    """What is wrong with an answer to ``mix_inputs``: every row has its image, label, source and share, as it came."""
+    if changed is batch:
         return None
-    return f"returned shape {list(shape)} for {len(values)} rows; it returns one weight per row, or None"
+    if type(changed) is not type(batch):
+        return f"returned {_kind(changed)}; it returns a Batch"
+    images, like = changed.images, batch.images
+    if images is not like and (
+        not _is_tensor(images)
+        or images.dtype != like.dtype
+        or images.device != like.device
+        or images.shape[1:2] != like.shape[1:2]
+    ):
+        return f"returned images as {_shown(images)}; they came as {_shown(like)}"
+    return _wrong_labels(changed, batch, len(images), like.device)
 
 
 def no_backbone(changed: Any, backbone: Backbone) -> str | None:
@@ -82,16 +86,119 @@ def no_backbone(changed: Any, backbone: Backbone) -> str | None:
     return f"returned {type(changed).__name__}, which is no ltcore.Backbone"
 
 
-def unequal_rows(changed: Features, features: Features) -> str | None:
+def wrong_features(changed: Any, features: Features) -> str | None:
     """What is wrong with an answer to ``augment_features``: every row has its features, target, source and mark."""
-    counts = [len(x) for x in (changed.features, changed.targets, changed.source_index, changed.synthetic)]
+    if changed is features:
+        return None
+    if type(changed) is not type(features):
+        return f"returned {_kind(changed)}; it returns Features"
+    x, like = changed.features, features.features
+    if x is not like and (
+        not _is_tensor(x)
+        or x.device != like.device
+        or (x.dtype != like.dtype and _is_no_float(x))
+        or x.ndim != like.ndim
+    ):
+        return f"returned features as {_shown(x)}; they came as {_shown(like)}"
     if (changed.expert is None) != (features.expert is None) or changed.expert_rows != features.expert_rows:
         return "dropped 'expert', which says of which expert of the network a row is, or made it up"
-    if changed.expert is not None and len(changed.expert) != counts[0]:
-        return f"returned {counts[0]} rows of features and {len(changed.expert)} in 'expert', which says whose each is"
-    if len(set(counts)) == 1:
-        return None
-    return (
-        f"returned {counts[0]} rows of features, {counts[1]} targets, {counts[2]} source indices and {counts[3]} marks "
-        "in 'synthetic'"
+    if changed.expert is not None and len(changed.expert) != len(x):
+        return f"returned {len(x)} rows of features and {len(changed.expert)} in 'expert', which says whose each is"
+    rows, device, mark = len(x), like.device, features.synthetic
+    return _wrong_labels(changed, features, rows, device) or _wrong_column(
+        "synthetic", changed.synthetic, rows, mark.dtype, device
     )
+
+
+def wrong_logits(changed: Any, logits: Tensor, *_: Any) -> str | None:
+    """What is wrong with an answer to ``adjust_logits``: logits as they came."""
+    try:
+        if changed.dtype is logits.dtype and changed.shape == logits.shape and changed.device == logits.device:
+            return None
+    except AttributeError:
+        pass
+    return f"returned logits as {_shown(changed)}; they came as {_shown(logits)}"
+
+
+def wrong_loss(loss: Any, logits: Tensor, targets: Tensor, *_: Any) -> str | None:
+    """What is wrong with an answer to ``compute_loss``: one value a sample, where and of what the logits are."""
+    try:
+        if loss.shape == targets.shape and loss.dtype is logits.dtype and loss.device == logits.device:
+            return None
+    except AttributeError:
+        pass
+    if (shape := getattr(loss, "shape", ())) != targets.shape:
+        return f"returned shape {list(shape)} for {len(targets)} samples; it returns one value per sample"
+    return f"returned its values as {_shown(loss)}; the logits are {_shown(logits)}"
+
+
+def wrong_factors(weights: Any, values: Tensor, *_: Any) -> str | None:
+    """What is wrong with an answer to ``sample_weights``: a float a row, where the values are; None is none."""
+    return None if weights is None else _wrong_column("weights", weights, len(values), "", values.device)
+
+
+def wrong_terms(terms: Any, features: Features, logits: Tensor, *_: Any) -> str | None:
+    """What is wrong with an answer to ``auxiliary_losses``: floats by name, on the logits' device."""
+    if not isinstance(terms, dict):
+        return f"returned {_kind(terms)}; it returns its terms by name"
+    for name, value in terms.items():
+        if _is_tensor(value) and (value.device != logits.device or not value.is_floating_point()):
+            return f"returned '{name}' as {_shown(value)}; a term is a float on {logits.device}"
+    return None
+
+
+def wrong_weights(weights: Any) -> str | None:
+    """What is wrong with an answer to ``class_weights``: a float for each class; None is none."""
+    if weights is None or (_is_tensor(weights) and weights.is_floating_point() and weights.ndim == 1):
+        return None
+    return f"returned {_shown(weights)}; it returns a float a class, [C]"
+
+
+def _wrong_labels(changed: Any, given: Any, rows: int, device: Any) -> str | None:
+    """What is wrong with the labels and sources of a batch's or features' rows."""
+    integer = given.targets.dtype
+    if wrong := _wrong_column("targets", changed.targets, rows, integer, device):
+        return wrong
+    if wrong := _wrong_column("source_index", changed.source_index, rows, integer, device):
+        return wrong
+    partners, share = changed.partner_targets, changed.target_weight
+    if partners is None and share is None:
+        return None
+    if partners is None or share is None:
+        there, lacking = ("partner_targets", "target_weight")[:: 1 if share is None else -1]
+        return f"returned '{there}' without '{lacking}'; a mixed row has a second label and the share of its first"
+    return _wrong_column("partner_targets", partners, rows, integer, device) or _wrong_column(
+        "target_weight", share, rows, "", device
+    )
+
+
+def _wrong_column(name: str, value: Any, rows: int, dtype: Any, device: Any) -> str | None:
+    """What is wrong with one value a row; `dtype` is empty where any float will do."""
+    try:
+        typed = value.dtype is dtype or (not dtype and value.is_floating_point())
+        if typed and value.device == device and value.shape == (rows,):
+            return None
+    except AttributeError:
+        pass
+    wanted = str(dtype).removeprefix("torch.") or "a float type"
+    return f"returned '{name}' as {_shown(value)}; for {rows} rows it is {wanted} [{rows}] on {device}"
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "is_floating_point")
+
+
+def _is_no_float(value: Tensor) -> bool:
+    """Whether it is none of the types that a network computes in; float64 is none."""
+    return not value.is_floating_point() or value.element_size() > 4
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _shown(value: Any) -> str:
+    """``float32 [8, 3] on cpu``."""
+    if not _is_tensor(value):
+        return _kind(value)
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"

@@ -23,16 +23,15 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
             weights = class_weights()                                       # product
             batches = sampler.draw(steps, class_distribution(), generator)  # one
             extra = extra_rows(indices, generator), for each method its own   # own
+            functions = image_transform(), each called for every image of the batches   # own
             for batch in batches:
                 gradients = compute_gradients(of the loss as a function):   # one; by default a backward pass
                     batch = mix_inputs(batch)                               # fold
                     features = backbone(batch), with augment_features(features) at each tap   # fold
-                    logits = classifier(features)
-                    adjusted = adjust_logits(logits, targets, features)     # fold
+                    adjusted = adjust_logits(logits := classifier(features), targets, features)   # fold
                     values = compute_loss(adjusted, targets, features)      # one
                     values = values * sample_weights(values, features)      # product
-                    loss = class-weighted mean of the values
-                    loss = loss + auxiliary_losses(features, logits), weighted   # sum
+                    loss = class-weighted mean of the values + auxiliary_losses(features, logits)   # sum
                 clip, optimizer step
                 after_step()                                                # all; then a checkpoint when it is time
             on_epoch_end()                                                  # all
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
 
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import Context
+    from ltcore.contract.images import ForExtraRows, ImageFunction
     from ltcore.contract.objective import Objective
     from ltcore.contract.records import Batch, Features
     from ltcore.contract.samplers import Sampler
@@ -197,7 +197,7 @@ def on_epoch_start(context: Context) -> None:
     """
 
 
-@hook("product", called="epoch", classification=True, may_be_none=True)
+@hook("product", called="epoch", classification=True, may_be_none=True, problem=defaults.wrong_weights)
 def class_weights(context: Context) -> Tensor | None:
     """A weight for each class's loss values, [C]; core takes the weighted mean over the batch; None: no weights.
 
@@ -240,6 +240,24 @@ def extra_rows(indices: list[Tensor], generator: torch.Generator, context: Conte
     """
 
 
+@hook("own", called="epoch", may_be_none=True)
+def image_transform(context: Context) -> ImageFunction | ForExtraRows | None:
+    """A function that changes training images one by one, where they are prepared; None: none in this epoch.
+
+    Called at the start of every epoch, and again where a run goes on inside it: it must give the same function for the
+    same epoch, from what is in options and buffers. The function is called as ``function(image, target, generator)``
+    for every training image of the epoch, behind core's own crop, flip and policy and before normalisation, and
+    returns an image of the same shape and type. ``image`` is [C, H, W] uint8 on the CPU, and the function's own to
+    write into; ``target`` is its label, an int; ``generator`` is on the CPU, seeded for this image, and all the
+    randomness there is. The functions of several methods act in the recipe's order.
+
+    It travels to the processes that decode images, with every batch, so it must be one that pickle takes and small: a
+    function at module level, a ``functools.partial`` of one, or an instance of a class at module level, which holds
+    plain values and no tensor of another device. ``ltcore.ForExtraRows(function)`` acts on the method's own extra rows
+    alone; any other function acts on those of every method, too. It is refused in a stage with a cache.
+    """
+
+
 @hook(
     "one",
     called="step",
@@ -258,7 +276,7 @@ def compute_gradients(objective: Objective, context: Context) -> dict[str, Tenso
     """
 
 
-@hook("fold", called="step")
+@hook("fold", called="step", problem=defaults.wrong_batch)
 def mix_inputs(batch: Batch, context: Context) -> Batch:
     """Change a training batch before the backbone sees it (mixup and its kin).
 
@@ -268,7 +286,7 @@ def mix_inputs(batch: Batch, context: Context) -> Batch:
     """
 
 
-@hook("fold", called="step", by_tap=True, problem=defaults.unequal_rows)
+@hook("fold", called="step", by_tap=True, problem=defaults.wrong_features)
 def augment_features(features: Features, context: Context) -> Features:
     """Change, replace or append feature rows at the method's tap.
 
@@ -282,7 +300,7 @@ def augment_features(features: Features, context: Context) -> Features:
     """
 
 
-@hook("fold", called="step", classification=True)
+@hook("fold", called="step", classification=True, problem=defaults.wrong_logits)
 def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """Change the training logits [N, C] before the loss, knowing the targets [N]; evaluation never calls it.
 
@@ -299,7 +317,7 @@ def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: 
     classification=True,
     acts="compute the loss",
     default=Default("cross-entropy", defaults.cross_entropy),
-    problem=defaults.not_one_value_per_sample,
+    problem=defaults.wrong_loss,
 )
 def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """One loss value a sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces.
@@ -309,7 +327,7 @@ def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: C
     """
 
 
-@hook("product", called="step", classification=True, may_be_none=True, problem=defaults.not_one_weight_per_sample)
+@hook("product", called="step", classification=True, may_be_none=True, problem=defaults.wrong_factors)
 def sample_weights(values: Tensor, features: Features, context: Context) -> Tensor | None:
     """A factor for each row's loss value, [N]; None: none.
 
@@ -319,7 +337,7 @@ def sample_weights(values: Tensor, features: Features, context: Context) -> Tens
     """
 
 
-@hook("sum", called="step", declared_in="auxiliary")
+@hook("sum", called="step", declared_in="auxiliary", problem=defaults.wrong_terms)
 def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
     """Scalar loss terms by name, as declared in the method's `auxiliary`; the recipe weighs ``method/term``.
 

@@ -67,6 +67,7 @@ ADDED: dict[str, Version] = dict.fromkeys(
         "compute_gradients",
         "compute_loss.features",
         "extra_rows",
+        "image_transform",
         "on_stage_end",
         "sample_weights",
     ),

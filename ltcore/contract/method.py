@@ -35,13 +35,14 @@ class Method(nn.Module, Generic[OptionsT]):
     A subclass names its options class in brackets: ``class Focal(Method[FocalOptions])``. Then ``self.options`` is a
     `FocalOptions`, for type checkers too, and ``Focal.Options`` is that class. ``Method`` alone has no options. The
     subclass sets `interface` to the version of the hooks that it was written for, and any of `requires`, `provides`,
-    `breaks`, `auxiliary`, `frozen` and `tap`, as a class attribute or as a property that reads the options.
+    `breaks`, `auxiliary`, `frozen`, `tap` and `acts_from`, as class attributes or as properties that read the options.
 
     Attributes:
         Options: the options' class. Set by core from the brackets; a class may set it itself, which comes first.
         options: the options of this instance.
         checked_with: options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs, on some
             dozens of images of 8 x 8 pixels in 4 classes.
+        order_matters: whether what a row becomes depends on its place in the batch, beside what is drawn for it.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -52,6 +53,10 @@ class Method(nn.Module, Generic[OptionsT]):
 
     #: ``MAJOR.MINOR``, see `ltcore.contract.interface`. A class that does not say was written for the first version.
     interface: ClassVar[str] = "1.0"
+
+    #: Whether what a row becomes depends on its place in the batch, beside what is drawn for it. ``ltcore check`` sees
+    #: that it does not, unless the method says so here, or brings a sampler or rows of its own.
+    order_matters: ClassVar[bool] = False
 
     @property
     def requires(self) -> AbstractSet[str]:
@@ -85,6 +90,15 @@ class Method(nn.Module, Generic[OptionsT]):
     def tap(self) -> str:
         """Where `augment_features` acts: ``maps`` (before the global pool), ``pooled`` or an inner tap."""
         return "pooled"
+
+    @property
+    def acts_from(self) -> int:
+        """The epoch of a stage, counted from 0, from which on the method acts; a stage that ends before is refused.
+
+        It is the option ``start_epoch`` where the method has one, else 0.
+        """
+        start = getattr(self.options, "start_epoch", 0)
+        return start if isinstance(start, int) else 0
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Read ``Options`` from the brackets of a base, where the class does not set it.

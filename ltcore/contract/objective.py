@@ -44,7 +44,11 @@ class Objective(Protocol):
         """
 
     def gradients(
-        self, loss: Tensor, at: Mapping[str, Tensor] | None = None, create_graph: bool = False
+        self,
+        loss: Tensor,
+        at: Mapping[str, Tensor] | None = None,
+        create_graph: bool = False,
+        retain_graph: bool = False,
     ) -> dict[str, Tensor]:
         """The gradient of a loss in what trains, or in the parameters `at`, by name; without those it does not reach.
 
@@ -52,4 +56,5 @@ class Objective(Protocol):
             loss: 0-d.
             at: parameters to differentiate by; None for the weights as they are.
             create_graph: whether the gradients can be differentiated again.
+            retain_graph: whether the loss's graph is asked for more gradients; it is kept with `create_graph`, too.
         """

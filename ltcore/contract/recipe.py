@@ -47,7 +47,7 @@ class Use(BaseModel):
     """Something that core or a plugin offers, with its options."""
 
     use: str
-    """The name under which it is installed; `ltcore plugins` shows the names."""
+    """The name under which it is installed, as `ltcore plugins` shows it; or `./FILE.py:CLASS`."""
     options: dict[str, Any] = {}
     """Its options; `ltcore plugins show NAME` describes them."""
 
@@ -63,7 +63,7 @@ class MethodEntry(BaseModel):
     """A method of this recipe."""
 
     use: str | None = None
-    """The name under which the method is installed; by default the entry's own key."""
+    """The name under which the method is installed, or `./FILE.py:CLASS`; by default the entry's own key."""
     options: dict[str, Any] = {}
     """The method's options; `ltcore plugins show NAME` describes them."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ltcore.contract.splits import ArraySplit
+from ltcore.data.image_functions import ImageChanges, ImageFunctions, OpenedFunctions
 
 #: Elements that PyTorch works on in one thread.
 _ONE_THREAD = 32_000
@@ -36,12 +37,18 @@ class Loader(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+    def train_batches(
+        self,
+        indices: Iterable[Tensor],
+        generators: Iterable[torch.Generator],
+        changes: ImageChanges | None = None,
+    ) -> Iterator[Tensor]:
         """Training images, augmented, batch by batch.
 
         Args:
             indices: for each batch [B] int64, on the CPU.
             generators: for each batch one on `generator_device`; all the randomness there is. Both may be read ahead.
+            changes: what methods do to the images, once they are augmented; None for nothing.
 
         Yields:
             [B, C, H, W] float32, normalised, channels-last.
@@ -52,6 +59,25 @@ class Loader(Protocol):
 
     def eval_batch(self, start: int, stop: int) -> Tensor:
         """The images from `start` up to `stop` alone, as `eval_batches` gives them."""
+
+    def pick(
+        self,
+        indices: Tensor,
+        generator: torch.Generator | None = None,
+        functions: ImageFunctions | None = None,
+        augmented: bool = False,
+    ) -> Tensor:
+        """Any images, in any order.
+
+        Args:
+            indices: [M] int64, on the CPU.
+            generator: on `generator_device`; where `functions` are given or images are augmented.
+            functions: what is done to each image before it is normalised; None for nothing.
+            augmented: prepare them as training does; else as evaluation does.
+
+        Returns:
+            [M, C, H, W] float32, normalised, channels-last.
+        """
 
 
 class Normalizer:
@@ -112,6 +138,7 @@ class InMemoryLoader:
     ) -> None:
         self.device = self.generator_device = torch.device(device)
         self.targets = split.targets.to(self.device)
+        self._targets = split.targets
         self.crop_padding, self.flip = crop_padding, flip
         self._images = split.images.permute(0, 2, 3, 1).contiguous().to(self.device)
         self._normalise = Normalizer(mean, std, self._images.shape[2], self.device)
@@ -120,30 +147,87 @@ class InMemoryLoader:
         """Number of images."""
         return len(self.targets)
 
-    def train_batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def train_batch(
+        self,
+        indices: Tensor,
+        generator: torch.Generator,
+        functions: OpenedFunctions | None = None,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
         """Training images, augmented.
 
         Args:
             indices: [B] int64, on the CPU.
             generator: on the loader's device; all the randomness there is.
+            functions: what methods do to the images; None for nothing.
+            chosen: [B, K], which of the functions act on which row; None where all act on all.
 
         Returns:
             [B, C, H, W] float32, normalised, channels-last.
         """
+        images = self._augmented(indices, generator)
+        if functions is not None:
+            images = self._changed(images, indices, generator, functions, chosen)
+        return self._normalise(images)
+
+    def _plain(self, indices: Tensor) -> Tensor:
         if self.device.type == "cuda":
             indices = indices.pin_memory().to(self.device, non_blocking=True)
-        images = self._images.index_select(0, indices).permute(0, 3, 1, 2)
+        return self._images.index_select(0, indices).permute(0, 3, 1, 2)
+
+    def _augmented(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, C, H, W] uint8 on the device, cropped and flipped."""
+        images = self._plain(indices)
         size, padding = len(indices), self.crop_padding
         if padding or self.flip:
             # Both are always drawn: switching the flip off leaves the crops as they were.
             offsets = torch.randint(2 * padding + 1, (2, size), generator=generator, device=self.device)
             coin = torch.randint(2, (size,), generator=generator, device=self.device) * self.flip
             images = crop_flip(images, offsets[0], offsets[1], coin, padding)
-        return self._normalise(images)
+        return images
 
-    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+    def _changed(
+        self,
+        images: Tensor,
+        indices: Tensor,
+        generator: torch.Generator,
+        functions: OpenedFunctions,
+        chosen: Tensor | None,
+    ) -> Tensor:
+        """The images after the functions, which work on the CPU; the seeds are drawn behind all else of the batch."""
+        seeds = torch.randint(2**62, (len(indices),), generator=generator, device=self.device).tolist()
+        targets, which = self._targets[indices].tolist(), None if chosen is None else chosen.tolist()
+        images = images.to("cpu", copy=True)
+        for row, (target, seed) in enumerate(zip(targets, seeds, strict=True)):
+            images[row] = functions(images[row], target, seed, None if which is None else which[row])
+        return images.to(self.device)
+
+    def train_batches(
+        self,
+        indices: Iterable[Tensor],
+        generators: Iterable[torch.Generator],
+        changes: ImageChanges | None = None,
+    ) -> Iterator[Tensor]:
         """See `Loader.train_batches`; each batch is made when it is asked for."""
-        return map(self.train_batch, indices, generators)
+        if changes is None:
+            return map(self.train_batch, indices, generators)
+        functions = OpenedFunctions(changes.functions.pickled)
+        batches = zip(indices, generators, changes.rows, strict=False)
+        return (self.train_batch(index, generator, functions, chosen) for index, generator, chosen in batches)
+
+    def pick(
+        self,
+        indices: Tensor,
+        generator: torch.Generator | None = None,
+        functions: ImageFunctions | None = None,
+        augmented: bool = False,
+    ) -> Tensor:
+        """See `Loader.pick`."""
+        drawn = generator or torch.Generator(self.device)
+        images = self._augmented(indices, drawn) if augmented else self._plain(indices)
+        if functions is not None:
+            images = self._changed(images, indices, drawn, OpenedFunctions(functions.pickled), None)
+        return self._normalise(images)
 
     def eval_batch(self, start: int, stop: int) -> Tensor:
         """The images from `start` up to `stop`, as they are: [B, C, H, W] float32, normalised, channels-last."""

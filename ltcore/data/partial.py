@@ -9,11 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ltcore.data.image_functions import ImageChanges, ImageFunctions
 from ltcore.data.loader import Loader
 from ltcore.errors import RunError
 
 #: Images of the first two batches, before a whole one; the first of all warms up.
 _FEW = (4, 16)
+#: Of images that a method asks for, at most so many are prepared; and so many are to see how long its function takes.
+_PICKED, _TIMED = 256, 8
 #: A batch that would take longer is not computed: a pass is then timed, and its memory seen, on fewer images.
 _LONGEST_BATCH = 10.0
 
@@ -34,6 +37,10 @@ class PartialLoader:
         self.passes, self.projected, self.left_out = 0, 0.0, 0.0
         #: Whether some batch was too slow to be computed whole.
         self.reduced = False
+        #: What methods' functions take for an image of the epoch, where workers prepare it.
+        self.change_seconds = 0.0
+        #: Of each kind of images that a method has asked for in this epoch, some, and what one has taken.
+        self._picked: dict[tuple[bool, bytes], tuple[Tensor, float]] = {}
 
     def __len__(self) -> int:
         """Number of images."""
@@ -47,9 +54,52 @@ class PartialLoader:
         """The first images, some of them several times; see `completed`."""
         return self._first(batch_size, lambda rows: self.loader.eval_batch(0, rows))
 
-    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+    def train_batches(
+        self,
+        indices: Iterable[Tensor],
+        generators: Iterable[torch.Generator],
+        changes: ImageChanges | None = None,
+    ) -> Iterator[Tensor]:
         """See `ltcore.data.loader.Loader.train_batches`."""
-        return self.loader.train_batches(indices, generators)
+        self.change_seconds = 0.0
+        self._picked.clear()
+        if changes is not None and self.workers:
+            indices = list(indices)
+            self.change_seconds = self._seconds_to_change(indices[0][:_TIMED], changes.functions)
+        return self.loader.train_batches(indices, generators, changes)
+
+    def _seconds_to_change(self, indices: Tensor, functions: ImageFunctions) -> float:
+        spent = []
+        for asked in (None, functions):
+            began = self._clock()
+            self.loader.pick(indices, torch.Generator(self.generator_device).manual_seed(0), asked, augmented=True)
+            spent.append(self._clock() - began)
+        return max(spent[1] - spent[0], 0.0) / max(len(indices), 1)
+
+    def pick(
+        self,
+        indices: Tensor,
+        generator: torch.Generator | None = None,
+        functions: ImageFunctions | None = None,
+        augmented: bool = False,
+    ) -> Tensor:
+        """The images, where they are few; else some, several times, and the time that this saves is kept.
+
+        In an epoch the same kind of images is prepared once, however often it is asked for.
+        """
+        if len(indices) <= max(_FEW):
+            return self.loader.pick(indices, generator, functions, augmented)
+        kind, spent = (augmented, b"" if functions is None else functions.pickled), 0.0
+        if kind not in self._picked:
+            began = self._clock()
+            some = self.loader.pick(indices[:_PICKED], generator, functions, augmented)
+            self._wait()
+            spent = self._clock() - began
+            self._picked[kind] = some, spent / len(some)
+        some, an_image = self._picked[kind]
+        self.projected += an_image * len(indices)
+        self.left_out += an_image * len(indices) - spent
+        return some[torch.arange(len(indices), device=some.device) % len(some)]
 
     def augmented_pass(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
         """The first training images, augmented, some of them several times; see `completed`."""

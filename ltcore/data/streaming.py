@@ -2,7 +2,8 @@
 
 A worker returns uint8; the device normalises. For each image the training process draws a seed, in the order of the
 batches, and sends it along with the image's index: what a worker draws depends on nothing else, so the batches are the
-same with any number of workers, and after a resume.
+same with any number of workers, and after a resume. What methods do to the images (`ltcore.data.image_functions`)
+travels with each request, too: workers live as long as the run, and know nothing of its epochs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from multiprocessing import parent_process
 from multiprocessing.util import get_temp_dir
 from typing import Any, NamedTuple
@@ -24,22 +26,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ltcore.contract.splits import ArraySplit, StreamedSplit
+from ltcore.data.image_functions import ImageChanges, ImageFunctions, OpenedFunctions
 from ltcore.data.loader import InMemoryLoader, Loader, Normalizer
 from ltcore.data.pixels import check_range
 from ltcore.data.transforms import ImageTransform
-from ltcore.errors import DataError, RunError
+from ltcore.errors import DataError, LtcoreError, RunError
 
 #: More workers than this rarely help, and each holds a Python process.
 _MOST_WORKERS = 8
 _SCANNED_AT_ONCE = 64
+_PICKED_AT_ONCE = 32
 _LONGEST_TEMPORARY = 85  # a socket's path has 104 bytes at the least, of which its own name takes 18
 
 
 class Request(NamedTuple):
-    """One batch to decode: the images' indices [B], and their seeds [B] for training, None for evaluation."""
+    """One batch to decode.
+
+    Attributes:
+        indices: of the images, [B].
+        seeds: of the images, [B]; None where nothing is drawn, which is for evaluation.
+        functions: what methods do to the images, packed; None for nothing.
+        chosen: [B, K] bool, which of the functions act on which image; None where all act on all.
+        evaluated: whether images with a seed are prepared as evaluation does; the seeds are then the functions'.
+    """
 
     indices: NDArray[np.int64]
     seeds: NDArray[np.int64] | None
+    functions: bytes | None = None
+    chosen: NDArray[np.bool_] | None = None
+    evaluated: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,19 @@ class Broken:
         return f"{self.name} ({self.reason})"
 
 
+@dataclass(frozen=True)
+class Failed:
+    """What a method's function has raised, for the training process to raise."""
+
+    kind: type[LtcoreError]
+    lines: tuple[str, ...]
+
+    def raised(self) -> LtcoreError:
+        """The error; a plugin's own class, which may need other arguments, becomes core's."""
+        kind = self.kind if self.kind.__module__ == LtcoreError.__module__ else RunError
+        return kind(*self.lines)
+
+
 class Decoder(Dataset[Any]):
     """What runs in a worker: from a request to uint8 pixels.
 
@@ -66,33 +94,51 @@ class Decoder(Dataset[Any]):
 
     def __init__(self, split: StreamedSplit, transform: ImageTransform) -> None:
         self.split, self.transform = split, transform
+        #: The functions of the last request that had any, packed and opened.
+        self._functions: tuple[bytes, OpenedFunctions] | None = None
 
-    def __getitems__(self, request: Request) -> Tensor | Broken:
-        """Images [B, H, W, C] uint8; the first image that cannot be decoded instead, where there is one."""
+    def __getitems__(self, request: Request) -> Tensor | Broken | Failed:
+        """Images [B, H, W, C] uint8; instead, where there is one, the first that cannot be decoded or transformed."""
         images = self._room(request)
         pixels = images.numpy()
+        functions = None if request.functions is None else self._opened(request.functions)
         state = torch.get_rng_state()
         try:
             for row, index in enumerate(request.indices.tolist()):
                 seed = None if request.seeds is None else int(request.seeds[row])
-                if broken := self._decode(index, seed, pixels[row]):
+                if broken := self._decode(index, seed, pixels[row], request.evaluated):
                     return broken
+                if functions is not None:
+                    # Behind core's own draws for this image, which are what they would be without functions.
+                    drawn = int(torch.randint(2**62, ()))
+                    chosen = None if request.chosen is None else request.chosen[row].tolist()
+                    image = images[row].permute(2, 0, 1)
+                    image.copy_(functions(image, int(self.split.targets[index]), drawn, chosen))
+        except LtcoreError as error:
+            if get_worker_info() is None:
+                raise
+            return Failed(type(error), tuple(error.lines))
         finally:
             torch.set_rng_state(state)  # without workers, this is the training process
         return images
+
+    def _opened(self, packed: bytes) -> OpenedFunctions:
+        if self._functions is None or self._functions[0] != packed:
+            self._functions = packed, OpenedFunctions(packed)
+        return self._functions[1]
 
     def _room(self, request: Request) -> Tensor:
         size, channels = self.transform.image_size, len(self.transform.mode)
         return _empty((len(request.indices), size, size, channels))
 
-    def _decode(self, index: int, seed: int | None, pixels: NDArray[np.uint8]) -> Broken | None:
+    def _decode(
+        self, index: int, seed: int | None, pixels: NDArray[np.uint8], evaluated: bool = False
+    ) -> Broken | None:
         try:
             with self.split.open(index) as image:
-                if seed is None:
-                    found = self.transform.evaluate(image)
-                else:
+                if seed is not None:
                     torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds GPUs, too
-                    found = self.transform.train(image)
+                found = self.transform.evaluate(image) if seed is None or evaluated else self.transform.train(image)
             pixels[:] = np.asarray(found).reshape(pixels.shape)
         except Exception as error:  # a damaged file makes Pillow raise almost anything
             return Broken(index, self.split.name(index), _reason(error))
@@ -154,28 +200,43 @@ class StreamingLoader:
         self._normalise = Normalizer(mean, std, transform.image_size, self.device, one_thread=True)
         self._feed = _Feed()
         self._training: DataLoader[Any] | None = None
+        self._picking: DataLoader[Any] | None = None
+        self._picked = _Feed()
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self._decoder.split)
 
-    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+    def train_batches(
+        self,
+        indices: Iterable[Tensor],
+        generators: Iterable[torch.Generator],
+        changes: ImageChanges | None = None,
+    ) -> Iterator[Tensor]:
         """Training images, augmented, batch by batch.
 
         Args:
             indices: for each batch [B] int64, on the CPU.
             generators: for each batch one on the CPU; all the randomness there is. Both are read some batches ahead.
+            changes: what methods do to the images, once they are augmented; None for nothing.
 
         Yields:
             [B, C, H, W] float32, normalised, channels-last.
 
         Raises:
             DataError: an image cannot be decoded.
-            RunError: a worker died.
+            PluginError: a method's function gave no image.
+            RunError: a worker died, or a method's function failed.
         """
+        functions, rows = (None, repeat(None)) if changes is None else (changes.functions.pickled, changes.rows)
         self._feed.requests = (
-            Request(index.numpy(), torch.randint(2**62, index.shape, generator=generator).numpy())
-            for index, generator in zip(indices, generators, strict=False)
+            Request(
+                index.numpy(),
+                torch.randint(2**62, index.shape, generator=generator).numpy(),
+                functions,
+                None if chosen is None else chosen.numpy(),
+            )
+            for index, generator, chosen in zip(indices, generators, rows, strict=False)
         )
         if self.workers and self._training is None:
             self._training = self._loader(persistent=True)  # its workers stay for the epochs to come
@@ -219,6 +280,33 @@ class StreamingLoader:
         request = Request(np.arange(start, min(stop, len(self))), None)
         return next(self._decoded(iter([request]), None))
 
+    def pick(
+        self,
+        indices: Tensor,
+        generator: torch.Generator | None = None,
+        functions: ImageFunctions | None = None,
+        augmented: bool = False,
+    ) -> Tensor:
+        """See `Loader.pick`; a few images are decoded in this process, more by workers that stay for the next time."""
+        drawn = generator if augmented or functions is not None else None
+        seeds = None if drawn is None else torch.randint(2**62, indices.shape, generator=drawn)
+        packed = None if functions is None else functions.pickled
+        requests = [
+            Request(
+                part.numpy(),
+                None if seeds is None else seeds[_PICKED_AT_ONCE * number :][: len(part)].numpy(),
+                packed,
+                evaluated=not augmented,
+            )
+            for number, part in enumerate(torch.split(indices, _PICKED_AT_ONCE))
+        ]
+        if not self.workers or len(requests) < 3:
+            return torch.cat(list(self._decoded(iter(requests), None)))
+        if self._picking is None:  # not those of the training, in the middle of whose epoch a method may ask
+            self._picking = _worker_loader(self._decoder, self._picked, self.workers, True, self.device.type)
+        self._picked.requests = iter(requests)
+        return torch.cat(list(self._decoded(self._picked.requests, self._picking)))
+
     def _loader(self, persistent: bool, requests: Iterator[Request] | None = None) -> DataLoader[Any]:
         return _worker_loader(
             self._decoder, self._feed if persistent else _Feed(requests), self.workers, persistent, self.device.type
@@ -227,6 +315,8 @@ class StreamingLoader:
     def _decoded(self, requests: Iterator[Request], loader: DataLoader[Any] | None) -> Iterator[Tensor]:
         found = map(self._decoder.__getitems__, requests) if loader is None else _results(loader)
         for images in found:
+            if isinstance(images, Failed):
+                raise images.raised()
             if isinstance(images, Broken):
                 raise DataError(
                     f"{images.name} cannot be decoded ({images.reason}); replace it, or take it out of the data set, "

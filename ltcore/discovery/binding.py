@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
@@ -57,7 +58,7 @@ class Implementation:
         What the method raises comes out as one message that names it, and so does an answer that cannot be right.
         """
         hook, whose = HOOKS[self.hook], self.entry.whose
-        function, (wanted, fixed) = self.function, _placed(hook, self.arguments, context)
+        function, picked = self.function, _picked(hook, self.arguments)
         outside = context if hook.called != "step" else None
         may_be_none, problem = hook.kind == "all" or hook.may_be_none, hook.problem
 
@@ -65,7 +66,7 @@ class Implementation:
             try:
                 if outside is not None:
                     outside.begin(hook.name)
-                answer = function(**{name: values[place] for place, name in wanted}, **fixed)
+                answer = function(*picked((*values, context)))
             except LtcoreError as error:
                 error.within(f"{whose}: ")
                 raise
@@ -79,6 +80,15 @@ class Implementation:
             return answer
 
         return call
+
+
+def _picked(hook: Hook, arguments: Sequence[str]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Picks a function's arguments, in the function's order, from a hook's values and the context behind them."""
+    given = [*(name for name in hook.arguments if name != "context"), "context"]
+    places = [given.index(name) for name in arguments]
+    if places == [*range(len(places))]:
+        return itemgetter(slice(len(places)))
+    return itemgetter(*places) if len(places) > 1 else lambda values: (values[places[0]],)
 
 
 def _placed(

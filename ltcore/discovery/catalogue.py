@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract import interface
 from ltcore.contract.interface import __version__
-from ltcore.discovery.offer import Offer
+from ltcore.discovery import unpackaged
+from ltcore.discovery.offer import UNPACKAGED, Offer
 from ltcore.errors import PluginError, listed, nearest
 
 if TYPE_CHECKING:
@@ -44,12 +46,15 @@ _CORE = {
 _OURS = {
     # plugins: written by .ci/plugins.py
     "afg": "ltcore-glag",
+    "autoaugment_by_class": "ltcore-autoaugment-by-class",
     "balanced_softmax": "ltcore-logit-adjustment",
+    "bcl": "ltcore-bcl",
     "cdt": "ltcore-cdt",
     "cifar_densenet": "ltcore-cifar-resnet",
     "cifar_resnet": "ltcore-cifar-resnet",
     "cifar_resnext": "ltcore-cifar-resnet",
     "class_balanced": "ltcore-class-balanced",
+    "cmo": "ltcore-cmo",
     "count_norm": "ltcore-cdt",
     "distillation": "ltcore-glag",
     "drs": "ltcore-deferred",
@@ -59,6 +64,7 @@ _OURS = {
     "feature_noise": "ltcore-feature-noise",
     "focal": "ltcore-focal",
     "gra_loss": "ltcore-glag",
+    "imbsam": "ltcore-sam",
     "inverse_frequency": "ltcore-class-balanced",
     "label_aware_smoothing": "ltcore-mislas",
     "ldam": "ltcore-ldam",
@@ -70,7 +76,9 @@ _OURS = {
     "remix": "ltcore-mixup",
     "ride": "ltcore-ride",
     "ride_router": "ltcore-ride",
+    "rsg": "ltcore-rsg",
     "safa": "ltcore-safa",
+    "sam": "ltcore-sam",
     "stg": "ltcore-stg",
     "swa": "ltcore-averages",
     "tau_norm": "ltcore-tau-norm",
@@ -93,13 +101,20 @@ def lent(classes: Mapping[str, type[Method]]) -> Iterator[None]:
     before, installed = dict(_LENT), list(_INSTALLED)
     _INSTALLED[:] = installed or offers()
     for name, kind in classes.items():
-        _LENT[Offer(name, f"{kind.__module__}:{kind.__qualname__}", kind.__module__, kind.__qualname__)] = kind
+        file = unpackaged.ran(kind.__module__)
+        whose = (file.name, UNPACKAGED) if file else (kind.__module__, kind.__qualname__)
+        _LENT[Offer(name, f"{kind.__module__}:{kind.__qualname__}", *whose)] = kind
     try:
         yield
     finally:
         _INSTALLED[:] = installed
         _LENT.clear()
         _LENT.update(before)
+
+
+def is_lent(offer: Offer) -> bool:
+    """Whether a class is offered by `lent`, and by nothing that is installed."""
+    return offer in _LENT
 
 
 def offers() -> list[Offer]:
@@ -114,6 +129,20 @@ def offers() -> list[Offer]:
         for point in entry_points(group=GROUP)
     ]
     return core + sorted(plugins, key=lambda offer: (offer.name, offer.distribution))
+
+
+def asked(name: str) -> Offer:
+    """The one offer of what a command is given: a name, or ``FILE.py:CLASS``, relative to the working directory.
+
+    Raises:
+        PluginError: as for `find`, or there is no such file.
+    """
+    if not unpackaged.names_file(name):
+        return find(name)
+    parts = unpackaged.split(name)
+    if parts is None:
+        raise PluginError(f"'{name}' is no method's name, and no file with a class, such as ./mine.py:Mine")
+    return unpackaged.File(Path(parts[0])).offer(parts[1], name)
 
 
 def find(name: str) -> Offer:
@@ -153,6 +182,17 @@ def load(offer: Offer) -> type[Method]:
 
     if offer in _LENT:
         return _LENT[offer]
+    found = _imported(offer) if offer.is_packaged else unpackaged.load(offer)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        if offer.is_packaged:
+            raise PluginError(f"{offer}: {offer.value} is not an ltcore.Method; tell its author")
+        raise PluginError(f"{offer}: it is no class that derives from ltcore.Method")
+    if refused := interface.refusal(found.interface, offer.distribution):
+        raise PluginError(f"{offer} {refused}")
+    return found
+
+
+def _imported(offer: Offer) -> Any:
     module, _, attribute = offer.value.partition(":")
     try:
         found: Any = import_module(module)
@@ -168,8 +208,4 @@ def load(offer: Offer) -> type[Method]:
         raise PluginError(
             f"{offer} failed to import: {reason(error)}. Reinstall or update {offer.distribution}, or remove it"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise PluginError(f"{offer}: {offer.value} is not an ltcore.Method; tell its author")
-    if refused := interface.refusal(found.interface, offer.distribution):
-        raise PluginError(f"{offer} {refused}")
     return found

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ltcore.contract import interface
 from ltcore.discovery.binding import Implementation
+from ltcore.discovery.offer import UNPACKAGED
 
 
 def warnings(answers: Iterable[Implementation]) -> list[str]:
@@ -35,7 +36,11 @@ def warnings(answers: Iterable[Implementation]) -> list[str]:
                 )
     return [
         f"{distribution} {version}: {'; '.join(dict.fromkeys(changes))}. "
-        f"Try: pip install --upgrade {distribution}; or tell its author"
+        + (
+            f"Change {distribution}"
+            if version == UNPACKAGED
+            else f"Try: pip install --upgrade {distribution}; or tell its author"
+        )
         for (distribution, version), changes in found.items()
         if changes
     ]

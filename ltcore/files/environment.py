@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ltcore.contract.result import EnvironmentRecord
+from ltcore.discovery import unpackaged
+from ltcore.discovery.offer import UNPACKAGED
 
 _PACKAGES = (
     *("ltcore", "torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "pydantic", "safetensors"),
@@ -27,7 +29,7 @@ def environment(device: str, methods: Iterable[tuple[str, str]]) -> EnvironmentR
 
     Args:
         device: where to.
-        methods: distribution and module of each method.
+        methods: distribution and module of each method; of one in a file, the file's name.
 
     Returns:
         The record, of whose ``code`` each digest has 16 hexadecimal digits.
@@ -41,6 +43,7 @@ def environment(device: str, methods: Iterable[tuple[str, str]]) -> EnvironmentR
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed as a distribution"
+    versions |= {name: UNPACKAGED for name, module in methods if unpackaged.ran(module)}
     versions["torch"] = str(torch.__version__)  # with the build, which the distribution's version leaves out
     named = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
     return {
@@ -94,9 +97,12 @@ def _code(methods: set[tuple[str, str]]) -> dict[str, str]:
     core = Path(__file__).parents[1]
     files = {"ltcore": {path for wing in _WINGS for path in _sources(core / wing)}}
     for distribution, module in methods:
-        if module.partition(".")[0] != "ltcore":
+        if module.partition(".")[0] != "ltcore" and not unpackaged.ran(module):
             files.setdefault(distribution, set()).update(_sources(_place(module)))
-    return {name: _digest(found) for name, found in sorted(files.items())}
+    digests = {name: _digest(found) for name, found in files.items()}
+    # Of a file that its author edits meanwhile, what was read counts, and not what stands there now.
+    digests |= {name: file.digest for name, module in methods if (file := unpackaged.ran(module))}
+    return dict(sorted(digests.items()))
 
 
 def _place(module: str) -> Path | None:

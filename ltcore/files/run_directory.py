@@ -40,8 +40,17 @@ class RunDirectory:
         self.calibrated = path / "checkpoints" / "calibrated.safetensors"
 
     @classmethod
-    def create(cls, out: Path, name: str, seed: int, recipe_text: str) -> RunDirectory:
+    def create(
+        cls, out: Path, name: str, seed: int, recipe_text: str, code: Mapping[str, bytes] | None = None
+    ) -> RunDirectory:
         """A new directory, complete before it gets its name.
+
+        Args:
+            out: where.
+            name: the recipe's name.
+            seed: the run's seed.
+            recipe_text: for ``recipe.yaml``.
+            code: files of Python that the recipe names, by name, kept beside it.
 
         Raises:
             RunError: it cannot be written.
@@ -52,6 +61,8 @@ class RunDirectory:
         try:
             (temporary / "checkpoints").mkdir(parents=True)
             (temporary / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
+            for file, content in (code or {}).items():
+                (temporary / file).write_bytes(content)
             path, again = parent / identity, 2
             while True:
                 try:
@@ -109,6 +120,13 @@ class RunDirectory:
         write_atomically(path, recipe_text.encode())
         os.utime(path, ns=(begun.st_atime_ns, begun.st_mtime_ns))  # which says when the run was begun
         return True
+
+    def keep_code(self, code: Mapping[str, bytes]) -> None:
+        """Bring the run's copies of files that its recipe names up to date with what is run."""
+        for name, content in code.items():
+            path = self.path / name
+            if not path.is_file() or path.read_bytes() != content:
+                write_atomically(path, content)
 
     @property
     def skips_broken(self) -> bool:

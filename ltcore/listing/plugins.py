@@ -80,7 +80,7 @@ def plugin_card(name: str) -> dict[str, Any]:
     """
     from ltcore.discovery.binding import Entry, implementations
 
-    offer = catalogue.find(name)
+    offer = catalogue.asked(name)
     kind = catalogue.load(offer)
     schema = kind.Options.model_json_schema()
     required = schema.get("required", [])
@@ -171,7 +171,7 @@ def load_data(what: str, sets: Sequence[str], verify: bool = False) -> PreparedD
     """The data of a recipe file, or of a data set's name with ``--set data...`` changes, as a run would look at it.
 
     Args:
-        what: the recipe's path, or the name.
+        what: the recipe's path, or the name, or ``FILE.py:CLASS``.
         sets: changes.
         verify: decode all images.
 
@@ -183,16 +183,18 @@ def load_data(what: str, sets: Sequence[str], verify: bool = False) -> PreparedD
     from ltcore.training.data import inspected, read_data
 
     with tempfile.TemporaryDirectory() as folder:
-        recipe = Path(what)
+        recipe, written = Path(what), Path(folder) / "data.yaml"
         if recipe.suffix not in (".yaml", ".yml"):
-            catalogue.find(what)
-            recipe = Path(folder) / f"{what}.yaml"
-            recipe.write_text(_DATA_ONLY.format(what), encoding="utf-8")
+            offer = catalogue.asked(what)
+            recipe = written
+            recipe.write_text(_DATA_ONLY.format(offer.name if offer.is_packaged else "synthetic"), encoding="utf-8")
+            # A file is relative to the working directory, as what --set says is.
+            sets = sets if offer.is_packaged else (f"data.use={what}", *sets)
         try:
             loaded = load_recipe(recipe, sets)
             data = read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
             return inspected(loaded, data, verify)
         except LtcoreError as error:
             # The user has not written this recipe, and cannot look at it.
-            error.saying(*(str(line).replace(f"{Path(folder) / what}.yaml:1: ", "") for line in error.args))
+            error.saying(*(str(line).replace(f"{written}:1: ", "") for line in error.args))
             raise

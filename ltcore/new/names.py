@@ -33,20 +33,21 @@ class Names:
     class_name: str
 
     @classmethod
-    def of(cls, name: str) -> Names:
+    def of(cls, name: str, within: str | None = None, class_name: str | None = None) -> Names:
         """The names that follow from the method's.
+
+        Args:
+            name: the method's.
+            within: the package of a distribution of several methods, in which this one has a package of its own.
+            class_name: its class, where there is one already.
 
         Raises:
             RecipeError: it cannot be one, or something else has it.
         """
-        plain = re.sub(r"^ltcore[-_]", "", name).replace("-", "_")
-        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", plain) or len(plain) > _LONGEST:
-            raise RecipeError(
-                f"'{name}' cannot be a method's name: take up to {_LONGEST} small letters, digits and single "
-                "underscores, a letter first, such as 'my_noise'"
-            )
-        class_name = "".join(part[0].upper() + part[1:] for part in plain.split("_"))
-        if keyword.iskeyword(plain) or keyword.iskeyword(class_name) or class_name in _IMPORTED:
+        plain = _plain(name)
+        given = class_name
+        class_name = class_name or "".join(part[0].upper() + part[1:] for part in plain.split("_"))
+        if given is None and (keyword.iskeyword(plain) or keyword.iskeyword(class_name) or class_name in _IMPORTED):
             raise RecipeError(
                 f"a method called '{plain}' would collide with a name of Python or ltcore; choose another"
             )
@@ -55,7 +56,8 @@ class Names:
             raise RecipeError(
                 f"the name '{plain}' is taken by {owner}, and a recipe could not tell the two apart; choose another"
             )
-        return cls(plain, f"ltcore_{plain}", f"ltcore-{plain.replace('_', '-')}", class_name)
+        package = f"{within}.{plain}" if within else f"ltcore_{plain}"
+        return cls(plain, package, f"ltcore-{(within or plain).removeprefix('ltcore_').replace('_', '-')}", class_name)
 
     def fields(self) -> dict[str, str]:
         """The fields of a template."""
@@ -65,6 +67,31 @@ class Names:
             "DISTRIBUTION": self.distribution,
             "CLASS": self.class_name,
         }
+
+
+def _plain(name: str) -> str:
+    plain = re.sub(r"^ltcore[-_]", "", name).replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", plain) or len(plain) > _LONGEST:
+        raise RecipeError(
+            f"'{name}' cannot be a method's name: take up to {_LONGEST} small letters, digits and single "
+            "underscores, a letter first, such as 'my_noise'"
+        )
+    return plain
+
+
+def collection(name: str) -> tuple[str, str]:
+    """Package and distribution of several methods: ``ltcore_my_set`` and ``ltcore-my-set``.
+
+    Raises:
+        RecipeError: the name cannot be one.
+    """
+    plain = _plain(name)
+    return f"ltcore_{plain}", f"ltcore-{plain.replace('_', '-')}"
+
+
+def spelled(class_name: str) -> str:
+    """What recipes call a class: ``MyNoise`` is ``my_noise``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name).lower().strip("_")
 
 
 #: Names that generated modules import or define.

@@ -1,12 +1,12 @@
-"""The card and the recipe of a new plugin."""
+"""The card and the recipes of a new plugin."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from ltcore.contract.hookspecs import HOOKS
-from ltcore.new.names import ALONE, Names
-from ltcore.new.parts import Part
+from ltcore.new.members import Member
+from ltcore.new.names import ALONE
 
 _MIXES = {
     "one": "with anything but another answer to `{hook}` in the same stage",
@@ -25,98 +25,117 @@ _WHAT = {
 }
 
 
-def recipe_name(names: Names, parts: Sequence[Part]) -> str:
+def recipe_name(member: Member) -> str:
     """The recipe's file: on the digits, unless the plugin brings data of its own."""
-    own = any(part.hook == "build_data" for part in parts)
-    return f"{names.name}.yaml" if own else f"digits_lt_{names.name}.yaml"
+    own = "build_data" in member.hooks
+    return f"{member.names.name}.yaml" if own else f"digits_lt_{member.names.name}.yaml"
 
 
-def recipe(names: Names, parts: Sequence[Part]) -> str:
-    """A recipe that trains in seconds on a CPU."""
-    hooks = {part.hook for part in parts}
+def recipe(member: Member) -> str:
+    """A recipe that trains in seconds on a CPU, with what the method requires."""
+    hooks, requires, name = set(member.hooks), member.requires, member.names.name
+    given = ", ".join(f"{key}: {value}" for key, value in member.recipe_options.items())
+    options = f", options: {{{given}}}" if given else ""
     data = "{use: digits_lt}"
     if "build_data" in hooks:
-        data = f"{{use: {names.name}, imbalance: {{kind: exponential, factor: 10}}}}"
-    elif any("validation" in part.requires for part in parts):
+        data = f"{{use: {name}, imbalance: {{kind: exponential, factor: 10}}}}"
+    elif "validation" in requires:
         data = "{use: digits_lt, holdout: 1}"
-    backbone = names.name if "build_backbone" in hooks else "timm, options: {model: test_resnet}"
+    backbone = f"{name}{options}" if "build_backbone" in hooks else "timm, options: {model: test_resnet}"
     if "adapt_backbone" in hooks:
-        backbone += f", adapt: [{names.name}]"
+        backbone += f", adapt: [{name}]"
     lines = [
-        f"# {'; '.join(part.summary for part in parts)}."
-        if len(parts) == 1
-        else f"# The method {names.name} with all its hooks.",
+        f"# {member.summary}." if len(member.summaries) == 1 else f"# The method {name} with all its hooks.",
         "#",
-        f"#   ltcore run recipes/{recipe_name(names, parts)}",
+        f"#   ltcore run recipes/{recipe_name(member)}",
         f"data: {data}",
         f"backbone: {{use: {backbone}}}",
     ]
     method = not hooks & set(ALONE)
     if method:
-        options = ", ".join(f"{name}: {default}" for part in parts for name, default, _ in part.option_rows)
-        lines += ["methods:", f"  {names.name}: {{{f'options: {{{options}}}' if options else ''}}}"]
-    lines += ["stages:", "  - name: joint", "    epochs: 20"]
+        lines += ["methods:", f"  {name}: {{{options.removeprefix(', ')}}}"]
+    lines += ["stages:"]
+    common = ["    batch_size: 32", "    optimizer: {name: sgd, lr: 0.02, momentum: 0.9}"]
+    later = "earlier_stage" in requires or "fixed_backbone" in requires
+    if later:
+        lines += ["  - name: representation", "    epochs: 20", *common]
+    lines += [f"  - name: {'finetune' if later else 'joint'}", "    epochs: 20"]
     if any(HOOKS[hook].in_stages for hook in hooks):
-        lines.append(f"    methods: [{names.name}]")
-    lines += ["    batch_size: 32", "    optimizer: {name: sgd, lr: 0.02, momentum: 0.9}"]
+        lines.append(f"    methods: [{name}]")
+    trained = ["classifier"] if "fixed_backbone" in requires else ["backbone", "classifier"]
+    trained += [name] if "own_parameters_train" in requires else []
+    if trained != ["backbone", "classifier"]:
+        lines.append(f"    trainable: [{', '.join(trained)}]")
+    lines += common
     if "post_calibrate" in hooks:
-        lines.append(f"calibrate: [{names.name}]")
+        lines.append(f"calibrate: [{name}]")
     return "\n".join(lines) + "\n"
 
 
-def card(names: Names, parts: Sequence[Part], fields: Mapping[str, str]) -> str:
-    """README.md: what it does, options, what it mixes with, a recipe, how it was verified."""
-    hooks = ", ".join(f"`{part.hook}`" for part in parts)
-    what = (
-        "\n".join(f"- {part.summary} (`{part.hook}`)." for part in parts) if len(parts) > 1 else f"{parts[0].summary}."
-    )
-    rows = [f"| `{name}` | {default} | {meaning} |" for part in parts for name, default, meaning in part.option_rows]
-    options = "\n".join(["| option | default | meaning |", "| --- | --- | --- |", *rows]) if rows else "It has none."
-    mixes = "\n".join(
-        f"- `{part.hook}`: {_MIXES[HOOKS[part.hook].kind].format(hook=part.hook, what=_WHAT.get(part.hook, ''))}."
-        for part in parts
-        if part.hook not in ALONE
-    )
-    requires = sorted({word for part in parts for word in part.requires})
-    if requires:
-        mixes += f"\n- It needs {', '.join(f'`{word}`' for word in requires)} in its stage."
-    return f"""# {names.distribution}
+def card(members: Sequence[Member], fields: Mapping[str, str]) -> str:
+    """README.md: what it does, options, what it mixes with, recipes, how it was verified."""
+    distribution = fields["DISTRIBUTION"]
+    if len(members) == 1:
+        sections = _about(members[0], distribution, "##")
+    else:
+        sections = "\n".join(f"## `{member.names.name}`\n\n{_about(member, '', '###')}" for member in members)
+        sections = f"| | |\n| --- | --- |\n| install | `pip install {distribution}` |\n\n{sections}"
+    checks = " ".join(member.names.name for member in members)
+    return f"""# {distribution}
 
-{what}
-
-| | |
-| --- | --- |
-| install | `pip install {names.distribution}` |
-| use | `{names.name}` |
-| hooks | {hooks} |
-| paper | name it here, with the equation |
-
-## Options
-
-{options}
-
-## Mixes with
-
-{mixes or "Any method: it is what they are trained on."}
-
-## Recipe
-
-```yaml
-{recipe(names, parts)}```
-
-    ltcore run recipes/{recipe_name(names, parts)}
-
+{sections}
 ## Verified
 
-The mathematics against slow references and numbers worked by hand; the method by `ltcore check {names.name}`. No
+The mathematics against slow references and numbers worked by hand; the method by `ltcore check {checks}`. No
 published figure has been reproduced yet.
 
 ## Development
 
     pip install -e ".[dev]"
     pytest
-    ltcore check {names.name}
+    ltcore check {checks}
     ruff check . && ruff format --check . && mypy
 
 Licence: {fields["LICENSE"]}.
+"""
+
+
+def _about(member: Member, distribution: str, heading: str) -> str:
+    """A method's part of the card; with the distribution's name where that is installed for it alone."""
+    hooks = ", ".join(f"`{hook}`" for hook in member.hooks)
+    many = len(member.summaries) > 1
+    said = [f"{text} ({', '.join(f'`{hook}`' for hook in hooks)})" for hooks, text in member.summaries]
+    what = "\n".join(f"- {text}." for text in said) if many else f"{member.summary}."
+    rows = [f"| `{name}` | {default} | {meaning} |" for name, default, meaning in member.option_rows]
+    options = "\n".join(["| option | default | meaning |", "| --- | --- | --- |", *rows]) if rows else "It has none."
+    mixes = "\n".join(
+        f"- `{hook}`: {_MIXES[HOOKS[hook].kind].format(hook=hook, what=_WHAT.get(hook, ''))}."
+        for hook in member.hooks
+        if hook not in ALONE
+    )
+    if member.requires:
+        mixes += f"\n- It needs {', '.join(f'`{word}`' for word in member.requires)} in its stage."
+    install = f"| install | `pip install {distribution}` |\n" if distribution else ""
+    return f"""{what}
+
+| | |
+| --- | --- |
+{install}| use | `{member.names.name}` |
+| hooks | {hooks} |
+| paper | name it here, with the equation |
+
+{heading} Options
+
+{options}
+
+{heading} Mixes with
+
+{mixes or "Any method: it is what they are trained on."}
+
+{heading} Recipe
+
+```yaml
+{recipe(member)}```
+
+    ltcore run recipes/{recipe_name(member)}
 """

@@ -1,4 +1,4 @@
-"""What there is for each hook: a file in sections, from which the modules of a plugin are put together."""
+"""What there is for each hook and kind: a file in sections, from which the modules of a plugin are put together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,31 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 _SECTION = re.compile(r"^# == (.+)\n", re.MULTILINE)
+_IMPLEMENTED = re.compile(r"@hookimpl\n(?:    @.*\n)?    def (\w+)\(")
+
+#: What ``ltcore new --kind`` takes, and the hook, or the file of several hooks, with which a method of the kind starts.
+KINDS = {
+    "loss": "compute_loss",
+    "margin": "adjust_logits",
+    "class-weights": "class_weights",
+    "sample-weights": "sample_weights",
+    "loss-term": "auxiliary_losses",
+    "tap-loss": "kinds/tap_loss",
+    "trained-module": "kinds/trained_module",
+    "feature-bank": "kinds/feature_bank",
+    "augmentation": "augment_features",
+    "mixing": "mix_inputs",
+    "balancing": "class_distribution",
+    "sampler": "build_sampler",
+    "extra-rows": "extra_rows",
+    "gradients": "compute_gradients",
+    "constraint": "after_step",
+    "classifier": "build_classifier",
+    "calibration": "post_calibrate",
+    "adapter": "adapt_backbone",
+    "backbone": "build_backbone",
+    "data-set": "build_data",
+}
 
 
 @dataclass(frozen=True)
@@ -45,13 +70,13 @@ class Code:
 
 @dataclass(frozen=True)
 class Part:
-    """What there is for one hook.
+    """What there is for one hook, or for a kind of method with several.
 
     Attributes:
-        hook: the hook.
         summary: what it does, without a full stop.
         requires: words for the method's `requires`.
         auxiliary: names of its loss terms.
+        tap: where it acts; empty for the usual place.
         options: fields of the options class, with docstrings.
         buffer_types: annotations of buffers.
         buffers: statements that make them in ``__init__``.
@@ -60,16 +85,21 @@ class Part:
         test: tests of the mathematics.
     """
 
-    hook: str
     summary: str
     requires: tuple[str, ...]
     auxiliary: tuple[str, ...]
+    tap: str
     options: str
     buffer_types: str
     buffers: str
     functional: Code
     method: Code
     test: Code
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hooks that it implements, in its own order."""
+        return tuple(_IMPLEMENTED.findall(self.method.text))
 
     @property
     def option_rows(self) -> list[tuple[str, str, str]]:
@@ -83,16 +113,17 @@ class Part:
         return found
 
 
-def read_part(hook: str) -> Part:
-    """What there is for a hook."""
-    text = (files("ltcore.new") / "templates" / "hooks" / f"{hook}.txt").read_text(encoding="utf-8")
+def read_part(name: str) -> Part:
+    """What there is for a hook, or for one of the values of `KINDS`."""
+    place = name if "/" in name else f"hooks/{name}"
+    text = (files("ltcore.new") / "templates" / f"{place}.txt").read_text(encoding="utf-8")
     pieces = _SECTION.split(text)[1:]
     sections = dict(zip(pieces[::2], pieces[1::2], strict=True))
     return Part(
-        hook=hook,
         summary=sections["summary"].strip(),
         requires=tuple(sections.get("requires", "").split()),
         auxiliary=tuple(sections.get("auxiliary", "").split()),
+        tap=sections.get("tap", "").strip(),
         options=sections.get("options", "").rstrip(),
         buffer_types=sections.get("buffer types", "").rstrip(),
         buffers=sections.get("buffers", "").rstrip(),

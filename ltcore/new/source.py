@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ltcore.contract.interface import INTERFACE
 from ltcore.new.names import Names
@@ -46,7 +46,8 @@ def _class(names: Names, parts: Sequence[Part], with_options: bool, buffers: Seq
     if len(parts) == 1:
         docstring = f'    """{parts[0].summary}."""'
     else:
-        rows = "\n".join(f"    * ``{part.hook}``: {_lower(part.summary)}." for part in parts)
+        named = {part: ", ".join(f"``{hook}``" for hook in part.hooks) for part in parts}
+        rows = "\n".join(f"    * {named[part]}: {_lower(part.summary)}." for part in parts)
         docstring = f'    """What each of its hooks does.\n\n{rows}\n    """'
     attributes = [f'    interface = "{INTERFACE}"']
     requires = sorted({word for part in parts for word in part.requires})
@@ -55,6 +56,7 @@ def _class(names: Names, parts: Sequence[Part], with_options: bool, buffers: Seq
     terms = [term for part in parts for term in part.auxiliary]
     if terms:
         attributes.append(f"    auxiliary = ({', '.join(map(_quoted, terms))},)")
+    attributes += [f"    tap = {_quoted(part.tap)}" for part in parts if part.tap]
     attributes += [part.buffer_types for part in parts if part.buffer_types]
     bodies = [part.method.text for part in parts]
     if buffers:
@@ -67,25 +69,24 @@ def _class(names: Names, parts: Sequence[Part], with_options: bool, buffers: Seq
     return "\n\n".join([head, *bodies])
 
 
-def init_module(names: Names, parts: Sequence[Part]) -> str:
-    """``__init__.py``: what can be imported from the package."""
-    functions = [name for part in parts for name in part.functional.defined]
-    classes = [names.class_name] + [f"{names.class_name}Options"] * any(part.options for part in parts)
+def init_module(summary: str, exports: Mapping[str, Sequence[str]], otherwise: str) -> str:
+    """``__init__.py``: what can be imported from a package.
+
+    Args:
+        summary: for the docstring, without a full stop.
+        exports: names by the module that defines them.
+        otherwise: for the docstring where the summary is too long for it.
+    """
     imports = import_block(
-        [
-            f"from {names.package}.functional import {', '.join(functions)}",
-            f"from {names.package}.method import {', '.join(classes)}",
-        ],
-        names.package,
+        [f"from {module} import {', '.join(names)}" for module, names in exports.items()], next(iter(exports))
     )
-    public = ", ".join(_quoted(name) for name in sorted([*functions, *classes], key=_order))
+    public = ", ".join(_quoted(name) for name in sorted((n for names in exports.values() for n in names), key=_order))
     exported = f"__all__ = [{public}]"
     if len(exported) > _WIDTH:
         exported = "__all__ = [\n    " + public.replace(", ", ",\n    ") + ",\n]"
-    summary = "; ".join(_lower(part.summary) if number else part.summary for number, part in enumerate(parts))
     docstring = f'"""{summary}."""'
     if len(docstring) > _WIDTH:
-        docstring = f'"""The method `{names.name}` for ltcore."""'
+        docstring = f'"""{otherwise}."""'
     return f"{docstring}\n\n{imports}\n\n{exported}\n"
 
 
@@ -99,7 +100,12 @@ def test_modules(names: Names, parts: Sequence[Part]) -> tuple[str, str]:
         import_block(statements, names.package),
         *(piece.text for piece in pieces),
     )
-    method = _module(
+    return functional, method_tests(names)
+
+
+def method_tests(names: Names) -> str:
+    """The tests of a method."""
+    return _module(
         '"""The method in short trainings: all that `ltcore check` looks at."""',
         import_block(
             [
@@ -115,7 +121,12 @@ def test_modules(names: Names, parts: Sequence[Part]) -> tuple[str, str]:
         '    with pytest.raises(ValidationError, match="nonsense"):\n'
         f"        {names.class_name}.Options(nonsense=1)",
     )
-    return functional, method
+
+
+def exported(text: str, module: str, *wanted: str) -> list[str]:
+    """The classes of `wanted` that a module's text defines itself."""
+    defined = {node.name for node in ast.parse(text, module).body if isinstance(node, ast.ClassDef)}
+    return [name for name in wanted if name in defined]
 
 
 def import_block(statements: Iterable[str], first_party: str = "") -> str:
@@ -146,7 +157,7 @@ def import_block(statements: Iterable[str], first_party: str = "") -> str:
 
 def _group(module: str, first_party: str) -> int:
     top = module.partition(".")[0]
-    return 2 if top == first_party else 0 if top in sys.stdlib_module_names else 1
+    return 2 if top == first_party.partition(".")[0] else 0 if top in sys.stdlib_module_names else 1
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -22,8 +22,10 @@ NEEDS = {
     "earlier_stage": "a stage before this one",
     "experts": "a backbone with experts",
     "feature_maps": "a tap with feature maps [N, D, H, W]",
+    "fixed_backbone": "a backbone that stays as it is",
     "hard_labels": "one label an image",
     "one_network": "a backbone without experts, or a tap before it splits",
+    "own_parameters_train": "that the stage trains the method's own parameters",
     "spatial_features": "a tap with feature maps whose plain mean the classifier reads",
     "validation": "held-out images: set data.holdout",
 }
@@ -90,6 +92,16 @@ def _may_reach(pattern: str, root: str) -> bool:
     return f"{root}.".startswith(literal) or literal.startswith(f"{root}.")
 
 
+def late_start(entry: Entry, epochs: int) -> str:
+    """What to say of a method that would begin behind the end of a stage, behind its name; empty where it does not."""
+    if entry.method.acts_from < epochs:
+        return ""
+    return (
+        f"would never act: start_epoch {entry.method.acts_from} never comes in {epochs} epochs, counted from 0; set it "
+        "to an epoch of the stage, such as that of the first drop of the learning rate"
+    )
+
+
 @dataclass(frozen=True)
 class StageChecks:
     """The checks of one stage; `run` goes through them all.
@@ -105,6 +117,7 @@ class StageChecks:
         skeleton: the backbone on the meta device.
         values: whether the values of the optimiser's options are checked, too.
         built: whether a method builds the classifier, here or in an earlier stage that this one takes it from.
+        before: methods of earlier stages, where what they provide holds here, too.
     """
 
     loaded: LoadedRecipe
@@ -117,6 +130,7 @@ class StageChecks:
     skeleton: Backbone
     values: bool
     built: bool
+    before: tuple[Entry, ...] = ()
 
     def run(self) -> None:
         """Go through all checks.
@@ -130,6 +144,7 @@ class StageChecks:
         self.what_is_new_trains()
         self.taps_exist()
         self.needs_are_met()
+        self.every_start_comes()
         self.cache_is_possible()
         self.trainable_matches()
         self.auxiliary_terms_exist()
@@ -210,7 +225,9 @@ class StageChecks:
         if self.loaded.recipe.data.holdout:
             provided.add("validation")
         provided.add("experts" if self.skeleton.experts > 1 else "one_network")
-        provided = provided.union(*(entry.method.provides for entry in self.active))
+        provided = provided.union(*(entry.method.provides for entry in (*self.active, *self.before)))
+        moving = self._moves_the_backbone()
+        provided |= set() if moving else {"fixed_backbone"}
         for entry in self.active:
             for need in sorted(entry.method.requires):
                 meaning = f"{need} ({NEEDS[need]})" if need in NEEDS else need
@@ -224,6 +241,11 @@ class StageChecks:
                     continue
                 if need == "one_network" and entry.method.tap in self.skeleton.inner_taps:
                     continue
+                if need == "own_parameters_train":
+                    self.own_parameters_train(entry, meaning)
+                    continue
+                if need == "fixed_backbone" and moving:
+                    raise self.refuse_method(entry, f"needs {meaning}, and {moving}")
                 if need not in provided:
                     why = (
                         self._without_maps(entry.method.tap, maps)
@@ -238,6 +260,29 @@ class StageChecks:
         if need == "one_network":
             return f"{named} has {self.skeleton.experts}, whose rows are not told apart at '{tap}'"
         return f"{named} has none" if need == "experts" else "nothing provides it"
+
+    def _moves_the_backbone(self) -> str:
+        """What of the stage changes the backbone, and what to write instead; empty where nothing does."""
+        for pattern in self._matching(backbone_names(self.skeleton)):
+            return f"trainable '{pattern}' trains it; name what else should train, such as trainable: [classifier]"
+        if self.stage.batch_norm == "adapt":
+            return "batch_norm: adapt moves its statistics; use batch_norm: frozen"
+        return ""
+
+    def own_parameters_train(self, entry: Entry, meaning: str) -> None:
+        """A method that requires it is named in ``trainable``."""
+        if not any(_may_reach(pattern, entry.key) for pattern in self.stage.trainable):
+            asked = ", ".join((*self.stage.trainable, entry.key))
+            raise self.refuse_method(
+                entry, f"needs {meaning}, and trainable does not name it; write trainable: [{asked}]"
+            )
+
+    def every_start_comes(self) -> None:
+        """A method that acts from some epoch on acts in the stage; of one counted in iterations the run knows."""
+        epochs = self.stage.epochs
+        for entry in self.active:
+            if epochs is not None and (late := late_start(entry, epochs)):
+                raise self.refuse_method(entry, late)
 
     def _without_maps(self, tap: str, maps: bool) -> str:
         """Why a tap of the backbone is none with maps, or none whose mean the classifier reads."""
@@ -273,7 +318,7 @@ class StageChecks:
                     f"'{self.stage.cache}' holds what comes out of it; use cache: off",
                     "cache",
                 )
-        for answer in self.answers["mix_inputs"]:
+        for answer in (*self.answers["image_transform"], *self.answers["mix_inputs"]):
             raise self.refuse(
                 f"{answer.entry.whose} changes the images, which cache '{self.stage.cache}' skips; use cache: off",
                 "cache",
@@ -350,3 +395,24 @@ class StageChecks:
             except RecipeError as error:
                 self._at(error.within(f"{entry.whose} refuses the stage: "), "methods", self.active.index(entry))
                 raise
+
+
+class CalibrationChecks(StageChecks):
+    """What must hold of the methods under ``calibrate``: as of those of a stage in which nothing trains."""
+
+    def run(self) -> None:
+        """See that what they require is there."""
+        self.needs_are_met()
+
+    def refuse(self, message: str, *path: str | int) -> RecipeError:
+        """The error at a place of ``calibrate``, which a stage would call ``methods``."""
+        return self.loaded.fail(("calibrate", *path[1:]), f"calibrate: {message}")
+
+    def own_parameters_train(self, entry: Entry, meaning: str) -> None:
+        """A method that a stage lists was looked at there."""
+        if not any(entry.key in stage.methods for stage in self.loaded.recipe.stages):
+            raise self.refuse_method(
+                entry,
+                f"needs {meaning}, and nothing trains while a classifier is calibrated; name it in the methods "
+                "and the trainable of a stage, too",
+            )

@@ -13,7 +13,8 @@ from ltcore.discovery.binding import Answers, Entry, implementations
 from ltcore.errors import LtcoreError, PluginError, listed
 from ltcore.networks.schedules import never_comes
 from ltcore.plan.adapting import adapted
-from ltcore.plan.checks import StageChecks
+from ltcore.plan.checks import CalibrationChecks, StageChecks
+from ltcore.plan.untrained import untrained
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
@@ -94,6 +95,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         StageChecks(loaded, index, stage, data, backbone, active, answers, skeleton, to_run, built).run()
         stages.append(StagePlan(stage, active, answers, built))
     calibration = _listed(loaded, ("calibrate",), recipe.calibrate, entries, "post_calibrate")
+    _check_calibration(loaded, data, backbone, entries, calibration, skeleton)
     return Plan(
         loaded,
         data,
@@ -110,6 +112,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
             *_late_schedules(loaded),
             *_no_experts(loaded, skeleton, stages),
             *_uncalled(stages),
+            *untrained(loaded, [(plan.stage, plan.entries) for plan in stages]),
         ),
     )
 
@@ -122,6 +125,27 @@ def _no_experts(loaded: LoadedRecipe, skeleton: Backbone, stages: Iterable[Stage
                 f"{loaded.where('stages', index, 'methods')}: stage '{stage.stage.name}': {answer.entry.whose} "
                 f"combines experts, and backbone '{loaded.recipe.backbone.use}' has none: it is not asked"
             )
+
+
+def _check_calibration(
+    loaded: LoadedRecipe,
+    data: Entry,
+    backbone: Entry,
+    entries: dict[str, Entry],
+    calibration: Answers,
+    skeleton: Backbone,
+) -> None:
+    """What must hold of the methods under ``calibrate``.
+
+    Raises:
+        RecipeError: one of them requires what is not there.
+    """
+    stages, active = loaded.recipe.stages, tuple(entries[key] for key in loaded.recipe.calibrate)
+    still = stages[-1].model_copy(update={"trainable": [], "batch_norm": "frozen"})
+    every = tuple(entries.values())
+    CalibrationChecks(
+        loaded, len(stages), still, data, backbone, active, calibration, skeleton, False, False, every
+    ).run()
 
 
 def _late_schedules(loaded: LoadedRecipe) -> Iterable[str]:
@@ -166,7 +190,7 @@ def provider(loaded: LoadedRecipe, role: str, name: str) -> tuple[Entry, Answers
 def _entry(loaded: LoadedRecipe, path: tuple[str, ...], key: str, name: str) -> Entry:
     where = loaded.where(*path, "use")
     try:
-        offer = catalogue.find(name)
+        offer = loaded.offer(name)
         kind = catalogue.load(offer)
     except PluginError as error:
         error.within(f"{where}: ")

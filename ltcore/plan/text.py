@@ -49,8 +49,16 @@ def describe(plan: Plan) -> dict[str, Any]:
         "select": None if recipe.select is None else recipe.select.model_dump(),
         "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
         "warnings": list(plan.warnings),
-        "notes": [*_notes(recipe), *as_pretrained(recipe.data, plan.skeleton.pretraining)[1]],
+        "notes": [*_unpackaged(plan), *_notes(recipe), *as_pretrained(recipe.data, plan.skeleton.pretraining)[1]],
     }
+
+
+def _unpackaged(plan: Plan) -> list[str]:
+    """The files that the recipe names in place of what is installed: a sentence each."""
+    return [
+        f"{file.name} is unpackaged code of the recipe, {file.path}; a run keeps a copy of it"
+        for file in plan.loaded.code.values()
+    ]
 
 
 def _notes(recipe: Recipe) -> list[str]:

@@ -31,7 +31,7 @@ def recipe_schema() -> tuple[Schema, list[str]]:
                 by_role["methods"].append(offer.name)
     for role, name in (("data", "Data"), ("backbone", "Backbone"), ("methods", "MethodEntry")):
         definitions[name]["properties"]["use"] = {
-            "enum": by_role[role],
+            "anyOf": [{"enum": by_role[role]}, {"type": "string", "pattern": r"^\./.+\.py:[A-Za-z_]"}],
             "description": definitions[name]["properties"]["use"].get("description", ""),
         }
         definitions[name]["allOf"] = [

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from ltcore.contract.recipe import Recipe
-from ltcore.errors import RecipeError
+from ltcore.discovery import catalogue
+from ltcore.discovery.offer import Offer
+from ltcore.discovery.unpackaged import File, split
+from ltcore.errors import PluginError, RecipeError
 from ltcore.recipe.located import Key, Located, Locator, located
 from ltcore.recipe.merging import apply_set, interpolate, load_chain, put
+from ltcore.recipe.own_code import gathered, placed
 from ltcore.recipe.validation import validate
 
 #: Paths of a recipe that change no result beyond what another machine changes: no part of what an experiment is.
@@ -50,12 +54,42 @@ class LoadedRecipe:
             ``recipe.yaml`` in the run directory.
         path: the recipe file, as the user gave it.
         locator: where each value was written.
+        code: the files that it names in place of what is installed, by what it calls them (``./mine.py``).
+        runs_code: whether they may be run. A run that is only opened may be somebody else's.
     """
 
     recipe: Recipe
     source: dict[str, Any]
     path: Path
     locator: Locator
+    code: Mapping[str, File] = field(default_factory=dict)
+    runs_code: bool = True
+
+    def offer(self, use: str) -> Offer:
+        """What a ``use`` of this recipe names: something installed, or a class in one of its files.
+
+        Raises:
+            PluginError: it is not installed, or the file cannot be read or may not be run.
+        """
+        parts = split(use)
+        if not (parts and parts[0] in self.code):
+            return catalogue.find(use)
+        file = self.code[parts[0]]
+        if not self.runs_code:
+            raise PluginError(
+                f"'{use}' is code that the run keeps in its directory, {file.path}, and a run that is opened runs such "
+                "code only where you say so: read it, then add --run-code (in Python: ltcore.load(RUN, run_code=True))"
+            )
+        return file.offer(parts[1], use)
+
+    def told(self, use: str) -> str:
+        """What a ``use`` is, also for another recipe: the name of what is installed; of a file what it holds.
+
+        Raises:
+            PluginError: the file cannot be read.
+        """
+        parts = split(use)
+        return f"{self.code[parts[0]].digest}:{parts[1]}" if parts and parts[0] in self.code else use
 
     def where(self, *path: Key) -> str:
         """``file:line`` or ``--set ...`` of the value at `path`, or of its nearest ancestor that was written down."""
@@ -84,7 +118,7 @@ class LoadedRecipe:
             put(root, path.split("."), located(value, where), Recipe.model_fields)
         locator = Locator(root, self.path)
         source = root.plain()
-        return LoadedRecipe(validate(Recipe, source, locator), source, self.path, locator)
+        return LoadedRecipe(validate(Recipe, source, locator), source, self.path, locator, self.code, self.runs_code)
 
     def without_weights(self) -> tuple[LoadedRecipe, list[str]]:
         """The recipe with a backbone that starts from random weights, and which of its options asked for others."""
@@ -127,7 +161,11 @@ def recipe_from(parts: dict[str, Any], where: str) -> LoadedRecipe:
 
 
 def load_recipe(
-    path: Path | str, sets: Sequence[str] = (), seed: int | None = None, threads: int | None = None
+    path: Path | str,
+    sets: Sequence[str] = (),
+    seed: int | None = None,
+    threads: int | None = None,
+    runs_code: bool = True,
 ) -> LoadedRecipe:
     """Read, merge, interpolate and check a recipe.
 
@@ -136,6 +174,7 @@ def load_recipe(
         sets: changes ``PATH=VALUE`` from the command line, applied in order.
         seed: overrides the recipe's seed.
         threads: overrides the recipe's number of threads.
+        runs_code: whether files that it names may be run.
 
     Raises:
         RecipeError: the recipe or a change is wrong; the message begins with ``file:line:`` or ``--set ...:``.
@@ -154,9 +193,10 @@ def load_recipe(
     # The recipe in the run directory reads in one order, whichever file a key came from.
     entries = {key: merged.value[key] for key in (*fields, *merged.value) if key in merged.value}
     merged = Located(entries, merged.where)
-    locator = Locator(interpolate(merged, Locator(merged, path)), path)
+    root, code = gathered(interpolate(placed(merged, Path.cwd()), Locator(merged, path)))
+    locator = Locator(root, path)
     source = locator.root.plain()
-    loaded = LoadedRecipe(validate(Recipe, source, locator), source, path, locator)
+    loaded = LoadedRecipe(validate(Recipe, source, locator), source, path, locator, code, runs_code)
     changed = {text.partition("=")[0].strip() for text in sets if not _PUBLISHED_PRECISION.fullmatch(text.strip())}
     kept = _still_published(loaded.recipe, changed)
     return (

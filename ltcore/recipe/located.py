@@ -18,10 +18,12 @@ class Located:
         value: a scalar, or a mapping or list of further located values.
         where: ``file:line`` or ``--set PATH=VALUE``. An entry of a mapping is placed where its key stands, because
             that is the line a reader looks for when the value spans several.
+        folder: of a ``use`` that names a file, where the recipe is that says so (`ltcore.recipe.own_code`).
     """
 
     value: dict[str, Located] | list[Located] | Scalar
     where: str
+    folder: Path | None = None
 
     def plain(self) -> Any:
         """The value without places: dicts, lists and scalars."""

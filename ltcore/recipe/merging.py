@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ltcore.errors import RecipeError, listed, nearest
 from ltcore.recipe.located import Key, Located, Locator, shown_value
+from ltcore.recipe.own_code import placed
 from ltcore.recipe.yaml_source import parse, read_recipe_file
 from ltcore.untrusted import printable
 
@@ -28,7 +29,7 @@ def load_chain(path: Path, chain: tuple[Path, ...] = ()) -> Located:
     Raises:
         RecipeError: a file cannot be read, the recipes extend each other in a circle, or a patched stage is unknown.
     """
-    root = read_recipe_file(path)
+    root = placed(read_recipe_file(path), path.parent)
     assert isinstance(root.value, dict)
     entries = dict(root.value)
     extends = entries.pop("extends", None)
@@ -72,7 +73,9 @@ def merge(base: Located, change: Located) -> Located:
 
 def _chosen(node: Located, key: str) -> object:
     child = node.get(key)
-    return None if child is None else child.value
+    if child is None:
+        return None
+    return child.value if child.folder is None else (child.folder, child.value)
 
 
 def apply_set(root: Located, text: str, fields: Collection[str]) -> None:
@@ -156,7 +159,7 @@ def interpolate(node: Located, locator: Locator, path: tuple[Key, ...] = ()) -> 
     text = _INTERPOLATION.sub(replacement, node.value)
     if "${" in text:  # pieces that form a new ${ together, as in $${env:X} where X begins with a brace
         raise fail("the interpolated text contains '${'")
-    return Located(text, node.where)
+    return Located(text, node.where, node.folder)
 
 
 def _parent_path(extends: Located, path: Path, chain: tuple[Path, ...]) -> Path:

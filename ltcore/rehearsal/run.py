@@ -77,9 +77,15 @@ class PartialLoaders:
         return self.all[-1]
 
     def seconds_to_decode(self, source: object, rows: float) -> float:
-        """What decoding `rows` images takes beside the computation; 0 where `source` decodes in between, or nothing."""
-        decodes = isinstance(source, PartialLoader) and isinstance(source.loader, StreamingLoader)
-        return self.decode_seconds * rows / self.workers if decodes and self.workers else 0.0
+        """What decoding `rows` images takes beside the computation; 0 where `source` decodes in between, or nothing.
+
+        What methods do to each image counts as decoding; it is measured with the functions of the epoch.
+        """
+        if not isinstance(source, PartialLoader) or not isinstance(source.loader, StreamingLoader):
+            return 0.0
+        if not self.workers:
+            return 0.0
+        return (self.decode_seconds + source.change_seconds) * rows / self.workers
 
     @property
     def left_out(self) -> float:
@@ -203,7 +209,7 @@ class Stopwatch(Observer):
         early, late = self._measured[0], self._measured[-1]
         per_epoch, steps = self._length
         epochs = steps / per_epoch
-        starts = [start for entry in plan.entries if (start := _start_epoch(entry.method.options)) and start < epochs]
+        starts = [start for entry in plan.entries if 0 < (start := entry.method.acts_from) < epochs]
         change = min(starts) if starts else epochs / 2
         seconds = projected_seconds(steps, per_epoch, early, late, change, around)
         every = self._plan.loaded.recipe.checkpoint_seconds
@@ -311,12 +317,6 @@ class Rehearsal:
             raise
         self.stopwatch.note_memory()
         return max(self._clock() - began + self.loaders.left_out - left_out, 0.0)
-
-
-def _start_epoch(options: Any) -> int:
-    """The epoch at which a method begins, by the usual name of that option; 0 where it has none."""
-    start = getattr(options, "start_epoch", 0)
-    return start if isinstance(start, int) else 0
 
 
 def _refuse_lack_of_memory(error: Exception, where: str) -> None:

@@ -11,7 +11,9 @@ from ltcore.report.material import gather
 from ltcore.report.page import build
 
 
-def write_report(runs: Sequence[Path], out: Path, features: bool = True, images: bool = True) -> list[str]:
+def write_report(
+    runs: Sequence[Path], out: Path, features: bool = True, images: bool = True, run_code: bool = False
+) -> list[str]:
     """Write the page.
 
     Args:
@@ -19,6 +21,7 @@ def write_report(runs: Sequence[Path], out: Path, features: bool = True, images:
         out: the file, replaced where it exists; or a pipe.
         features: whether to map features by t-SNE, for which the model is rebuilt and the data read.
         images: whether to show example images, for which the data is read.
+        run_code: see `ltcore.load`.
 
     Returns:
         What had to be left out and why, a sentence each.
@@ -28,7 +31,7 @@ def write_report(runs: Sequence[Path], out: Path, features: bool = True, images:
         RunError: a file of a run is damaged, or the page cannot be written.
     """
     refuse_output(out, "-o")
-    found = [read_run(path) for path in runs]
-    materials = [gather(run, features, images) for run in found]
+    found = [read_run(path, run_code) for path in runs]
+    materials = [gather(run, features, images, run_code) for run in found]
     write_output(out, build(found, materials), "-o")
     return [note for material in materials for note in material.notes]

@@ -132,8 +132,12 @@ class ReportedRun:
         return rows
 
 
-def read_run(path: Path) -> ReportedRun:
+def read_run(path: Path, run_code: bool = False) -> ReportedRun:
     """Read a run's directory.
+
+    Args:
+        path: the directory.
+        run_code: see `ltcore.load`.
 
     Raises:
         RecipeError: it is no run's, or it holds nothing to show yet.
@@ -148,7 +152,7 @@ def read_run(path: Path) -> ReportedRun:
     directory = RunDirectory(path)
     text = reading.read_text(path / "recipe.yaml")
     result = directory.read_result() if directory.finished else None
-    name, seed, plan = _planned(path)
+    name, seed, plan = _planned(path, run_code)
     if result:
         name, seed = result["recipe"], result["seed"]
     epochs = [dict(line) for line in reading.read_lines(path / "metrics.jsonl")]
@@ -162,10 +166,10 @@ def read_run(path: Path) -> ReportedRun:
     return ReportedRun(path, name, seed, text, plan, result, stages, epochs, environment, predictions)
 
 
-def _planned(path: Path) -> tuple[str, int | None, str]:
+def _planned(path: Path, run_code: bool) -> tuple[str, int | None, str]:
     """The recipe's name, its seed and the plan's text; a plugin may be missing where a run is only looked at."""
     try:
-        loaded = load_recipe(path / "recipe.yaml")
+        loaded = load_recipe(path / "recipe.yaml", runs_code=run_code)
     except LtcoreError as error:
         return path.resolve().parent.name, None, f"The recipe cannot be read here: {error}"
     try:

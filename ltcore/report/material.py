@@ -99,13 +99,14 @@ class Material:
     notes: list[str] = field(default_factory=list)
 
 
-def gather(run: ReportedRun, features: bool, images: bool) -> Material:
+def gather(run: ReportedRun, features: bool, images: bool, run_code: bool = False) -> Material:
     """Look at a run's images and model.
 
     Args:
         run: the run.
         features: whether to map features, for which the model is rebuilt.
         images: whether to show example images.
+        run_code: see `ltcore.load`.
     """
     found = Material()
     if run.predictions is None:
@@ -113,7 +114,7 @@ def gather(run: ReportedRun, features: bool, images: bool) -> Material:
     found.hardest = hardest(run)
     if not (features or images):
         return found
-    saved = load(run.path)
+    saved = load(run.path, run_code)
     try:
         data = saved.read_data()
     except LtcoreError as error:

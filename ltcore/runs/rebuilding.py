@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ltcore.contract.images import ImageFunction
 from ltcore.contract.model import Model
 from ltcore.contract.splits import ArraySplit
+from ltcore.data.image_functions import ImageChanges, ImageFunctions
 from ltcore.data.prepare import PreparedData
 from ltcore.evaluation.calibrated import Description
 from ltcore.plan.plan import make_plan
@@ -55,6 +57,11 @@ class _StandIns(FeatureProvider):
         each = () if experts == 1 or self.state.expert is not None else (experts,)
         return torch.randn(self.state.num_classes, *each, *self.feature_shape(tap), generator=generator)
 
+    def images(
+        self, split: str, indices: Tensor, transform: ImageFunction | None, augmented: bool, seed: int | None
+    ) -> Tensor:
+        return self._loaders["train"].pick(indices)
+
 
 @dataclass(frozen=True)
 class _OneImage:
@@ -73,8 +80,22 @@ class _OneImage:
     def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
         yield self.eval_batch(0, 1)
 
-    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
+    def train_batches(
+        self,
+        indices: Iterable[Tensor],
+        generators: Iterable[torch.Generator],
+        changes: ImageChanges | None = None,
+    ) -> Iterator[Tensor]:
         yield self.eval_batch(0, 1)
+
+    def pick(
+        self,
+        indices: Tensor,
+        generator: torch.Generator | None = None,
+        functions: ImageFunctions | None = None,
+        augmented: bool = False,
+    ) -> Tensor:
+        return self.eval_batch(0, 1).expand(len(indices), -1, -1, -1)
 
 
 def _without_images(description: Description) -> PreparedData:

@@ -17,6 +17,7 @@ from ltcore.contract.model import Model
 from ltcore.contract.result import Figures, Result
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.streaming import build_loader, worker_count
+from ltcore.discovery.unpackaged import File
 from ltcore.errors import DataError, LtcoreError, RecipeError, RunError, listed
 from ltcore.evaluation.calibrated import TOLERANCE, Calibrated, Description, read, relative_difference
 from ltcore.evaluation.outputs import pooled_features
@@ -71,18 +72,23 @@ def run(
     loaded = load_recipe(recipe, set, seed)
     reporter = Reporter(io.StringIO()) if quiet else Reporter()
     allowed = Allowed(data_changed, environment_changed)
-    return SavedRun(execute(loaded, Path(out), resume, reporter, allowed=allowed)[1])
+    return SavedRun(execute(loaded, Path(out), resume, reporter, allowed=allowed)[1], run_code=True)
 
 
-def load(run: Path | str) -> SavedRun:
+def load(run: Path | str, run_code: bool = False) -> SavedRun:
     """A run that has ended, from its directory.
 
     Results are read at once; the model is built when it is first asked for, and only that needs the run's plugins.
 
+    Args:
+        run: the run's directory.
+        run_code: run the files of Python that the run keeps in its directory, where its recipe named some
+            (``use: ./mine.py:Mine``). Without it, its model and its data are refused; results are read all the same.
+
     Raises:
         RecipeError: no run that has ended is there.
     """
-    return SavedRun(Path(run))
+    return SavedRun(Path(run), run_code)
 
 
 class SavedRun:
@@ -90,6 +96,7 @@ class SavedRun:
 
     Args:
         path: the run's directory.
+        run_code: see `load`.
 
     Attributes:
         path: the run's directory.
@@ -102,8 +109,8 @@ class SavedRun:
         RunError: its ``result.json`` is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, run_code: bool = False) -> None:
+        self.path, self._run_code = path, run_code
         self._directory = RunDirectory(path)
         if not self._directory.finished:
             raise RecipeError(_not_a_run(path))
@@ -117,7 +124,8 @@ class SavedRun:
 
     @cached_property
     def _loaded(self) -> LoadedRecipe:
-        return as_selected(load_recipe(self.path / "recipe.yaml"), self.result.get("selection"))
+        loaded = load_recipe(self.path / "recipe.yaml", runs_code=self._run_code)
+        return as_selected(loaded, self.result.get("selection"))
 
     @property
     def recipe(self) -> Recipe:
@@ -178,7 +186,7 @@ class SavedRun:
         It is built without the data, and compared with what the run's own model gave on a few images.
 
         Raises:
-            PluginError: a plugin that the recipe names is missing.
+            PluginError: a plugin that the recipe names is missing, or the run's own code may not be run.
             RunError: the model differs from the run's, as when a plugin has changed.
         """
         found = self.calibrated
@@ -208,7 +216,13 @@ class SavedRun:
                 now = "not installed as a distribution"
             if name.startswith("ltcore") and now != then:
                 changed.append(f"{name} was {then} and is {now}")
+        codes = self.result.get("code", {})
+        changed += [f"{file.path} has changed" for file in self._files() if codes.get(file.name) != file.digest]
         return f" (since the run, {'; '.join(changed)})" if changed else ""
+
+    def _files(self) -> list[File]:
+        """The files of Python that the run keeps and that are there."""
+        return [file for file in self._loaded.code.values() if file.path.is_file()]
 
     def predict(self, images: Images, batch_size: int = 64) -> Predictions:
         """What the calibrated model takes images for. See `ltcore.runs.predicting.predict`.

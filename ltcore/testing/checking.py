@@ -2,41 +2,78 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.method import Method
 from ltcore.discovery import catalogue
 from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, RecipeError, listed, nearest
-from ltcore.testing import pairs, synchronisation
+from ltcore.new.names import spelled
+from ltcore.recipe.loading import recipe_from
+from ltcore.testing import order, pairs, reopening, synchronisation
 from ltcore.testing.options import check_options
 from ltcore.testing.parts import PARTS
 from ltcore.testing.processes import elsewhere, start
-from ltcore.testing.recipes import changed, compose, part_of, plainly, plan_of, with_companions
+from ltcore.testing.recipes import WHERE, beside, changed, compose, part_of, plainly, plan_of, with_companions
+from ltcore.testing.records import Records
+from ltcore.testing.reopening import BUILDING, reopened
 from ltcore.testing.report import CHECKS, Check, ConformanceError, Report
 from ltcore.testing.spelling import check_hooks, check_interface
-from ltcore.testing.trial import Saved, train
+from ltcore.testing.trial import Saved, Trained, train
 from ltcore.testing.watch import Watch
 
 #: Checks that a watched training answers, and what it tries for each.
 _WATCHED = {
     "gradients": "every parameter that trains, and every leaf of the loss's graph, in every step",
+    "gradient_flow": "from what every hook of a step returns to what it was given, and at the backbone",
+    "idle_modules": "the gradients of the method's modules, in every step",
+    "given_gradients": "their names, in every step",
+    "answers": "the type, shape and device of every answer",
+    "device": "what hooks of a step make without saying where, and compute with or return",
+    "synthetic": "the images and marks of the rows that come in and go out",
+    "sources": "every row's label, beside that of its image",
+    "relabelling": "every row's label, as it came in",
+    "extra_rows": "whether they are found among the batch's rows",
+    "classifier": "its logits on random features beside weight and bias, with other parameters too",
+    "frozen_models": "tensors and modes of earlier stages' models, before and behind every hook",
+    "growth": "live tensors, and what the method holds, after every step of a last epoch",
+    "passes": "what each hook of a step asks the context for",
     "inputs": "arguments, context and model before and behind every hook",
     "randomness": "the states of random, numpy.random and torch before and behind every hook",
     "auxiliary": "declared against returned terms, in every step",
     "synchronisation": "the operators of every step" + "; and what CUDA reports" * torch.cuda.is_available(),
 }
 _WITHOUT_TRAINING = frozenset({"options", "hooks", "interface"})
-_NEEDS_STEADY = frozenset({"resume", "test_data", "processes"})
+_NEEDS_STEADY = frozenset({"resume", "test_data", "validation", "processes", "row_order"})
+#: Of checks that say something of some hooks only, those hooks.
+_RECORDS = frozenset({"mix_inputs", "augment_features"})
+_OF_STEPS = frozenset(name for name, hook in HOOKS.items() if hook.called == "step")
+_ABOUT = {
+    "device": _OF_STEPS,
+    "given_gradients": frozenset({"compute_gradients"}),
+    "answers": frozenset(name for name, hook in HOOKS.items() if hook.problem is not None),
+    "synthetic": _RECORDS,
+    "sources": _RECORDS,
+    "relabelling": _RECORDS,
+    "extra_rows": frozenset({"extra_rows"}),
+    "others_rows": _RECORDS,
+    "row_order": _OF_STEPS,
+    "classifier": frozenset({"build_classifier"}),
+    "reopening": BUILDING,
+}
+#: What would be wrong for the same reason, and is not tried where a check has failed.
+_FOLLOWS = {"resume": frozenset({"frozen_models"}), "others_rows": frozenset({"relabelling"})}
 _SMALL, _ODD = 1, 7
+_FEW = 4
 
 
 def check_method(
@@ -95,7 +132,7 @@ def _is(offer: Offer, kind: type[Method]) -> bool:
 
 
 def _name_of(kind: type[Method]) -> str:
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__).lower().strip("_")
+    name = spelled(kind.__name__)
     return f"{name}_checked" if any(offer.name == name for offer in catalogue.offers()) else name
 
 
@@ -156,8 +193,14 @@ class _Conformance:
             return
         with _folder() as folder:
             watch = Watch(frozenset({self.offer.name}), looking=True)
+            recipe = changed(self.recipe, checkpoint_seconds=0)
+            wrong: list[str | None] = []
+            opened = partial(reopened, recipe_from(recipe, WHERE))
+            builds = bool(self.part.hooks & BUILDING)
             try:
-                self.trained = train(changed(self.recipe, checkpoint_seconds=0), watch, folder=folder)
+                self.trained = train(
+                    recipe, watch, folder=folder, reopening=lambda *run: wrong.append(opened(*run) if builds else None)
+                )
             except LtcoreError as error:
                 if not watch.faults:
                     yield Check("steps", _stages(self.recipe), "failed", plainly(error), _HELP)
@@ -166,21 +209,27 @@ class _Conformance:
             yield self._steps(watch)
             self._wait_on_gpu(watch)
             yield from self._seen(watch, ended=False)
-            yield from self._compared(folder, {fault.check for fault in watch.faults})
+            yield self._reopening(wrong[0])
+            yield from self._compared(folder, watch)
 
-    def _compared(self, folder: Path, found: set[str]) -> Iterator[Check]:
+    def _compared(self, folder: Path, watch: Watch) -> Iterator[Check]:
         """The checks that train again; where the same seed gives another result, equal results are not asked for."""
+        found = {fault.check for fault in watch.faults}
         comparisons: dict[str, Callable[[], Check]] = {
             "seed": self._same_seed,
             "resume": lambda: self._resume(folder),
             "test_data": self._test_data,
+            "validation": lambda: self._validation(watch),
+            "others_rows": self._others_rows,
+            "row_order": self._row_order,
             "processes": self._processes,
             "batch_sizes": self._batch_sizes,
             "pairs": self._pairs,
         }
         steady = "seed" not in found
         for name, compare in comparisons.items():
-            if name in found or name in self.without or (name in _NEEDS_STEADY and not steady):
+            follows = _FOLLOWS.get(name, frozenset()) & found
+            if name in found or name in self.without or follows or (name in _NEEDS_STEADY and not steady):
                 continue
             made = compare()
             steady = steady and (name != "seed" or made.outcome == "passed")
@@ -236,10 +285,29 @@ class _Conformance:
                 yield Check(name, tried, "failed", messages, changes)
             elif ended or name not in _WATCHED:
                 continue  # not seen, or seen in part only
-            elif name == "auxiliary" and not self.part.method.auxiliary:
-                yield Check(name, tried, "not applicable", "it has no auxiliary losses")
+            elif why := self._not_about(name):
+                yield Check(name, tried, "not applicable", why)
             else:
                 yield Check(name, tried, "passed")
+
+    def _not_about(self, name: str) -> str | None:
+        """Why a check says nothing of the method; None where it does."""
+        if name == "auxiliary" and not self.part.method.auxiliary:
+            return "it has no auxiliary losses"
+        if name == "idle_modules" and not self.part.networks:
+            return "it has no modules of its own"
+        hooks = _ABOUT.get(name)
+        if hooks is None or hooks & self.part.hooks:
+            return None
+        return f"it has no {' or '.join(sorted(hooks))}" if len(hooks) < _FEW else "it has no such hook"
+
+    def _reopening(self, wrong: str | None) -> Check:
+        tried = "built anew from the recipe and the run's tensors, without data; and traced, for other images"
+        if why := self._not_about("reopening"):
+            return Check("reopening", tried, "not applicable", why)
+        if wrong:
+            return Check("reopening", tried, "failed", wrong, reopening.CHANGE)
+        return Check("reopening", tried, "passed")
 
     # -- what is the same ------------------------------------------------------------------------------------------
 
@@ -255,11 +323,79 @@ class _Conformance:
     def _test_data(self) -> Check:
         if self.recipe["data"]["use"] != "check_data":
             return Check("test_data", _TEST, "not applicable", "the recipe has data of its own")
-        difference = self.trained.difference(train(changed(self.recipe, test_seed=1), self._quiet()))
+        difference = self.trained.difference(self._with_other(test_seed=1))
         if difference:
             message = f"with other test images and labels, the training differs in {difference}"
             return Check("test_data", _TEST, "failed", message, "choose and fit on training or validation images only")
         return Check("test_data", _TEST, "passed")
+
+    def _with_other(self, **data: Any) -> Trained:
+        return train(changed(self.recipe, data=data), self._quiet())
+
+    def _validation(self, watch: Watch) -> Check:
+        if self.recipe["data"]["use"] != "check_data":
+            return Check("validation", _HELD_OUT, "not applicable", "the recipe has data of its own")
+        if "validation" in self.part.method.requires:
+            return Check("validation", _HELD_OUT, "not applicable", "it says that it requires validation images")
+        difference = self.trained.difference(self._with_other(held_out_seed=1))
+        if not difference:
+            return Check("validation", _HELD_OUT, "passed")
+        asking = f" ({' and '.join(sorted(watch.asked.validation))} asks for them)" if watch.asked.validation else ""
+        message = f"with other validation images and labels, the training differs in {difference}{asking}"
+        return Check("validation", _HELD_OUT, "failed", message, _REQUIRE)
+
+    def _others_rows(self) -> Check:
+        if why := self._not_about("others_rows"):
+            return Check("others_rows", "", "not applicable", why)
+        tap = self.part.method.tap if "augment_features" in self.part.hooks else "pooled"
+        rows = {"check_rows": {"tap": tap}}
+        refused = ""
+        for others, tried in (({"check_mix": {}, **rows}, "mixed, with"), (rows, "with")):
+            watch = Watch(frozenset({self.offer.name}))
+            watch.inspectors = [Records(watch, only_others=True)]
+            tried = f"a training on batches {tried} three rows that another method made"
+            recipe, message, change = beside(self.recipe, others), "", _BESIDE
+            try:
+                plan_of(recipe)
+            except RecipeError as error:
+                refused = plainly(error)
+                continue
+            try:
+                train(recipe, watch)
+            except LtcoreError as error:
+                message = f"beside such rows it ends: {plainly(error)}"
+            if faults := [fault for fault in watch.faults if fault.check == "others_rows"]:
+                message, change = "\n".join(fault.message for fault in faults), faults[0].change
+            return Check("others_rows", tried, "failed" if message else "passed", message, change if message else "")
+        return Check("others_rows", "", "not applicable", f"the plan refuses other methods' rows: {refused}")
+
+    def _row_order(self) -> Check:
+        tried = "the same training with the rows of every batch in another order, and what is drawn for them too"
+        why = self._not_about("row_order") or self._in_order()
+        if why:
+            return Check("row_order", tried, "not applicable", why)
+        watch, follow = self._quiet(), order.Follow()
+        watch.around = follow
+        try:
+            difference = order.difference(self.trained, train(beside(self.recipe, {"check_order": {}}), watch))
+        except LtcoreError as error:
+            difference = f"an error: {plainly(error)}"
+        if difference and follow.beyond:
+            drawn = ", ".join(sorted(follow.beyond))
+            return Check("row_order", tried, "not applicable", f"it draws what belongs to no row ({drawn})")
+        if difference:
+            message = f"with the rows of every batch in another order, the training differs in {difference}"
+            return Check("row_order", tried, "failed", message, _IN_ORDER)
+        return Check("row_order", tried, "passed")
+
+    def _in_order(self) -> str | None:
+        """Why the order of rows may matter; None where it must not."""
+        if self.part.method.order_matters:
+            return "it says that the order of rows matters to it"
+        laying_out = {"build_sampler", "extra_rows"}
+        parts = with_companions(self.part)
+        bringing = next((part.name for part in parts if part.hooks & laying_out), None)
+        return f"'{bringing}' says how batches are laid out" if bringing else None
 
     def _resume(self, folder: Path) -> Check:
         stops = list(_stops(self.trained.saved))
@@ -340,7 +476,7 @@ class _Conformance:
         counted = {"trained": 0, "refused": 0}
         for other in pairs.others(self.part):
             for first, second in pairs.orders(self.part, other):
-                outcome, problem = pairs.together(first, second)
+                outcome, problem = pairs.tried(first, second)
                 counted[outcome] += 1
                 if problem:
                     return Check(
@@ -357,6 +493,16 @@ class _Conformance:
 
 _SEED = "two trainings with the same seed"
 _TEST = "test splits that hooks open; and a training with other test images and labels"
+_HELD_OUT = "a training with other validation images and labels"
+_REQUIRE = (
+    "choose and fit on training images; or say `requires = frozenset({'validation'})`: then a recipe must hold images "
+    "out, and no figure on them is one of images that the training has not seen"
+)
+_BESIDE = "leave rows alone that `synthetic` marks, and hand on the rest with `dataclasses.replace(features, ...)`"
+_IN_ORDER = (
+    "go by labels, sources and marks, and not by places in the batch; or bring the layout (`build_sampler`), or say "
+    "`order_matters = True`"
+)
 _RANDOM = "draw from context.generator, and sum in a fixed order"
 _HELP = (
     "if the recipe does not suit the method: set its class's `checked_with`, or give check_method `options` or `recipe`"

@@ -25,7 +25,7 @@ def check_installed(names: Sequence[str] = (), without: Sequence[str] = ()) -> I
         if check not in CHECKS:
             raise RecipeError(f"there is no check '{check}'{nearest(check, CHECKS) or ';'} there is {listed(CHECKS)}")
     installed = catalogue.offers()
-    wanted = [catalogue.find(name) for name in names] or [
+    wanted = [catalogue.asked(name) for name in names] or [
         offer for offer in installed if offer.distribution != "ltcore"
     ]
     if not wanted:
@@ -35,13 +35,12 @@ def check_installed(names: Sequence[str] = (), without: Sequence[str] = ()) -> I
 
 
 def _checked(offer: Offer, without: Sequence[str], same_name: list[Offer]) -> Report:
-    tried = "its entry point"
+    tried = "its entry point" if offer.is_packaged else "its file"
     try:
         kind = catalogue.load(offer)
     except PluginError as error:
-        failed = Check(
-            "import", tried, "failed", str(error), f"let python -c 'import {offer.value.partition(':')[0]}' pass"
-        )
+        change = f"let python -c 'import {offer.module}' pass" if offer.is_packaged else f"change {offer.distribution}"
+        failed = Check("import", tried, "failed", str(error), change)
         return _only(offer, failed)
     if len(same_name) > 1:
         both = " and ".join(f"{other.distribution} {other.version}" for other in same_name)

@@ -13,10 +13,13 @@ from ltcore.discovery import catalogue
 from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.plan.checks import NEEDS
+from ltcore.testing.parts import PARTS
 from ltcore.testing.recipes import Part, compose, part_of, plainly, plan_of, with_companions
 from ltcore.testing.trial import CALIBRATED, WatchedRun, train
 from ltcore.testing.watch import Watch
 
+#: What came of two installed methods.
+_TRIED: dict[tuple[Offer, ...], tuple[str, str | None]] = {}
 FOLDS = frozenset(name for name, hook in HOOKS.items() if hook.kind == "fold")
 
 
@@ -62,7 +65,7 @@ def installed_part(offer: Offer) -> Part | None:
 def others(part: Part) -> Iterator[Part]:
     """Every installed method that stands beside another one in a recipe, itself included; core's own are left out."""
     for offer in catalogue.offers():
-        if offer.distribution == "ltcore" or offer.name in ("check_data", "check_backbone"):
+        if offer.distribution == "ltcore" or offer.name in PARTS:
             continue
         other = installed_part(offer)
         if other is not None and (part.role is None or other.role is None):
@@ -74,6 +77,19 @@ def orders(first: Part, second: Part) -> list[tuple[Part, Part]]:
     if first.name != second.name and first.hooks & second.hooks & FOLDS:
         return [(first, second), (second, first)]
     return [(first, second)]
+
+
+def tried(first: Part, second: Part) -> tuple[str, str | None]:
+    """`together`; two installed methods are tried once in a process, whichever of them is checked."""
+    for part in (first, second):
+        known = None if catalogue.is_lent(part.offer) else installed_part(part.offer)
+        if known is None or known.options != part.options:
+            return together(first, second)
+    places = (first.offer, second.offer)
+    key = places if len(orders(first, second)) > 1 else tuple(sorted(places, key=str))
+    if key not in _TRIED:
+        _TRIED[key] = together(first, second)
+    return _TRIED[key]
 
 
 def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None) -> tuple[str, str | None]:

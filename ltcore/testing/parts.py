@@ -1,7 +1,8 @@
-"""The data and the network that methods are checked on: quick, learnable, and with all that a method may ask for."""
+"""What methods are checked on and beside: data, a network, and other methods; quick, with all that one may ask for."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Backbone
+from ltcore.contract.context import Context
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.method import Method, Options
+from ltcore.contract.records import Batch, Features
 from ltcore.contract.splits import ArraySplit, DataSplits
 from ltcore.data.synthetic import class_patterns
 
@@ -23,12 +26,16 @@ class CheckDataOptions(Options):
 
     test_seed: int = Field(default=0, ge=0)
     """What the test images and their labels are drawn with; nothing that is trained may depend on it."""
+    held_out_seed: int = Field(default=0, ge=0)
+    """What the validation images and their labels are drawn with; a method that learns from them says so."""
     image_size: int = Field(default=8, ge=8)
     """Height and width in pixels."""
 
 
 class CheckData(Method[CheckDataOptions]):
-    """A pattern for each of four classes, with noise, long-tailed: 60 images to train on, 8 to test on."""
+    """A pattern for each of four classes, with noise, long-tailed: 60 images to train on, 4 held out, 8 to test on."""
+
+    provides = frozenset({"validation"})
 
     @hookimpl
     def build_data(self) -> DataSplits:
@@ -42,8 +49,10 @@ class CheckData(Method[CheckDataOptions]):
             return ArraySplit(torch.from_numpy(pixels).permute(0, 3, 1, 2), targets)
 
         test = torch.from_numpy(np.random.default_rng((7, o.test_seed)).permutation(np.repeat(np.arange(4), 2)))
+        held_out = torch.from_numpy(np.random.default_rng((8, o.held_out_seed)).permutation(4))
         return DataSplits(
             train=split(torch.repeat_interleave(torch.tensor(COUNTS)), 1),
+            val=split(held_out, 3, o.held_out_seed),
             test=split(test, 2, o.test_seed),
             class_names=("a", "b", "c", "d"),
             mean=(0.5,) * 3,
@@ -95,5 +104,78 @@ class CheckBackbone(Method[CheckBackboneOptions]):
         return _CheckNetwork(in_channels, self.options.experts)
 
 
+class CheckRowsOptions(Options):
+    """Options of the rows."""
+
+    tap: str = "pooled"
+    """Where they are appended."""
+
+
+class CheckRows(Method[CheckRowsOptions]):
+    """Another method whose rows a checked one must leave alone: three synthetic rows, a term and something kept."""
+
+    interface = "1.1"
+    auxiliary = ("made",)
+
+    @property
+    def tap(self) -> str:
+        """Where they are appended."""
+        tap = self.options.tap
+        return tap
+
+    @hookimpl
+    def augment_features(self, features: Features, context: Context) -> Features:
+        """Three rows more, each halfway between two of the batch; mixed as the batch is."""
+        x, rows = features.features, torch.arange(3, device=context.device) % len(features.targets)
+        made = 0.5 * (x[rows] + x[rows - 1])
+        changed = features.append(made, features.targets[rows], features.source_index[rows])
+        partners, share = features.partner_targets, features.target_weight
+        if partners is not None and share is not None:
+            changed = replace(
+                changed,
+                partner_targets=torch.cat([partners, partners[rows]]),
+                target_weight=torch.cat([share, share[rows]]),
+            )
+        return changed.keeping(context.name, made).with_losses(context.name, made=0 * made.sum())
+
+
+class CheckMix(Method):
+    """Another method that gives every row a second label."""
+
+    interface = "1.1"
+    breaks = frozenset({"hard_labels"})
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch) -> Batch:
+        """The images, with three quarters of their own label and a quarter of their neighbour's."""
+        share = torch.full(batch.targets.shape, 0.75, device=batch.targets.device)
+        return replace(batch, partner_targets=batch.targets.roll(1), target_weight=share)
+
+
+def new_order(rows: int) -> Tensor:
+    """Which row of a batch stands where once `CheckOrder` has been at it, [rows]."""
+    return torch.arange(rows).flip(0).roll(1)
+
+
+class CheckOrder(Method):
+    """Another order of the batch's rows."""
+
+    interface = "1.1"
+
+    @hookimpl
+    def mix_inputs(self, batch: Batch) -> Batch:
+        """The same rows."""
+        order = new_order(len(batch.targets)).to(batch.targets.device)
+        return replace(
+            batch, images=batch.images[order], targets=batch.targets[order], source_index=batch.source_index[order]
+        )
+
+
 #: What the checks lend to recipes, by name.
-PARTS: dict[str, type[Method]] = {"check_data": CheckData, "check_backbone": CheckBackbone}
+PARTS: dict[str, type[Method]] = {
+    "check_data": CheckData,
+    "check_backbone": CheckBackbone,
+    "check_rows": CheckRows,
+    "check_mix": CheckMix,
+    "check_order": CheckOrder,
+}

@@ -121,7 +121,7 @@ def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]
         "device": "cpu",
         "diagnostics": "off",
         "checkpoint_seconds": 1e9,
-        "data": {"use": "check_data", "holdout": 1},
+        "data": {"use": "check_data"},
         "backbone": copy.deepcopy(_TRANSFORMER) if any(p.transformer for p in parts) else {"use": "check_backbone"},
         "methods": {key: {"use": part.name, "options": dict(part.options)} for key, part in methods.items()},
         "stages": stages,
@@ -143,15 +143,33 @@ def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]
 def changed(
     recipe: Mapping[str, Any],
     batch_size: int | None = None,
-    test_seed: int | None = None,
+    data: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> dict[str, Any]:
-    """A copy of a recipe with another batch size, other test data or other top-level parts."""
+    """A copy of a recipe with another batch size, other options of its data or other top-level parts."""
     out = {**copy.deepcopy(dict(recipe)), **parts}
     if batch_size is not None:
         out["stages"] = [stage | {"batch_size": batch_size} for stage in out["stages"]]
-    if test_seed is not None:
-        out["data"]["options"] = {**out["data"].get("options", {}), "test_seed": test_seed}
+    if data is not None:
+        out["data"]["options"] = {**out["data"].get("options", {}), **data}
+    return out
+
+
+def beside(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A copy of a recipe with other methods in front of its own, in every stage that has some.
+
+    Args:
+        recipe: the recipe.
+        others: options of the other methods, by name.
+    """
+    out = copy.deepcopy(dict(recipe))
+    out["methods"] = {
+        **{name: {"use": name, "options": dict(given)} for name, given in others.items()},
+        **out["methods"],
+    }
+    out["stages"] = [
+        {**stage, "methods": [*others, *stage["methods"]]} if stage.get("methods") else stage for stage in out["stages"]
+    ]
     return out
 
 

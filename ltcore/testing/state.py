@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 #: What every module has; the rest of its ``__dict__`` is its author's.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"} | {"options", "training"}
 _DEPTH = 5
+_MOST_NODES = 20000
 
 
 def plain_state(method: nn.Module) -> dict[str, str]:
@@ -26,6 +28,29 @@ def path_to(method: nn.Module, wanted: Tensor) -> str | None:
             if found is wanted:
                 return inner
     return None
+
+
+def held_within(method: nn.Module) -> Iterator[tuple[str, int]]:
+    """How much lies in each attribute that a method holds outside of its state: values, and nodes of their graphs."""
+    for path, value in _held(method):
+        if isinstance(value, deque) and value.maxlen is not None:
+            continue
+        size = 0
+        for _, found in _inside(path, value, _DEPTH, set()):
+            size += 1 + (_nodes(found) if isinstance(found, Tensor) else 0)
+        yield path, size
+
+
+def _nodes(tensor: Tensor) -> int:
+    """How many nodes the graph behind a tensor has, up to a bound."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [tensor.grad_fn]
+    while waiting and len(seen) < _MOST_NODES:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return len(seen)
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -46,7 +71,7 @@ def _held(method: nn.Module) -> Iterator[tuple[str, Any]]:
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         yield from ((f"[{key!r}]", child) for key, child in value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         yield from ((f"[{index}]", child) for index, child in enumerate(value))
     elif isinstance(value, nn.Module):
         yield from ((f".{name}", child) for name, child in value.named_parameters())

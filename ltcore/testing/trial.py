@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltcore.errors import LtcoreError, RunError
 from ltcore.evaluation.outputs import logits_of
@@ -95,12 +96,28 @@ class _Trial(Observer):
 
     def stage_started(self, loop: Loop) -> None:
         watch = self._watch
-        loop.optimizer.register_step_pre_hook(lambda *_: watch.look_at_gradients(loop.model, loop.trained))
+
+        def graded(*_: Any) -> None:
+            watch.look_at_gradients(loop.model, loop.trained)
+            for inspector in watch.inspectors:
+                inspector.graded(loop, loop.model, loop.trained)
+
+        loop.optimizer.register_step_pre_hook(graded)
         loop.forward = watch.step(loop.forward, loop.model, loop.trained)
 
     def epoch_started(self, loop: Loop) -> None:
         if not self._watch.held:
             self._watch.held = self._held()
+        for inspector in self._watch.inspectors:
+            inspector.epoch_started(loop)
+
+    def step_ended(self, loop: Loop) -> None:
+        for inspector in self._watch.inspectors:
+            inspector.step_ended(loop)
+
+    def epoch_ended(self, loop: Loop) -> None:
+        for inspector in self._watch.inspectors:
+            inspector.epoch_ended(loop)
 
     def checkpoint_written(self, loop: Loop) -> None:
         at = (loop.stage.name, loop.position.epoch, loop.position.step)
@@ -125,10 +142,12 @@ class WatchedRun:
     def __init__(self, plan: Plan, watch: Watch, folder: Path) -> None:
         (folder / "checkpoints").mkdir(exist_ok=True)
         loaded, device = plan.loaded, torch.device(plan.loaded.recipe.device)
-        plan = watch.wrapped(plan)
+        plan, self._watch = watch.wrapped(plan), watch
+        #: Is given the run's parts and its calibrated classifier at the end.
+        self.reopening: Callable[[Assembly, nn.Module], None] | None = None
         data = RunData(plan, read_data(loaded, plan.answers["data"]), device)
         self.assembly, self.directory = Assembly(plan, data, device), RunDirectory(folder)
-        watch.state = self.assembly.state
+        watch.attach(self.assembly.state)
         self._trial = _Trial(watch, plan, self.directory)
         self._run = Run(self.assembly, self.directory, Reporter(io.StringIO()), observers=[self._trial])
         metrics_of(self.directory).touch()
@@ -137,7 +156,11 @@ class WatchedRun:
         """Train and calibrate; what must be the same in another such run."""
         self._run.train()
         assembly, trained = self.assembly, Trained(saved=self._trial.saved)
+        for inspector in self._watch.inspectors:
+            inspector.ended(assembly.model)
         classifier = assembly.calibrated()
+        if self.reopening is not None:
+            self.reopening(assembly, classifier)
         lines = metrics_of(self.directory).read_text(encoding="utf-8").splitlines()
         trained.losses = [(line["stage"], line["epoch"], line["loss"]) for line in map(json.loads, lines)]
         trained.tensors = {name: tensor.detach().clone() for name, tensor in assembly.model.state_dict().items()}
@@ -147,7 +170,11 @@ class WatchedRun:
 
 
 def train(
-    recipe: Mapping[str, Any], watch: Watch, going_on: Saved | None = None, folder: Path | None = None
+    recipe: Mapping[str, Any],
+    watch: Watch,
+    going_on: Saved | None = None,
+    folder: Path | None = None,
+    reopening: Callable[[Assembly, nn.Module], None] | None = None,
 ) -> Trained:
     """Train a recipe.
 
@@ -156,6 +183,7 @@ def train(
         watch: looks at what the method does.
         going_on: go on from this checkpoint, of a run in `folder`.
         folder: where the run's files are; by default a folder that is gone afterwards.
+        reopening: is given the run's parts and its calibrated classifier at the end.
 
     Raises:
         LtcoreError: anything that ends a run.
@@ -163,11 +191,12 @@ def train(
     if folder is None:
         temporary = Path(tempfile.mkdtemp(prefix="ltcore-check-"))
         try:
-            return train(recipe, watch, going_on, temporary)
+            return train(recipe, watch, going_on, temporary, reopening)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     with watch.alone():
         run = WatchedRun(plan_of(recipe), watch, folder)
+    run.reopening = reopening
     if going_on is not None:
         run.directory.last.write_bytes(going_on.content)
         metrics_of(run.directory).write_bytes(going_on.metrics)
@@ -177,3 +206,5 @@ def train(
         raise
     except Exception as error:
         raise RunError(f"{type(error).__name__}: {error}") from error
+    finally:
+        gc.unfreeze()  # see `ltcore.testing.costs.Growth`

@@ -14,8 +14,14 @@ from torch import Tensor, nn
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.contract.model import public_name
+from ltcore.testing.costs import Asked, Growth
+from ltcore.testing.devices import Devices
 from ltcore.testing.faults import Fault
+from ltcore.testing.flow import Gradients
+from ltcore.testing.image_functions import try_image_function
+from ltcore.testing.inspecting import Call, Inspector
 from ltcore.testing.randomness import GlobalStates, TorchState
+from ltcore.testing.records import AnswerTypes, Records
 from ltcore.testing.state import path_to, same
 from ltcore.testing.synchronisation import Waits
 from ltcore.testing.test_split import TestSplit
@@ -43,10 +49,19 @@ class Watch:
         names: the methods, by their names in the recipe; those that build data or backbone included.
         looking: look at everything; else only count the calls.
         waiting: look only at what waits for the device, see `ltcore.testing.synchronisation`.
+
+    Attributes:
+        inspectors: what else looks at each call and step, see `ltcore.testing.inspecting`.
+        around: stands around each call.
     """
 
     def __init__(self, names: frozenset[str] = frozenset(), looking: bool = False, waiting: bool = False) -> None:
         self.names, self.looking, self.waiting = names, looking, waiting
+        self.asked = Asked(self)
+        self.inspectors: list[Inspector] = []
+        if looking:
+            self.inspectors = [AnswerTypes(self), Records(self), Gradients(self), Growth(self), self.asked]
+        self.around: Callable[[Call], AbstractContextManager[Any]] = lambda _: nullcontext()
         self.calls: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.state: RunState | None = None
@@ -65,6 +80,12 @@ class Watch:
         found = Fault(check, message, change)
         if found not in self.faults:
             self.faults.append(found)
+
+    def attach(self, state: RunState) -> None:
+        """The run's parts are there."""
+        self.state = state
+        if self.looking:
+            self.asked.attach(state)
 
     def alone(self) -> AbstractContextManager[None]:
         """While methods are made: global random states as they always are, and whether they are left so."""
@@ -101,26 +122,41 @@ class Watch:
         function, hook = answer.function, answer.hook
 
         @functools.wraps(function)
-        def watched(**given: Any) -> Any:
+        def watched(*values: Any) -> Any:
             self.calls[hook] += 1
+            call = Call(answer.entry, HOOKS[hook], dict(zip(HOOKS[hook].arguments, values, strict=True)), self.state)
+            given = {name: call.given[name] for name in answer.arguments}
             with self.aside():
                 before = self._seen(given, hook) if self.looking else {}
+                noted = [inspector.before(call) for inspector in self.inspectors]
             outer, self.where = self.where, hook
+            devices = Devices(self, hook) if self.looking and call.in_step else None
             try:
-                with self._random(hook, "dropout" if HOOKS[hook].called == "step" else "drawn"), self._test_split(hook):
+                with (
+                    self._random(hook, "dropout" if call.in_step else "drawn"),
+                    self._test_split(hook),
+                    self.around(call),
+                    devices or nullcontext(),
+                ):
                     returned = function(**given)
             finally:
                 self.where = outer
+            if devices is not None:
+                devices.look(returned)
             with self.aside():
+                for inspector, each in zip(self.inspectors, noted, strict=True):
+                    inspector.after(call, returned, each)
                 if self.looking:
                     self._compare(hook, before, self._seen(given, hook))
                 if self.looking and hook in _MAKING:
                     self._compare_terms(answer.entry, hook, returned)
+                if self.looking and hook == "image_transform" and returned is not None and self.state is not None:
+                    try_image_function(returned, self, self.state)
             if hook == "build_sampler" and returned is not None:
                 return _WatchedSampler(returned, self)
             return returned
 
-        return replace(answer, function=watched)
+        return replace(answer, function=watched, arguments=HOOKS[hook].arguments)
 
     def _test_split(self, hook: str) -> AbstractContextManager[None]:
         return TestSplit(self, hook) if self.looking else nullcontext()

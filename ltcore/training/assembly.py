@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from ltcore.contract.backbone import Backbone
+from ltcore.contract.classifier import wrong_weight
 from ltcore.contract.context import Context, RunState
 from ltcore.contract.experts import ExpertClassifiers
 from ltcore.contract.hookspecs import build_backbone, build_classifier, build_ensemble, on_run_start, post_calibrate
 from ltcore.contract.model import Model
 from ltcore.discovery.binding import Hooks, Implementation
+from ltcore.errors import PluginError
 from ltcore.plan.adapting import adapted
 from ltcore.plan.plan import Plan
 from ltcore.seeding import derive_seed
@@ -118,7 +120,15 @@ class Assembly:
         width, classes, previous = self.model.backbone.feature_dim, self.state.num_classes, self.model.classifier
 
         def build(before: nn.Module | None) -> nn.Module:
-            return hooks.call(build_classifier, width, classes, before)
+            made = hooks.call(build_classifier, width, classes, before)
+            if builder and (wrong := wrong_weight(made, width)):
+                whose = plan.answers["build_classifier"][0].entry.whose
+                raise PluginError(
+                    f"stage '{plan.stage.name}': the classifier of {whose} says what is not so: {wrong}. Calibrations "
+                    "and activation maps read 'weight' [C, D] and 'bias' [C] or None as they are applied: make them "
+                    "properties that compute it; tell its author"
+                )
+            return made
 
         if experts == 1:
             self.model.classifier = build(previous if index else None)

@@ -81,11 +81,13 @@ def execute(
     del splits  # of a long tail, most images of a set that lies in memory are not needed any more
     surroundings = environment_of(plan, device)
     taken = reused.record(fingerprint, surroundings, allowed, reporter.note) if reused else None
-    directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text)
+    code = {file.name: file.content for file in loaded.code.values()}
+    directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text, code)
     with directory.lock():
         if directory.keep_recipe(text):
             reporter.note("note: the run's recipe.yaml is brought up to date with what was changed of this recipe")
         about = begin(directory, fingerprint, surroundings, allowed, reporter.note)
+        directory.keep_code(code)
         if selection:
             first = selection.networks[0][0][1]
             held = read_data(first.loaded, plan.answers["data"], weights=first.skeleton.pretraining)

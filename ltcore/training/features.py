@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltcore.contract.context import NO_VALIDATION
 from ltcore.contract.experts import by_image
 from ltcore.contract.model import Model, evaluating
+from ltcore.data.image_functions import ImageFunctions
 from ltcore.data.partial import augmented_pass, completed
-from ltcore.errors import RunError, listed, nearest
+from ltcore.errors import PluginError, RunError, listed, nearest
 from ltcore.evaluation.outputs import pooled_features
 from ltcore.seeding import generator_for
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import RunState
+    from ltcore.contract.images import ImageFunction
+    from ltcore.data.image_functions import ImageChanges
     from ltcore.data.loader import Loader
 
 
@@ -57,17 +61,42 @@ class FeatureProvider:
 
     def features(self, split: str, tap: str) -> Tensor:
         """See `ltcore.Context.training_features`."""
-        if split not in self._loaders:
-            raise RunError("there are no validation images; set data.holdout in the recipe")
+        loader = self._loader(split)
         backbone, state = self._backbone(tap), self.state
         trains = any(parameter.requires_grad for parameter in backbone.parameters())
         # By the stage's index: calibration comes after the last, and a recipe's stage may have its name.
         version = (state.stage_index, state.epoch, state.step) if trains else (state.stage_index,)
         kept = self._kept.get((split, tap))
         if kept is None or kept[0] != version:
-            kept = (version, pooled_features(state.model, self._loaders[split], self._batch_size, tap))
+            kept = (version, pooled_features(state.model, loader, self._batch_size, tap))
             self._kept[split, tap] = kept
         return kept[1] if state.expert is None or self.experts(tap) == 1 else kept[1][:, state.expert]
+
+    def images(
+        self, split: str, indices: Tensor, transform: ImageFunction | None, augmented: bool, seed: int | None
+    ) -> Tensor:
+        """See `ltcore.Context.images`; `seed` is that of all draws, None where there are none."""
+        if split not in ("train", "val"):
+            raise PluginError(
+                f"there are no images of '{split}' for methods; ask for 'train' or 'val'; tell its author"
+            )
+        loader = self._loader(split)
+        if indices.dtype != torch.int64 or indices.dim() != 1:
+            raise PluginError(f"images are asked for by indices [M] int64, not {list(indices.shape)} {indices.dtype}")
+        indices = indices.cpu()
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(loader):
+            raise PluginError(
+                f"images are asked for from {int(indices.min())} to {int(indices.max())}, and '{split}' has those from "
+                f"0 to {len(loader) - 1}; tell its author"
+            )
+        functions = None if transform is None else ImageFunctions.pack({"": transform}, {})
+        generator = None if seed is None else torch.Generator(loader.generator_device).manual_seed(seed)
+        return loader.pick(indices, generator, functions, augmented)
+
+    def _loader(self, split: str) -> Loader:
+        if split not in self._loaders:
+            raise RunError(NO_VALIDATION)
+        return self._loaders[split]
 
     def feature_shape(self, tap: str) -> tuple[int, ...]:
         """See `ltcore.Context.feature_shape`."""
@@ -148,6 +177,11 @@ class FeatureCache:
         views = torch.randint(len(self._features), indices.shape, generator=generator, device=device)
         return self._features[views, indices]
 
-    def train_batches(self, indices: Iterable[Tensor], generators: Iterable[torch.Generator]) -> Iterator[Tensor]:
-        """Features batch by batch, see `train_batch`; each batch is made when it is asked for."""
+    def train_batches(
+        self,
+        indices: Iterable[Tensor],
+        generators: Iterable[torch.Generator],
+        changes: ImageChanges | None = None,
+    ) -> Iterator[Tensor]:
+        """Features batch by batch, see `train_batch`; each is made when it is asked for. The plan refuses `changes`."""
         return map(self.train_batch, indices, generators)

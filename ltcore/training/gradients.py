@@ -85,11 +85,17 @@ class BatchObjective:
         return self._evaluate(lambda: self._forward.plain(images), at, learn=False)
 
     def gradients(
-        self, loss: Tensor, at: Mapping[str, Tensor] | None = None, create_graph: bool = False
+        self,
+        loss: Tensor,
+        at: Mapping[str, Tensor] | None = None,
+        create_graph: bool = False,
+        retain_graph: bool = False,
     ) -> dict[str, Tensor]:
         """See `Objective`."""
-        by = self.parameters if at is None else at
-        found = torch.autograd.grad(loss, list(by.values()), create_graph=create_graph, allow_unused=True)
+        by, retain = self.parameters if at is None else at, retain_graph or create_graph
+        found = torch.autograd.grad(
+            loss, list(by.values()), retain_graph=retain, create_graph=create_graph, allow_unused=True
+        )
         return {name: gradient for name, gradient in zip(by, found, strict=True) if gradient is not None}
 
     def _evaluate(self, function: Callable[[], Tensor], at: Mapping[str, Tensor] | None, learn: bool) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ltcore.contract.hookspecs import (
     class_distribution,
     class_weights,
     extra_rows,
+    image_transform,
     on_epoch_end,
     on_epoch_start,
     on_stage_end,
@@ -23,6 +24,7 @@ from ltcore.contract.hookspecs import (
 from ltcore.contract.model import public_name
 from ltcore.contract.records import Batch
 from ltcore.contract.samplers import DISTRIBUTIONS, EpochBatches, Sampler
+from ltcore.data.image_functions import ImageChanges, ImageFunctions
 from ltcore.discovery.kinds import ForEach
 from ltcore.errors import PluginError
 from ltcore.networks.schedules import learning_rate
@@ -147,6 +149,8 @@ class Loop:
         #: Of the epoch: by method, the indices of its extra rows [M] for each of those batches.
         self.extra: dict[str, list[Tensor]] = {}
         self.weights: Tensor | None = None
+        #: Of the epoch: what methods do to its images; None where none does anything.
+        self.functions: ImageFunctions | None = None
         self._counted = time.perf_counter()
 
     def reaches(self, epoch: int, step: int) -> bool:
@@ -164,6 +168,7 @@ class Loop:
                 refuse_strays(self.stage.name, self.model, self.trained)
             self.weights = self.hooks.call(class_weights)
             drawn = self._draw(epoch)
+            self.functions = self._image_functions()
             self._tell("epoch_started")
             for batch in self._batches(epoch, drawn):
                 losses = self.forward(batch, self.weights)
@@ -229,7 +234,13 @@ class Loop:
         remaining = range(self.position.step, len(indices))
         targets, seed = state.training_targets, (state.seed, stage.name, epoch)
         generators = (generator_for(self.source.generator_device, "images", *seed, step) for step in remaining)
-        batches = self.source.train_batches(wanted[self.position.step :], generators)
+        changes = None
+        if self.functions is not None:
+            blocks_of = [{name: len(block[step]) for name, block in self.extra.items()} for step in remaining]
+            sizes = zip([len(indices[step]) for step in remaining], blocks_of, strict=True)
+            functions = self.functions
+            changes = ImageChanges(functions, (functions.rows(size, extra) for size, extra in sizes))
+        batches = self.source.train_batches(wanted[self.position.step :], generators, changes)
         for step, images in zip(remaining, batches, strict=True):
             state.step, state.learning_rate = step, self.rate(epoch, step)
             state.progress.fill_((epoch * self.steps_per_epoch + step) / self.total)
@@ -270,6 +281,13 @@ class Loop:
                     f"the {len(self.batches)} batches (hook extra_rows); tell its author"
                 )
         return found
+
+    def _image_functions(self) -> ImageFunctions | None:
+        if not (answers := self.plan.answers["image_transform"]):
+            return None
+        whose = {answer.entry.key: f"stage '{self.stage.name}': {answer.entry.whose}: " for answer in answers}
+        found: Any = self.hooks.call(image_transform)
+        return ImageFunctions.pack(found, whose)
 
     def _distribution(self) -> Tensor | None:
         named = DISTRIBUTIONS[self.stage.sampler] if self.stage.sampler else None

@@ -106,10 +106,10 @@ def find(path: Path, loaded: LoadedRecipe) -> Reuse:
     selection = source.read_result().get("selection")
     if selection and not selection["retrained"]:
         raise RecipeError(f"--from {path}: its network was chosen and trained without the held-out images")
-    theirs = as_selected(load_recipe(path / "recipe.yaml"), selection).recipe
-    ours = loaded.recipe
+    other_loaded = as_selected(load_recipe(path / "recipe.yaml", runs_code=False), selection)
+    ours, theirs = loaded.recipe, other_loaded.recipe
     for key in ("seed", "data", "backbone"):
-        if _told(ours, key) != _told(theirs, key):
+        if _told(loaded, key) != _told(other_loaded, key):
             raise RecipeError(f"--from {path}: its {key} is another; only runs on the same {key} share stages")
     for name in ours.backbone.adapt:
         if _method(ours, name) != _method(theirs, name):
@@ -119,7 +119,7 @@ def find(path: Path, loaded: LoadedRecipe) -> Reuse:
             )
     stages = 0
     for mine, other in zip(ours.stages, theirs.stages, strict=False):
-        if mine != other or any(_method(ours, name) != _method(theirs, name) for name in mine.methods):
+        if mine != other or any(_method(loaded, name) != _method(other_loaded, name) for name in mine.methods):
             break
         stages += 1
     if not stages:
@@ -130,15 +130,18 @@ def find(path: Path, loaded: LoadedRecipe) -> Reuse:
     return Reuse(source, stages)
 
 
-def _told(recipe: Recipe, key: str) -> Any:
-    value = getattr(recipe, key)
-    # How many processes decode changes no result.
-    return value.model_copy(update={"workers": "auto"}) if key == "data" else value
+def _told(loaded: LoadedRecipe, key: str) -> Any:
+    value = getattr(loaded.recipe, key)
+    if key == "seed":
+        return value
+    # How many processes decode changes no result; the same file may be called otherwise, or hold something else.
+    same = {"workers": "auto"} if key == "data" else {}
+    return value.model_copy(update={"use": loaded.told(value.use), **same})
 
 
-def _method(recipe: Recipe, name: str) -> tuple[str, dict[str, Any]]:
-    entry = recipe.methods[name]
-    return entry.use or name, entry.options
+def _method(loaded: LoadedRecipe, name: str) -> tuple[str, dict[str, Any]]:
+    entry = loaded.recipe.methods[name]
+    return loaded.told(entry.use or name), entry.options
 
 
 def _owner(name: str) -> str | None:

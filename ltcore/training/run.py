@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory
+from ltcore.plan.untrained import untrained
 from ltcore.training import stopping
 from ltcore.training.assembly import Assembly
 from ltcore.training.evaluation import Evaluation
@@ -86,6 +87,9 @@ class Run:
         """Train the stages that are not done yet; the others are read from their files."""
         self.assembly.start()
         check_groups(self.plan, self.assembly.model)
+        for text in untrained(self.plan.loaded, [(plan.stage, plan.entries) for plan in self.plan.stages]):
+            if text not in self.plan.warnings:  # of modules that were made by now
+                self._warn(text)
         if self._reused and not self.directory.checkpoints():
             self._reused.into(self.assembly.model, self.recipe, self.directory)
         restored = self._restore()

@@ -15,7 +15,7 @@ from ltcore.errors import PluginError, RunError
 from ltcore.files import checkpoint
 from ltcore.networks.optimizers import Parameters, build_optimizer
 from ltcore.networks.schedules import never_comes
-from ltcore.plan.checks import wrong_group
+from ltcore.plan.checks import late_start, wrong_group
 from ltcore.training.features import FeatureCache
 from ltcore.training.gradients import GivenGradients
 from ltcore.training.groups import parameter_groups
@@ -72,7 +72,9 @@ def set_up(
         loss_sum.copy_(restored.tensors["trainer/loss_sum"])
     sampler = hooks.call(build_sampler, stage.batch_size)
     if stage.iterations is not None:  # of a number of epochs the plan has said it
-        notes = [*notes, *never_comes(stage.schedule, math.ceil(stage.iterations / sampler.steps_per_epoch()))]
+        epochs = math.ceil(stage.iterations / sampler.steps_per_epoch())
+        _refuse_late_starts(assembly, index, epochs)
+        notes = [*notes, *never_comes(stage.schedule, epochs)]
     began = time.perf_counter()
     source = _source(assembly, index, hooks)
     position.seconds += time.perf_counter() - began
@@ -104,6 +106,19 @@ def set_up(
             f"method that draws its batches, has changed since. {checkpoint.ANEW}"
         )
     return loop
+
+
+def _refuse_late_starts(assembly: Assembly, index: int, epochs: int) -> None:
+    """Methods that act from some epoch on act in a stage of iterations, too.
+
+    Raises:
+        RecipeError: one would begin behind the stage's end.
+    """
+    plan = assembly.plan.stages[index]
+    for position, entry in enumerate(plan.entries):
+        if late := late_start(entry, epochs):
+            place = ("stages", index, "methods", position)
+            raise assembly.plan.loaded.fail(place, f"stage '{plan.stage.name}': {entry.whose} {late}")
 
 
 def _given_gradients(assembly: Assembly, index: int, hooks: Hooks, forward: StepForward) -> GivenGradients | None:

@@ -41,7 +41,9 @@ class Allowed:
 def environment_of(plan: Plan, device: torch.device) -> EnvironmentRecord:
     """The environment of this process, with the code of the recipe's methods; see `ltcore.files.environment`."""
     entries = [*plan.entries.values(), plan.data, plan.backbone]
-    return environment(str(device), {(entry.offer.distribution, type(entry.method).__module__) for entry in entries})
+    methods = {(entry.offer.distribution, type(entry.method).__module__) for entry in entries}
+    methods |= {(entry.offer.distribution, entry.offer.module) for entry in entries if not entry.offer.is_packaged}
+    return environment(str(device), methods)
 
 
 def begin(

@@ -1,5 +1,6 @@
 """What `ltcore new` writes: it passes its own tests, `ltcore check`, ruff, mypy and a training as it stands."""
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
 from ltcore.new import LICENSES, version_range, write_plugin
 from ltcore.new.names import ALONE, Names, check_hooks
+from ltcore.new.parts import KINDS
 from ltcore.new.source import import_block
 
 TOGETHER = [hook for hook in HOOKS if hook not in ALONE]
@@ -26,6 +28,12 @@ MADE = {
     "try_all_of_them": TOGETHER,
     "try_a_long_name_of_forty_letters_at_most": ["auxiliary_losses", "augment_features", "compute_loss"],
 }
+#: Name of the method -> its kind, for those that are more than one hook.
+KINDS_MADE = {f"try_{kind.replace('-', '_')}": kind for kind, part in KINDS.items() if "/" in part}
+#: A distribution of several methods.
+SEVERAL = ("a_shift=calibration", "a_noise=augment_features+adjust_logits", "a_bank=feature-bank")
+#: What `test_a_file_is_taken_over` takes over.
+OWN = Path(__file__).parent / "own_method.py"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +45,15 @@ def made(tmp_path_factory):
     for name, hooks in MADE.items():
         write_plugin(name, hooks, root / name)
         install(root / name, site)
+    for name, kind in KINDS_MADE.items():
+        write_plugin(name, out=root / name, kind=kind)
+        install(root / name, site)
+    write_plugin("try_several", out=root / "try_several", methods=SEVERAL)
+    install(root / "try_several", site)
+    write_plugin(None, out=root / "own_thing", taken=[f"{OWN}:OwnThing"])
+    install(root / "own_thing", site)
+    write_plugin("try_both", out=root / "try_both", methods=["b_loss=loss"], taken=[f"{OWN}:Other"])
+    install(root / "try_both", site)
     return root
 
 
@@ -79,7 +96,8 @@ def test_ruff_finds_nothing_and_would_change_nothing(made):
 
 
 def test_its_own_tests_of_the_mathematics_pass(made):
-    tests = [made / name / "tests" / f"test_{name}_functional.py" for name in MADE]
+    tests = list(made.glob("*/tests/test_*_functional.py"))
+    assert len(tests) == len(MADE) + len(KINDS_MADE) + len(SEVERAL) + 1
     code, text = python(made, "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *tests)
     assert code == 0 and int(re.search(r"(\d+) passed", text)[1]) > len(MADE), text
 
@@ -93,7 +111,7 @@ def test_its_recipe_trains(made, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", [*MADE, *KINDS_MADE, "own_thing"])
 def test_check_and_the_whole_recipe(made, name, tmp_path):
     code, text = python(made, "ltcore", "check", name)
     assert code == 0 and "1 method checked, all passed" in text, text
@@ -102,6 +120,64 @@ def test_check_and_the_whole_recipe(made, name, tmp_path):
     (recipe,) = (made / name / "recipes").iterdir()
     code, text = python(made, "ltcore", "run", recipe, "--out", tmp_path)
     assert code == 0 and "results:" in text, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["try_several", "try_both"])
+def test_check_and_the_recipes_of_several(made, name, tmp_path):
+    methods = tomllib.loads((made / name / "pyproject.toml").read_text())["project"]["entry-points"]["ltcore.plugins"]
+    code, text = python(made, "ltcore", "check", *methods, "--without", "pairs")
+    assert code == 0 and f"{len(methods)} methods checked, all passed" in text, text
+    for recipe in (made / name / "recipes").iterdir():
+        code, text = python(made, "ltcore", "run", recipe, "--out", tmp_path)
+        assert code == 0 and "results:" in text and "warning" not in text, text
+
+
+def test_several_methods_are_one_distribution(made):
+    project = tomllib.loads((made / "try_several" / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "ltcore-try-several"
+    assert project["entry-points"]["ltcore.plugins"] == {
+        "a_shift": "ltcore_try_several.a_shift:AShift",
+        "a_noise": "ltcore_try_several.a_noise:ANoise",
+        "a_bank": "ltcore_try_several.a_bank:ABank",
+    }
+    card = (made / "try_several" / "README.md").read_text()
+    assert all(f"## `{name}`\n" in card for name in ("a_shift", "a_noise", "a_bank"))
+    rows = {row["name"]: row for row in json.loads(python(made, "ltcore", "plugins", "--json")[1])}
+    assert rows["a_noise"]["hooks"] == ["augment_features", "adjust_logits"] and not rows["a_bank"]["broken"]
+
+
+def test_every_kind_can_be_asked_for(tmp_path):
+    for kind in KINDS:
+        write_plugin("mynoise", out=tmp_path / kind, kind=kind)
+        method = (tmp_path / kind / "src" / "ltcore_mynoise" / "method.py").read_text()
+        assert "@hookimpl" in method
+
+
+def test_the_help_names_the_kinds(cli):
+    assert cli("new", "--help").out.replace("\n", " ").count(", ".join(KINDS)) == 1
+
+
+def test_a_recipe_has_what_the_method_requires(made):
+    recipe = (made / "try_trained_module" / "recipes" / "digits_lt_try_trained_module.yaml").read_text()
+    assert "trainable: [backbone, classifier, try_trained_module]" in recipe
+    recipe = (made / "own_thing" / "recipes" / "digits_lt_own_thing.yaml").read_text()
+    assert "holdout: 1" in recipe and "name: representation" in recipe and "options: {size: 0.5}" in recipe
+    assert "trainable: [classifier, own_thing]" in recipe
+
+
+def test_a_file_is_taken_over(made):
+    folder = made / "own_thing"
+    assert (folder / "src" / "ltcore_own_thing" / "method.py").read_text() == OWN.read_text()
+    package = (folder / "src" / "ltcore_own_thing" / "__init__.py").read_text()
+    assert '__all__ = ["OwnThing", "OwnThingOptions"]' in package
+    card = (folder / "README.md").read_text()
+    assert "| `size` | *required* | How large the term is |" in card and "`own_parameters_train`" in card
+    both = tomllib.loads((made / "try_both" / "pyproject.toml").read_text())["project"]
+    assert both["entry-points"]["ltcore.plugins"] == {
+        "b_loss": "ltcore_try_both.b_loss:BLoss",
+        "other": "ltcore_try_both.other:Other",
+    }
 
 
 #: Added to a method: an option read through a property of its type, and one of another type.
@@ -193,11 +269,30 @@ def test_the_command_says_what_to_do_next(cli, tmp_path, monkeypatch):
         (["x", "--hook", "augment_feature"], ["no hook 'augment_feature'", "did you mean 'augment_features'?"]),
         (["x", "--hook", "on_run_start"], ["on_run_start alone does nothing", "too"]),
         (["x", "--hook", "build_data", "--hook", "compute_loss"], ["build_data", "'data.use'", "of its own"]),
+        (["x", "--kind", "lose"], ["there is no kind 'lose'; did you mean 'loss'? there is 'loss', 'margin'"]),
+        (["x", "--kind", "loss", "--hook", "compute_loss"], ["give one of --hook, --kind, --method and --from"]),
+        (["x", "--kind", "loss", "--method", "a=loss"], ["give one of --hook, --kind, --method and --from"]),
+        ([], ["give the method a NAME"]),
+        (["--method", "a=loss"], ["give the distribution of several methods a NAME"]),
+        (["x", "--method", "loss"], ["--method loss: write NAME=KIND or NAME=HOOK+HOOK"]),
+        (["x", "--method", "a=lose"], ["--method a=lose: there is no kind and no hook 'lose'; did you mean 'loss'?"]),
+        (["x", "--method", "focal=loss"], ["'focal' is taken by ltcore-focal"]),
+        (["x", "--method", "a=loss", "--method", "a=margin"], ["two methods would be called 'a'"]),
+        (["Big Set", "--method", "a=loss"], ["'Big Set' cannot be a method's name"]),
+        (["--from", "./no.py:Mine"], ["no.py: there is no such file"]),
+        (["--from", "./no.py"], ["--from ./no.py: give a file and a class in it, such as ./mine.py:Mine"]),
+        (["--from", "focal"], ["--from focal: give a file and a class in it"]),
+        (["focal", "--from", f"{OWN}:OwnThing"], ["'focal' is taken by ltcore-focal"]),
+        (["--from", f"{OWN}:Field"], ["it is no class that derives from ltcore.Method"]),
+        (["--from", f"{OWN}:Hookless"], ["it implements no hook"]),
+        (["--from", f"{OWN}:Unmade"], ["it cannot be made with its `checked_with`"]),
     ],
 )
 def test_what_cannot_be_is_one_message(cli, words, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cli("new", *words).is_one_message(2, *parts)
+    ended = cli("new", *words)
+    kept = "".join(line for line in ended.err.splitlines(True) if not line.startswith("running "))
+    ended._replace(err=kept).is_one_message(2, *parts)
     assert not list(tmp_path.iterdir())
 
 

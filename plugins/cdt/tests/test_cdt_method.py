@@ -12,7 +12,7 @@ from ltcore_cdt import CDT, CDTOptions, CountNorm, CountNormOptions, temperature
 from pydantic import ValidationError
 from torch import nn
 
-from ltcore import CalibratedClassifier, DataError, RecipeError
+from ltcore import CalibratedClassifier, DataError
 from ltcore.files.checkpoint import load
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
@@ -71,11 +71,9 @@ def test_state_is_one_buffer_saved_and_restored():
     assert torch.equal(resumed.temperature, temperatures(COUNTS, 0.3))
 
 
-def test_a_start_that_never_comes_is_refused():
-    with pytest.raises(RecipeError, match="start_epoch 5 never comes in 5 epochs"):
-        CDT(CDTOptions(start_epoch=5)).check_stage(SimpleNamespace(epochs=5))
-    CDT(CDTOptions(start_epoch=5)).check_stage(SimpleNamespace(epochs=6))
-    CDT(CDTOptions(start_epoch=5)).check_stage(SimpleNamespace(epochs=None))
+def test_it_says_when_it_acts():
+    assert CDT(CDTOptions(start_epoch=5)).acts_from == 5  # which core looks at
+    assert CDT().acts_from == 0
 
 
 def test_a_class_without_images_is_an_error_with_names():

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ltcore import Context, Method, Options, PluginError, RecipeError, Stage, hookimpl
+from ltcore import Context, Method, Options, PluginError, hookimpl
 from ltcore_averages.functional import average_into, ema_share, put_back, swa_share
 
 
@@ -33,10 +33,6 @@ class SWAOptions(Options):
 OptionsT = TypeVar("OptionsT", bound=EMAOptions | SWAOptions)
 
 
-def _late(start: int, epochs: int) -> str:
-    return f"start_epoch {start} never comes in {epochs} epochs, counted from 0; lower it"
-
-
 class _Average(Method[OptionsT]):
     """Keeps an average of what a stage trains, and leaves it in the model when the stage ends.
 
@@ -48,16 +44,6 @@ class _Average(Method[OptionsT]):
 
     average: Tensor
     averaged: Tensor
-
-    def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage that ends before its start.
-
-        Raises:
-            RecipeError: the stage has a number of epochs, and `start_epoch` is not below it.
-        """
-        start = self.options.start_epoch
-        if stage.epochs is not None and start >= stage.epochs:
-            raise RecipeError(_late(start, stage.epochs))
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:
@@ -77,16 +63,6 @@ class _Average(Method[OptionsT]):
         """Begin anew: each stage trains something else."""
         self.average.zero_()
         self.averaged.zero_()
-
-    @hookimpl
-    def on_epoch_start(self, context: Context) -> None:
-        """Refuse a stage counted in iterations that ends before its start; its epochs are known now.
-
-        Raises:
-            RecipeError: `start_epoch` never comes, so that the weights would be those of training alone.
-        """
-        if context.epochs <= self.options.start_epoch:
-            raise RecipeError(_late(self.options.start_epoch, context.epochs))
 
     @hookimpl
     def on_stage_end(self, context: Context) -> None:

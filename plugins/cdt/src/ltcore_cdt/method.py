@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ltcore import Context, DataError, Method, Options, RecipeError, Stage, hookimpl, scale_weights
+from ltcore import Context, DataError, Method, Options, hookimpl, scale_weights
 from ltcore_cdt.functional import count_scale, temperatures, tempered_logits
 
 
@@ -26,18 +26,6 @@ class CDT(Method[CDTOptions]):
 
     interface = "1.0"
     temperature: Tensor
-
-    def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage that ends before the temperatures begin, where they would never act.
-
-        Raises:
-            RecipeError: the stage has a number of epochs, and `start_epoch` is not below it.
-        """
-        start = self.options.start_epoch
-        if stage.epochs is not None and start >= stage.epochs:
-            raise RecipeError(
-                f"start_epoch {start} never comes in {stage.epochs} epochs, counted from 0; set it lower, or to 0"
-            )
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar, TypeVar
 from pydantic import Field
 from torch import Tensor
 
-from ltcore import Context, DataError, Method, Options, RecipeError, Stage, class_balanced_distribution, hookimpl
+from ltcore import Context, DataError, Method, Options, class_balanced_distribution, hookimpl
 from ltcore_deferred.functional import effective_number_weights
 
 
@@ -33,19 +33,6 @@ class _Deferred(Method[OptionsT]):
 
     interface = "1.0"
     checked_with: ClassVar = {"start_epoch": 1}
-
-    def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage that ends before its start, where it would never act.
-
-        Raises:
-            RecipeError: the stage has a number of epochs, and `start_epoch` is not below it.
-        """
-        start = self.options.start_epoch
-        if stage.epochs is not None and start >= stage.epochs:
-            raise RecipeError(
-                f"start_epoch {start} never comes in {stage.epochs} epochs, counted from 0; "
-                "set it to the epoch of the first drop of the learning rate"
-            )
 
 
 class DRW(_Deferred[DRWOptions]):

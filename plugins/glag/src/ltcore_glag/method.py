@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import torch
@@ -87,22 +86,6 @@ def head_classes(class_counts: Tensor, head_images: int) -> Tensor:
     return class_counts > head_images
 
 
-def refuse_moving_features(stage: Stage) -> None:
-    """Stage two fixes the feature model.
-
-    Raises:
-        RecipeError: the stage would change the backbone, or the statistics of its batch norm.
-    """
-    for pattern in stage.trainable:
-        if fnmatchcase("backbone", pattern.partition(".")[0]):
-            raise RecipeError(
-                f"works on the features of a fixed backbone, and trainable '{pattern}' trains it; "
-                "use trainable: [classifier]"
-            )
-    if stage.batch_norm == "adapt":
-        raise RecipeError("works on the features of a fixed backbone, and batch_norm: adapt moves them; use frozen")
-
-
 class AFGOptions(Options):
     """Options of the adaptive feature generator; the defaults are the paper's where it gives any."""
 
@@ -148,7 +131,7 @@ class AFG(Method[AFGOptions]):
 
     interface = "1.1"
     checked_with: ClassVar = {"head_images": 10}
-    requires = frozenset({"earlier_stage", "hard_labels", "validation"})
+    requires = frozenset({"earlier_stage", "fixed_backbone", "hard_labels", "validation"})
     beta: Tensor
     score: Tensor
     recent: Tensor
@@ -164,8 +147,7 @@ class AFG(Method[AFGOptions]):
         self._bank_of = -1
 
     def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage that moves the features, or has not as many epochs as generation epochs."""
-        refuse_moving_features(stage)
+        """Refuse a stage that has not as many epochs as generation epochs."""
         wanted = self.options.generation_epochs
         if wanted and stage.epochs and wanted > stage.epochs:
             raise RecipeError(
@@ -307,7 +289,6 @@ class AFG(Method[AFGOptions]):
     def _held_out_score(self, context: Context) -> Tensor:
         """Score of each class on the validation images, [C]; NaN for a class that has none, nor any pooled with it."""
         features, targets = context.validation_features(), context.validation_targets
-        assert targets is not None  # the plan saw to it
         targets, classifier = targets.to(features.device), context.model.classifier
         rows = max(1, _SCORES_AT_ONCE // context.num_classes)
         parts = zip(torch.split(features, rows), torch.split(targets, rows), strict=True)
@@ -338,13 +319,9 @@ class Distillation(Method[DistillationOptions]):
 
     interface = "1.1"
     checked_with: ClassVar = {"head_images": 10}
-    requires = frozenset({"earlier_stage", "hard_labels"})
+    requires = frozenset({"earlier_stage", "fixed_backbone", "hard_labels"})
     auxiliary = ("kd",)
     head: Tensor
-
-    def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage that moves the features: the teacher's classifier reads those of its own backbone."""
-        refuse_moving_features(stage)
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:

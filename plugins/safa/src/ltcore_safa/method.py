@@ -53,20 +53,11 @@ class SAFA(Method[SAFAOptions]):
         return tap
 
     def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage that ends before SAFA starts, and a batch without room for a head and a tail pair."""
-        if stage.epochs is not None:
-            self._refuse_late_start(stage.epochs)
+        """Refuse a batch without room for a head and a tail pair."""
         if stage.batch_size < 4:
             raise RecipeError(
                 f"batch_size {stage.batch_size} does not hold a pair of a head class and one of a tail class; "
                 "use at least 4"
-            )
-
-    def _refuse_late_start(self, epochs: int) -> None:
-        if self.options.start_epoch >= epochs:
-            raise RecipeError(
-                f"start_epoch {self.options.start_epoch} never comes in {epochs} epochs, counted from 0; set it to "
-                "the epoch of the first drop of the learning rate"
             )
 
     @hookimpl
@@ -113,11 +104,6 @@ class SAFA(Method[SAFAOptions]):
         return PairSampler(
             context.training_targets, context.num_classes, head, batch_size, lambda: self._active(context)
         )
-
-    @hookimpl
-    def on_epoch_start(self, context: Context) -> None:
-        """Refuse a stage given in iterations that ends before `start_epoch`, at its beginning."""
-        self._refuse_late_start(context.epochs)
 
     def _active(self, context: Context) -> bool:
         start = self.options.start_epoch

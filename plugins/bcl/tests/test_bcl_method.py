@@ -1,0 +1,251 @@
+import io
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ltcore_bcl import BCL, BCLOptions, balanced_contrastive_loss
+from pydantic import ValidationError
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+
+from ltcore import Batch, Context, Method, RecipeError, hookimpl
+from ltcore.contract.context import RunState
+from ltcore.contract.model import Model, set_trainable
+from ltcore.discovery.binding import Entry, Hooks, implementations
+from ltcore.discovery.offer import Offer
+from ltcore.progress.console import Reporter
+from ltcore.recipe.loading import load_recipe
+from ltcore.testing.parts import CheckBackbone
+from ltcore.training.execute import execute
+from ltcore.training.step import StepForward
+
+CLASSES, ROWS = 4, 6
+
+
+class Blend(Method):
+    @hookimpl
+    def mix_inputs(self, batch):
+        partner = batch.targets.roll(1)
+        share = torch.full_like(batch.targets, 0.6, dtype=torch.float32)
+        images = 0.6 * batch.images + 0.4 * batch.images.roll(1, 0)
+        return replace(batch, images=images, partner_targets=partner, target_weight=share)
+
+
+class Made:
+    """A model with BCL in it, as far as a step needs it; in eval mode, so that rows do not see each other."""
+
+    def __init__(self, *others, precision=None, **options):
+        torch.manual_seed(0)
+        options = {"temperature": 0.2, "hidden_dim": 5, "embedding_dim": 7, **options}
+        self.method = BCL(BCLOptions(**options))
+        backbone = CheckBackbone().build_backbone(in_channels=3)
+        self.model = Model(backbone, nn.Linear(8, CLASSES), {"bcl": self.method}).eval()
+        state = RunState(
+            seed=0,
+            device=torch.device("cpu"),
+            num_classes=CLASSES,
+            class_counts=torch.full((CLASSES,), 5),
+            training_targets=torch.arange(20) % CLASSES,
+            validation_targets=None,
+            model=self.model,
+            provider=SimpleNamespace(feature_shape=lambda tap: (8,)),
+        )
+        self.context = Context(state, "bcl")
+        self.method.on_run_start(context=self.context)
+        self.model.eval()
+        entries = [Entry("bcl", Offer("bcl", "x:BCL", "d", "1"), self.method)]
+        entries += [Entry(f"m{i}", Offer("m", "x:M", "d", "1"), each) for i, each in enumerate(others)]
+        hooks = Hooks(implementations(entries), {entry.key: self.context for entry in entries})
+        self.forward = StepForward(self.model, hooks, "images", True, precision)
+
+    def batch(self):
+        index = torch.arange(ROWS)
+        (twice,) = self.method.extra_rows(indices=[index], generator=torch.Generator(), context=self.context)
+        assert torch.equal(twice, torch.cat([index, index]))
+        generator = torch.Generator().manual_seed(3)
+        images = torch.randn(3 * ROWS, 3, 8, 8, generator=generator)
+        rows = Batch(images[:ROWS], index % CLASSES, index)
+        views = Batch(images[ROWS:], twice % CLASSES, twice)
+        return replace(rows, extras={"bcl": views})
+
+    def expected(self):
+        """The contrastive loss of the batch's views, without its weight."""
+        views = self.batch().extras["bcl"]
+        embeddings = normalize(self.method.of_features(self.model.backbone(views.images)), dim=1)
+        prototypes = normalize(self.method.of_classes(self.model.classifier.weight), dim=1)
+        return balanced_contrastive_loss(embeddings, views.targets, prototypes, self.method.options.temperature)
+
+
+def test_defaults_are_the_authors_and_bounds():
+    assert BCL().options.model_dump() == {
+        "temperature": 0.07,
+        "weight": 0.35,
+        "classification_weight": 1.0,
+        "hidden_dim": None,
+        "embedding_dim": 1024,
+    }
+    for wrong in [{"temperature": 0}, {"weight": -1}, {"classification_weight": -1}, {"hidden_dim": 0}, {"tau": 1}]:
+        with pytest.raises(ValidationError):
+            BCLOptions(**wrong)
+    assert all(field.description for field in BCLOptions.model_fields.values())
+
+
+def test_both_networks_have_the_authors_shape():
+    made = Made(hidden_dim=None, embedding_dim=9)
+    for network in (made.method.of_features, made.method.of_classes):
+        assert [type(part) for part in network] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+        assert network(torch.randn(2, 8)).shape == (2, 9) and network[0].out_features == 8
+    assert not torch.equal(made.method.of_features[0].weight, made.method.of_classes[0].weight)
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_the_terms_of_a_step(weight):
+    made = Made(weight=0.6, classification_weight=weight)
+    terms = made.forward(made.batch(), None)
+    batch = made.batch()
+    plain = cross_entropy(made.model(batch.images), batch.targets)
+    assert set(terms) == {"classification", "bcl/contrastive"}
+    torch.testing.assert_close(terms["classification"], weight * plain)
+    torch.testing.assert_close(terms["bcl/contrastive"], 0.6 * made.expected())
+
+
+def test_only_the_views_are_contrasted_and_only_the_batch_is_classified():
+    made, batch = Made(), Made().batch()
+    before = made.forward(batch, None)
+    other = made.forward(replace(batch, images=batch.images + 1), None)
+    assert other["bcl/contrastive"] == before["bcl/contrastive"]
+    assert other["classification"] != before["classification"]
+    views = replace(batch.extras["bcl"], images=batch.extras["bcl"].images + 1)
+    other = made.forward(replace(batch, extras={"bcl": views}), None)
+    assert other["bcl/contrastive"] != before["bcl/contrastive"]
+    assert other["classification"] == before["classification"]
+
+
+def test_a_mixed_batch_leaves_the_views_and_their_labels_alone():
+    plain, mixed = Made(), Made(Blend())
+    terms = mixed.forward(mixed.batch(), None)
+    torch.testing.assert_close(terms["bcl/contrastive"], plain.forward(plain.batch(), None)["bcl/contrastive"])
+    assert terms["classification"] != plain.forward(plain.batch(), None)["classification"]
+
+
+def test_gradients_reach_backbone_networks_and_the_classifiers_weights():
+    made = Made()
+    made.forward(made.batch(), None)["bcl/contrastive"].backward()
+    for name, parameter in made.model.named_parameters():
+        reached = parameter.grad is not None and bool((parameter.grad != 0).any())
+        assert reached == (name != "classifier.bias"), name
+
+
+def test_views_share_the_batchs_statistics():
+    """As in the authors' code, batch norm sees the batch and its views as one."""
+    made = Made()
+    made.model.train()
+    seen = []
+    made.model.backbone.layer1[1].register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    made.forward(made.batch(), None)
+    assert seen == [3 * ROWS]
+
+
+def test_under_bf16_the_loss_of_the_embeddings_is_in_float32():
+    made = Made(precision=torch.bfloat16, temperature=0.07, weight=1.0)
+    found = made.forward(made.batch(), None)["bcl/contrastive"]
+    assert found.dtype == torch.float32
+    batch = made.batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled = made.model.backbone(batch.rows)[ROWS:]
+        rows = made.method.of_features(pooled), made.method.of_classes(made.model.classifier.weight)
+    unit = [normalize(each.float(), dim=1) for each in rows]
+    expected = balanced_contrastive_loss(unit[0], batch.extras["bcl"].targets, unit[1], 0.07)
+    torch.testing.assert_close(found, expected)
+
+
+def test_networks_that_were_never_trained_are_refused():
+    made = Made()
+    set_trainable(made.model, {"classifier.weight"})
+    message = r"does not train BCL's networks, and no stage before did; .* trainable: \[backbone, classifier, bcl\]"
+    with pytest.raises(RecipeError, match=message):
+        made.method.on_stage_start(context=made.context)
+    set_trainable(made.model, {name for name, _ in made.model.named_parameters()})
+    made.method.on_stage_start(context=made.context)
+    set_trainable(made.model, {"classifier.weight"})
+    made.method.on_stage_start(context=made.context)  # trained before, as the buffer says
+
+
+def test_a_cache_of_one_view_is_refused():
+    with pytest.raises(RecipeError, match="cache: eval keeps each image as it is in evaluation"):
+        BCL().check_stage(SimpleNamespace(cache="eval"))
+    for cache in ("off", "views:4"):
+        BCL().check_stage(SimpleNamespace(cache=cache))
+
+
+# -- in a run ----------------------------------------------------------------------------------------------------------
+
+
+def recipe(tmp_path, methods, name="r", **stage):
+    data = {"class_counts": [48, 24, 12, 4], "image_size": 8, "test_per_class": 4}
+    whole = {
+        "data": {"use": "synthetic", "options": data, "transform": {"crop_padding": 1}},
+        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        "methods": {key: {} for key in methods},
+        "stages": [
+            {
+                **{"name": "joint", "epochs": 3, "batch_size": 16, "methods": list(methods)},
+                "trainable": ["backbone", "classifier", "bcl"],
+                "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
+                **stage,
+            }
+        ],
+        "checkpoint_seconds": 0,
+        "device": "cpu",
+    }
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(json.dumps(whole))
+    return load_recipe(path)
+
+
+def run(loaded, out, resume=False):
+    _, path = execute(loaded, out, resume, Reporter(io.StringIO()))
+    with np.load(path / "predictions.npz") as arrays:
+        return arrays["logits"], path
+
+
+@pytest.mark.parametrize("methods", [["bcl"], ["ldam", "bcl", "mixup"], ["balanced_softmax", "bcl"]])
+def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, methods):
+    loaded = recipe(tmp_path, methods)
+    copy_at_checkpoint(9, tmp_path / "killed" / "runs" / "r")
+    whole, path = run(loaded, tmp_path / "runs")
+    copy_at_checkpoint()
+    resumed, other = run(loaded, tmp_path / "killed" / "runs", resume=True)
+    assert path != other and np.array_equal(whole, resumed)
+
+
+def test_the_contrastive_loss_falls(tmp_path, look_on):
+    seen = []
+    look_on(losses_computed=lambda run, loop, losses: seen.append(losses["bcl/contrastive"].item()))
+    run(recipe(tmp_path, ["bcl"], epochs=8), tmp_path)
+    assert np.mean(seen[-6:]) < 0.9 * np.mean(seen[:6])
+
+
+def test_views_of_an_image_have_random_changes_of_their_own(tmp_path, look_on):
+    differing = []
+
+    def compare(run, loop):
+        forward = loop.forward
+
+        def watched(batch, weights):
+            views = batch.extras["bcl"].images
+            first, second = views.split(len(views) // 2)
+            for one, other in ((first, second), (batch.images, first), (batch.images, second)):
+                differing.append((one != other).flatten(1).any(1).float().mean().item())
+            assert torch.equal(batch.extras["bcl"].targets, batch.targets.repeat(2))
+            assert torch.equal(batch.extras["bcl"].source_index, batch.source_index.repeat(2))
+            return forward(batch, weights)
+
+        loop.forward = watched
+
+    look_on(stage_started=compare)
+    run(recipe(tmp_path, ["bcl"]), tmp_path)
+    assert np.mean(differing) > 0.8  # of 3 x 3 crops, one in nine is the same

@@ -1,0 +1,254 @@
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ltcore_sam import SAM, ImbSAM, ImbSAMOptions, SAMOptions
+from pydantic import ValidationError
+from torch import nn
+
+from ltcore import DataError, RecipeError
+from ltcore.files import checkpoint
+from ltcore.progress.console import Reporter
+from ltcore.recipe.loading import load_recipe
+from ltcore.training.execute import execute
+
+COUNTS = [48, 24, 12, 4]
+
+
+def test_defaults_and_bounds():
+    assert SAM().options.model_dump() == {"rho": 0.05, "adaptive": False, "eta": 0.01}
+    assert ImbSAM().options.model_dump() == {**SAM().options.model_dump(), "tail_below": 20, "tail_weight": 2.0}
+    for options, wrong in [
+        (SAMOptions, {"rho": -0.1}),
+        (SAMOptions, {"eta": -1}),
+        (SAMOptions, {"tail_below": 20}),
+        (ImbSAMOptions, {"tail_below": 1}),
+        (ImbSAMOptions, {"tail_weight": 0}),
+    ]:
+        with pytest.raises(ValidationError):
+            options(**wrong)
+    fields = [*SAMOptions.model_fields.values(), *ImbSAMOptions.model_fields.values()]
+    assert all(field.description for field in fields)
+
+
+def test_a_tail_without_classes_is_refused():
+    context = SimpleNamespace(name="sharp", class_counts=torch.tensor([90, 20]))
+    with pytest.raises(DataError, match=r"'sharp': no class has fewer than 20 training images \(the smallest has 20\)"):
+        ImbSAM().on_run_start(context=context)
+    ImbSAM(ImbSAMOptions(tail_below=21)).on_run_start(context=context)
+
+
+def test_a_stage_without_classification_is_refused():
+    with pytest.raises(RecipeError, match="no loss belongs to the tail; use sam"):
+        ImbSAM().check_stage(SimpleNamespace(classification=False))
+    ImbSAM().check_stage(SimpleNamespace(classification=True))
+
+
+# -- in a run ----------------------------------------------------------------------------------------------------------
+
+
+def recipe(tmp_path, name="r", methods=None, **stage):
+    methods = {key: {"options": options} for key, options in (methods or {}).items()}
+    whole = {
+        "data": {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
+        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        "methods": methods,
+        "stages": [
+            {
+                **{"name": "joint", "epochs": 3, "batch_size": 16, "methods": list(methods)},
+                **{"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
+                **stage,
+            }
+        ],
+        "checkpoint_seconds": 0,
+        "device": "cpu",
+    }
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(json.dumps(whole))
+    return load_recipe(path)
+
+
+def run(loaded, out, resume=False):
+    """The model at the end of the stage by name, without counters, its loss lines, and the run's directory."""
+    _, path = execute(loaded, out, resume, Reporter(io.StringIO()))
+    model, _ = checkpoint.load(path / "checkpoints" / "stage-0-joint.safetensors")
+    losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    kept = {key.removeprefix("model/"): value for key, value in model.items()}
+    kept = {key: value for key, value in kept.items() if "methods." not in key and "num_batches" not in key}
+    return kept, losses, path
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def close(one, other, rtol=1e-3, atol=1e-4):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=rtol, atol=atol)
+
+
+LDAM_DRW = {"ldam": {}, "drw": {"start_epoch": 1}}
+
+
+def two_passes(rho, clip):
+    """A training step of SAM as it is written by hand: into the weights and back, statistics switched off by momentum.
+
+    It takes the place of what core does in a step; the batches, the loss and the optimiser are the run's.
+    """
+
+    def replace_step(run, loop, *_):
+        forward, given = loop.forward, []
+        norms = [module for module in loop.model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+        def first(batch, weights):
+            given[:] = [batch, weights]
+            return forward(batch, weights)
+
+        def update(losses, rate):
+            optimizer, loss = loop.optimizer, sum(losses.values())
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                norm = torch.stack([each.grad.norm(p=2) for each in parameters]).norm(p=2)
+                old = [each.clone() for each in parameters]
+                for each in parameters:
+                    each.add_(each.grad * (rho / (norm + 1e-12)))
+            optimizer.zero_grad()
+            for module in norms:
+                module.kept, module.momentum = module.momentum, 0.0
+            sum(forward(*given).values()).backward()
+            for module in norms:
+                module.momentum = module.kept
+            with torch.no_grad():
+                for each, value in zip(parameters, old, strict=True):
+                    each.copy_(value)
+            if clip:
+                nn.utils.clip_grad_norm_(parameters, clip)
+            optimizer.step()
+            return loss.detach()
+
+        loop.forward, loop.update = first, update
+
+    return replace_step
+
+
+@pytest.mark.parametrize(("methods", "clip"), [({}, None), (LDAM_DRW, 1.0)], ids=["plain", "ldam, drw, clipped"])
+def test_sam_is_the_step_written_by_hand_bit_for_bit(tmp_path, look_on, methods, clip):
+    ours, losses, _ = run(recipe(tmp_path, methods={**methods, "sam": {"rho": 0.1}}, clip_grad_norm=clip), tmp_path)
+    plain, _, _ = run(recipe(tmp_path, "plain", methods=methods, clip_grad_norm=clip), tmp_path)
+    look_on(stage_started=two_passes(0.1, clip))
+    by_hand, expected, _ = run(recipe(tmp_path, "by_hand", methods=methods, clip_grad_norm=clip), tmp_path)
+    same(ours, by_hand)
+    assert losses == expected
+    assert not any(torch.equal(ours[name], plain[name]) for name in ours if name.startswith("classifier"))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_distance_of_zero_is_the_run_without_bit_for_bit(tmp_path, adaptive):
+    methods = {"mixup": {}, **LDAM_DRW}
+    flat, losses, _ = run(recipe(tmp_path, methods={"sam": {"rho": 0, "adaptive": adaptive}, **methods}), tmp_path)
+    plain, expected, _ = run(recipe(tmp_path, "plain", methods=methods), tmp_path)
+    same(flat, plain)
+    assert losses == expected
+
+
+def three_steps(rho, tail_below, tail_weight):
+    """A training step of ImbSAM by hand, from its parts: head and tail are cut apart by the labels of the batch.
+
+    Cross-entropy alone. Where the authors' code lets statistics learn in the second pass, too, this one does not.
+    """
+    tail = torch.tensor(COUNTS) < tail_below
+
+    def replace_step(run, loop, *_):
+        model, given = loop.model, []
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+        def first(batch, weights):
+            values = nn.functional.cross_entropy(model(batch.images), batch.targets, reduction="none")
+            given[:] = [batch, values]
+            return {"classification": values.mean()}
+
+        def update(losses, rate):
+            batch, values = given
+            optimizer, rare = loop.optimizer, tail[batch.targets]
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            (values[~rare].sum() / len(values)).backward(retain_graph=True)
+            head = [each.grad.clone() for each in parameters]
+            optimizer.zero_grad()
+            (tail_weight * values[rare].sum() / len(values)).backward()
+            with torch.no_grad():
+                norm = torch.stack([each.grad.norm() for each in parameters]).norm() + 1e-16
+                moves = [each.grad * (rho / norm) for each in parameters]
+                for each, move in zip(parameters, moves, strict=True):
+                    each.add_(move)
+            optimizer.zero_grad()
+            for module in norms:
+                module.momentum = 0.0
+            values = nn.functional.cross_entropy(model(batch.images), batch.targets, reduction="none")
+            (tail_weight * values[rare].sum() / len(values)).backward()
+            for module in norms:
+                module.momentum = 0.1
+            with torch.no_grad():
+                for each, move, gradient in zip(parameters, moves, head, strict=True):
+                    each.sub_(move)
+                    each.grad.add_(gradient)
+            optimizer.step()
+            return losses["classification"].detach()
+
+        loop.forward, loop.update = first, update
+
+    return replace_step
+
+
+@pytest.mark.parametrize(("rho", "tail_weight"), [(0.1, 2.0), (0.5, 1.0)])
+def test_imbsam_is_the_step_written_by_hand(tmp_path, look_on, rho, tail_weight):
+    options = {"rho": rho, "tail_below": 20, "tail_weight": tail_weight}
+    ours, losses, _ = run(recipe(tmp_path, methods={"imbsam": options}, epochs=1), tmp_path)
+    flat, _, _ = run(recipe(tmp_path, "flat", methods={"imbsam": {**options, "rho": 0.0}}, epochs=1), tmp_path)
+    look_on(stage_started=three_steps(**options))
+    by_hand, expected, _ = run(recipe(tmp_path, "by_hand", epochs=1), tmp_path)
+    close(ours, by_hand, rtol=1e-4, atol=1e-5)
+    assert losses == pytest.approx(expected)
+    difference = (ours["classifier.weight"] - flat["classifier.weight"]).abs().max()
+    assert difference > 1e-3  # the distance matters far more than what is tolerated
+
+
+MIXED = {
+    "none": {},
+    "weights and margins": LDAM_DRW,
+    "two labels a row": {"mixup": {}, "drw": {"start_epoch": 1}},
+    "rows and terms of another method": {"safa": {"start_epoch": 0}, "ldam": {}},
+}
+
+
+@pytest.mark.parametrize("methods", MIXED.values(), ids=list(MIXED))
+def test_the_parts_of_imbsam_make_the_whole_loss(tmp_path, methods):
+    """Nothing is counted twice or left out, whoever made it: without distance and weight it is plain training."""
+    stage = {"epochs": 2, "trainable": ["backbone", "classifier", *(["safa"] if "safa" in methods else [])]}
+    options = {"rho": 0.0, "tail_weight": 1.0}
+    parts, losses, _ = run(recipe(tmp_path, methods={**methods, "imbsam": options}, **stage), tmp_path)
+    plain, expected, _ = run(recipe(tmp_path, "plain", methods=methods, **stage), tmp_path)
+    close(parts, plain)
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sam", "imbsam"])
+def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, method):
+    loaded = recipe(tmp_path, methods={**LDAM_DRW, method: {}})
+    copy_at_checkpoint(9, tmp_path / "killed" / "runs" / "r")
+    _, _, whole = run(loaded, tmp_path / "runs")
+    copy_at_checkpoint()
+    _, _, resumed = run(loaded, tmp_path / "killed" / "runs", resume=True)
+    with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
+        assert resumed != whole and np.array_equal(a["logits"], b["logits"])
