@@ -25,6 +25,10 @@ FIRST = (
     "cmo + bcl + ldam + drw",
     "bcl + balanced_softmax + mixup + drs",
     "cmo + safa + ldam",
+    "sam + ldam + drw",
+    "l2rw + focal + balanced_softmax",
+    "meta_weight_net + mixup + ldam",
+    "imbsam + safa + balanced_softmax",
 )
 #: What a method of those needs to act within four epochs; the others have their defaults.
 OPTIONS = {
@@ -35,7 +39,7 @@ OPTIONS = {
     "safa": {"start_epoch": 1},
 }
 #: Methods of those that have networks of their own to train.
-NETWORKS = {"bcl", "safa"}
+NETWORKS = {"bcl", "meta_weight_net", "safa"}
 
 COMMON = {"batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
 #: What may come behind: its methods with their options, and its stages.
