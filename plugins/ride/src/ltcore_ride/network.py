@@ -52,7 +52,10 @@ def split_network(backbone: Backbone, experts: int, stages: int, width: float) -
     if experts == 1 and width == 1:
         return backbone
     if backbone.experts > 1:
-        raise RecipeError(f"splits a network into experts, and this one has {backbone.experts} already")
+        raise RecipeError(
+            f"splits a network into experts, and this one has {backbone.experts} already; name one method that does, "
+            "such as 'ride', and name it once"
+        )
     net: Any = backbone.get_submodule(backbone.net) if backbone.net else backbone
     names = [name for name, _ in net.named_children() if _STAGE.fullmatch(name)]
     if len(names) <= stages:
