@@ -187,8 +187,8 @@ def _check_holdout(splits: DataSplits, holdout: int) -> None:
     """
     if splits.val is not None:
         raise DataError(
-            f"data.holdout is {holdout}, but the data set has a validation split of its own ({len(splits.val)} images); "
-            "remove data.holdout to use that one"
+            f"data.holdout is {holdout}, but the data set has a validation split of its own ({len(splits.val)} "
+            "images); remove data.holdout to use that one"
         )
     if splits.grouped:
         raise DataError(
