@@ -43,6 +43,7 @@ class BCL(Method[BCLOptions]):
     """
 
     interface = "1.1"
+    requires = frozenset({"one_network"})
     auxiliary = ("contrastive",)
     of_features: nn.Module
     of_classes: nn.Module
