@@ -108,7 +108,9 @@ def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]
     methods = {key: part for key, part in keys.items() if part.role is None}
     acting = [key for key, part in methods.items() if part.acts]
     trained = ["classifier"] if any(part.fixed for part in parts) else ["backbone", "classifier"]
-    networks = [key for key in acting if methods[key].networks]
+    networks = [
+        key for key in acting if methods[key].networks or "own_parameters_train" in methods[key].method.requires
+    ]
     common = {"batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
     stages = [
         {"name": "first", "iterations": 2, **common},
