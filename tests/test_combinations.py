@@ -22,7 +22,7 @@ from ltcore.training.execute import execute
 
 #: The methods of the first stage, in their order.
 FIRST = (
-    "cmo + bcl + ldam + drw",
+    "cmo + bcl + ldam + drw + sam",
     "bcl + balanced_softmax + mixup + drs",
     "cmo + safa + ldam",
     "sam + ldam + drw",
