@@ -86,5 +86,5 @@ def _blocks(backbone: Backbone) -> Iterator[nn.Module]:
     from timm.models import vision_transformer
 
     for module in backbone.modules():
-        if isinstance(getattr(module, "attn", None), vision_transformer.Attention):
+        if isinstance(getattr(module, "attn", None), vision_transformer.Attention):  # type: ignore[attr-defined]
             yield module

@@ -165,15 +165,15 @@ def _take_over(old: nn.Module, layer: nn.Module) -> None:
     """
     for name, shaped in [*layer.named_parameters(recurse=False)]:
         built: Tensor = old.get_parameter(name).detach()
-        value = built[: len(shaped)].clone()
+        value: Tensor = built[: len(shaped)].clone()
         if built.dim() > 1:
             value = built.new_empty(shaped.shape)
             if not value.is_meta:
                 value.normal_(0, float(built.std()) * (built[0].numel() / shaped[0].numel()) ** 0.5)
         setattr(layer, name, nn.Parameter(value))
-    for name, shaped in [*layer.named_buffers(recurse=False)]:
+    for name, buffer in [*layer.named_buffers(recurse=False)]:
         kept = old.get_buffer(name)
-        setattr(layer, name, kept[: len(shaped)].clone() if kept.dim() else kept.clone())
+        setattr(layer, name, kept[: len(buffer)].clone() if kept.dim() else kept.clone())
     _resize(old, layer)
 
 
