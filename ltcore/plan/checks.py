@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.errors import RecipeError, listed, nearest
+from ltcore.plan.adapting import named
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
@@ -213,7 +214,7 @@ class StageChecks:
             if tap not in taps:
                 raise self.refuse_method(
                     answer.entry,
-                    f"acts at tap '{tap}', which backbone '{self.loaded.recipe.backbone.use}' does not have"
+                    f"acts at tap '{tap}', which {named(self.loaded)} does not have"
                     f"{nearest(tap, taps) or ';'} it has {listed(taps)}",
                 )
 
@@ -256,10 +257,10 @@ class StageChecks:
 
     def _experts(self, need: str, tap: str) -> str:
         """Why something is not provided that is no tap."""
-        named = f"backbone '{self.loaded.recipe.backbone.use}'"
+        backbone = named(self.loaded)
         if need == "one_network":
-            return f"{named} has {self.skeleton.experts}, whose rows are not told apart at '{tap}'"
-        return f"{named} has none" if need == "experts" else "nothing provides it"
+            return f"{backbone} has {self.skeleton.experts}, whose rows are not told apart at '{tap}'"
+        return f"{backbone} has none" if need == "experts" else "nothing provides it"
 
     def _moves_the_backbone(self) -> str:
         """What of the stage changes the backbone, and what to write instead; empty where nothing does."""
@@ -288,13 +289,13 @@ class StageChecks:
         """Why a tap of the backbone is none with maps, or none whose mean the classifier reads."""
         asked = self.loaded.recipe.backbone
         model = asked.options.get("model")
-        named = f"backbone '{asked.use}'" + (f" ({model})" if model else "")
+        shown = f"backbone '{asked.use}'" + (f" ({model})" if model else "")
         if not maps:
-            return f"{named} has none at '{tap}'; choose another tap, or a convolutional network such as a ResNet"
+            return f"{shown} has none at '{tap}'; choose another tap, or a convolutional network such as a ResNet"
         between = self.skeleton.after_pool
         what = f"has {listed(between)} between" if between else "does more than that mean between maps and"
         pool = "the global pool and " if between else ""
-        return f"{named} {what} {pool}the classifier; choose a network without, such as a ResNet"
+        return f"{shown} {what} {pool}the classifier; choose a network without, such as a ResNet"
 
     def cache_is_possible(self) -> None:
         """A cache holds what a frozen backbone gives for images that no method changes."""

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 import ltcore
 from ltcore import Batch, Features, RecipeError, RunError
 from ltcore.export import FORMATS, export
+from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.training.execute import execute
@@ -214,3 +215,12 @@ def test_defaults_and_bounds():
     assert all(field.description for field in BBN.Options.model_fields.values())
     BBN(BBN.Options(period=200)).check_stage(SimpleNamespace(epochs=180))
     BBN(BBN.Options(period=179)).check_stage(SimpleNamespace(epochs=180))
+
+
+def test_refusals_of_others_name_it(tmp_path):
+    for parts, named in [
+        ({"methods": {"safa": {"options": {"start_epoch": 1}}}}, "backbone 'cifar_resnet', adapted by 'bbn', does not"),
+        ({"methods": {"other": {"use": "bbn"}}, "adapt": ("bbn", "other")}, "adapted by 'bbn', cannot be adapted"),
+    ]:
+        with pytest.raises(RecipeError, match=named):
+            make_plan(recipe(tmp_path, **parts))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltcore import Context, Features, Method, RecipeError, Stage, hookimpl, largest_classes
+from ltcore import Context, Features, Method, RecipeError, hookimpl, largest_classes
 from ltcore_rsg.functional import (
     centre_loss,
     centre_shares,
@@ -71,18 +71,6 @@ class RSG(Method[RSGOptions]):
         tap = self.options.tap
         return tap
 
-    def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage that ends before rows are made."""
-        if stage.epochs is not None:
-            self._refuse_late_start(stage.epochs)
-
-    def _refuse_late_start(self, epochs: int) -> None:
-        if self.options.start_epoch >= epochs:
-            raise RecipeError(
-                f"start_epoch {self.options.start_epoch} never comes in {epochs} epochs, counted from 0; set it to "
-                "the epoch of the first drop of the learning rate"
-            )
-
     @hookimpl
     def on_run_start(self, context: Context) -> None:
         """Make centres and networks for the maps at the tap."""
@@ -113,8 +101,7 @@ class RSG(Method[RSGOptions]):
 
     @hookimpl
     def on_epoch_start(self, context: Context) -> None:
-        """Remember that rows are made; refuse a stage given in iterations that ends before, at its beginning."""
-        self._refuse_late_start(context.epochs)
+        """Remember that rows are made."""
         if context.epoch >= self.options.start_epoch:
             self.generated.fill_(True)
 
