@@ -62,8 +62,8 @@ CLAIMS = (
         "lose more than the few gain; on Fashion-MNIST the few gain 6.1 ± 3.5, and what that leaves of top-1 is "
         "within the noise. Most of the few-shot gain over cross-entropy on the digits is that of the fine-tuning: "
         "it is there without augmentation, too. On Fashion-MNIST, whose fitted network leaves fine-tuning alone "
-        "nothing to learn, it is all the augmentation's. In these runs OFA's sampler drew the confusing images; since they "
-        "are extra rows, with draws of their own, the digits give 93.1 ± 2.1, and few 89.7 ± 2.8 (digits_lt.md).",
+        "nothing to learn, it is all the augmentation's. In these runs OFA's sampler drew the confusing images; "
+        "since they are extra rows, with draws of their own, the digits give 93.1 ± 2.1, and few 89.7 ± 2.8.",
     ),
     Claim(
         "SAFA",

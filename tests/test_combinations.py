@@ -22,9 +22,13 @@ from ltcore.training.execute import execute
 
 #: The methods of the first stage, in their order.
 FIRST = (
-    "cmo + bcl + ldam + drw",
+    "cmo + bcl + ldam + drw + sam",
     "bcl + balanced_softmax + mixup + drs",
     "cmo + safa + ldam",
+    "sam + ldam + drw",
+    "l2rw + focal + balanced_softmax",
+    "meta_weight_net + mixup + ldam",
+    "imbsam + safa + balanced_softmax",
 )
 #: What a method of those needs to act within four epochs; the others have their defaults.
 OPTIONS = {
@@ -32,10 +36,11 @@ OPTIONS = {
     "cmo": {"start_epoch": 1, "plain_at_end": 0},
     "drs": {"start_epoch": 1},
     "drw": {"start_epoch": 1},
+    "meta_weight_net": {"through_loss": False},  # the paper's equations; through a loss of scale 30 weights go to 0
     "safa": {"start_epoch": 1},
 }
 #: Methods of those that have networks of their own to train.
-NETWORKS = {"bcl", "safa"}
+NETWORKS = {"bcl", "meta_weight_net", "safa"}
 
 COMMON = {"batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
 #: What may come behind: its methods with their options, and its stages.

@@ -283,6 +283,36 @@ def test_a_rehearsal_prepares_some_of_many_and_keeps_the_time():
     assert clock.now + loader.left_out == pytest.approx(loader.projected) == 12.24
 
 
+def test_a_rehearsal_counts_functions_as_decoding():
+    class Clock:
+        now = 0.0
+
+        def __call__(self):
+            return self.now
+
+    clock, functions = Clock(), pack(m=shift)
+    inner = StreamingLoader(ArrayImages(split()), ImageTransform("cifar", 16, 2, True), MEAN, STD, 0)
+    real, asked = inner.pick, []
+
+    def slow(indices, generator, functions=None, augmented=False):
+        asked.append((len(indices), augmented))
+        clock.now += len(indices) * (0.01 if functions is None else 0.035)
+        return real(indices, generator, functions, augmented)
+
+    inner.pick = slow
+    indices, changes = [torch.arange(12)] * 2, ImageChanges(functions, [None] * 2)
+    for workers, expected in [(2, 0.025), (0, 0.0)]:  # without workers it is seen in the step itself
+        loader = PartialLoader(inner, workers, clock)
+        batches = loader.train_batches(indices, (generator_for("cpu", step) for step in range(2)), changes)
+        assert loader.change_seconds == pytest.approx(expected)
+        plain = inner.train_batches(indices, (generator_for("cpu", step) for step in range(2)), changes)
+        assert same(list(batches), list(plain))
+    assert asked == [(8, True), (8, True)]
+    loader.workers = 2
+    loader.train_batches(indices, iter(()))
+    assert loader.change_seconds == 0.0
+
+
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
 SEEN = []

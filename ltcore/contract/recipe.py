@@ -101,6 +101,9 @@ class Data(Use):
     """The long tail to cut; by default the one that the data set has by definition, if it has one."""
     holdout: int = Field(default=0, ge=0)
     """Training images a class that are held out for validation."""
+    holdout_before_cut: bool = False
+    """Whether they are held out before the long tail is cut, of all images that the data set has: then each class has
+    some, and the tail is cut from the others."""
     transform: Transform = Transform()
     """Changes to how the data set prepares its images."""
     normalize: Normalize | None = None

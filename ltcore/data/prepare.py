@@ -59,8 +59,8 @@ class PreparedData:
 def prepare(splits: DataSplits, asked: Data | None = None, weights: Pretraining | None = None) -> PreparedData:
     """Leave broken images out, cut the long tail, then hold images out.
 
-    Held out are `asked.holdout` training images of each class, once the tail is cut. Classes with no more than that
-    many sit out.
+    Held out are `asked.holdout` training images of each class, once the tail is cut, or with `asked.holdout_before_cut`
+    before it is, of all that the data set has. Classes with no more than that many sit out.
 
     Args:
         splits: the data set.
@@ -80,28 +80,24 @@ def prepare(splits: DataSplits, asked: Data | None = None, weights: Pretraining 
     if asked.broken == "skip":
         splits, present = without_broken(splits, worker_count(asked.workers), asked.range)
     imbalance = splits.imbalance if asked.imbalance is None else asked.imbalance
-    holdout = asked.holdout
     names, targets = splits.class_names, splits.train.targets.numpy()
+    kept, val = np.arange(len(targets)), splits.val  # every image, in the data set's order
+    if asked.holdout > 0:
+        _check_holdout(splits, asked.holdout)
+
+    def hold_out(counts: IntArray) -> tuple[IntArray, ArraySplit | StreamedSplit]:
+        held, rest = _hold_out(targets, kept, counts, asked.holdout, imbalance.seed + 1)
+        return rest, splits.train.subset(torch.from_numpy(held))
+
     available = np.bincount(targets, minlength=len(names))
+    if asked.holdout > 0 and asked.holdout_before_cut:
+        kept, val = hold_out(available)
+        available = np.bincount(targets[kept], minlength=len(names))
     counts = long_tailed_counts(imbalance, available, names)
-    if imbalance.kind == "none":
-        kept = np.arange(len(targets))  # every image, in the data set's order
-    else:
-        kept = long_tailed_indices(targets, counts, imbalance.seed, names)
-    val = splits.val
-    if holdout > 0:
-        if val is not None:
-            raise DataError(
-                f"data.holdout is {holdout}, but the data set has a validation split of its own ({len(val)} images); "
-                "remove data.holdout to use that one"
-            )
-        if splits.grouped:
-            raise DataError(
-                f"data.holdout is {holdout}, but the images belong together in groups, which it would part; set "
-                "data.options.val_fraction, which holds out whole groups, and remove data.holdout"
-            )
-        held, kept = _hold_out(targets, kept, counts, holdout, imbalance.seed + 1)
-        val = splits.train.subset(torch.from_numpy(held))
+    if imbalance.kind != "none":
+        kept = kept[long_tailed_indices(targets[kept], counts, imbalance.seed, names)]
+    if asked.holdout > 0 and not asked.holdout_before_cut:
+        kept, val = hold_out(counts)
     whole = len(kept) == len(targets) and imbalance.kind == "none"
     index = torch.from_numpy(kept)
     train = splits.train if whole else splits.train.subset(index)  # no copy of a set that is used as it is
@@ -181,6 +177,24 @@ def _normalization(
             raise DataError(f"{whose} {len(values)} values of {what}, but the images have {channels} channels")
     found = asked or splits
     return tuple(found.mean), tuple(found.std)
+
+
+def _check_holdout(splits: DataSplits, holdout: int) -> None:
+    """Refuse to hold images out where the data set has a validation split, or images that belong together.
+
+    Raises:
+        DataError: it does.
+    """
+    if splits.val is not None:
+        raise DataError(
+            f"data.holdout is {holdout}, but the data set has a validation split of its own ({len(splits.val)} "
+            "images); remove data.holdout to use that one"
+        )
+    if splits.grouped:
+        raise DataError(
+            f"data.holdout is {holdout}, but the images belong together in groups, which it would part; set "
+            "data.options.val_fraction, which holds out whole groups, and remove data.holdout"
+        )
 
 
 def _hold_out(

@@ -45,6 +45,7 @@ _CORE = {
 #: Methods of our own distributions, so that a recipe that names one which is not installed can be told what to do.
 _OURS = {
     # plugins: written by .ci/plugins.py
+    "adaptformer": "ltcore-adaptformer",
     "afg": "ltcore-glag",
     "autoaugment_by_class": "ltcore-autoaugment-by-class",
     "balanced_softmax": "ltcore-logit-adjustment",
@@ -56,6 +57,7 @@ _OURS = {
     "cifar_resnext": "ltcore-cifar-resnet",
     "class_balanced": "ltcore-class-balanced",
     "cmo": "ltcore-cmo",
+    "cosine_classifier": "ltcore-cosine-classifier",
     "count_norm": "ltcore-cdt",
     "distillation": "ltcore-glag",
     "drs": "ltcore-deferred",
@@ -67,10 +69,13 @@ _OURS = {
     "gra_loss": "ltcore-glag",
     "imbsam": "ltcore-sam",
     "inverse_frequency": "ltcore-class-balanced",
+    "l2rw": "ltcore-reweighting-net",
     "label_aware_smoothing": "ltcore-mislas",
     "ldam": "ltcore-ldam",
     "logit_adjustment": "ltcore-logit-adjustment",
+    "lora": "ltcore-lora",
     "lws": "ltcore-decoupling",
+    "meta_weight_net": "ltcore-reweighting-net",
     "mixup": "ltcore-mixup",
     "ncm": "ltcore-decoupling",
     "ofa": "ltcore-ofa",

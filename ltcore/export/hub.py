@@ -58,7 +58,7 @@ def _timm_twin(saved: SavedRun, model: Deployed) -> tuple[nn.Module, dict[str, A
 
     options, found = TimmOptions(**saved.recipe.backbone.options), saved.description
     name = options.model.split(".")[0]
-    arguments: dict[str, Any] = {"in_chans": len(found.mean), **options.arguments}
+    arguments: dict[str, Any] = {"in_chans": len(found.mean), **(options.arguments or {})}
     if options.layers is not None:
         arguments["layers"] = options.layers
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):

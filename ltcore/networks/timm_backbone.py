@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from torch import Tensor, nn
 
 from ltcore.contract.backbone import Backbone, Pretraining
@@ -44,14 +44,14 @@ class TimmOptions(Options):
     """Stochastic depth, for models that have it."""
     cifar_stem: bool = False
     """For images of 32 pixels: a 3 x 3 first convolution of stride 1 and no max pool (ResNets only)."""
-    arguments: dict[str, Any] = Field(default={})
+    arguments: dict[str, Any] | None = None
     """Further arguments of the model in timm: {patch_size: 4, embed_dim: 96, depth: 6, num_heads: 3} makes a small
     transformer of vit_tiny_patch16_224."""
 
     @field_validator("arguments")
     @classmethod
-    def _not_ours(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        for name in sorted(_SET_BY.keys() & arguments.keys()):
+    def _not_ours(cls, arguments: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name in sorted(_SET_BY.keys() & (arguments or {}).keys()):
             raise ValueError(f"'{name}' is set otherwise: {_SET_BY[name]}")
         return arguments
 
@@ -155,7 +155,7 @@ class Timm(Method[TimmOptions]):
         real = torch.get_default_device().type != "meta"
         pretrained = options.pretrained and real
         arguments: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, "in_chans": in_channels}
-        arguments |= options.arguments
+        arguments |= options.arguments or {}
         if options.layers is not None:
             arguments["layers"] = options.layers
         if options.drop_path_rate:

@@ -107,7 +107,11 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
         plan_of(recipe)
     except RecipeError as error:
         message = plainly(error)
-        unnamed = [key for key in keys if f"'{key}'" not in message]
+        # Where the network is what does not suit one of the two, the other has chosen or changed the network.
+        networks = (
+            {part.name for part in (first, second) if _decides_network(part)} if "backbone '" in message else set()
+        )
+        unnamed = [key for key in keys if f"'{key}'" not in message and key.removesuffix("_again") not in networks]
         if unnamed:
             return "refused", f"the refusal does not name '{unnamed[0]}': {message}"
         if not any(
@@ -115,6 +119,8 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
         ):
             return "refused", f"the refusal names no hook and no need: {message}"
         return "refused", None
+    except LtcoreError as error:
+        return "refused", f"it cannot be planned: {plainly(error)}"
     if both and first.role is None and second.role is None:
         return "trained", f"both answer {both[0]}, of which there can be one, and the plan went through"
     try:
@@ -127,6 +133,11 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     if broken:
         return "trained", f"one needs {broken[0]}, which the other breaks, and they trained together"
     return "trained", None
+
+
+def _decides_network(part: Part) -> bool:
+    """Whether a recipe of the checks has another network because of a method."""
+    return bool({"adapt_backbone", "build_ensemble"} & part.hooks or "experts" in part.method.requires)
 
 
 def _suits_one(part: Part) -> bool:

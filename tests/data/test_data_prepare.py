@@ -65,6 +65,25 @@ def test_holding_out(imbalance):
     assert again.val is not None and again.val.images[:, 0, 0, 0].tolist() == held
 
 
+def test_holding_out_before_the_tail_is_cut():
+    """Each class has some, which no other cut may train on, and the tail is cut from what is left."""
+    tail = Imbalance(kind="exponential", factor=4)
+    data = cut(data_set(), tail, holdout=6, holdout_before_cut=True)
+    assert data.val is not None and torch.bincount(data.val.targets).tolist() == [6, 6, 6]
+    assert data.class_counts.tolist() == [14, 7, 3]  # of 14 images a class, where 6 of 20 are held out
+    assert torch.bincount(data.train.targets).tolist() == data.class_counts.tolist()
+    held, kept = data.val.images[:, 0, 0, 0].tolist(), data.kept.tolist()
+    assert not set(held) & set(kept) and data.train.images[:, 0, 0, 0].tolist() == kept
+    steeper = cut(data_set(), Imbalance(kind="step", factor=7), holdout=6, holdout_before_cut=True)
+    assert steeper.val is not None and steeper.val.images[:, 0, 0, 0].tolist() == held
+    plain = cut(data_set(), tail, holdout=0, holdout_before_cut=True)
+    assert plain.val is None and plain.kept.tolist() == cut(data_set(), tail).kept.tolist()
+    one, other = (cut(data_set(), Imbalance(), holdout=6, holdout_before_cut=before) for before in (True, False))
+    assert one.kept.tolist() == other.kept.tolist()  # where nothing is cut, there is no before
+    with pytest.raises(DataError, match="no class has more training images than that"):
+        cut(data_set(), tail, holdout=20, holdout_before_cut=True)
+
+
 def test_a_larger_holdout_contains_the_smaller():
     small, large = (cut(data_set(), holdout=n).val for n in (2, 6))
     assert small is not None and large is not None

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ltcore_bcl import BCL, BCLOptions, balanced_contrastive_loss
+from ltcore_bcl import BCL, BCLOptions, balanced_contrastive_loss, strong_view
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from ltcore import Batch, Context, Method, RecipeError, hookimpl
+from ltcore import Batch, Context, ForExtraRows, Method, RecipeError, hookimpl
 from ltcore.contract.context import RunState
-from ltcore.contract.model import Model, set_trainable
+from ltcore.contract.model import Model
 from ltcore.discovery.binding import Entry, Hooks, implementations
 from ltcore.discovery.offer import Offer
 from ltcore.progress.console import Reporter
@@ -86,8 +86,18 @@ def test_defaults_are_the_authors_and_bounds():
         "classification_weight": 1.0,
         "hidden_dim": None,
         "embedding_dim": 1024,
+        "views": "strong",
+        "smallest_crop": 0.08,
+        "blur": 0.0,
     }
-    for wrong in [{"temperature": 0}, {"weight": -1}, {"classification_weight": -1}, {"hidden_dim": 0}, {"tau": 1}]:
+    for wrong in [
+        {"temperature": 0},
+        {"weight": -1},
+        {"classification_weight": -1},
+        {"hidden_dim": 0},
+        {"blur": 2},
+        {"tau": 1},
+    ]:
         with pytest.raises(ValidationError):
             BCLOptions(**wrong)
     assert all(field.description for field in BCLOptions.model_fields.values())
@@ -162,34 +172,22 @@ def test_under_bf16_the_loss_of_the_embeddings_is_in_float32():
     torch.testing.assert_close(found, expected)
 
 
-def test_networks_that_were_never_trained_are_refused():
-    made = Made()
-    set_trainable(made.model, {"classifier.weight"})
-    message = r"does not train BCL's networks, and no stage before did; .* trainable: \[backbone, classifier, bcl\]"
-    with pytest.raises(RecipeError, match=message):
-        made.method.on_stage_start(context=made.context)
-    set_trainable(made.model, {name for name, _ in made.model.named_parameters()})
-    made.method.on_stage_start(context=made.context)
-    set_trainable(made.model, {"classifier.weight"})
-    made.method.on_stage_start(context=made.context)  # trained before, as the buffer says
-
-
-def test_a_cache_of_one_view_is_refused():
-    with pytest.raises(RecipeError, match="cache: eval keeps each image as it is in evaluation"):
-        BCL().check_stage(SimpleNamespace(cache="eval"))
-    for cache in ("off", "views:4"):
-        BCL().check_stage(SimpleNamespace(cache=cache))
+def test_views_are_changed_strongly_unless_they_have_the_datas_own():
+    answer = BCL(BCLOptions(smallest_crop=0.2, blur=0.5)).image_transform(context=None)
+    assert isinstance(answer, ForExtraRows) and answer.function.func is strong_view
+    assert answer.function.keywords == {"smallest": 0.2, "blur": 0.5}
+    assert BCL(BCLOptions(views="data")).image_transform(context=None) is None
 
 
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
 
-def recipe(tmp_path, methods, name="r", **stage):
+def recipe(tmp_path, methods, name="r", views="strong", **stage):
     data = {"class_counts": [48, 24, 12, 4], "image_size": 8, "test_per_class": 4}
     whole = {
         "data": {"use": "synthetic", "options": data, "transform": {"crop_padding": 1}},
         "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {key: {} for key in methods},
+        "methods": {key: {"options": {"views": views}} if key == "bcl" else {} for key in methods},
         "stages": [
             {
                 **{"name": "joint", "epochs": 3, "batch_size": 16, "methods": list(methods)},
@@ -229,23 +227,47 @@ def test_the_contrastive_loss_falls(tmp_path, look_on):
     assert np.mean(seen[-6:]) < 0.9 * np.mean(seen[:6])
 
 
-def test_views_of_an_image_have_random_changes_of_their_own(tmp_path, look_on):
-    differing = []
+def images_seen(tmp_path, look_on, name, **options):
+    """The batches of a run, and the views that it has seen."""
+    seen = []
 
-    def compare(run, loop):
+    def watch(run, loop):
         forward = loop.forward
 
         def watched(batch, weights):
-            views = batch.extras["bcl"].images
-            first, second = views.split(len(views) // 2)
-            for one, other in ((first, second), (batch.images, first), (batch.images, second)):
-                differing.append((one != other).flatten(1).any(1).float().mean().item())
-            assert torch.equal(batch.extras["bcl"].targets, batch.targets.repeat(2))
-            assert torch.equal(batch.extras["bcl"].source_index, batch.source_index.repeat(2))
+            views = batch.extras["bcl"]
+            assert torch.equal(views.targets, batch.targets.repeat(2))
+            assert torch.equal(views.source_index, batch.source_index.repeat(2))
+            seen.append((batch.images.clone(), views.images.clone()))
             return forward(batch, weights)
 
         loop.forward = watched
 
-    look_on(stage_started=compare)
-    run(recipe(tmp_path, ["bcl"]), tmp_path)
+    look_on(stage_started=watch)
+    run(recipe(tmp_path, ["bcl"], name, epochs=1, **options), tmp_path)
+    return torch.cat([images for images, _ in seen]), seen
+
+
+@pytest.mark.parametrize("views", ["data", "strong"])
+def test_views_of_an_image_have_random_changes_of_their_own(tmp_path, look_on, views):
+    _, seen = images_seen(tmp_path, look_on, "r", views=views)
+    differing = [
+        (one != other).flatten(1).any(1).float().mean().item()
+        for images, both in seen
+        for first, second in [both.split(len(images))]
+        for one, other in ((first, second), (images, first), (images, second))
+    ]
     assert np.mean(differing) > 0.8  # of 3 x 3 crops, one in nine is the same
+
+
+def test_strong_changes_leave_the_batch_alone(tmp_path, look_on):
+    plain, seen_plainly = images_seen(tmp_path, look_on, "plain", views="data")
+    strong, seen_strongly = images_seen(tmp_path, look_on, "strong")
+    assert torch.equal(plain, strong)
+    for (_, first), (_, second) in zip(seen_plainly, seen_strongly, strict=True):
+        assert (first != second).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_a_stage_that_does_not_train_its_networks_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"needs own_parameters_train .*write trainable: .*bcl"):
+        run(recipe(tmp_path, ["bcl"], trainable=["backbone", "classifier"]), tmp_path)

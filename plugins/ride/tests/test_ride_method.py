@@ -207,7 +207,7 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_bits(tmp_path, copy_at_ch
         line = json.loads((whole.path / "metrics.jsonl").read_text().splitlines()[-1])
         assert 1 <= line["methods"]["ride_router"]["experts asked"] <= 3
     else:
-        before = checkpoint.load(whole.path / "checkpoints" / "stage-1-experts.safetensors")[0]
+        before = checkpoint.load(whole.path / "checkpoints" / "stage-0-experts.safetensors")[0]
         trained = [one.weight for one in whole.model.classifier.experts]
         assert len(trained) == 3 and "model/classifier.experts.2.raw_weight" in before
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ltcore import Context, Features, Method, Options, RecipeError, Stage, hookimpl
+from ltcore import Context, Features, ForExtraRows, Method, Options, hookimpl
 from ltcore_bcl.functional import balanced_contrastive_loss
+from ltcore_bcl.views import strong_view
 
 
 class BCLOptions(Options):
@@ -26,6 +28,13 @@ class BCLOptions(Options):
     """Width of the hidden layer of both projections; by default that of the features. 512 on CIFAR."""
     embedding_dim: int = Field(default=1024, ge=1)
     """Width of the embeddings. 128 on CIFAR."""
+    views: Literal["data", "strong"] = "strong"
+    """What is done to the contrasted views: what the recipe's `data` does to every image, or crops of random area and
+    colours behind that, as published. The batch itself is left alone."""
+    smallest_crop: float = Field(default=0.08, gt=0.0, le=1.0)
+    """Smallest share of the area of a strong view's crop. 0.2 on CIFAR."""
+    blur: float = Field(default=0.0, ge=0.0, le=1.0)
+    """How often a strong view is blurred. 0.5 on CIFAR."""
 
 
 def projection(features: int, hidden: int, embedding: int) -> nn.Sequential:
@@ -39,27 +48,14 @@ class BCL(Method[BCLOptions]):
     """Balanced contrastive learning (Zhu et al. 2022): two more views of each image, contrasted with class prototypes.
 
     Networks, made when the run starts: `of_features` embeds the views, `of_classes` makes prototypes of the
-    classifier's weights. The buffer `trained` says whether a stage has trained them.
+    classifier's weights.
     """
 
     interface = "1.1"
+    requires = frozenset({"own_parameters_train", "one_network"})
     auxiliary = ("contrastive",)
     of_features: nn.Module
     of_classes: nn.Module
-    trained: Tensor
-
-    def __init__(self, options: BCLOptions | None = None) -> None:
-        """Keep the options."""
-        super().__init__(options)
-        self.register_buffer("trained", torch.zeros((), dtype=torch.bool))
-
-    def check_stage(self, stage: Stage) -> None:
-        """Refuse a cache with one view of each image."""
-        if stage.cache == "eval":
-            raise RecipeError(
-                "cache: eval keeps each image as it is in evaluation, and BCL contrasts views of it that differ; set "
-                "cache: off, or views:V with several"
-            )
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:
@@ -69,24 +65,17 @@ class BCL(Method[BCLOptions]):
         self.of_features, self.of_classes = projection(*sizes), projection(*sizes)
 
     @hookimpl
-    def on_stage_start(self, context: Context) -> None:
-        """Refuse to contrast with networks that were never trained.
-
-        Raises:
-            RecipeError: neither this stage nor one before trains them.
-        """
-        if any(parameter.requires_grad for parameter in self.parameters()):
-            self.trained.fill_(True)
-        elif not bool(self.trained):
-            raise RecipeError(
-                f"stage '{context.stage}' does not train BCL's networks, and no stage before did; name the method in "
-                f"the stage's trainable: [backbone, classifier, {context.name}]"
-            )
-
-    @hookimpl
     def extra_rows(self, indices: list[Tensor], generator: torch.Generator, context: Context) -> list[Tensor]:
         """The images of each batch twice more; each row has random changes of its own."""
         return [torch.cat([batch, batch]) for batch in indices]
+
+    @hookimpl
+    def image_transform(self, context: Context) -> ForExtraRows | None:
+        """Strong changes for the views alone; None where they have the data's own."""
+        options = self.options
+        if options.views == "data":
+            return None
+        return ForExtraRows(partial(strong_view, smallest=options.smallest_crop, blur=options.blur))
 
     @hookimpl
     def sample_weights(self, values: Tensor, features: Features, context: Context) -> Tensor | None:

@@ -52,7 +52,10 @@ def split_network(backbone: Backbone, experts: int, stages: int, width: float) -
     if experts == 1 and width == 1:
         return backbone
     if backbone.experts > 1:
-        raise RecipeError(f"splits a network into experts, and this one has {backbone.experts} already")
+        raise RecipeError(
+            f"splits a network into experts, and this one has {backbone.experts} already; name one method that does, "
+            "such as 'ride', and name it once"
+        )
     net: Any = backbone.get_submodule(backbone.net) if backbone.net else backbone
     names = [name for name, _ in net.named_children() if _STAGE.fullmatch(name)]
     if len(names) <= stages:
@@ -87,7 +90,13 @@ def split_network(backbone: Backbone, experts: int, stages: int, width: float) -
 
 def _output(stage: nn.Module) -> int:
     """How many channels a stage gives: as many as its last norm has."""
-    return [module.num_features for module in stage.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+    found = [module.num_features for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not found:
+        raise RecipeError(
+            f"splits stages that end in a batch norm, and {type(stage).__name__} has none; take a ResNet or ResNeXt, "
+            "and no other method under backbone.adapt that replaces its stages"
+        )
+    return found[-1]
 
 
 def _narrowed(stage: nn.Module, in_channels: int, width: float, name: str) -> nn.Module:
@@ -162,15 +171,15 @@ def _take_over(old: nn.Module, layer: nn.Module) -> None:
     """
     for name, shaped in [*layer.named_parameters(recurse=False)]:
         built: Tensor = old.get_parameter(name).detach()
-        value = built[: len(shaped)].clone()
+        value: Tensor = built[: len(shaped)].clone()
         if built.dim() > 1:
             value = built.new_empty(shaped.shape)
             if not value.is_meta:
                 value.normal_(0, float(built.std()) * (built[0].numel() / shaped[0].numel()) ** 0.5)
         setattr(layer, name, nn.Parameter(value))
-    for name, shaped in [*layer.named_buffers(recurse=False)]:
+    for name, buffer in [*layer.named_buffers(recurse=False)]:
         kept = old.get_buffer(name)
-        setattr(layer, name, kept[: len(shaped)].clone() if kept.dim() else kept.clone())
+        setattr(layer, name, kept[: len(buffer)].clone() if kept.dim() else kept.clone())
     _resize(old, layer)
 
 

@@ -1,0 +1,37 @@
+"""The classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ltcore_cosine_classifier.functional import cosine_logits, unit_rows
+
+
+class CosineClassifier(nn.Module):
+    """A last layer without bias whose logits are scaled cosines, see `cosine_logits`.
+
+    The trained parameter is `directions`, [C, D]; its norms have no effect. `weight` and `bias` are what is applied to
+    features of norm 1.
+
+    Args:
+        directions: [C, D], where training begins; they are normalised.
+        scale: what the cosines are multiplied with.
+    """
+
+    bias: None = None
+
+    def __init__(self, directions: Tensor, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.directions = nn.Parameter(unit_rows(directions.detach()))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[N, D] to [N, C], outside of autocast: bf16 would round a logit near 25 to an eighth."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return cosine_logits(pooled, self.directions, self.scale)
+
+    @property
+    def weight(self) -> Tensor:
+        """[C, D], as applied to features of norm 1."""
+        return self.scale * unit_rows(self.directions)
