@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltcore.errors import LtcoreError
+from ltcore.errors import LtcoreError, listed
 from ltcore.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def adapted(backbone: Backbone, answers: Answers, loaded: LoadedRecipe) -> Backb
         try:
             backbone = answer.bind(None)(backbone)
         except LtcoreError as error:
-            where, use = loaded.where("backbone", "adapt", position), loaded.recipe.backbone.use
-            error.within(f"{where}: backbone '{use}' cannot be adapted (hook adapt_backbone): ")
+            asked = loaded.recipe.backbone
+            behind = f" behind {listed(asked.adapt[:position])}" if position else ""
+            where = loaded.where("backbone", "adapt", position)
+            error.within(f"{where}: backbone '{asked.use}' cannot be adapted{behind} (hook adapt_backbone): ")
             raise
         backbone.pretraining = backbone.pretraining or pretraining
         for parameter in backbone.parameters():
