@@ -219,6 +219,12 @@ def test_a_group_of_the_optimiser_is_an_adapters(make_run, look_on):
             "needs a frozen backbone; 'sides' tr",
         ),
         (["sides"], None, {"trainable": ["side"]}, "trainable 'side' matches nothing; did you mean 'sides'?"),
+        (
+            ["sides", "refusing"],
+            None,
+            {},
+            "backbone 'cifar_resnet', adapted by 'sides', cannot be adapted (hook adapt_backbone): 'refusing' @: this net",
+        ),
         (["sides", "sides"], None, {}, "backbone.adapt.1: 'sides' is named twice"),
         (
             ["sides", "sdes"],
