@@ -223,7 +223,7 @@ def test_a_group_of_the_optimiser_is_an_adapters(make_run, look_on):
             ["sides", "refusing"],
             None,
             {},
-            "backbone 'cifar_resnet', adapted by 'sides', cannot be adapted (hook adapt_backbone): 'refusing' @: this net",
+            "backbone 'cifar_resnet', adapted by 'sides', cannot be adapted (hook adapt_backbone): 'refusing' @: this",
         ),
         (["sides", "sides"], None, {}, "backbone.adapt.1: 'sides' is named twice"),
         (
