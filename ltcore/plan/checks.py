@@ -27,6 +27,7 @@ NEEDS = {
     "hard_labels": "one label an image",
     "one_network": "a backbone without experts, or a tap before it splits",
     "own_parameters_train": "that the stage trains the method's own parameters",
+    "single_images": "one image a row",
     "spatial_features": "a tap with feature maps whose plain mean the classifier reads",
     "validation": "held-out images: set data.holdout",
 }
@@ -220,7 +221,7 @@ class StageChecks:
 
     def needs_are_met(self) -> None:
         """What methods require, the recipe or another method provides, and no method of the stage breaks."""
-        provided = {"hard_labels", *self.data.method.provides, *self.backbone.method.provides}
+        provided = {"hard_labels", "single_images", *self.data.method.provides, *self.backbone.method.provides}
         if self.index:
             provided.add("earlier_stage")
         if self.loaded.recipe.data.holdout:
@@ -230,7 +231,7 @@ class StageChecks:
         moving = self._moves_the_backbone()
         provided |= set() if moving else {"fixed_backbone"}
         for entry in self.active:
-            for need in sorted(entry.method.requires):
+            for need in sorted(self._needs_of(entry)):
                 meaning = f"{need} ({NEEDS[need]})" if need in NEEDS else need
                 breaking = next((other for other in self.active if need in other.method.breaks), None)
                 if breaking:
@@ -254,6 +255,12 @@ class StageChecks:
                         else self._experts(need, entry.method.tap)
                     )
                     raise self.refuse_method(entry, f"needs {meaning}, and {why}")
+
+    def _needs_of(self, entry: Entry) -> set[str]:
+        """What a method requires; one that has rows of its own, also rows of the batch that stand beside them."""
+        beside = any(answer.entry is entry for answer in self.answers["extra_rows"])
+        pairing = "single_images" in entry.method.breaks
+        return {*entry.method.requires, *(("single_images",) if beside and not pairing else ())}
 
     def _experts(self, need: str, tap: str) -> str:
         """Why something is not provided that is no tap."""
