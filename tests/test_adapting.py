@@ -291,7 +291,7 @@ def test_initial_values_are_the_adapters_own_draw(make_run):
         )
         run.assembly.start()
         run.assembly.enter("s", 0)
-        run.assembly.prepare_classifier(0, run.assembly.hooks(0))
+        run.assembly.prepare(0, run.assembly.hooks(0))
         found[name] = run.assembly.model.state_dict()
     for name, state in found.items():
         assert all(torch.equal(state[key], value) for key, value in found["plain"].items()), name
