@@ -24,7 +24,7 @@ from ltcore_rsg.options import RSGOptions
 
 
 @dataclass(frozen=True)
-class Plan:
+class _Plan:
     """What is known of a batch before it is on the device.
 
     Attributes:
@@ -62,7 +62,7 @@ class RSG(Method[RSGOptions]):
         self.register_buffer("trained", torch.zeros((), dtype=torch.bool))
         self.register_buffer("generated", torch.zeros((), dtype=torch.bool))
         # Of the epoch, and found again in `extra_rows` by a run that goes on.
-        self._plans: list[Plan] = []
+        self._plans: list[_Plan] = []
         self._pairs_learn = True
 
     @property
@@ -112,7 +112,7 @@ class RSG(Method[RSGOptions]):
         is_head = largest_classes(context.class_counts.cpu(), self.options.head_ratio)
         masks = [is_head[context.training_targets[batch]] for batch in indices]
         numbers = self._made(masks) if context.epoch >= self.options.start_epoch else [0] * len(masks)
-        self._plans = [Plan(len(mask), *paired_rows(mask, made)) for mask, made in zip(masks, numbers, strict=True)]
+        self._plans = [_Plan(len(mask), *paired_rows(mask, made)) for mask, made in zip(masks, numbers, strict=True)]
 
     def _made(self, masks: list[Tensor]) -> list[int]:
         """How many rows are made for each batch; `paired_rows` makes none where head or tail rows are missing."""
