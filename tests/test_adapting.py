@@ -219,6 +219,12 @@ def test_a_group_of_the_optimiser_is_an_adapters(make_run, look_on):
             "needs a frozen backbone; 'sides' tr",
         ),
         (["sides"], None, {"trainable": ["side"]}, "trainable 'side' matches nothing; did you mean 'sides'?"),
+        (
+            ["sides", "refusing"],
+            None,
+            {},
+            "backbone 'cifar_resnet', adapted by 'sides', cannot be adapted (hook adapt_backbone): 'refusing' @: this",
+        ),
         (["sides", "sides"], None, {}, "backbone.adapt.1: 'sides' is named twice"),
         (
             ["sides", "sdes"],
@@ -285,7 +291,7 @@ def test_initial_values_are_the_adapters_own_draw(make_run):
         )
         run.assembly.start()
         run.assembly.enter("s", 0)
-        run.assembly.prepare_classifier(0, run.assembly.hooks(0))
+        run.assembly.prepare(0, run.assembly.hooks(0))
         found[name] = run.assembly.model.state_dict()
     for name, state in found.items():
         assert all(torch.equal(state[key], value) for key, value in found["plain"].items()), name

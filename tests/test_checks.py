@@ -91,6 +91,16 @@ class Still(Augment):
     requires = frozenset({"fixed_backbone"})
 
 
+class Bringing(Augment):
+    @hookimpl
+    def extra_rows(self, indices):
+        """Rows of its own stand beside those of the batch."""
+
+
+class Pairing(Bringing):
+    breaks = frozenset({"single_images"})
+
+
 class Learning(Augment):
     requires = frozenset({"own_parameters_train"})
 
@@ -191,7 +201,7 @@ METHODS = {
             Aux,
             Picky,
         ],
-        *[Calibrate, Unspatial, Still, Learning, Random, Follower, Late, LateByOption],
+        *[Calibrate, Unspatial, Still, Bringing, Pairing, Learning, Random, Follower, Late, LateByOption],
         *[CalValidated, CalPaired, CalSpatial, CalLearning],
     ]
 }
@@ -275,6 +285,10 @@ REFUSED = [
     (
         {"methods": ["still"], "trainable": ["classifier"], "batch_norm": "adapt"},
         "and batch_norm: adapt moves its statistics; use batch_norm: frozen",
+    ),
+    (
+        {"methods": ["pairing", "bringing"]},
+        "'bringing' @ needs single_images (one image a row), which 'pairing' @ breaks; keep one, or use two stages",
     ),
     (
         {"methods": ["learning"]},
@@ -364,6 +378,8 @@ ACCEPTED = [
     {"methods": ["loss"], "calibrate": ["calibrate"]},
     {"methods": ["still"], "trainable": ["classifier"]},
     {"methods": ["still"], "trainable": ["classifier"], "cache": "eval"},
+    {"methods": ["pairing"]},
+    {"methods": ["bringing", "loss"]},
     {"methods": ["learning"], "trainable": ["backbone", "learning.shift"]},
     {"methods": ["learning"], "trainable": ["*"]},
     {"methods": ["late"], "epochs": 4},

@@ -167,6 +167,7 @@ def test_plan_says_everything_in_text_and_json(cli, write_recipe, offer_methods)
         "build_classifier": "linear",
         "class_distribution": "class_balanced",
         "build_sampler": "plain batches",
+        "compute_gradients": "one backward pass",
         "adjust_logits": ["logit_adjustment"],
         "compute_loss": ["focal"],
     }
@@ -176,6 +177,8 @@ def test_plan_says_everything_in_text_and_json(cli, write_recipe, offer_methods)
         "on_stage_start": ["ofa"],
         "class_distribution": "instance-balanced",
         "build_sampler": ["ofa"],
+        "extra_rows": ["ofa"],
+        "compute_gradients": "one backward pass",
         "augment_features": ["ofa"],
         "compute_loss": ["focal"],
     }
@@ -274,8 +277,8 @@ def test_plugins(cli):
         "name": "ofa",
         "distribution": "ltcore-ofa",
         "version": "0.1.0",
-        "interface": "1.0",
-        "hooks": ["on_run_start", "on_stage_start", "build_sampler", "augment_features"],
+        "interface": "1.1",
+        "hooks": ["on_run_start", "on_stage_start", "build_sampler", "extra_rows", "augment_features"],
         "broken": None,
     }
     text = cli("plugins").out

@@ -36,6 +36,7 @@ OPTIONS = {
     "cmo": {"start_epoch": 1, "plain_at_end": 0},
     "drs": {"start_epoch": 1},
     "drw": {"start_epoch": 1},
+    "meta_weight_net": {"through_loss": False},  # the paper's equations; through a loss of scale 30 weights go to 0
     "safa": {"start_epoch": 1},
 }
 #: Methods of those that have networks of their own to train.

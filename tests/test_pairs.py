@@ -82,7 +82,7 @@ class Noise(Method):
     @hookimpl
     def augment_features(self, features: Features, context: Context) -> Features:
         noise = torch.randn(features.features.shape, generator=context.generator, device=context.device)
-        return features.append(features.features + noise, features.targets, features.source_index)
+        return features.append(features.features + noise, features.targets, features.source_index, features.expert)
 
 
 class NoiseOnMaps(Noise):
@@ -92,7 +92,8 @@ class NoiseOnMaps(Noise):
 class Margin(Method):
     @hookimpl
     def compute_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return nn.functional.multi_margin_loss(logits, targets, reduction="none")
+        margins = (1 - logits.gather(1, targets[:, None]) + logits).clamp(min=0)  # differentiable more than once
+        return (margins.sum(1) - 1) / logits.shape[1]
 
 
 class Twins(PlainSampler):

@@ -267,6 +267,7 @@ CONTENT = {
             "label": label,
             "recipe": label,
             "differs": {},
+            "unpackaged": [],
             "seeds": [0],
             "runs": [],
             "figures": {"top1": {"mean": 0.5, "sd": None, "n": 1}},

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltcore.errors import LtcoreError
+from ltcore.errors import LtcoreError, listed
 from ltcore.seeding import derive_seed
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
     from ltcore.discovery.binding import Answers
     from ltcore.recipe.loading import LoadedRecipe
+
+
+def named(loaded: LoadedRecipe, adapters: int | None = None) -> str:
+    """How messages name the backbone: what made it, and which adapters have changed it.
+
+    Args:
+        loaded: the recipe.
+        adapters: how many have; None for all.
+    """
+    backbone = loaded.recipe.backbone
+    changed = backbone.adapt[:adapters]
+    return f"backbone '{backbone.use}'" + (f", adapted by {listed(changed)}," if changed else "")
 
 
 def adapted(backbone: Backbone, answers: Answers, loaded: LoadedRecipe) -> Backbone:
@@ -35,8 +47,8 @@ def adapted(backbone: Backbone, answers: Answers, loaded: LoadedRecipe) -> Backb
         try:
             backbone = answer.bind(None)(backbone)
         except LtcoreError as error:
-            where, use = loaded.where("backbone", "adapt", position), loaded.recipe.backbone.use
-            error.within(f"{where}: backbone '{use}' cannot be adapted (hook adapt_backbone): ")
+            where = loaded.where("backbone", "adapt", position)
+            error.within(f"{where}: {named(loaded, position)} cannot be adapted (hook adapt_backbone): ")
             raise
         backbone.pretraining = backbone.pretraining or pretraining
         for parameter in backbone.parameters():

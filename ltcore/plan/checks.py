@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.errors import RecipeError, listed, nearest
+from ltcore.plan.adapting import named
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
@@ -26,6 +27,7 @@ NEEDS = {
     "hard_labels": "one label an image",
     "one_network": "a backbone without experts, or a tap before it splits",
     "own_parameters_train": "that the stage trains the method's own parameters",
+    "single_images": "one image a row",
     "spatial_features": "a tap with feature maps whose plain mean the classifier reads",
     "validation": "held-out images: set data.holdout",
 }
@@ -213,13 +215,13 @@ class StageChecks:
             if tap not in taps:
                 raise self.refuse_method(
                     answer.entry,
-                    f"acts at tap '{tap}', which backbone '{self.loaded.recipe.backbone.use}' does not have"
+                    f"acts at tap '{tap}', which {named(self.loaded)} does not have"
                     f"{nearest(tap, taps) or ';'} it has {listed(taps)}",
                 )
 
     def needs_are_met(self) -> None:
         """What methods require, the recipe or another method provides, and no method of the stage breaks."""
-        provided = {"hard_labels", *self.data.method.provides, *self.backbone.method.provides}
+        provided = {"hard_labels", "single_images", *self.data.method.provides, *self.backbone.method.provides}
         if self.index:
             provided.add("earlier_stage")
         if self.loaded.recipe.data.holdout:
@@ -229,7 +231,7 @@ class StageChecks:
         moving = self._moves_the_backbone()
         provided |= set() if moving else {"fixed_backbone"}
         for entry in self.active:
-            for need in sorted(entry.method.requires):
+            for need in sorted(self._needs_of(entry)):
                 meaning = f"{need} ({NEEDS[need]})" if need in NEEDS else need
                 breaking = next((other for other in self.active if need in other.method.breaks), None)
                 if breaking:
@@ -254,12 +256,18 @@ class StageChecks:
                     )
                     raise self.refuse_method(entry, f"needs {meaning}, and {why}")
 
+    def _needs_of(self, entry: Entry) -> set[str]:
+        """What a method requires; one that has rows of its own, also rows of the batch that stand beside them."""
+        beside = any(answer.entry is entry for answer in self.answers["extra_rows"])
+        pairing = "single_images" in entry.method.breaks
+        return {*entry.method.requires, *(("single_images",) if beside and not pairing else ())}
+
     def _experts(self, need: str, tap: str) -> str:
         """Why something is not provided that is no tap."""
-        named = f"backbone '{self.loaded.recipe.backbone.use}'"
+        backbone = named(self.loaded)
         if need == "one_network":
-            return f"{named} has {self.skeleton.experts}, whose rows are not told apart at '{tap}'"
-        return f"{named} has none" if need == "experts" else "nothing provides it"
+            return f"{backbone} has {self.skeleton.experts}, whose rows are not told apart at '{tap}'"
+        return f"{backbone} has none" if need == "experts" else "nothing provides it"
 
     def _moves_the_backbone(self) -> str:
         """What of the stage changes the backbone, and what to write instead; empty where nothing does."""
@@ -288,13 +296,13 @@ class StageChecks:
         """Why a tap of the backbone is none with maps, or none whose mean the classifier reads."""
         asked = self.loaded.recipe.backbone
         model = asked.options.get("model")
-        named = f"backbone '{asked.use}'" + (f" ({model})" if model else "")
+        shown = f"backbone '{asked.use}'" + (f" ({model})" if model else "")
         if not maps:
-            return f"{named} has none at '{tap}'; choose another tap, or a convolutional network such as a ResNet"
+            return f"{shown} has none at '{tap}'; choose another tap, or a convolutional network such as a ResNet"
         between = self.skeleton.after_pool
         what = f"has {listed(between)} between" if between else "does more than that mean between maps and"
         pool = "the global pool and " if between else ""
-        return f"{named} {what} {pool}the classifier; choose a network without, such as a ResNet"
+        return f"{shown} {what} {pool}the classifier; choose a network without, such as a ResNet"
 
     def cache_is_possible(self) -> None:
         """A cache holds what a frozen backbone gives for images that no method changes."""

@@ -119,6 +119,8 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
         ):
             return "refused", f"the refusal names no hook and no need: {message}"
         return "refused", None
+    except LtcoreError as error:
+        return "refused", f"it cannot be planned: {plainly(error)}"
     if both and first.role is None and second.role is None:
         return "trained", f"both answer {both[0]}, of which there can be one, and the plan went through"
     try:

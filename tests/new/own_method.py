@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from ltcore import Context, Features, Method, Options, hookimpl
 from pydantic import Field
 from torch import Tensor, nn
-
-from ltcore import Context, Features, Method, Options, hookimpl
 
 
 class OwnThingOptions(Options):

@@ -158,7 +158,7 @@ def test_what_a_stage_freezes_stays(tmp_path, recorded):
 
 def test_a_larger_classifier_is_refused_by_name():
     backbone, classifier = torch.nn.Linear(2, 3), torch.nn.Bilinear(3, 20, 4)
-    backbone.feature_dim = 3
+    backbone.feature_dim, backbone.experts = 3, 1
     model = SimpleNamespace(backbone=backbone, classifier=torch.nn.Linear(3, 4))
     context = SimpleNamespace(model=model, num_classes=4, name="mean", epoch=0)
     method = EMA()

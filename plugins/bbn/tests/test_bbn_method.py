@@ -15,6 +15,7 @@ from pydantic import ValidationError
 import ltcore
 from ltcore import Batch, Features, RecipeError, RunError
 from ltcore.export import FORMATS, export
+from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.training.execute import execute
@@ -98,8 +99,17 @@ def test_a_row_that_another_method_made_is_left_alone(ltcore_context):
     record = Features.of(mixed, torch.ones(3, 4), None).append(torch.ones(1, 4), torch.tensor([3]), torch.tensor([2]))
     joined = method.augment_features(features=record, context=context)
     assert joined.features.tolist() == [[1.5, 1.5, 0.5, 0.5]] * 3 + [[1.0] * 4]
-    with pytest.raises(RecipeError, match="another method has mixed the rows before it"):
-        method.mix_inputs(batch=mixed, context=context)
+
+
+def test_of_two_labels_one_is_drawn_by_their_shares(ltcore_context):
+    method, context = BBN(), ltcore_context(owner="bbn", epoch=0, epochs=2)
+    rows, share = 4000, torch.cat([torch.ones(2000), torch.full((2000,), 0.3)])
+    extra = Batch(torch.ones(rows, 1, 1, 1), torch.full((rows,), 3), torch.arange(rows))
+    zeros = torch.zeros(rows, dtype=torch.int64)
+    batch = Batch(torch.zeros(rows, 1, 1, 1), zeros, zeros, zeros + 1, share, extra=extra)
+    mixed = method.mix_inputs(batch=batch, context=context)
+    assert not mixed.targets[:2000].any() and (mixed.partner_targets == 3).all() and (mixed.target_weight == 1).all()
+    assert float(mixed.targets[2000:].double().mean()) == pytest.approx(0.7, abs=0.03)
 
 
 def test_the_beta_rule_draws_once_a_step(tmp_path, recorded):
@@ -162,6 +172,7 @@ def test_it_is_exported_and_opened_again(tmp_path):
 
 
 MIXES = {
+    "mixup": {"mixup": {}},
     "ldam_drw": {"ldam": {}, "drw": {"options": {"start_epoch": 2}}},
     "focal_class_balanced": {"focal": {}, "class_balanced": {}},
     "ema": {"ema": {}},
@@ -190,7 +201,7 @@ def test_a_plain_stage_trains_the_joined_network(tmp_path, recorded):
         ({"adapt": ()}, "stage 'joint' trains two branches, and the backbone has one"),
         ({"bbn": {"period": 2}}, "option period is 2, and the stage has 4 epochs"),
         ({"bbn": {"period": 2}, "epochs": None, "iterations": 16}, "option period is 2, and the stage has 4 epochs"),
-        ({"methods": {"mixup": {}}}, "another method has mixed the rows before it"),
+        ({"methods": {"cmo": {}}}, r"'cmo' .* needs single_images \(one image a row\), which 'bbn' .* breaks"),
         ({"methods": {"safa": {"options": {"tap": "layer2"}}}}, "layer2"),
         ({"methods": {"rsg": {"options": {"tap": "maps", "start_epoch": 1}}}}, "needs hard_labels"),
     ],
@@ -214,3 +225,12 @@ def test_defaults_and_bounds():
     assert all(field.description for field in BBN.Options.model_fields.values())
     BBN(BBN.Options(period=200)).check_stage(SimpleNamespace(epochs=180))
     BBN(BBN.Options(period=179)).check_stage(SimpleNamespace(epochs=180))
+
+
+def test_refusals_of_others_name_it(tmp_path):
+    for parts, named in [
+        ({"methods": {"safa": {"options": {"start_epoch": 1}}}}, "backbone 'cifar_resnet', adapted by 'bbn', does not"),
+        ({"methods": {"other": {"use": "bbn"}}, "adapt": ("bbn", "other")}, "adapted by 'bbn', cannot be adapted"),
+    ]:
+        with pytest.raises(RecipeError, match=named):
+            make_plan(recipe(tmp_path, **parts))

@@ -272,9 +272,9 @@ def test_weights_train_in_a_group_of_their_own(tmp_path, monkeypatch):
     """MiSLAS's generalised classifier: a rate and a weight decay for the weights, against steps in float64 by hand."""
     seen, real = [], step.classification_loss
 
-    def watched(hooks, logits, record, weights):
+    def watched(hooks, logits, record, weights, factors=None):
         seen.append((record.features.detach().numpy().astype(np.float64), record.targets.numpy()))
-        return real(hooks, logits, record, weights)
+        return real(hooks, logits, record, weights, factors)
 
     stage = {
         **SECOND,

@@ -67,3 +67,14 @@ def test_the_draw_is_balanced_where_the_set_is_not():
     targets = torch.tensor([0] * 60 + [1] * 20)
     counts = torch.bincount(targets[torch.cat(drawn(targets, 1, 4000))])
     assert (counts / 4000 - 0.5).abs().max() < 5 * math.sqrt(0.25 / 4000)
+
+
+def test_weights_of_a_saturated_network_have_finite_gradients():
+    raw = torch.tensor([-80.0, -79.0, -81.0], requires_grad=True)
+    found = normalised(torch.sigmoid(raw))
+    exact = normalised(torch.sigmoid(raw.detach().double().requires_grad_()))
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+    (gradient,) = torch.autograd.grad(found[0], raw)
+    share = found.detach() / 3
+    torch.testing.assert_close(gradient, 3 * share[0] * (torch.tensor([1.0, 0.0, 0.0]) - share), rtol=1e-4, atol=1e-6)
+    assert torch.equal(normalised(torch.zeros(3)), torch.zeros(3))

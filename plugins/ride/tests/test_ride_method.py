@@ -14,6 +14,7 @@ import ltcore
 from ltcore import DataError, ExpertClassifiers, Features, RecipeError
 from ltcore.export import FORMATS, export
 from ltcore.files import checkpoint
+from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
@@ -207,9 +208,11 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_bits(tmp_path, copy_at_ch
         line = json.loads((whole.path / "metrics.jsonl").read_text().splitlines()[-1])
         assert 1 <= line["methods"]["ride_router"]["experts asked"] <= 3
     else:
-        before = checkpoint.load(whole.path / "checkpoints" / "stage-0-experts.safetensors")[0]
-        trained = [one.weight for one in whole.model.classifier.experts]
-        assert len(trained) == 3 and "model/classifier.experts.2.raw_weight" in before
+        before = checkpoint.load(RunDirectory(whole.path).stage_file(0, "experts"))[0]
+        for number in range(3):
+            name = f"classifier.experts.{number}.raw_weight"
+            now = checkpoint.load(RunDirectory(whole.path).stage_file(1, second["name"]))[0][f"model/{name}"]
+            assert not now.equal(before[f"model/{name}"]), "each expert's classifier is fine-tuned"
 
 
 def test_it_is_exported_and_opened_with_its_router(tmp_path):

@@ -377,14 +377,6 @@ def test_options_out_of_range_are_refused(options):
         RSG.Options(**options)
 
 
-def test_a_start_that_never_comes_is_refused():
-    method = RSG()
-    with pytest.raises(RecipeError, match="start_epoch 160 never comes in 160 epochs"):
-        method.check_stage(SimpleNamespace(epochs=160))
-    method.check_stage(SimpleNamespace(epochs=161))
-    method.check_stage(SimpleNamespace(epochs=None))
-
-
 def test_what_was_never_trained_makes_no_rows():
     method, context, _ = make(MIXED)
     method.requires_grad_(False)

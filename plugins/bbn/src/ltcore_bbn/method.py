@@ -52,7 +52,7 @@ class BBN(Method[BBNOptions]):
     """
 
     interface = "1.1"
-    breaks = frozenset({"hard_labels"})
+    breaks = frozenset({"hard_labels", "single_images"})
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse a period that ends before the stage does."""
@@ -118,16 +118,17 @@ class BBN(Method[BBNOptions]):
     def mix_inputs(self, batch: Batch, context: Context) -> Batch:
         """Each row with its image of the re-balancing sampler, both labels, and alpha for the first.
 
-        Raises:
-            RecipeError: rows have two labels already.
+        Of rows that have two labels already one is drawn by their shares: a row has room for no third, and over the
+        draws it is the loss of all.
         """
-        if batch.partner_targets is not None or batch.extra is None:
-            raise RecipeError(
-                f"stage '{context.stage}': BBN gives every row a second image and a second label, and another method "
-                "has mixed the rows before it; keep one"
-            )
+        assert batch.extra is not None  # asked for in every epoch
+        targets = batch.targets
+        if batch.partner_targets is not None and batch.target_weight is not None:
+            uniform = torch.rand(len(targets), generator=context.generator, device=context.device)
+            targets = torch.where(uniform < batch.target_weight, targets, batch.partner_targets)
         return replace(
             batch,
+            targets=targets,
             images=stack_pairs(batch.images, batch.extra.images),
             partner_targets=batch.extra.targets,
             target_weight=torch.full_like(batch.targets, self._share(context), dtype=torch.float32),

@@ -60,6 +60,8 @@ def bilateral(backbone: Backbone) -> BilateralNetwork:
     Raises:
         RecipeError: it has no such stages, or more behind them than the global mean.
     """
+    if isinstance(backbone, BilateralNetwork):
+        raise RecipeError("doubles the last block of a network, and this one has it twice already")
     if backbone.experts > 1:
         raise RecipeError(f"doubles the last block of one network, and this one has {backbone.experts} experts")
     if not backbone.spatial:

@@ -83,8 +83,8 @@ class LoRA(Method[LoRAOptions]):
 
 def _blocks(backbone: Backbone) -> Iterator[nn.Module]:
     """The modules with an attention of timm's vision transformers, which calls its layers and not their weights."""
-    from timm.models import vision_transformer
+    from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]  # timm has moved it
 
     for module in backbone.modules():
-        if isinstance(getattr(module, "attn", None), vision_transformer.Attention):  # type: ignore[attr-defined]
+        if isinstance(getattr(module, "attn", None), Attention):
             yield module

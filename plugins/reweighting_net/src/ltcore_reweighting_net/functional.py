@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+#: Weights that are all smaller are scaled before they are added.
+_TINY = 1e-12
+
 
 def normalised(weights: Tensor) -> Tensor:
     """Weights as factors of a mean: with their sum made N, the mean of weighed values is their weighted mean.
@@ -16,8 +19,13 @@ def normalised(weights: Tensor) -> Tensor:
     Args:
         weights: [N], at least 0.
     """
-    total = weights.sum()
-    return weights * (len(weights) / torch.where(total == 0, torch.ones_like(total), total))
+    largest = weights.detach().max()
+    smallest = torch.finfo(weights.dtype).tiny
+    # Of tiny weights, such as a saturated sigmoid gives, the sum's square underflows in the gradient: scaled first.
+    tiny = (largest < _TINY) & (largest >= smallest)
+    scaled = weights / torch.where(tiny, largest, torch.ones_like(largest))
+    total = scaled.sum()
+    return scaled * (len(weights) / torch.where(total < smallest, torch.ones_like(total), total))
 
 
 def aligned_weights(alignments: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar, TypeVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from ltcore import Context, Method, Objective, Options, RecipeError, Stage, hookimpl
@@ -34,6 +35,9 @@ class MetaWeightNetOptions(L2RWOptions):
     """Whether the look-ahead's gradient goes through the loss that is the network's input, too, as in the code for long
     tails; in the paper's equations, and the code for label noise, it does not."""
 
+
+#: Attention that can be differentiated twice; its fast forms cannot.
+_TWICE = sdpa_kernel(SDPBackend.MATH)
 
 OptionsT = TypeVar("OptionsT", bound=L2RWOptions)
 
@@ -68,6 +72,7 @@ class L2RW(_Reweighting[L2RWOptions]):
     """
 
     @hookimpl
+    @_TWICE
     def compute_gradients(self, objective: Objective, context: Context) -> dict[str, Tensor]:
         """The gradient of the batch's loss with those weights."""
         images, targets = self._meta_set(context)
@@ -110,6 +115,7 @@ class MetaWeightNet(_Reweighting[MetaWeightNetOptions]):
         return normalised(weights) if self.options.normalise else weights
 
     @hookimpl
+    @_TWICE
     def compute_gradients(self, objective: Objective, context: Context) -> dict[str, Tensor]:
         """The gradient of the weighed loss, and that of the meta loss one step ahead in the network's parameters."""
         images, targets = self._meta_set(context)

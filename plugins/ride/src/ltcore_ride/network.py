@@ -90,7 +90,13 @@ def split_network(backbone: Backbone, experts: int, stages: int, width: float) -
 
 def _output(stage: nn.Module) -> int:
     """How many channels a stage gives: as many as its last norm has."""
-    return [module.num_features for module in stage.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+    found = [module.num_features for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not found:
+        raise RecipeError(
+            f"splits stages that end in a batch norm, and {type(stage).__name__} has none; take a ResNet or ResNeXt, "
+            "and no other method under backbone.adapt that replaces its stages"
+        )
+    return found[-1]
 
 
 def _narrowed(stage: nn.Module, in_channels: int, width: float, name: str) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltcore import Context, Features, Method, RecipeError, Stage, hookimpl, largest_classes
+from ltcore import Context, Features, Method, RecipeError, hookimpl, largest_classes
 from ltcore_rsg.functional import (
     centre_loss,
     centre_shares,
@@ -24,7 +24,7 @@ from ltcore_rsg.options import RSGOptions
 
 
 @dataclass(frozen=True)
-class Plan:
+class _Plan:
     """What is known of a batch before it is on the device.
 
     Attributes:
@@ -62,7 +62,7 @@ class RSG(Method[RSGOptions]):
         self.register_buffer("trained", torch.zeros((), dtype=torch.bool))
         self.register_buffer("generated", torch.zeros((), dtype=torch.bool))
         # Of the epoch, and found again in `extra_rows` by a run that goes on.
-        self._plans: list[Plan] = []
+        self._plans: list[_Plan] = []
         self._pairs_learn = True
 
     @property
@@ -70,18 +70,6 @@ class RSG(Method[RSGOptions]):
         """Where `augment_features` acts."""
         tap = self.options.tap
         return tap
-
-    def check_stage(self, stage: Stage) -> None:
-        """Refuse a stage that ends before rows are made."""
-        if stage.epochs is not None:
-            self._refuse_late_start(stage.epochs)
-
-    def _refuse_late_start(self, epochs: int) -> None:
-        if self.options.start_epoch >= epochs:
-            raise RecipeError(
-                f"start_epoch {self.options.start_epoch} never comes in {epochs} epochs, counted from 0; set it to "
-                "the epoch of the first drop of the learning rate"
-            )
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:
@@ -113,8 +101,7 @@ class RSG(Method[RSGOptions]):
 
     @hookimpl
     def on_epoch_start(self, context: Context) -> None:
-        """Remember that rows are made; refuse a stage given in iterations that ends before, at its beginning."""
-        self._refuse_late_start(context.epochs)
+        """Remember that rows are made."""
         if context.epoch >= self.options.start_epoch:
             self.generated.fill_(True)
 
@@ -125,7 +112,7 @@ class RSG(Method[RSGOptions]):
         is_head = largest_classes(context.class_counts.cpu(), self.options.head_ratio)
         masks = [is_head[context.training_targets[batch]] for batch in indices]
         numbers = self._made(masks) if context.epoch >= self.options.start_epoch else [0] * len(masks)
-        self._plans = [Plan(len(mask), *paired_rows(mask, made)) for mask, made in zip(masks, numbers, strict=True)]
+        self._plans = [_Plan(len(mask), *paired_rows(mask, made)) for mask, made in zip(masks, numbers, strict=True)]
 
     def _made(self, masks: list[Tensor]) -> list[int]:
         """How many rows are made for each batch; `paired_rows` makes none where head or tail rows are missing."""
