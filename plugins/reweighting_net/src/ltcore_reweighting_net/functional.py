@@ -7,25 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-#: Weights that are all smaller are scaled before they are added.
-_TINY = 1e-12
-
 
 def normalised(weights: Tensor) -> Tensor:
     """Weights as factors of a mean: with their sum made N, the mean of weighed values is their weighted mean.
 
-    Weights that are all 0 stay as they are (Ren et al. 2018, equation 7; Shu et al. 2019, its code).
+    Weights that are all 0 stay as they are (Ren et al. 2018, equation 7).
 
     Args:
         weights: [N], at least 0.
     """
-    largest = weights.detach().max()
-    smallest = torch.finfo(weights.dtype).tiny
-    # Of tiny weights, such as a saturated sigmoid gives, the sum's square underflows in the gradient: scaled first.
-    tiny = (largest < _TINY) & (largest >= smallest)
-    scaled = weights / torch.where(tiny, largest, torch.ones_like(largest))
-    total = scaled.sum()
-    return scaled * (len(weights) / torch.where(total < smallest, torch.ones_like(total), total))
+    total = weights.sum()
+    return weights / torch.where(total == 0, torch.ones_like(total), total) * len(weights)
 
 
 def aligned_weights(alignments: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from ltcore import Context, Method, Objective, Options, RecipeError, Stage, hookimpl
-from ltcore_reweighting_net.functional import aligned_weights, balanced_draw, look_ahead, normalised
+from ltcore_reweighting_net.functional import aligned_weights, balanced_draw, look_ahead
 from ltcore_reweighting_net.network import WeightNet
 
 
@@ -111,8 +111,9 @@ class MetaWeightNet(_Reweighting[MetaWeightNetOptions]):
         return self._weights(values if self.options.through_loss else values.detach())
 
     def _weights(self, values: Tensor) -> Tensor:
-        weights: Tensor = self.network(values)
-        return normalised(weights) if self.options.normalise else weights
+        logs: Tensor = self.network(values)
+        # The share of each in the sum, in logarithms; as factors of a mean their sum is N.
+        return len(logs) * torch.softmax(logs, 0) if self.options.normalise else logs.exp()
 
     @hookimpl
     @_TWICE
