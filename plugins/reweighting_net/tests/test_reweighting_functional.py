@@ -67,14 +67,14 @@ def test_a_look_ahead_is_a_plain_step_that_can_be_differentiated():
 
 def drawn(targets, size, times):
     generator = torch.Generator().manual_seed(5)
-    return [balanced_draw(targets, size, generator) for _ in range(times)]
+    return [balanced_draw(targets, 3, size, generator) for _ in range(times)]
 
 
 def test_the_draw_has_no_repetition_and_all_of_a_small_set():
     targets = torch.tensor([0, 0, 0, 1, 1, 1])
     for indices in drawn(targets, 4, 50):
         assert len(set(indices.tolist())) == 4
-    assert sorted(balanced_draw(targets, 100, torch.Generator()).tolist()) == list(range(6))
+    assert sorted(balanced_draw(targets, 2, 100, torch.Generator()).tolist()) == list(range(6))
 
 
 def test_the_draw_is_balanced_where_the_set_is_not():

@@ -58,11 +58,11 @@ class _Reweighting(Method[OptionsT]):
             raise RecipeError("without classification there are no loss values of images to weigh; leave it out")
 
     def _meta_set(self, context: Context) -> tuple[Tensor, Tensor]:
-        """The step's held-out images [M, C, H, W], and their labels [M]."""
+        """The step's held-out images [M, C, H, W], and their labels [M]; drawn on the CPU, where both are looked up."""
         targets, options = context.validation_targets, self.options
-        drawn = balanced_draw(targets, options.meta_batch_size, context.generator)
+        drawn = balanced_draw(targets, context.num_classes, options.meta_batch_size, context.cpu_generator)
         images = context.images("val", drawn, augmented=options.augmented)
-        return images, targets[drawn.cpu()].to(context.device)
+        return images, targets[drawn].to(context.device, non_blocking=True)
 
 
 class L2RW(_Reweighting[L2RWOptions]):
