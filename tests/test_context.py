@@ -123,9 +123,12 @@ def test_one_step_has_one_stream(watch):
     def look(hook, context):
         if hook == "step":
             drawn.append([torch.rand((), generator=context.generator).item() for _ in range(3)])
+            assert context.cpu_generator is context.generator  # on the CPU they are one
+            context.restart()
+            assert torch.rand((), generator=context.cpu_generator).item() == drawn[-1][0]
 
     watch(look)
-    assert all(len(set(three)) == 3 for three in drawn)
+    assert drawn and all(len(set(three)) == 3 for three in drawn)
 
 
 def test_figures_of_the_training_split(watch):

@@ -2,11 +2,13 @@
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ltcore.training.loop import Loop, Observer
+from ltcore.seeding import derive_seed
+from ltcore.training.loop import Loop, Observer, seed_step
 
 ROOT = Path(__file__).parent.parent
 TREES = {
@@ -85,3 +87,13 @@ def test_a_step_that_works_otherwise_is_another_forward_or_update(make_run, piec
     assert len(calls) > 1
     for a, b in zip(*(run.assembly.model.state_dict().values() for run in (plain, replaced)), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_steps_global_draws_are_those_of_torchs_own_seeding():
+    state = SimpleNamespace(seed=3, stage="one", epoch=2, step=7, device=torch.device("cpu"))
+    seed_step(state)
+    drawn = torch.rand(5)
+    torch.manual_seed(derive_seed("global", 3, "one", 2, 7))
+    assert torch.equal(drawn, torch.rand(5))
+    seed_step(SimpleNamespace(**{**vars(state), "step": 8}))
+    assert not torch.equal(drawn, torch.rand(5))

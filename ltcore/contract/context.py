@@ -36,9 +36,14 @@ class Provider(Protocol):
         """See `Context.feature_shape`."""
 
     def images(
-        self, split: str, indices: Tensor, transform: ImageFunction | None, augmented: bool, seed: int | None
+        self,
+        split: str,
+        indices: Tensor,
+        transform: ImageFunction | None,
+        augmented: bool,
+        generator: torch.Generator,
     ) -> Tensor:
-        """See `Context.images`; `seed` is that of all draws, None where there are none."""
+        """See `Context.images`; all draws come from `generator`, on the CPU."""
 
 
 @dataclass
@@ -84,6 +89,7 @@ class Context:
         self._state = state
         self._owner = owner
         self._generator = torch.Generator(device=state.device)
+        self._cpu_generator = self._generator if state.device.type == "cpu" else torch.Generator()
         self._drawn_for: tuple[str, int, int] | None = None
 
     @property
@@ -170,11 +176,28 @@ class Context:
         It is seeded anew for each step from the run's seed, the method's name, stage, epoch and step, and for each
         hook outside of a step from the hook's name too (see `begin`), so that a resumed run draws the same numbers.
         """
+        self._stand()
+        return self._generator
+
+    @property
+    def cpu_generator(self) -> torch.Generator:
+        """As `generator`, on the CPU: for what is drawn there, such as indices of images; no draw waits for the device.
+
+        Where the device is the CPU, it is `generator`.
+        """
+        self._stand()
+        return self._cpu_generator
+
+    def _stand(self) -> None:
+        """Seed the generators where this step has not drawn from them."""
         now = (self._state.stage, self._state.epoch, self._state.step)
         if now != self._drawn_for:
-            self._generator.manual_seed(derive_seed(self._state.seed, "method", self._owner, *now))
+            self._seed(derive_seed(self._state.seed, "method", self._owner, *now))
             self._drawn_for = now
-        return self._generator
+
+    def _seed(self, seed: int) -> None:
+        self._generator.manual_seed(seed)
+        self._cpu_generator.manual_seed(seed)
 
     def restart(self) -> None:
         """Draw the same numbers again in this step; core calls it before each pass of a step that has several."""
@@ -190,7 +213,7 @@ class Context:
         which = () if state.expert is None else ("expert", state.expert)
         seed = derive_seed(state.seed, "method", self._owner, hook, state.stage, state.epoch, *which)
         torch.manual_seed(seed)
-        self._generator.manual_seed(seed)
+        self._seed(seed)
         self._drawn_for = (state.stage, state.epoch, state.step)
 
     @property
@@ -236,9 +259,9 @@ class Context:
 
         Args:
             split: ``train`` or ``val``; ``source_index`` points into ``train``.
-            indices: [M] int64, on any device.
+            indices: [M] int64, on any device; on the CPU nothing waits for another one.
             transform: what is done to each image before it is normalised, as ``image_transform`` describes it; drawn
-                from `generator`, so that it differs from call to call.
+                from `cpu_generator`, so that it differs from call to call.
             augmented: prepare them as training does, with crop, flip and policy drawn likewise; else as evaluation
                 does.
 
@@ -246,10 +269,7 @@ class Context:
             PluginError: there is no such split or image, or `transform` cannot be sent to another process.
             RunError: there are no validation images; or `transform` failed.
         """
-        seed = None
-        if transform is not None or augmented:
-            seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
-        return self._state.provider.images(split, indices, transform, augmented, seed)
+        return self._state.provider.images(split, indices, transform, augmented, self.cpu_generator)
 
     def class_means(self) -> Tensor:
         """Mean pooled training feature of each class, [C, D]; with E experts [C, E, D], as `training_features`."""

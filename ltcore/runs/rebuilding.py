@@ -58,7 +58,12 @@ class _StandIns(FeatureProvider):
         return torch.randn(self.state.num_classes, *each, *self.feature_shape(tap), generator=generator)
 
     def images(
-        self, split: str, indices: Tensor, transform: ImageFunction | None, augmented: bool, seed: int | None
+        self,
+        split: str,
+        indices: Tensor,
+        transform: ImageFunction | None,
+        augmented: bool,
+        generator: torch.Generator,
     ) -> Tensor:
         return self._loaders["train"].pick(indices)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,8 @@ class Asked(Inspector):
     def _asking(self, state: RunState, provider: Any, answer: Callable[..., Any], name: str) -> Callable[..., Any]:
         def asked(split: str, *about: Any) -> Any:
             hook, before = self.notes.where, provider._kept.get((split, *about)) if name == "features" else None
-            found = answer(split, *about)
+            with self.notes.aside() if name == "images" else nullcontext():  # which reads them on the host
+                found = answer(split, *about)
             if not hook or self.notes.quiet:
                 return found
             if split == "val":

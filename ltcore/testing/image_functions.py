@@ -29,7 +29,7 @@ def try_image_function(answer: Any, notes: FaultNotes, state: RunState) -> None:
         state: where the run stands.
     """
     function = answer.function if isinstance(answer, ForExtraRows) else answer
-    seen = state.provider.images("train", torch.zeros(1, dtype=torch.int64), None, False, None)
+    seen = state.provider.images("train", torch.zeros(1, dtype=torch.int64), None, False, torch.Generator())
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(256, (_IMAGES, *seen.shape[1:]), generator=noise, dtype=torch.uint8)
     for number, image in enumerate(images):

@@ -73,9 +73,14 @@ class FeatureProvider:
         return kept[1] if state.expert is None or self.experts(tap) == 1 else kept[1][:, state.expert]
 
     def images(
-        self, split: str, indices: Tensor, transform: ImageFunction | None, augmented: bool, seed: int | None
+        self,
+        split: str,
+        indices: Tensor,
+        transform: ImageFunction | None,
+        augmented: bool,
+        generator: torch.Generator,
     ) -> Tensor:
-        """See `ltcore.Context.images`; `seed` is that of all draws, None where there are none."""
+        """See `ltcore.Context.images`; all draws come from `generator`, on the CPU."""
         if split not in ("train", "val"):
             raise PluginError(
                 f"there are no images of '{split}' for methods; ask for 'train' or 'val'; tell its author"
@@ -90,8 +95,11 @@ class FeatureProvider:
                 f"0 to {len(loader) - 1}; tell its author"
             )
         functions = None if transform is None else ImageFunctions.pack({"": transform}, {})
-        generator = None if seed is None else torch.Generator(loader.generator_device).manual_seed(seed)
-        return loader.pick(indices, generator, functions, augmented)
+        if transform is None and not augmented:
+            return loader.pick(indices)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        drawing = torch.Generator(loader.generator_device).manual_seed(seed)
+        return loader.pick(indices, drawing, functions, augmented)
 
     def _loader(self, split: str) -> Loader:
         if split not in self._loaders:

@@ -24,10 +24,25 @@ def test_where_no_image_helps_none_counts():
     assert normalised(torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
-def test_normalised_weights_have_a_mean_of_one_and_a_gradient():
-    weights = torch.tensor([0.2, 0.3, 0.7], dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(normalised(weights), torch.tensor([0.5, 0.75, 1.75], dtype=torch.float64))
-    assert torch.autograd.gradcheck(normalised, weights)
+def test_normalised_weights_have_a_mean_of_one():
+    torch.testing.assert_close(normalised(torch.tensor([0.2, 0.3, 0.7])), torch.tensor([0.5, 0.75, 1.75]))
+    assert normalised(torch.tensor([1e-44, 3e-44])).sum() == 2
+
+
+def test_weights_far_below_the_smallest_number_still_have_shares():
+    """A network that has learned to give no loss any weight: its weights are 0 in float32, their shares are not."""
+    network = WeightNet(4)
+    with torch.no_grad():
+        network.layers[2].bias.fill_(-200.0)
+    losses = torch.rand(6, generator=torch.Generator().manual_seed(2))
+    logs = network(losses)
+    assert (logs.exp() == 0).all()
+    shares = torch.softmax(logs, 0)
+    shares[0].backward()
+    found = [parameter.grad for parameter in network.parameters()]
+    doubled = network.double()(losses.double()).exp()
+    torch.testing.assert_close(shares.double(), doubled / doubled.sum(), rtol=1e-4, atol=0)
+    assert all(gradient.isfinite().all() for gradient in found) and found[2].abs().max() > 0
 
 
 def test_the_network_by_hand():
@@ -36,7 +51,7 @@ def test_the_network_by_hand():
     for loss in (0.0, 0.7, 4.0):
         hidden = [max(0.0, w * loss + b) for w, b in zip(one.weight[:, 0].tolist(), one.bias.tolist(), strict=True)]
         out = sum(w * h for w, h in zip(two.weight[0].tolist(), hidden, strict=True)) + two.bias.item()
-        assert network(torch.tensor([loss])).item() == pytest.approx(1 / (1 + math.exp(-out)), rel=1e-5)
+        assert network(torch.tensor([loss])).exp().item() == pytest.approx(1 / (1 + math.exp(-out)), rel=1e-5)
     assert network(torch.rand(7)).shape == (7,) and sum(p.numel() for p in WeightNet(100).parameters()) == 301
 
 
@@ -52,14 +67,14 @@ def test_a_look_ahead_is_a_plain_step_that_can_be_differentiated():
 
 def drawn(targets, size, times):
     generator = torch.Generator().manual_seed(5)
-    return [balanced_draw(targets, size, generator) for _ in range(times)]
+    return [balanced_draw(targets, 3, size, generator) for _ in range(times)]
 
 
 def test_the_draw_has_no_repetition_and_all_of_a_small_set():
     targets = torch.tensor([0, 0, 0, 1, 1, 1])
     for indices in drawn(targets, 4, 50):
         assert len(set(indices.tolist())) == 4
-    assert sorted(balanced_draw(targets, 100, torch.Generator()).tolist()) == list(range(6))
+    assert sorted(balanced_draw(targets, 2, 100, torch.Generator()).tolist()) == list(range(6))
 
 
 def test_the_draw_is_balanced_where_the_set_is_not():
@@ -67,14 +82,3 @@ def test_the_draw_is_balanced_where_the_set_is_not():
     targets = torch.tensor([0] * 60 + [1] * 20)
     counts = torch.bincount(targets[torch.cat(drawn(targets, 1, 4000))])
     assert (counts / 4000 - 0.5).abs().max() < 5 * math.sqrt(0.25 / 4000)
-
-
-def test_weights_of_a_saturated_network_have_finite_gradients():
-    raw = torch.tensor([-80.0, -79.0, -81.0], requires_grad=True)
-    found = normalised(torch.sigmoid(raw))
-    exact = normalised(torch.sigmoid(raw.detach().double().requires_grad_()))
-    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
-    (gradient,) = torch.autograd.grad(found[0], raw)
-    share = found.detach() / 3
-    torch.testing.assert_close(gradient, 3 * share[0] * (torch.tensor([1.0, 0.0, 0.0]) - share), rtol=1e-4, atol=1e-6)
-    assert torch.equal(normalised(torch.zeros(3)), torch.zeros(3))

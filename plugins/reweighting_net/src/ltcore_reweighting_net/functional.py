@@ -7,25 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-#: Weights that are all smaller are scaled before they are added.
-_TINY = 1e-12
-
 
 def normalised(weights: Tensor) -> Tensor:
     """Weights as factors of a mean: with their sum made N, the mean of weighed values is their weighted mean.
 
-    Weights that are all 0 stay as they are (Ren et al. 2018, equation 7; Shu et al. 2019, its code).
+    Weights that are all 0 stay as they are (Ren et al. 2018, equation 7).
 
     Args:
         weights: [N], at least 0.
     """
-    largest = weights.detach().max()
-    smallest = torch.finfo(weights.dtype).tiny
-    # Of tiny weights, such as a saturated sigmoid gives, the sum's square underflows in the gradient: scaled first.
-    tiny = (largest < _TINY) & (largest >= smallest)
-    scaled = weights / torch.where(tiny, largest, torch.ones_like(largest))
-    total = scaled.sum()
-    return scaled * (len(weights) / torch.where(total < smallest, torch.ones_like(total), total))
+    total = weights.sum()
+    return weights / torch.where(total == 0, torch.ones_like(total), total) * len(weights)
 
 
 def aligned_weights(alignments: Tensor) -> Tensor:
@@ -55,18 +47,20 @@ def look_ahead(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], r
     return {name: weights[name] - rate * gradient for name, gradient in gradients.items()}
 
 
-def balanced_draw(targets: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def balanced_draw(targets: Tensor, num_classes: int, size: int, generator: torch.Generator) -> Tensor:
     """Draw meta images without repetition, every class as likely as every other.
 
     Where all classes have equally many, every image is as likely as every other.
 
     Args:
-        targets: [M] int64, labels of the meta set, on the CPU.
+        targets: [M] int64, labels of the meta set.
+        num_classes: C.
         size: how many to draw; all M where there are no more.
-        generator: draws them, on any device.
+        generator: draws them, where the labels are.
 
     Returns:
-        [min(size, M)] int64 indices, on the generator's device.
+        [min(size, M)] int64 indices.
     """
-    chances = 1 / torch.bincount(targets)[targets].float()
-    return torch.multinomial(chances.to(generator.device), min(size, len(targets)), generator=generator)
+    ones = torch.ones(len(targets), device=targets.device)
+    counts = torch.zeros(num_classes, device=targets.device).index_add_(0, targets, ones)
+    return torch.multinomial(1 / counts[targets], min(size, len(targets)), generator=generator)

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from ltcore import Context, Method, Objective, Options, RecipeError, Stage, hookimpl
-from ltcore_reweighting_net.functional import aligned_weights, balanced_draw, look_ahead, normalised
+from ltcore_reweighting_net.functional import aligned_weights, balanced_draw, look_ahead
 from ltcore_reweighting_net.network import WeightNet
 
 
@@ -58,11 +58,11 @@ class _Reweighting(Method[OptionsT]):
             raise RecipeError("without classification there are no loss values of images to weigh; leave it out")
 
     def _meta_set(self, context: Context) -> tuple[Tensor, Tensor]:
-        """The step's held-out images [M, C, H, W], and their labels [M]."""
+        """The step's held-out images [M, C, H, W], and their labels [M]; drawn on the CPU, where both are looked up."""
         targets, options = context.validation_targets, self.options
-        drawn = balanced_draw(targets, options.meta_batch_size, context.generator)
+        drawn = balanced_draw(targets, context.num_classes, options.meta_batch_size, context.cpu_generator)
         images = context.images("val", drawn, augmented=options.augmented)
-        return images, targets[drawn.cpu()].to(context.device)
+        return images, targets[drawn].to(context.device, non_blocking=True)
 
 
 class L2RW(_Reweighting[L2RWOptions]):
@@ -111,8 +111,9 @@ class MetaWeightNet(_Reweighting[MetaWeightNetOptions]):
         return self._weights(values if self.options.through_loss else values.detach())
 
     def _weights(self, values: Tensor) -> Tensor:
-        weights: Tensor = self.network(values)
-        return normalised(weights) if self.options.normalise else weights
+        logs: Tensor = self.network(values)
+        # The share of each in the sum, in logarithms; as factors of a mean their sum is N.
+        return len(logs) * torch.softmax(logs, 0) if self.options.normalise else logs.exp()
 
     @hookimpl
     @_TWICE
