@@ -947,49 +947,6 @@ class MakesRowsOfExtraRows(LetsExtraRowsThrough):
         return super().augment_features(features)
 
 
-def _darker(image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
-    return image // random.randint(1, 2)
-
-
-def _darker_by_its_generator(image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
-    return image // int(torch.randint(1, 3, (), generator=generator))
-
-
-class _Flickering:
-    """Every other image is darker, whichever those are."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, image: torch.Tensor, target: int, generator: torch.Generator) -> torch.Tensor:
-        self.calls += 1
-        return image // (1 + self.calls % 2)
-
-
-class DrawsForImagesFromPythonsRandom(Method):
-    interface = "1.1"
-
-    @hookimpl
-    def image_transform(self):
-        return _darker
-
-
-class CountsImages(Method):
-    interface = "1.1"
-
-    @hookimpl
-    def image_transform(self):
-        return _Flickering()
-
-
-class DrawsForImagesFromTheirGenerator(Method):
-    interface = "1.1"
-
-    @hookimpl
-    def image_transform(self):
-        return _darker_by_its_generator
-
-
 class DropsTheRowsOfAnExpert(Method):
     """Keeps the first expert's rows where the network has several."""
 

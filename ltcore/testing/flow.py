@@ -48,6 +48,8 @@ class Gradients(Inspector):
         """See that what comes out of a hook hangs on what went in."""
         if not call.in_step or call.hook.kind not in ("fold", "one") or call.entry.key in self._purposely:
             return
+        if answer is None or (call.hook.problem is not None and call.hook.problem(answer, *call.values)):
+            return  # which is told already
         given = next(iter(call.values), None)
         source, out = _carrier(given), _carrier(answer)
         if source is None or out is None or not source.requires_grad or not torch.is_grad_enabled():

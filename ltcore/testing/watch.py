@@ -19,7 +19,6 @@ from ltcore.testing.devices import Devices
 from ltcore.testing.faults import Fault
 from ltcore.testing.flow import Gradients
 from ltcore.testing.image_functions import try_image_function
-from ltcore.testing.images import ImageFunctions
 from ltcore.testing.inspecting import Call, Inspector
 from ltcore.testing.randomness import GlobalStates, TorchState
 from ltcore.testing.records import AnswerTypes, Records
@@ -66,7 +65,6 @@ class Watch:
                 Records(self),
                 Gradients(self),
                 Growth(self),
-                ImageFunctions(self),
                 self.asked,
             ]
         self.around: Callable[[Call], AbstractContextManager[Any]] = lambda _: nullcontext()

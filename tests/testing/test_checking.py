@@ -80,8 +80,6 @@ WRONG = [
     (made.BranchesOnTheBatch, "reopening", "the model exported by tracing is another one: its logits are off by"),
     (made.TakesTheFirstHalfForTheTail, "row_order", "in another order, the training differs in the mean loss of stage"),
     (made.LetsExtraRowsThrough, "extra_rows", "augment_features put 2 of the method's extra rows among the batch's"),
-    (made.DrawsForImagesFromPythonsRandom, "randomness", "the function of image_transform uses Python's global random"),
-    (made.CountsImages, "seed", "the function of image_transform gave two images for one and the same generator"),
     (made.DropsTheRowsOfAnExpert, "answers", "augment_features "),
     (made.KeepsItsGateAside, "reopening", "the run opened again is another model: its logits are off by"),
     (made.GivesGradientsOfWhatIsFrozen, "given_gradients", "gave a gradient for 'backbone.layer1.0.weight', which the"),
@@ -122,7 +120,6 @@ RIGHT = {
     made.GoesByLabels: "row_order",
     made.MakesRowsOfExtraRows: "extra_rows",
     made.LooksAhead: "given_gradients",
-    made.DrawsForImagesFromTheirGenerator: "randomness",
 }
 #: Twins that are right because they say what they do, so that there is nothing to check.
 SAYING = {
