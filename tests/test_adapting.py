@@ -180,6 +180,13 @@ def test_trainable_names_an_adapters_parameters_in_two_ways(plan, make_run, trai
     assert describe(planned)["stages"][0]["trained_backbone_parameters"] == sum(sizes[name] for name in seen)
 
 
+def test_an_adapter_that_no_stage_trains_is_warned_of(plan):
+    assert plan(["sides"], trainable=["sides.layer1", "classifier"]).warnings == ()
+    assert plan(["sides"]).warnings == ()  # backbone, which it is a part of
+    (warning,) = plan(["sides"], trainable=["classifier"]).warnings
+    assert "r.yaml:1: 'sides' has put parameters into the network, and no stage trains them: they stay as" in warning
+
+
 def test_a_group_of_the_optimiser_is_an_adapters(make_run, look_on):
     groups = {"sides": {"lr": 0.5}, "backbone": {"lr": 0.25}}
     seen = {}

@@ -14,7 +14,7 @@ from ltcore.errors import LtcoreError, PluginError, listed
 from ltcore.networks.schedules import never_comes
 from ltcore.plan.adapting import adapted
 from ltcore.plan.checks import CalibrationChecks, StageChecks
-from ltcore.plan.untrained import untrained
+from ltcore.plan.untrained import unadapted, untrained
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
@@ -113,6 +113,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
             *_no_experts(loaded, skeleton, stages),
             *_uncalled(stages),
             *untrained(loaded, [(plan.stage, plan.entries) for plan in stages]),
+            *unadapted(loaded, skeleton),
         ),
     )
 

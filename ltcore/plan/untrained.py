@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ltcore.contract.backbone import Backbone
     from ltcore.contract.recipe import Stage
     from ltcore.discovery.binding import Entry
     from ltcore.recipe.loading import LoadedRecipe
@@ -36,6 +37,27 @@ def untrained(loaded: LoadedRecipe, stages: Iterable[tuple[Stage, Sequence[Entry
             yield (
                 f"{loaded.where('stages', index, 'trainable')}: stage '{stage.name}': {entry.whose} has parameters "
                 f"of its own, and no stage has trained them: they stay as they are made. Write trainable: [{asked}]"
+            )
+
+
+def unadapted(loaded: LoadedRecipe, skeleton: Backbone) -> Iterator[str]:
+    """A sentence for each method under ``adapt`` of whose parameters no stage trains any: the network is as without it.
+
+    Args:
+        loaded: the recipe.
+        skeleton: the backbone on the meta device, adapted.
+    """
+    from ltcore.contract.model import matches
+    from ltcore.plan.checks import backbone_names
+
+    recipe, names = loaded.recipe, backbone_names(skeleton)
+    trained = [pattern for stage in recipe.stages for pattern in stage.trainable]
+    for position, key in enumerate(recipe.backbone.adapt):
+        added = [name for name in names if name.also.partition(".")[0] == key]
+        if added and not any(matches(name, pattern) for name in added for pattern in trained):
+            yield (
+                f"{loaded.where('backbone', 'adapt', position)}: '{key}' has put parameters into the network, and no "
+                f"stage trains them: they stay as they are made. Name '{key}' in the trainable of a stage"
             )
 
 
