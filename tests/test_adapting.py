@@ -47,6 +47,8 @@ class SidesOptions(Options):
 
 
 class Sides(Method[SidesOptions]):
+    interface = "1.1"
+
     @hookimpl
     def adapt_backbone(self, backbone: Backbone) -> Backbone:
         for path, module in list(backbone.named_modules()):
