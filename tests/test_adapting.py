@@ -186,7 +186,7 @@ def test_an_adapter_that_no_stage_trains_is_warned_of(plan):
     assert plan(["sides"], trainable=["sides.layer1", "classifier"]).warnings == ()
     assert plan(["sides"]).warnings == ()  # backbone, which it is a part of
     (warning,) = plan(["sides"], trainable=["classifier"]).warnings
-    assert "r.yaml:1: 'sides' has put parameters into the network, and no stage trains them: they stay as" in warning
+    assert "r.yaml:2: 'sides' has put parameters into the network, and no stage trains them: they stay as" in warning
 
 
 def test_a_group_of_the_optimiser_is_an_adapters(make_run, look_on):
