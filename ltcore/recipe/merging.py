@@ -78,26 +78,80 @@ def _chosen(node: Located, key: str) -> object:
     return child.value if child.folder is None else (child.folder, child.value)
 
 
-def apply_set(root: Located, text: str, fields: Collection[str]) -> None:
-    """Apply one ``--set PATH=VALUE`` to the merged recipe; null removes the entry, if there is one.
+def apply_set(root: Located, text: str, fields: Collection[str], where: str | None = None) -> None:
+    """Apply one ``PATH=VALUE``, ``PATH+=VALUE`` or ``PATH-=VALUE`` to the merged recipe.
+
+    ``=`` sets a value, and with null removes the entry. ``+=`` appends to a list and ``-=`` takes away from it, one
+    item or a list of them. A method that a list so gets is put into the table of methods where it is not there yet,
+    and one that no list names any more leaves it.
 
     Args:
         root: the recipe, changed in place.
-        text: ``PATH=VALUE``, the value in YAML.
+        text: the change, its value in YAML.
         fields: the recipe's top-level keys.
+        where: the place of the change, for messages; by default ``--set`` and the text.
 
     Raises:
-        RecipeError: the text or its path is wrong; the message begins with ``--set PATH=VALUE``.
+        RecipeError: the text or its path is wrong; the message begins with the place.
     """
     shown = printable(text if len(text) <= 120 else f"{text[:100]}...")
-    where = f"--set {shown}"
+    where = f"--set {shown}" if where is None else f"{where}: {shown}"
     path, equals, value_text = text.partition("=")
-    keys = path.strip().split(".")
+    how = path[-1:] if path.endswith(("+", "-")) else ""
+    keys = path.removesuffix(how).strip().split(".")
     if not equals:
         raise RecipeError(f"{where}: has no '='; write PATH=VALUE, for example --set seed=1")
     if "" in keys:
         raise RecipeError(f"{where}: a name in the path is empty; write PATH=VALUE, for example --set seed=1")
-    put(root, keys, parse(value_text, lambda line: where), fields)
+    value = parse(value_text, lambda line: where)
+    if how:
+        items = value.value if isinstance(value.value, list) else [value]
+        _change_list(root, keys, items, how == "+", fields)
+    else:
+        put(root, keys, value, fields)
+
+
+def _change_list(root: Located, keys: list[str], items: list[Located], adds: bool, fields: Collection[str]) -> None:
+    """Append `items` to the list at a path, or take them away."""
+    where = items[0].where if items else ""
+    node = root if keys[0] in fields else None
+    for depth in range(len(keys)):
+        node = node and node.get(_entry(node, keys[: depth + 1], where))
+    if node is not None and not isinstance(node.value, list):
+        raise RecipeError(f"{where}: '{'.'.join(keys)}' is {shown_value(node.plain())}, not a list")
+    listed_now = list(node.value) if node is not None and isinstance(node.value, list) else []
+    plain = [item.plain() for item in listed_now]
+    if adds:
+        listed_now += [item for item in items if item.plain() not in plain]
+    for item in () if adds else items:
+        if item.plain() not in plain:
+            there = f"; there: {listed(map(str, plain))}" if plain else ""
+            raise RecipeError(f"{where}: '{'.'.join(keys)}' has no {shown_value(item.plain())} to take away{there}")
+        listed_now = [other for other in listed_now if other.plain() != item.plain()]
+    put(root, keys, Located(listed_now, where), fields)
+    if keys[-1] in ("methods", "calibrate", "adapt"):
+        _keep_table(root, items, adds, where)
+
+
+def _keep_table(root: Located, items: list[Located], adds: bool, where: str) -> None:
+    """Bring the table of methods up to date with lists that have got, or lost, these names."""
+    assert isinstance(root.value, dict)
+    table = root.value.setdefault("methods", Located({}, where))
+    if not isinstance(table.value, dict):
+        return  # refused when the recipe is checked
+    named = {name for node in _lists_of_methods(root) for name in node.plain() if isinstance(name, str)}
+    for name in (item.value for item in items if isinstance(item.value, str)):
+        if adds:
+            table.value.setdefault(name, Located({}, where))
+        elif name not in named:
+            table.value.pop(name, None)
+
+
+def _lists_of_methods(root: Located) -> list[Located]:
+    stages, backbone = root.get("stages"), root.get("backbone")
+    entries = stages.value if stages is not None and isinstance(stages.value, list) else []
+    found = [root.get("calibrate"), backbone and backbone.get("adapt"), *(stage.get("methods") for stage in entries)]
+    return [node for node in found if node is not None and isinstance(node.value, list)]
 
 
 def put(root: Located, keys: list[str], value: Located, fields: Collection[str]) -> None:
@@ -124,7 +178,12 @@ def put(root: Located, keys: list[str], value: Located, fields: Collection[str])
             child = Located({}, where)
             _put(node, key, child)
         node = child
-    _put(node, _entry(node, keys, where), value)
+    if keys[:-1] == ["methods"] and isinstance(node.value, dict) and isinstance(value.value, dict):
+        node.value[keys[-1]] = value  # a method as a whole may be new
+    elif keys[:-1] == ["stages"] and isinstance(node.value, list) and _is_stage(value):
+        _put_stage(node.value, keys[-1], value)
+    else:
+        _put(node, _entry(node, keys, where), value)
 
 
 def interpolate(node: Located, locator: Locator, path: tuple[Key, ...] = ()) -> Located:
@@ -196,8 +255,8 @@ def _patch_stages(base: Located | None, patches: Located, parent: Path) -> Locat
     stages = list(base.value)
     for name, patch in patches.value.items():
         names = [stage.name for stage in stages]
-        if name not in names and {"epochs", "iterations"} & _keys(patch) and "optimizer" in _keys(patch):
-            stages.append(Located({"name": Located(name, patch.where), **patch.value}, patch.where))  # type: ignore[dict-item]
+        if name not in names and _is_stage(patch):
+            _put_stage(stages, name, patch)
             continue
         if name not in names:
             known = [known for known in names if known is not None]
@@ -212,6 +271,20 @@ def _patch_stages(base: Located | None, patches: Located, parent: Path) -> Locat
             got = shown_value(patch.plain())
             raise RecipeError(f"{patch.where}: stages.{name}: should be a mapping of changes, not {got}")
     return Located(stages, base.where)
+
+
+def _is_stage(node: Located) -> bool:
+    """Whether it is a whole stage, and no change of one."""
+    return bool({"epochs", "iterations"} & _keys(node)) and "optimizer" in _keys(node)
+
+
+def _put_stage(stages: list[Located], name: str, stage: Located) -> None:
+    """Put a whole stage where one of its name is, else behind the others."""
+    assert isinstance(stage.value, dict)
+    whole = Located({"name": Located(name, stage.where), **stage.value}, stage.where)
+    names = [other.name for other in stages]
+    index = names.index(name) if name in names else len(names)
+    stages[index : index + 1] = [whole]
 
 
 def _keys(node: Located) -> set[str]:

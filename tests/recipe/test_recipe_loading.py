@@ -180,6 +180,23 @@ def test_set():
     assert [stage.name for stage in removed.recipe.stages] == ["joint"]
 
 
+def test_set_adds_and_removes_methods_and_stages():
+    loaded = load_recipe("base.yaml", ["stages.joint.methods+=ofa", "methods.ofa.options.tap=maps", "calibrate+=tau"])
+    assert loaded.source["stages"][0]["methods"] == ["focal", "drs", "ofa"]
+    assert loaded.source["methods"]["ofa"] == {"options": {"tap": "maps"}}
+    assert loaded.source["calibrate"] == ["tau"] and loaded.source["methods"]["tau"] == {}
+    assert loaded.where("methods", "tau") == "--set calibrate+=tau"
+    assert load_recipe("base.yaml", ["stages.joint.methods+=[drs, focal]"]).source == load_recipe("base.yaml").source
+    without = load_recipe("base.yaml", ["stages.joint.methods-=[focal, drs]"])
+    assert without.source["stages"][0]["methods"] == [] and set(without.source["methods"]) == set()
+    stage = "{epochs: 2, methods: [own], optimizer: {lr: 0.1}}"
+    loaded = load_recipe("base.yaml", ["methods.own={use: focal}", f"stages.last={stage}"])
+    assert [stage.name for stage in loaded.recipe.stages] == ["joint", "finetune", "last"]
+    assert (
+        load_recipe("base.yaml", [f"stages.joint={stage}", "methods={own: {use: focal}}"]).recipe.stages[0].epochs == 2
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -196,7 +213,24 @@ def test_set():
             "methods.focl.options.gamma=1",
             "the recipe has no method 'focl'; did you mean 'focal'? (known: 'focal', 'drs')",
         ),
-        ("methods.new={}", "the recipe has no method 'new' (known: 'focal', 'drs')"),
+        ("methods.new=null", "the recipe has no method 'new' (known: 'focal', 'drs')"),
+        (
+            "methods.new={}",
+            "methods.new: method 'new' is declared but no stage, calibration or adaptation uses it; name it in a "
+            "stage's methods, or remove it (with extends: `new: null`)",
+        ),
+        ("stages.joint.methods-=ofa", "'stages.joint.methods' has no 'ofa' to take away; there: 'focal', 'drs'"),
+        ("calibrate-=ofa", "'calibrate' has no 'ofa' to take away"),
+        (
+            "stages.tune.methods+=drs",
+            "the recipe has no stage 'tune'; did you mean 'finetune'? (known: 'joint', 'finetune')",
+        ),
+        ("name+=1", "'name' is 'base', not a list"),
+        ("sed+=1", "a recipe has no key 'sed'; did you mean 'seed'?"),
+        (
+            "stages.tune={epochs: 1}",
+            "the recipe has no stage 'tune'; did you mean 'finetune'? (known: 'joint', 'finetune')",
+        ),
         (
             "stages.tune.epochs=1",
             "the recipe has no stage 'tune'; did you mean 'finetune'? (known: 'joint', 'finetune')",
