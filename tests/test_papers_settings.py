@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ltcore.compare.found import flat
+from ltcore.recipe.identity import flat
 from ltcore.contract.recipe import Published, Recipe, Stage
 from ltcore.recipe.loading import load_recipe
 

@@ -15,7 +15,8 @@ from ltcore.errors import LtcoreError, RecipeError
 from ltcore.files.environment import compared, differences
 from ltcore.files.reading import read_lines, read_result
 from ltcore.files.unfinished import command, in_use
-from ltcore.recipe.loading import NEUTRAL, load_recipe
+from ltcore.recipe.identity import flat, settings
+from ltcore.recipe.loading import load_recipe
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,11 @@ def _read(path: Path, any_environment: bool) -> FoundRun | LeftOut:
     try:
         result = read_result(path / "result.json")
         beside = _trained_with(result, any_environment)
-        recipe = load_recipe(path / "recipe.yaml").recipe
+        loaded = load_recipe(path / "recipe.yaml")
     except LtcoreError as error:
         return LeftOut(path, str(error).splitlines()[0])
+    recipe = loaded.recipe
     told = dict(flat(recipe.model_dump(mode="json", exclude={"published"})))
-    settings = {key: value for key, value in told.items() if key not in NEUTRAL} | beside
     published = [
         {
             "metric": metric,
@@ -122,7 +123,7 @@ def _read(path: Path, any_environment: bool) -> FoundRun | LeftOut:
         if all(key in told and told[key] == value for key, value in figure.when.items())
         for metric, value in figure.figures().items()
     ]
-    return FoundRun(path, recipe.name, result["seed"], settings, published, result)
+    return FoundRun(path, recipe.name, result["seed"], settings(loaded) | beside, published, result)
 
 
 def _trained_with(result: Result, any_environment: bool) -> dict[str, Any]:
@@ -152,15 +153,3 @@ def _where_it_stands(path: Path) -> str:
     if in_use(path):
         return f"a process is still working on it, {place}"
     return f"it failed or was killed {place}; to go on: {command(path)}"
-
-
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of plain data by dotted path; the parts of a list of named things (stages) go by their names."""
-    if isinstance(value, dict) and value:
-        for key, child in value.items():
-            yield from flat(child, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
-        for item in value:
-            yield from flat(item, f"{path}.{item['name']}")
-    else:
-        yield path, value

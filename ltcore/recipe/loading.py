@@ -180,12 +180,35 @@ def load_recipe(
         RecipeError: the recipe or a change is wrong; the message begins with ``file:line:`` or ``--set ...:``.
     """
     path = Path(path)
-    merged = load_chain(path)
+    return recipe_of(load_chain(path), path, [(text, None) for text in sets], seed, threads, runs_code)
+
+
+def recipe_of(
+    merged: Located,
+    path: Path,
+    sets: Sequence[tuple[str, str | None]] = (),
+    seed: int | None = None,
+    threads: int | None = None,
+    runs_code: bool = True,
+) -> LoadedRecipe:
+    """What `load_recipe` does behind the reading of the files.
+
+    Args:
+        merged: the recipe and what it extends, merged; it is changed.
+        path: the recipe file.
+        sets: changes as of ``--set``, each with its place; None for the command line.
+        seed: overrides the recipe's seed.
+        threads: overrides the recipe's number of threads.
+        runs_code: whether files that it names may be run.
+
+    Raises:
+        RecipeError: the recipe or a change is wrong.
+    """
     assert isinstance(merged.value, dict)
     fields = Recipe.model_fields
     merged.value.setdefault("name", Located(path.stem, merged.where))
-    for text in sets:
-        apply_set(merged, text, fields)
+    for text, place in sets:
+        apply_set(merged, text, fields, place)
     for name, value in (("seed", seed), ("threads", threads)):
         if value is not None:
             merged.value[name] = Located(value, f"--{name} {value}")
@@ -197,7 +220,8 @@ def load_recipe(
     locator = Locator(root, path)
     source = locator.root.plain()
     loaded = LoadedRecipe(validate(Recipe, source, locator), source, path, locator, code, runs_code)
-    changed = {text.partition("=")[0].strip() for text in sets if not _PUBLISHED_PRECISION.fullmatch(text.strip())}
+    texts = [text.strip() for text, _ in sets]
+    changed = {text.partition("=")[0].strip() for text in texts if not _PUBLISHED_PRECISION.fullmatch(text)}
     kept = _still_published(loaded.recipe, changed)
     return (
         loaded if len(kept) == len(loaded.recipe.published) else loaded.changed({"published": kept or None}, str(path))
