@@ -47,9 +47,9 @@ class Printed(BaseModel):
 class _Part(BaseModel):
     recipe: RecipePath | None = None
     """The recipe that is changed, from the table's folder; `{WORD}` stands for one of the `words`."""
-    changes: list[str] = []
+    changes: list[str] = Field(default_factory=list)
     """Changes of the recipe as of `--set`: `PATH=VALUE`, `PATH+=VALUE`, `PATH-=VALUE`; with `{WORD}` too."""
-    words: dict[Name, str] = {}
+    words: dict[Name, str] = Field(default_factory=dict)
     """What `{WORD}` in `recipe` and `changes` stands for."""
     stage: Name | None = None
     """The stage at whose end the figure is taken; by default it is that of the whole run, after calibration."""
@@ -79,9 +79,9 @@ class Row(_Part):
 
     label: str = Field(min_length=1)
     """Its title, as the paper has it."""
-    printed: list[Percent | Printed | None] = []
+    printed: list[Percent | Printed | None] = Field(default_factory=list)
     """The paper's figures, column by column; null where it prints none. Empty where the table has none."""
-    cells: dict[str, CellPart] = {}
+    cells: dict[str, CellPart] = Field(default_factory=dict)
     """What is different in some columns, by their names."""
 
 
@@ -93,14 +93,15 @@ class TableFile(BaseModel):
     source: str = ""
     """The paper and the place in it, such as `SAFA, table 1`; empty for a table of one's own."""
     metric: Metric = "top1"
-    """What a cell shows: `top1`, `error` (100 - top1), `top5`, `error5`, `many`, `medium`, `few`, `balanced_accuracy`."""
+    """What a cell shows: `top1`, `error` (100 - top1), `top5`, `error5`, `many`, `medium`, `few` or
+    `balanced_accuracy`."""
     decimals: int = Field(default=2, ge=0, le=4)
     """Decimals, as the paper prints them."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     """The seeds that `--run` trains where `--seeds` says no others."""
     recipe: RecipePath | None = None
     """The recipe of rows and columns that name none."""
-    changes: list[str] = []
+    changes: list[str] = Field(default_factory=list)
     """Changes for every cell; they come first, then the row's, the column's and the cell's."""
     columns: dict[Name, Column] = Field(min_length=1)
     """The columns by name, in order."""
