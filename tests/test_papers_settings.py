@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ltcore.recipe.identity import flat
 from ltcore.contract.recipe import Published, Recipe, Stage
+from ltcore.recipe.identity import flat
 from ltcore.recipe.loading import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
