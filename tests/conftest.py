@@ -3,10 +3,23 @@
 import io
 import json
 import sys
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    """Of a test with many cases the default run has some: ``@pytest.mark.sampled(4)`` makes three of four slow ones.
+
+    Which, says the case's name alone, so it is the same everywhere; `pytest -m slow` runs the others.
+    """
+    for item in items:
+        marker = item.get_closest_marker("sampled")
+        if marker and zlib.crc32(item.name.encode()) % marker.args[0]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

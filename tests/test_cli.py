@@ -76,6 +76,7 @@ FOREIGN = {"timm", "torchvision", "sklearn", "scipy", "rich", "matplotlib", "hug
 COMPILER = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.tensor", "sympy"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("command", "unneeded"),
     [

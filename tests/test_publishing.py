@@ -112,6 +112,7 @@ def test_a_wheel_has_every_file_of_its_package(project, wheels):
         assert f"[{group}]" in points and all(f"{name} = {place}" in points for name, place in names.items())
 
 
+@pytest.mark.slow
 def test_installed_from_wheels_everything_is_there_and_trains(environment, tmp_path):
     names = [f"ltcore-{path.name.replace('_', '-')}" for path in PROJECTS[1:]]
     environment.run(f"pip install ltcore {' '.join(names)}", tmp_path)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe(path):
     plan = make_plan(load_recipe(path), to_run=False)

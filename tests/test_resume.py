@@ -274,6 +274,7 @@ def test_an_outcome_is_worth_comparing(whole):
     assert before["ece"] != after["ece"] and len(before["per_class_accuracy"]) == 10
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_once(moment, run, whole, tmp_path):
     assert run(tmp_path, kill=MOMENTS[moment]) == -signal.SIGKILL, (tmp_path / "log").read_text()

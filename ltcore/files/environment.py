@@ -7,12 +7,13 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ltcore.contract.result import EnvironmentRecord
 from ltcore.discovery import unpackaged
-from ltcore.discovery.offer import UNPACKAGED
+from ltcore.discovery.offer import UNPACKAGED, Offer
 
 _PACKAGES = (
     *("ltcore", "torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "pydantic", "safetensors"),
@@ -103,6 +104,31 @@ def _code(methods: set[tuple[str, str]]) -> dict[str, str]:
     # Of a file that its author edits meanwhile, what was read counts, and not what stands there now.
     digests |= {name: file.digest for name, module in methods if (file := unpackaged.ran(module))}
     return dict(sorted(digests.items()))
+
+
+def installed_code(offers: Iterable[Offer]) -> dict[str, str]:
+    """The digests of `environment` for what distributions other than core offer, without importing any of it."""
+    files: dict[str, set[Path]] = {}
+    digests: dict[str, str] = {}
+    for offer in offers:
+        if file := unpackaged.ran(offer.module):
+            digests[offer.distribution] = file.digest
+        elif offer.distribution != "ltcore":
+            files.setdefault(offer.distribution, set()).update(_sources(_found(offer.module)))
+    digests |= {name: _digest(found) for name, found in files.items()}
+    return dict(sorted(digests.items()))
+
+
+def _found(module: str) -> Path | None:
+    """What `_place` gives once a module is imported; only the packages of a namespace are."""
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        spec = find_spec(".".join(parts[:depth]))
+        if spec is None:
+            return None
+        if spec.origin is not None:
+            return Path(spec.origin).parent if spec.submodule_search_locations is not None else Path(spec.origin)
+    return None
 
 
 def _place(module: str) -> Path | None:

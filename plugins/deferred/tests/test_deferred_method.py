@@ -170,8 +170,15 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("uses", [["drw"], ["drs"], ["drw", "drs"]], ids="+".join)
+#: Beside each moment with both, each alone with the moment that is theirs; all others are slow.
+CASES = [
+    pytest.param(uses, moment, marks=[] if len(uses) == 2 or moment == "between the epochs" else pytest.mark.slow)
+    for uses in (["drw"], ["drs"], ["drw", "drs"])
+    for moment in MOMENTS
+]
+
+
+@pytest.mark.parametrize(("uses", "moment"), CASES)
 def test_a_resume_across_its_epoch_is_exact(tmp_path, interrupt, recorded, uses, moment):
     loaded = recipe(tmp_path, uses=uses)
     whole = run(loaded, tmp_path / "whole")
