@@ -11,7 +11,7 @@ import os
 import sys
 from contextlib import suppress
 
-from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, sweeps, training, use
+from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, sweeps, tables, training, use
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.discovery import unpackaged
@@ -26,7 +26,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=__version__, help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     # The order in which --help lists them: from a recipe to a model in use, then what is installed, then for authors.
-    for part in (recipes, rehearsal, training, sweeps, results, use, data, plugins, publish):
+    for part in (recipes, rehearsal, training, sweeps, tables, results, use, data, plugins, publish):
         part.add(commands)
     return parser
 

@@ -5,32 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ltcore.compare.markup import latex, markdown
 from ltcore.contract.figures import FIGURES, FigureName
 from ltcore.untrusted import cell, printable
-
-#: What a character of a name is in LaTeX. A bracket or a star at a row's beginning would be an argument of the line
-#: break before it, and the last of these are parts of ligatures.
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "`": r"\textasciigrave{}",
-    "'": r"\textquotesingle{}",
-    "±": r"$\pm$",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{character: f"{{{character}}}" for character in "[]*?!"},
-}
-#: What in a name would be Markdown: links, code, HTML, a cell's end.
-_MARKDOWN, _ESCAPED = re.compile(r"[\\|<`\[\]*]"), r"\\\g<0>"
 
 
 @dataclass(frozen=True)
@@ -153,20 +134,19 @@ def _table(content: dict[str, Any]) -> str:
 
 def _markdown(content: dict[str, Any]) -> str:
     def shown(entry: _Cell) -> str:
-        text = _MARKDOWN.sub(_ESCAPED, printable(entry.text))
+        text = markdown(entry.text)
         return f"**{text}**" if entry.best else text
 
     heads, *body = [[shown(entry) for entry in row] for row in _rows(content)]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *body]
     table = ["| " + " | ".join(line) + " |" for line in lines]
-    notes = [f"- {_MARKDOWN.sub(_ESCAPED, printable(line))}" for line in (*_notes(content), *left_out(content))]
+    notes = [f"- {markdown(line)}" for line in (*_notes(content), *left_out(content))]
     return "\n".join([*table, "", *notes]) + "\n"
 
 
 def _latex(content: dict[str, Any]) -> str:
     def shown(entry: _Cell) -> str:
-        text = "".join(_LATEX.get(character, character) for character in printable(entry.text)).replace("--", "-{}-")
-        text = "--" if text == "-" else text
+        text = "--" if entry.text == "-" else latex(entry.text)
         return rf"\textbf{{{text}}}" if entry.best else text
 
     heads, *body = [" & ".join(shown(entry) for entry in row) + r" \\" for row in _rows(content)]

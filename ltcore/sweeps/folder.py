@@ -146,7 +146,7 @@ class JobFolder:
         lines: Sequence[Mapping[str, Any]] = []
         with suppress(LtcoreError, FileNotFoundError):
             lines = read_lines(run / "metrics.jsonl") if run else []
-        lengths = {name: length for name, length in self.about["lengths"]}
+        lengths: dict[str, int | None] = dict(self.about["lengths"])
         done = dict.fromkeys(lengths, 0.0)
         for line in lines:
             name = line["stage"]

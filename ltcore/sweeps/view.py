@@ -22,10 +22,11 @@ class Lines(Observer):
     Args:
         stream: where to.
         total: how many jobs there are.
+        changed: is called when a job has ended.
     """
 
-    def __init__(self, stream: TextIO, total: int) -> None:
-        self.stream, self.total, self.done = stream, total, 0
+    def __init__(self, stream: TextIO, total: int, changed: Callable[[], object] | None = None) -> None:
+        self.stream, self.total, self.changed, self.done = stream, total, changed, 0
 
     def began(self, job: JobFolder, again: bool) -> None:
         """A job's training begins, or goes on."""
@@ -35,6 +36,8 @@ class Lines(Observer):
         """A job has its result."""
         self.done += 1
         self._say(f"done ({self.done} of {self.total}): {job.about['name']}, seed {job.about['seed']}")
+        if self.changed:
+            self.changed()
 
     def failed(self, job: JobFolder, message: str) -> None:
         """A job has failed."""
@@ -133,7 +136,7 @@ def looking_on(total: int, beneath: Callable[[], str] | None = None) -> Iterator
         with Screen(total, beneath) as screen:
             yield screen
     else:
-        yield Lines(sys.stdout, total)
+        yield Lines(sys.stdout, total, beneath)
 
 
 def status(jobs: Sequence[JobFolder]) -> list[dict[str, Any]]:

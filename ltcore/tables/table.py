@@ -63,7 +63,9 @@ class Recipes:
     def __init__(self) -> None:
         self._read: dict[Path, Located] = {}
 
-    def changed(self, path: Path, changes: Sequence[tuple[str, str]] = (), seed: int | None = None) -> LoadedRecipe:
+    def changed(
+        self, path: Path, changes: Sequence[tuple[str, str | None]] = (), seed: int | None = None
+    ) -> LoadedRecipe:
         """A recipe with changes.
 
         Raises:
@@ -104,26 +106,31 @@ class Table:
                     found[row, column] = cell
         return found
 
-    def loaded(self, cell: Cell, seed: int | None = None) -> LoadedRecipe:
+    def loaded(self, cell: Cell, seed: int | None = None, sets: Sequence[str] = ()) -> LoadedRecipe:
         """A cell's recipe.
+
+        Args:
+            cell: the cell.
+            seed: in place of the recipe's.
+            sets: further changes from the command line.
 
         Raises:
             RecipeError: it waits for something, or its recipe or changes are wrong.
         """
         if cell.path is None:
             raise RecipeError(f"{self.path}: {cell.name} cannot be run: it waits for {cell.waits}")
-        if seed is not None:
-            return self._load(cell, seed)
+        if seed is not None or sets:
+            return self._load(cell, seed, sets)
         if cell.name not in self._loaded:
-            self._loaded[cell.name] = self._load(cell, None)
+            self._loaded[cell.name] = self._load(cell)
         return self._loaded[cell.name]
 
-    def _load(self, cell: Cell, seed: int | None) -> LoadedRecipe:
+    def _load(self, cell: Cell, seed: int | None = None, sets: Sequence[str] = ()) -> LoadedRecipe:
         assert cell.path is not None
         try:
-            loaded = self.recipes.changed(cell.path, cell.changes, seed)
+            loaded = self.recipes.changed(cell.path, [*cell.changes, *((text, None) for text in sets)], seed)
         except RecipeError as error:
-            raise RecipeError(*(f"{self.path}: {cell.name}: {line}" for line in error.lines)) from error
+            raise RecipeError(*(f"{cell.name}: {line}" for line in error.lines)) from error
         names = [stage.name for stage in loaded.recipe.stages]
         if cell.stage is not None and cell.stage not in names:
             near = f"{nearest(cell.stage, names)} (known: {listed(names)})"

@@ -1,0 +1,147 @@
+"""What we have of a table: for each cell what a paper prints, what we have measured, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ltcore.compare.testing import Spread, spread
+from ltcore.errors import LtcoreError
+from ltcore.sweeps.folder import folders
+from ltcore.sweeps.jobs import code_of
+from ltcore.tables.records import Record, Records
+from ltcore.tables.schema import BESIDE, Metric
+from ltcore.tables.table import Cell, Table
+
+Kind: TypeAlias = Literal["measured", "stale", "running", "failed", "missing", "waits"]
+
+#: The spread of no figure.
+NOTHING = Spread(None, None, 0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What we have of a cell.
+
+    Attributes:
+        cell: the cell.
+        kind: `measured`; `stale`, measured by a recipe or by methods that have changed since; `running`; `failed`;
+            `missing`, it can be run; `waits`, it cannot.
+        ours: mean and standard deviation over the seeds, in percent and in the cell's metric.
+        beside: the same of the figures that may stand beside it (`BESIDE`).
+        seeds: those that were measured.
+        why: of what is stale, failed or waits.
+        records: what it was taken from.
+    """
+
+    cell: Cell
+    kind: Kind
+    ours: Spread = NOTHING
+    beside: Mapping[str, Spread] = field(default_factory=dict)
+    seeds: Sequence[int] = ()
+    why: str = ""
+    records: Sequence[Record] = ()
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus what the paper prints, in points; None where either is missing."""
+        printed = self.cell.printed
+        if self.ours.mean is None or printed is None or printed.value is None:
+            return None
+        return self.ours.mean - printed.value
+
+
+class States:
+    """The states of tables' cells.
+
+    Args:
+        records: runs that have ended.
+        work: the directories of sweeps that may be training cells now.
+    """
+
+    def __init__(self, records: Records, work: Sequence[Path] = ()) -> None:
+        self.records = records
+        self._jobs: dict[str, list[tuple[int, str, str]]] = {}
+        for folder in work:
+            for job in folders(folder):
+                failure = job.failure
+                state = "done" if job.finished else "running" if job.locked else "failed" if failure else ""
+                if state in ("running", "failed"):
+                    why = str(failure["message"]) if failure else ""
+                    self._jobs.setdefault(job.about["digest"], []).append((job.about["seed"], state, why))
+
+    def of(self, table: Table) -> dict[tuple[str, str], Found]:
+        """What we have of each cell of a table.
+
+        Raises:
+            RecipeError: a cell's recipe is wrong.
+        """
+        return {place: self._of(table, cell) for place, cell in table.cells.items()}
+
+    def _of(self, table: Table, cell: Cell) -> Found:
+        if cell.waits:
+            return Found(cell, "waits", why=cell.waits)
+        recipe = table.digest(cell)
+        found = self.records.of(recipe)
+        stale = ""
+        if found:
+            changed = self._changed(table, cell, list(found.values()))
+            fresh = {seed: record for seed, record in found.items() if seed not in changed}
+            if fresh:
+                found = fresh
+            else:
+                stale = next(iter(changed.values()))
+        else:
+            found = {record.seed: record for record in self.records.once_of(f"{table.name}/{cell.name}")}
+            stale = "its recipe has changed since" if found else ""
+        figures = [found[seed].figures(cell.stage) for seed in sorted(found)]
+        ours = spread([shown(cell.metric, each) for each in figures])
+        if ours.n:
+            beside = {name: spread([_beside(cell.metric, name, each) for each in figures]) for name in BESIDE}
+            kind: Kind = "stale" if stale else "measured"
+            return Found(cell, kind, ours, beside, sorted(found), stale, list(found.values()))
+        jobs = self._jobs.get(recipe, [])
+        if any(state == "running" for _, state, _ in jobs):
+            return Found(cell, "running")
+        if jobs:
+            return Found(cell, "failed", why=jobs[0][2])
+        return Found(cell, "missing")
+
+    def _changed(self, table: Table, cell: Cell, records: Sequence[Record]) -> dict[int, str]:
+        """By seed, why a record no longer stands for a cell."""
+        try:
+            now = code_of(table.loaded(cell))
+        except LtcoreError as error:  # a method is not installed here, so nobody can say
+            return {record.seed: str(error) for record in records}
+        changed = {}
+        for record in records:
+            names = [name for name, code in now.items() if record.content["code"].get(name, code) != code]
+            if names:
+                changed[record.seed] = f"the code of {', '.join(names)} has changed since"
+        return changed
+
+
+def shown(metric: Metric, figures: Mapping[str, Any]) -> float | None:
+    """A figure in percent and in a table's metric, from fractions; None where it is not known."""
+    of = {"error": "top1", "error5": "top5"}.get(metric, metric)
+    value = figures.get(of)
+    if value is None:
+        return None
+    return 100 * (1 - value) if metric.startswith("error") else 100 * float(value)
+
+
+def _beside(metric: Metric, name: str, figures: Mapping[str, Any]) -> float | None:
+    value = figures.get(name)
+    if value is None:
+        return None
+    return 100 * (1 - value) if metric.startswith("error") else 100 * float(value)
+
+
+def counted(found: Sequence[Found]) -> dict[str, int]:
+    """How many cells there are of each kind, and ``cells`` in all."""
+    counts = {"cells": len(found)}
+    for kind in ("measured", "stale", "running", "failed", "missing", "waits"):
+        counts[kind] = sum(one.kind == kind for one in found)
+    return counts
