@@ -71,9 +71,13 @@ def code_of(loaded: LoadedRecipe) -> dict[str, str]:
     Raises:
         PluginError: something that it names is not installed.
     """
+    return installed_code(loaded.offer(use) for use in uses_of(loaded))
+
+
+def uses_of(loaded: LoadedRecipe) -> list[str]:
+    """All that a recipe names by a ``use``."""
     recipe = loaded.recipe
-    uses = [recipe.data.use, recipe.backbone.use, *(entry.use or name for name, entry in recipe.methods.items())]
-    return installed_code(loaded.offer(use) for use in uses)
+    return [recipe.data.use, recipe.backbone.use, *(entry.use or name for name, entry in recipe.methods.items())]
 
 
 def with_shared(jobs: Iterable[Job]) -> list[Job]:

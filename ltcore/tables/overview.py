@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ltcore.compare.markup import markdown
 from ltcore.tables.state import Found, counted
 from ltcore.tables.table import Table
-from ltcore.tables.text import Cells, heads, ours, printed
+from ltcore.tables.text import Cells, heads, ours, printed, signed
 
 Tables = Sequence[tuple[Table, Cells]]
 
@@ -80,9 +80,7 @@ def _measured(table: Table, cells: Cells) -> str:
 
 
 def _line(table: Table, found: Found, titles: dict[str, str], decimals: int) -> str:
-    difference = "" if found.difference is None else f"{found.difference:+.{decimals}f}"
+    difference = "" if found.difference is None else signed(found.difference, decimals)
     texts = [table.file.rows[found.cell.row].label, titles[found.cell.column]]
     texts += [printed(found, decimals), ours(found, decimals), difference]
     return f"| {' | '.join(map(markdown, texts))} |"
-
-

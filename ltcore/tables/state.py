@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ltcore.compare.testing import Spread, spread
+from ltcore.discovery import catalogue
 from ltcore.errors import LtcoreError
 from ltcore.sweeps.folder import folders
-from ltcore.sweeps.jobs import code_of
+from ltcore.sweeps.jobs import code_of, uses_of
 from ltcore.tables.records import Record, Records
 from ltcore.tables.schema import BESIDE, Metric
 from ltcore.tables.table import Cell, Table
@@ -64,6 +65,7 @@ class States:
     def __init__(self, records: Records, work: Sequence[Path] = ()) -> None:
         self.records = records
         self._jobs: dict[str, list[tuple[int, str, str]]] = {}
+        self._code: dict[tuple[str, ...], dict[str, str]] = {}
         for folder in work:
             for job in folders(folder):
                 failure = job.failure
@@ -78,7 +80,8 @@ class States:
         Raises:
             RecipeError: a cell's recipe is wrong.
         """
-        return {place: self._of(table, cell) for place, cell in table.cells.items()}
+        with catalogue.lent({}):  # what is installed is looked up once
+            return {place: self._of(table, cell) for place, cell in table.cells.items()}
 
     def _of(self, table: Table, cell: Cell) -> Found:
         if cell.waits:
@@ -111,8 +114,10 @@ class States:
 
     def _changed(self, table: Table, cell: Cell, records: Sequence[Record]) -> dict[int, str]:
         """By seed, why a record no longer stands for a cell."""
+        loaded = table.loaded(cell)
+        uses = tuple(map(loaded.told, uses_of(loaded)))
         try:
-            now = code_of(table.loaded(cell))
+            now = self._code[uses] if uses in self._code else self._code.setdefault(uses, code_of(loaded))
         except LtcoreError as error:  # a method is not installed here, so nobody can say
             return {record.seed: str(error) for record in records}
         changed = {}

@@ -33,6 +33,11 @@ def number(value: float | None, decimals: int) -> str:
     return "-" if value is None else f"{value:.{decimals}f}"
 
 
+def signed(value: float, decimals: int) -> str:
+    """A difference with its sign; none is never minus nought."""
+    return f"{round(value, decimals) + 0:+.{decimals}f}"
+
+
 def ours(found: Found, decimals: int) -> str:
     """What we have of a cell."""
     if found.ours.mean is None:
@@ -129,7 +134,8 @@ def heading(table: Table) -> str:
     file = table.file
     names = {"error": "top-1 error", "error5": "top-5 error"} | {name: figure.long for name, figure in FIGURES.items()}
     own = {part.metric for part in (*file.columns.values(), *file.rows.values()) if part.metric}
-    metric = "" if own else f", {names[file.metric]}"
+    said = any(word in file.title.lower() for word in ("accuracy", "error"))
+    metric = "" if own or said else f", {names[file.metric]}"
     return f"{file.title}{f' ({file.source})' if file.source else ''}{metric}, in percent"
 
 
@@ -175,7 +181,7 @@ def _latex(table: Table, cells: Cells) -> str:
 
 
 def content(table: Table, cells: Cells) -> dict[str, Any]:
-    """A table as plain data: ``name``, ``title``, ``source``, ``metric``, ``counts`` and ``cells``, each with its state."""
+    """A table as plain data: ``name``, ``title``, ``source``, ``metric``, ``counts``, and ``cells`` with their states."""
     return {
         "name": table.name,
         "title": table.file.title,
