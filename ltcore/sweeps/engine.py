@@ -10,13 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.sweeps.folder import JobFolder
@@ -98,6 +99,9 @@ class Engine:
         slots: what on.
         observer: looks on.
     """
+
+    #: What a run is started with; its arguments follow.
+    program: ClassVar[Sequence[str]] = (sys.executable, "-m", "ltcore")
 
     def __init__(self, jobs: Sequence[JobFolder], slots: Slots, observer: Observer | None = None) -> None:
         self.jobs, self.slots, self.observer = list(jobs), slots, observer or Observer()
@@ -186,7 +190,7 @@ class Engine:
     def _process(
         self, job: JobFolder, source: Path | None, threads: int, resumed: bool, slot: int, lock: int
     ) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "ltcore", "run", "recipe.yaml", "--out", "runs", "--threads", str(threads)]
+        command = [*self.program, "run", "recipe.yaml", "--out", "runs", "--threads", str(threads)]
         command += ["--resume"] if resumed else []
         command += ["--from", str(source.absolute())] if source else []
         environment = dict(os.environ)
@@ -251,7 +255,8 @@ class Engine:
             self.stopping = signal.Signals(number).name
 
         with ExitStack() as stack:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            main = threading.current_thread() is threading.main_thread()  # elsewhere nobody may say what a signal does
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if main else ():
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     stack.callback(signal.signal, number, signal.signal(number, stop))
             yield
@@ -282,15 +287,15 @@ def slots_of(jobs: int | None, threads: int | None) -> Slots:
     return Slots(number, threads or max(cores // number, 1), cards)
 
 
-def _cards(environment: Mapping[str, str]) -> list[str]:
+def _cards(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+        return tuple(name for name in visible.split(",") if name.strip() and name.strip() != "-1")
     try:
         told = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
         )
     except (OSError, subprocess.SubprocessError):
-        return []
-    return told.stdout.split() if told.returncode == 0 else []
+        return ()
+    return tuple(told.stdout.split()) if told.returncode == 0 else ()

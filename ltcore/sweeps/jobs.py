@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ltcore.files.environment import installed_code
@@ -33,17 +34,17 @@ class Job:
     data: Mapping[str, Any] = field(default_factory=dict)
     after: str | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """That of the recipe, whatever the seed."""
         return digest(self.loaded)
 
-    @property
+    @cached_property
     def code(self) -> dict[str, str]:
         """A digest of the code of each distribution whose methods it uses."""
         return code_of(self.loaded)
 
-    @property
+    @cached_property
     def address(self) -> str:
         """16 hexadecimal digits; the same wherever the result would be."""
         return address(self.digest, self.loaded.recipe.seed, self.code, self.data)
@@ -105,6 +106,7 @@ def with_shared(jobs: Iterable[Job]) -> list[Job]:
         for depth in range(len(story), 1, -1):
             if story[:depth] in branches:
                 first = _first_stages(job, depth - 1)
+                first = unique.get(first.address, first)
                 if first.address != key:
                     after = add(first, story[:depth])
                     break

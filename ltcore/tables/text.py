@@ -181,7 +181,7 @@ def _latex(table: Table, cells: Cells) -> str:
 
 
 def content(table: Table, cells: Cells) -> dict[str, Any]:
-    """A table as plain data: ``name``, ``title``, ``source``, ``metric``, ``counts``, and ``cells`` with their states."""
+    """A table as plain data: ``name``, ``title``, ``source``, ``metric``, ``counts`` and ``cells``."""
     return {
         "name": table.name,
         "title": table.file.title,
