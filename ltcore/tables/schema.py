@@ -10,7 +10,7 @@ from ltcore.contract.recipe import BaseModel, Name
 
 #: What a table prints of a run.
 Metric: TypeAlias = Literal[
-    "top1", "error", "top5", "error5", "many", "medium", "few", "balanced_accuracy", "macro_f1", "ece"
+    "top1", "error", "top5", "error5", "many", "medium", "few", "balanced_accuracy", "macro_f1", "ece", "other"
 ]
 
 #: Figures that may stand beside a printed one.
@@ -95,7 +95,8 @@ class TableFile(BaseModel):
     source: str = ""
     """The paper and the place in it, such as `SAFA, table 1`; empty for a table of one's own."""
     metric: Metric = "top1"
-    """What a cell shows: a figure of a run's result, or `error` and `error5`, which are 100 less top-1 and top-5."""
+    """What a cell shows: a figure of a run's result, or `error` and `error5`, which are 100 less top-1 and top-5;
+    `other` is what no run measures, so that its cells can only wait."""
     decimals: int = Field(default=2, ge=0, le=4)
     """Decimals, as the paper prints them."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)

@@ -81,11 +81,13 @@ def notes(table: Table, cells: Cells) -> list[str]:
         for why, members in reasons.items():
             rows = dict.fromkeys(file.rows[found.cell.row].label for found in members)
             said.append(f"{', '.join(rows)} {word} {why}")
+    titles = dict(zip(file.columns, heads(table), strict=True))
     for found in cells.values():
         for note in found.cell.notes:
             row, column = file.rows[found.cell.row], file.columns[found.cell.column]
-            whose = row.label if note == row.note else column.label if note == column.note else ""
-            said.append(f"{whose or f'{row.label}, {column.label}'}: {note}")
+            title = titles[found.cell.column]
+            whose = row.label if note == row.note else title if note == column.note else f"{row.label}, {title}"
+            said.append(f"{whose}: {note}")
     return list(dict.fromkeys(said))
 
 
@@ -132,11 +134,14 @@ def _plain(table: Table, cells: Cells) -> str:
 def heading(table: Table) -> str:
     """Title, source and metric; columns that have metrics of their own name them."""
     file = table.file
-    names = {"error": "top-1 error", "error5": "top-5 error"} | {name: figure.long for name, figure in FIGURES.items()}
+    names = {"error": "top-1 error", "error5": "top-5 error", "other": ""} | {
+        name: figure.long for name, figure in FIGURES.items()
+    }
     own = {part.metric for part in (*file.columns.values(), *file.rows.values()) if part.metric}
     said = any(word in file.title.lower() for word in ("accuracy", "error"))
     metric = "" if own or said else f", {names[file.metric]}"
-    return f"{file.title}{f' ({file.source})' if file.source else ''}{metric}, in percent"
+    unit = "" if file.metric == "other" else f"{metric}, in percent"
+    return f"{file.title}{f' ({file.source})' if file.source else ''}{unit}"
 
 
 def _markdown(table: Table, cells: Cells) -> str:
