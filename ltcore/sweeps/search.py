@@ -1,8 +1,8 @@
 """A search over ranges with Optuna, on held-out training images only; several workers share one journal.
 
-``DIR/search.json`` says what is searched, ``DIR/search.journal`` is Optuna's storage, and ``DIR/search/trial-N/`` the run
-of a trial, made without test data. A worker is a process on any machine that sees the directory. A trial whose worker
-was killed is gone on with by whoever finds its lock free.
+``DIR/search.json`` says what is searched, ``DIR/search.journal`` is Optuna's storage, and ``DIR/search/trial-N/``
+the run of a trial, made without test data. A worker is a process on any machine that sees the directory. A trial whose
+worker was killed is gone on with by whoever finds its lock free.
 """
 
 from __future__ import annotations
@@ -105,13 +105,14 @@ def begin(folder: Path, loaded: LoadedRecipe, grid: Sequence[str], trials: int, 
         loaded.changed({tried.path: value}, f"--grid {tried.path}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "search.json"
-    asked = {"recipe": dump_yaml(loaded.source), "grid": list(grid), "holdout": holdout}
+    asked: dict[str, Any] = {"recipe": dump_yaml(loaded.source), "grid": list(grid), "holdout": holdout}
     if path.exists():
         there = read_json(path)
         different = [key for key, value in asked.items() if there.get(key) != value]
         if different:
             raise RecipeError(
-                f"{folder}: another search is there, with another {' and '.join(different)}; name another directory with --out"
+                f"{folder}: another search is there, with another {' and '.join(different)}; name another directory "
+                "with --out"
             )
     (folder / "search").mkdir(exist_ok=True)
     recipe = folder / "search" / "recipe"
@@ -147,19 +148,19 @@ class Search:
 
     def study(self) -> optuna.Study:
         """Optuna's study; each call reads the journal anew."""
-        optuna = _optuna()
+        _optuna()
+        import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        seed = self.loaded.recipe.seed
-        return optuna.create_study(
+        study: optuna.Study = optuna.create_study(
             study_name="ltcore",
             storage=JournalStorage(JournalFileBackend(str(self.folder / "search.journal"))),
             direction="maximize",
             load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
             pruner=optuna.pruners.MedianPruner(),
         )
+        return study
 
     def work(self) -> None:
         """Try combinations until there are as many as were asked for. To be called in a worker process."""
@@ -180,17 +181,13 @@ class Search:
                     return study, optuna.trial.Trial(study, left._trial_id), lock
             if len(study.get_trials(deepcopy=False)) >= self.trials:
                 return None
-            self._reseed(study)
+            # Workers that begin at the same time must not draw the same, nor one that is started again what it drew.
+            number = len(study.get_trials(deepcopy=False))
+            study.sampler = _sampler(self.loaded.recipe.seed * 10007 + number)
             trial = study.ask()
             lock = self._lock(trial.number)
             assert lock is not None
             return study, trial, lock
-
-    def _reseed(self, study: optuna.Study) -> None:
-        """Workers that begin at the same time must not draw the same."""
-        optuna = _optuna()
-        number = len(study.get_trials(deepcopy=False))
-        study.sampler = optuna.samplers.TPESampler(seed=self.loaded.recipe.seed * 10007 + number, constant_liar=True)
 
     def _values(self, trial: optuna.Trial) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -326,8 +323,8 @@ class Search:
 def text_of(rows: Sequence[Mapping[str, Any]], most: int = 10) -> str:
     """The best trials, a line each, and how many there are of each kind."""
     states = [row["state"] for row in rows]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    lines = [f"{len(rows)} trials: {counts}; balanced accuracy on held-out training images:"]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "none"
+    lines = [f"{len(rows)} trials ({counts}); balanced accuracy on held-out training images:"]
     for row in [row for row in rows if row["score"] is not None][:most]:
         values = ", ".join(
             f"{path}={value:.6g}" if isinstance(value, float) else f"{path}={value}"
@@ -336,6 +333,10 @@ def text_of(rows: Sequence[Mapping[str, Any]], most: int = 10) -> str:
         lines.append(f"  {100 * row['score']:5.1f}  {values}")
     lines += [f"trial {row['number']} failed: {row['message']}" for row in rows if row["message"]]
     return "\n".join(lines) + "\n"
+
+
+def _sampler(seed: int) -> Any:
+    return _optuna().samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def _optuna() -> Any:
