@@ -1,4 +1,4 @@
-"""The page of ``ltcore report`` in a headless Chromium, through its driver's own protocol (W3C WebDriver)."""
+"""Pages of ``ltcore report`` and ``ltcore table`` in a headless Chromium, through its driver (W3C WebDriver)."""
 
 import json
 import shutil
@@ -269,3 +269,99 @@ def luminance(color):
     channels = [int(parts[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+# -- the pages of tables -----------------------------------------------------------------------------------------------
+
+TABLE = """
+title: Methods on made data, <b>accuracy</b>
+source: A paper
+seeds: [0]
+recipe: hundred.yaml
+columns:
+  one: {label: one, group: Made, changes: [stages.joint.epochs=1]}
+  two: {label: two, group: Other}
+rows:
+  tau: {label: tau-norm, printed: [1.0, 99.0]}
+  plain: {label: plain, changes: [calibrate-=tau_norm], printed: [50.0, 51.0]}
+  oltr: {label: OLTR, waits: 'method: OLTR', printed: [50.0, null]}
+"""
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """The pages of a table of which the first row is measured, for real."""
+    from ltcore.sweeps.engine import Slots
+    from ltcore.tables.pages import write_pages
+    from ltcore.tables.records import Records
+    from ltcore.tables.running import run_cells
+    from ltcore.tables.state import States
+    from ltcore.tables.table import Table
+
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "hundred.yaml").write_text(HUNDRED)
+    (folder / "own.yaml").write_text(TABLE)
+    table = Table(folder / "own.yaml")
+    run_cells(table, list(table.chosen(["tau"]).values()), [0], [], Slots(1, 1), folder / "work", folder / "records")
+    write_pages([(table, States(Records([folder / "records"])).of(table))], folder / "html")
+    return folder / "html"
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("name", ["index", "own"])
+def test_pages_of_tables_need_no_network_and_fit_a_phone(browser, tables, name, width):
+    page = tables / f"{name}.html"
+    browser.requests(), browser.console()
+    browser.show(page, width)
+    assert browser.console() == []
+    assert [url for url in browser.requests() if not url.startswith("data:")] == [page.as_uri()]
+    assert browser.run("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
+    sizes = browser.run(
+        "return [...document.querySelectorAll('button, a, input')].map((each) => each.getBoundingClientRect().height)"
+    )
+    assert min(sizes) >= 20 and browser.run("return parseFloat(getComputedStyle(document.body).fontSize)") >= 14
+
+
+def test_a_cell_shows_the_runs_behind_it_and_filters_hide(browser, tables):
+    browser.show(tables / "own.html")
+    visible = "return [...document.querySelectorAll('[data-behind]')].filter((e) => !e.hidden).map((e) => e.innerText)"
+    assert browser.run(visible) == []
+    browser.run("document.querySelector('[data-cell=\"tau/one\"]').click()")
+    (text,) = browser.run(visible)
+    assert text.startswith("tau-norm, Made one\n") and "prints 1.00" in text and "-seed0.json" in text
+    browser.run("document.querySelector('[data-cell=\"oltr/one\"]').click()")
+    (text,) = browser.run(visible)
+    assert "it waits for method: OLTR" in text
+    rows = "return [...document.querySelectorAll('tr[data-row]')].filter((e) => e.checkVisibility()).length"
+    assert browser.run(rows) == 3
+    browser.run(
+        "const field = document.querySelector('#filter'); field.value = 'TAU';field.dispatchEvent(new Event('input'))"
+    )
+    assert browser.run(rows) == 1
+    shown = "return [...document.querySelectorAll('thead th')].filter((e) => e.checkVisibility()).length"
+    assert browser.run(shown) >= 3
+    before = browser.run(shown)
+    browser.run("document.querySelector('[data-show=\"Other\"]').click()")
+    assert browser.run(shown) == before - 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_every_colour_of_a_table(browser, tables, scheme):
+    browser.show(tables / "own.html")
+    browser.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    names = "paper ink even above1 above2 above3 below1 below2 below3".split()
+    style = browser.run(
+        "const s = getComputedStyle(document.documentElement);"
+        "return Object.fromEntries(arguments[0].map((name) => [name, s.getPropertyValue('--' + name).trim()]))",
+        names,
+    )
+    browser.devtools("Emulation.setEmulatedMedia", media="", features=[])
+    ink = luminance(style["ink"])
+    for name in names:
+        if name != "ink":
+            low, high = sorted((ink, luminance(style[name])))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, name)
+    # Better and worse differ in lightness from nothing, and in hue from each other: blue and orange.
+    for step in "123":
+        better, worse = style[f"above{step}"].lstrip("#"), style[f"below{step}"].lstrip("#")
+        assert int(better[4:6], 16) > int(better[:2], 16) and int(worse[:2], 16) > int(worse[4:6], 16)

@@ -106,6 +106,18 @@ Around = Callable[[Implementation, Callable[..., Any]], Callable[..., Any]]
 """What stands around the calls: see `Hooks.observe`."""
 
 
+class _Manager(pluggy.PluginManager):
+    """Looks at what authors may have marked: not at the hundred names that every module of torch has."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """See pluggy."""
+        if name not in vars(plugin):
+            owner = next((kind for kind in type(plugin).__mro__ if name in vars(kind)), None)
+            if owner is not None and owner.__module__.partition(".")[0] == "torch":
+                return None
+        return super().parse_hookimpl_opts(plugin, name)
+
+
 def implementations(entries: Iterable[Entry]) -> Answers:
     """For each hook, what the entries implement, in their order.
 
@@ -115,7 +127,7 @@ def implementations(entries: Iterable[Entry]) -> Answers:
     """
     found: Answers = {name: [] for name in HOOKS}
     for entry in entries:
-        manager = pluggy.PluginManager(PROJECT)
+        manager = _Manager(PROJECT)
         manager.add_hookspecs(hookspecs)
         try:
             manager.register(entry.method, name=entry.key)
