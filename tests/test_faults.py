@@ -248,3 +248,18 @@ def test_flipped_bytes_of_a_run_are_one_message(what, digits_run, tmp_path, cli)
             assert len(shown.err.splitlines()) == 1, shown.err
     # A recipe and the surroundings are only shown; a digit of a loss that became another cannot be noticed here.
     assert refused > {"result.json": 20, "metrics.jsonl": 5, "predictions.npz": 35}.get(what, -1)
+
+
+def test_a_sweep_on_a_disk_that_fills_names_its_runs_and_goes_on_when_there_is_room(write_recipe, disk, cli):
+    from ltcore.sweeps.folder import folders
+
+    recipe = write_recipe(stages=[{"name": "one", "epochs": 1, "batch_size": 8, "optimizer": {"lr": 0.1}}])
+    small = disk(64)
+    words = ["sweep", recipe, "--grid", "stages.one.epochs=1,2", "--out", small / "s", "--threads", "1"]
+    done = cli(*map(str, words))
+    assert done.code != 0 and "cannot be written" in done.err and "No space left" in done.err, done.err
+    assert "Traceback" not in done.err
+    disk(30_000)  # the same disk, grown
+    done = cli(*map(str, words))
+    assert (done.code, done.err) == (0, "")
+    assert [bool(job.finished) for job in folders(small / "s")] == [True, True]
