@@ -69,10 +69,11 @@ def schedule(stage: Stage) -> str:
 
 def stage_settings(stage: Stage) -> dict[str, Any]:
     told = stage.optimizer.model_dump()
+    nesterov = " nesterov" if told.get("nesterov") else ""
     return {
         "length": f"{stage.epochs} epochs" if stage.epochs else f"{stage.iterations} iterations",
         "batch": stage.batch_size,
-        "optimizer": " ".join(str(told[key]) for key in ("name", "momentum") if key in told),
+        "optimizer": " ".join(str(told[key]) for key in ("name", "momentum") if key in told) + nesterov,
         "rate": stage.optimizer.lr,
         "schedule": schedule(stage),
         "weight_decay": told.get("weight_decay", 0.0),
@@ -81,7 +82,6 @@ def stage_settings(stage: Stage) -> dict[str, Any]:
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Each setting by its path in the table: ``network``, ``stages.finetune.rate``, ``options.PATH``."""
-    assert all(stage.optimizer.model_dump().get("nesterov", False) is False for stage in recipe.stages)
     pretrained = recipe.backbone.options.get("pretrained") or recipe.backbone.options.get("weights")
     found: dict[str, Any] = {
         "network": network(recipe),
