@@ -123,8 +123,8 @@ def test_the_error_says_all_that_is_needed_to_get_the_data(kind, parts):
 
 
 def test_published_totals():
-    # OLTR (Liu et al. 2019) for Places-LT and ImageNet-LT, the competitions' pages for iNaturalist; the ratio of the ends of
-    # iNaturalist 2017 is the class-balanced paper's (table 1), and 435 in OFA (section 5.3).
+    # OLTR (Liu et al. 2019) for Places-LT and ImageNet-LT, the competitions' pages for iNaturalist. The ratio of the
+    # ends of iNaturalist 2017 is the class-balanced paper's, and 435 in OFA (section 5.3).
     assert PlacesLT.published == Published({"train": 62500, "val": 7300, "test": 36500}, 365, 4980, 5)
     assert ImageNetLT.published == Published({"train": 115846, "val": 20000, "test": 50000}, 1000, 1280, 5)
     assert INaturalist2018.published == Published({"train": 437513, "test": 24426}, 8142, 1000, 2)
@@ -193,7 +193,9 @@ def test_inaturalist_2017(tmp_path, monkeypatch):
     refused(make(INaturalist2017, tmp_path), "val2017.json not found", "where other lists of it are")
     (root / "val2017.json").write_text(json.dumps(coco(VAL_2017, [0], KINDS)))
     put(root, *TRAIN_2017)
-    refused(make(INaturalist2017, tmp_path), "val2017.json", "1 of 1 images are not in", VAL_2017[0], "check_files=false")
+    refused(
+        make(INaturalist2017, tmp_path), "val2017.json", "1 of 1 images are not in", VAL_2017[0], "check_files=false"
+    )
     put(root, *VAL_2017)
     refused(
         make(INaturalist2017, tmp_path),
