@@ -295,7 +295,7 @@ def test_places_without_its_files_or_weights(write_recipe, cli):
 
 
 def test_approximate_counts_are_said_to_be_and_can_be_replaced(write_recipe, tmp_path):
-    from ltcore.data.large_sets import INaturalist2018
+    from ltcore.data.inaturalist import INaturalist2018
 
     facts = INaturalist2018().facts()
     assert "curve" in facts.approximate and facts.with_counts((3, 2)).approximate == ""

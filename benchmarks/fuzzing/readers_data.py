@@ -34,7 +34,7 @@ from fuzzing.mutation import (
 from ltcore.data.counts import read_counts
 from ltcore.data.image_list import ImageList, ImageListOptions
 from ltcore.data.image_table import ImageTable
-from ltcore.data.large_sets import INaturalist2018
+from ltcore.data.inaturalist import INaturalist2018
 from ltcore.data.npz import Npz, NpzOptions
 from ltcore.data.torchvision_sets import CIFAR10LT, CIFAR100LT, FASHION_STEMS, FashionMNISTLT
 from ltcore.networks.weights import load_weights

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from ltcore.contract.imbalance import long_tailed_counts
-from ltcore.data.large_sets import ImageNetLT, INaturalist2018, PlacesLT, Published, read_annotations
+from ltcore.data.inaturalist import INaturalist2017, INaturalist2018, read_annotations
+from ltcore.data.large_sets import ImageNetLT, PlacesLT, Published
 from ltcore.data.tiny_imagenet import TinyImageNetLT
 from ltcore.errors import DataError
 
@@ -112,6 +113,7 @@ def test_missing_images_of_a_collection(tmp_path, kind, prefix, train, test):
     [
         (PlacesLT, ("MIT CSAIL", "about 24 GB", "non-commercial", "Places_LT_train.txt", "LTCORE_DATA")),
         (ImageNetLT, ("image-net.org", "about 145 GB", "by registration", "ImageNet_LT_train.txt", "LTCORE_DATA")),
+        (INaturalist2017, ("visipedia", "about 186 GB", "non-commercial", "train2017.json", "LTCORE_DATA")),
         (INaturalist2018, ("visipedia", "about 120 GB", "non-commercial", "train2018.json", "LTCORE_DATA")),
         (TinyImageNetLT, ("CS231n", "237 MB", "for research", "train/", "LTCORE_DATA")),
     ],
@@ -121,10 +123,13 @@ def test_the_error_says_all_that_is_needed_to_get_the_data(kind, parts):
 
 
 def test_published_totals():
-    # OLTR (Liu et al. 2019) for Places-LT and ImageNet-LT, the competition's page for iNaturalist 2018.
+    # OLTR (Liu et al. 2019) for Places-LT and ImageNet-LT, the competitions' pages for iNaturalist. The ratio of the
+    # ends of iNaturalist 2017 is the class-balanced paper's, and 435 in OFA (section 5.3).
     assert PlacesLT.published == Published({"train": 62500, "val": 7300, "test": 36500}, 365, 4980, 5)
     assert ImageNetLT.published == Published({"train": 115846, "val": 20000, "test": 50000}, 1000, 1280, 5)
     assert INaturalist2018.published == Published({"train": 437513, "test": 24426}, 8142, 1000, 2)
+    assert INaturalist2017.published == Published({"train": 579184, "test": 95986}, 5089, 3919, 9)
+    assert round(INaturalist2017.published.largest / INaturalist2017.published.smallest, 2) == 435.44
     assert INaturalist2018.published.images["test"] == 3 * INaturalist2018.published.num_classes
     assert TinyImageNetLT.published == Published({"train": 200 * 500, "test": 200 * 50}, 200, 500, 500)
 
@@ -169,6 +174,56 @@ def test_inaturalist_from_its_annotations(inaturalist, tmp_path):
     assert [file.decode() for file in splits.train.files] == TRAIN and splits.train.targets.tolist() == [1, 0, 1]
     assert [file.decode() for file in splits.test.files] == VAL and splits.test.targets.tolist() == [0]
     refused(make(INaturalist2018, tmp_path), "2 classes instead of 8142", "1 test images instead of 24426")
+
+
+KINDS = {0: "Acris crepitans", 1: "Bubo bubo"}
+TRAIN_2017 = [
+    "train_val_images/Aves/Bubo bubo/a.jpg",
+    "train_val_images/Amphibia/Acris crepitans/b.jpg",
+    "train_val_images/Aves/Bubo bubo/c.jpg",
+]
+VAL_2017 = ["train_val_images/Amphibia/Acris crepitans/d.jpg"]
+
+
+def test_inaturalist_2017(tmp_path, monkeypatch):
+    root = tmp_path / "inaturalist2017"
+    root.mkdir()
+    refused(make(INaturalist2017, tmp_path), "iNaturalist 2017: train2017.json and val2017.json not found in", "186 GB")
+    (root / "train2017.json").write_text(json.dumps(coco(TRAIN_2017, [1, 0, 1], KINDS)))
+    refused(make(INaturalist2017, tmp_path), "val2017.json not found", "where other lists of it are")
+    (root / "val2017.json").write_text(json.dumps(coco(VAL_2017, [0], KINDS)))
+    put(root, *TRAIN_2017)
+    refused(
+        make(INaturalist2017, tmp_path), "val2017.json", "1 of 1 images are not in", VAL_2017[0], "check_files=false"
+    )
+    put(root, *VAL_2017)
+    refused(
+        make(INaturalist2017, tmp_path),
+        "2 classes instead of 5089",
+        "3 train images instead of 579184",
+        "1 test images instead of 95986",
+        "largest class instead of 3919",
+        "smallest class instead of 9",
+    )
+    monkeypatch.setenv("LTCORE_DATA", str(tmp_path))
+    splits = INaturalist2017(INaturalist2017.Options(subset=True)).build_data()
+    assert splits.class_names == ("Acris crepitans", "Bubo bubo") and splits.val is None
+    assert [file.decode() for file in splits.train.files] == TRAIN_2017 and splits.train.targets.tolist() == [1, 0, 1]
+    assert [file.decode() for file in splits.test.files] == VAL_2017 and splits.test.targets.tolist() == [0]
+    assert (splits.transform, splits.image_size, splits.imbalance.kind) == ("imagenet", 224, "none")
+    splits.test.open(0).load()
+    # Lists are 2018's only.
+    (root / "iNaturalist18_train.txt").write_text(f"{TRAIN_2017[0]} 0\n")
+    assert len(INaturalist2017(INaturalist2017.Options(subset=True)).build_data().train) == 3
+
+
+@pytest.mark.parametrize("kind", [INaturalist2017, INaturalist2018])
+def test_facts_of_inaturalist(kind):
+    facts = kind().facts()
+    counts = facts.class_counts
+    assert (len(counts), sum(counts)) == (kind.published.num_classes, kind.published.images["train"])
+    assert (counts[0], counts[-1]) == (kind.published.largest, kind.published.smallest)
+    assert "curve" in facts.approximate and facts.test == kind.published.images["test"]
 
 
 def test_inaturalist_without_category_names(inaturalist):
