@@ -20,7 +20,8 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from ltcore.errors import LtcoreError, RecipeError
-from ltcore.sweeps.folder import JobFolder
+from ltcore.files.writing import telling
+from ltcore.sweeps.folder import AGAIN, JobFolder
 
 #: How often a training that was killed is taken up again, before it counts as failed.
 TRIES = 3
@@ -168,19 +169,22 @@ class Engine:
         return True
 
     def _start(self, job: JobFolder, source: Path | None) -> None:
+        """Begin a job or go on with it, unless another process has it."""
         try:
             lock = job.lock()
             if lock is None:
                 return
-            if job.finished:  # between the look and the lock
-                os.close(lock)
-                return
-            slot = min(set(range(self.slots.jobs)) - {work.slot for work in self.running})
-            begun = [attempt["threads"] for attempt in job.attempts()]
-            threads = job.about["threads"] or (begun[0] if begun else self.slots.threads)
-            resumed = job.run is not None
-            job.begin(threads, resumed)
-            process = self._process(job, source, threads, resumed, slot, lock)
+            with ExitStack() as held:
+                held.callback(os.close, lock)
+                if job.finished:  # between the look and the lock
+                    return
+                slot = min(set(range(self.slots.jobs)) - {work.slot for work in self.running})
+                begun = [attempt["threads"] for attempt in job.attempts()]
+                threads = job.about["threads"] or (begun[0] if begun else self.slots.threads)
+                resumed = job.run is not None
+                job.begin(threads, resumed)
+                process = self._process(job, source, threads, resumed, slot, lock)
+                held.pop_all()
         except LtcoreError as error:
             self._failed(job, str(error))
             return
@@ -196,7 +200,8 @@ class Engine:
         environment = dict(os.environ)
         if self.slots.cards:
             environment["CUDA_VISIBLE_DEVICES"] = self.slots.cards[slot % len(self.slots.cards)]
-        with open(job.path / "log.txt", "ab") as log:
+        path = job.path / "log.txt"
+        with telling(path, AGAIN), open(path, "ab") as log:
             return subprocess.Popen(
                 command,
                 cwd=job.path,

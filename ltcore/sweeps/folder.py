@@ -29,7 +29,8 @@ from ltcore.files.writing import append, own, telling, temporary_folder, write_a
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.sweeps.jobs import Job
 
-_AGAIN = "then start the same command again, which goes on with what is there"
+#: What to do once what the system refused is mended.
+AGAIN = "then start the same command again, which goes on with what is there"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class JobFolder:
             RunError: it cannot be written.
         """
         content = {"message": message, "exit_code": exit_code, "when": time.time(), "host": socket.gethostname()}
-        write_atomically(self.path / "failed.json", json.dumps(content).encode(), _AGAIN)
+        write_atomically(self.path / "failed.json", json.dumps(content).encode(), AGAIN)
 
     def lock(self) -> int | None:
         """A descriptor that holds the job's lock, to be handed on to what trains it; None where another has it.
@@ -94,7 +95,7 @@ class JobFolder:
             RunError: it cannot be locked at all.
         """
         path = self.path / "lock"
-        with telling(path, _AGAIN):
+        with telling(path, AGAIN):
             descriptor = own(path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,7 +191,7 @@ def write_job(folder: Path, job: Job) -> JobFolder:
         "lengths": [[stage.name, stage.epochs] for stage in recipe.stages],
         "threads": None if recipe.threads == "auto" else recipe.threads,
     }
-    with telling(path, _AGAIN):
+    with telling(path, AGAIN):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as made:
             whole = made / "job"

@@ -22,12 +22,11 @@ from ltcore.files.reading import read_json
 from ltcore.files.writing import write_atomically
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
 from ltcore.recipe.yaml_source import dump_yaml
+from ltcore.sweeps.folder import AGAIN
 from ltcore.sweeps.grid import axis
 
 if TYPE_CHECKING:
     import optuna
-
-_AGAIN = "then start the same command again, which goes on with what is there"
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,9 @@ def begin(folder: Path, loaded: LoadedRecipe, grid: Sequence[str], trials: int, 
     recipe = folder / "search" / "recipe"
     recipe.mkdir(exist_ok=True)
     for file in loaded.code.values():
-        write_atomically(recipe / file.name, file.content, _AGAIN)
-    write_atomically(recipe / "recipe.yaml", asked["recipe"].encode(), _AGAIN)
-    write_atomically(path, (json.dumps({**asked, "trials": trials}, indent=1) + "\n").encode(), _AGAIN)
+        write_atomically(recipe / file.name, file.content, AGAIN)
+    write_atomically(recipe / "recipe.yaml", asked["recipe"].encode(), AGAIN)
+    write_atomically(path, (json.dumps({**asked, "trials": trials}, indent=1) + "\n").encode(), AGAIN)
 
 
 class Search:
@@ -315,8 +314,8 @@ class Search:
             return None
         loaded = self.loaded.changed(rows[0]["values"], f"trial {rows[0]['number']}")
         for file in loaded.code.values():
-            write_atomically(self.folder / file.name, file.content, _AGAIN)
-        write_atomically(self.folder / "best.yaml", dump_yaml(loaded.source).encode(), _AGAIN)
+            write_atomically(self.folder / file.name, file.content, AGAIN)
+        write_atomically(self.folder / "best.yaml", dump_yaml(loaded.source).encode(), AGAIN)
         return self.folder / "best.yaml"
 
 
