@@ -303,7 +303,8 @@ def tables(tmp_path_factory):
     (folder / "own.yaml").write_text(TABLE)
     table = Table(folder / "own.yaml")
     run_cells(table, list(table.chosen(["tau"]).values()), [0], [], Slots(1, 1), folder / "work", folder / "records")
-    write_pages([(table, States(Records([folder / "records"])).of(table))], folder / "html")
+    found = States(Records([folder / "records"])).of(table)
+    write_pages([(table, found)], folder / "html", [folder / "work"])
     return folder / "html"
 
 
@@ -329,6 +330,11 @@ def test_a_cell_shows_the_runs_behind_it_and_filters_hide(browser, tables):
     browser.run("document.querySelector('[data-cell=\"tau/one\"]').click()")
     (text,) = browser.run(visible)
     assert text.startswith("tau-norm, Made one\n") and "prints 1.00" in text and "-seed0.json" in text
+    report = browser.run("return document.querySelector('[data-behind=\"tau/one\"] td a').href")
+    assert (
+        report.startswith(tables.as_uri())
+        and "hundred" in (tables / report.removeprefix(tables.as_uri() + "/")).read_text()
+    )
     browser.run("document.querySelector('[data-cell=\"oltr/one\"]').click()")
     (text,) = browser.run(visible)
     assert "it waits for method: OLTR" in text

@@ -110,7 +110,7 @@ def _all(folder: Path, results: Path, work: Path, page: Path, html: Path | None)
     if html is not None:
         from ltcore.tables.pages import write_pages
 
-        print(f"{write_pages(found, html)} and {len(found)} pages beside it")
+        print(f"{write_pages(found, html, [work])} and {len(found)} pages beside it")
         return
     from ltcore.files.output import refuse_output, write_output
 

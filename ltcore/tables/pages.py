@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element
 from ltcore.errors import RunError, fault
 from ltcore.files.writing import write_atomically
 from ltcore.report.markup import append, details, element, render
+from ltcore.sweeps.folder import folders
 from ltcore.tables.records import Record
 from ltcore.tables.state import Found, counted
 from ltcore.tables.table import Table
@@ -23,12 +24,17 @@ _FAR = 3.0
 _KINDS = ("measured", "stale", "running", "failed", "missing", "waits")
 
 
-def write_pages(tables: Sequence[tuple[Table, Cells]], folder: Path) -> Path:
-    """Write ``index.html`` and a page for each table.
+#: By a recipe's digest and a seed, where the report of that run lies, from the pages' folder.
+Reports = Mapping[tuple[str, int], str]
+
+
+def write_pages(tables: Sequence[tuple[Table, Cells]], folder: Path, work: Sequence[Path] = ()) -> Path:
+    """Write ``index.html`` and a page for each table, with the reports of those runs that are still there.
 
     Args:
         tables: each with what we have of it.
         folder: where to; made where it is missing.
+        work: the directories of sweeps in which runs may lie.
 
     Returns:
         The index.
@@ -40,11 +46,29 @@ def write_pages(tables: Sequence[tuple[Table, Cells]], folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} cannot be made: {fault(error)}") from error
+    reports = _write_reports(tables, folder, work)
     for table, cells in tables:
-        _write(folder / f"{table.name}.html", heading(table), [_back(), *_table(table, cells)])
+        _write(folder / f"{table.name}.html", heading(table), [_back(), *_table(table, cells, reports)])
     index = folder / "index.html"
     _write(index, "Tables of experiments", _index(tables))
     return index
+
+
+def _write_reports(tables: Sequence[tuple[Table, Cells]], folder: Path, work: Sequence[Path]) -> Reports:
+    """A report of each run behind a cell whose directory is there, without what needs its model or its data."""
+    from ltcore.report import write_report
+
+    wanted = {(one.digest, one.seed) for _, cells in tables for found in cells.values() for one in found.records}
+    found = {}
+    for place in work:
+        for job in folders(place):
+            key = job.about["digest"], job.about["seed"]
+            if key in wanted and key not in found and (run := job.finished):
+                (folder / "reports").mkdir(exist_ok=True)
+                name = f"reports/{key[0]}-seed{key[1]}.html"
+                write_report([run], folder / name, features=False, images=False)
+                found[key] = name
+    return found
 
 
 def _write(path: Path, title: str, content: Sequence[Element]) -> None:
@@ -110,7 +134,7 @@ def _filter(what: str) -> Element:
     return element("p", element("label", f"Show only ({what}): ", field), class_="filter")
 
 
-def _table(table: Table, cells: Cells) -> list[Element]:
+def _table(table: Table, cells: Cells, reports: Reports) -> list[Element]:
     columns = list(table.file.columns)
     titles = heads(table)
     groups = list(dict.fromkeys(column.group for column in table.file.columns.values() if column.group))
@@ -134,7 +158,7 @@ def _table(table: Table, cells: Cells) -> list[Element]:
     made += [_scrolling(whole, caption), _scale()]
     made.append(element("section", element("p", "Choose a cell to see the runs behind it."), id="chosen"))
     for found in cells.values():
-        made.append(_behind(table, found))
+        made.append(_behind(table, found, reports))
     said = element("ul", *(element("li", text) for text in (*LEGEND, *notes(table, cells))))
     made.append(details("Notes", said, unfolded=True))
     return made
@@ -178,7 +202,7 @@ def _cell(table: Table, found: Found, group: str | None) -> Element:
     return element("td", button, class_=tone(found), data_group=group)
 
 
-def _behind(table: Table, found: Found) -> Element:
+def _behind(table: Table, found: Found, reports: Reports) -> Element:
     """What stands under the table once a cell is chosen."""
     cell, decimals = found.cell, table.file.decimals
     titles = dict(zip(table.file.columns, heads(table), strict=True))
@@ -199,13 +223,13 @@ def _behind(table: Table, found: Found) -> Element:
     if not cell.waits:
         lines.append(element("p", element("code", cell.command)))
     if found.records:
-        lines.append(_runs(found.records))
+        lines.append(_runs(found.records, reports))
     lines += [element("p", text) for text in cell.notes]
     return element("section", *lines, class_="behind", data_behind=cell.name, hidden=True)
 
 
-def _runs(records: Sequence[Record]) -> Element:
-    names = ("seed", "top-1", "many", "medium", "few", "seconds", "where", "when", "commit", "file")
+def _runs(records: Sequence[Record], reports: Reports) -> Element:
+    names = ("seed", "top-1", "many", "medium", "few", "seconds", "where", "when", "commit", "file", "report")
     body = element("tbody")
     for record in sorted(records, key=lambda record: record.seed):
         content = record.content
@@ -216,6 +240,9 @@ def _runs(records: Sequence[Record]) -> Element:
             texts.append("" if value is None else f"{100 * value:.2f}")
         texts += [str(content.get("seconds", "")), content.get("device_name") or content.get("device", "")]
         texts += [content.get("finished", ""), content.get("commit", ""), record.path.name]
-        body.append(element("tr", *(element("td", text) for text in texts)))
+        cells = [element("td", text) for text in texts]
+        if report := reports.get((record.digest, record.seed)):
+            cells.append(element("td", element("a", "report", href=report)))
+        body.append(element("tr", *cells))
     head = element("thead", element("tr", *(element("th", name, scope="col") for name in names)))
     return _scrolling(element("table", element("caption", "Runs"), head, body), "Runs")
