@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ltcore.compare.found import flat
+from ltcore.recipe.identity import flat
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
 
 ROOT = Path(__file__).parents[1]

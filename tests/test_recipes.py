@@ -77,7 +77,7 @@ PUBLISHED = [path for path in RECIPES if "published:\n" in path.read_text()]  # 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_published_figures_hold_for_settings_that_exist(path):
-    from ltcore.compare.found import flat
+    from ltcore.recipe.identity import flat
 
     recipe = load_recipe(path).recipe
     settings = dict(flat(recipe.model_dump(mode="json")))

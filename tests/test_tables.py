@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ltcore.errors import RecipeError, RunError
-from ltcore.recipe.identity import digest
+from ltcore.recipe.identity import digest, in_fp32
 from ltcore.recipe.loading import load_recipe
 from ltcore.sweeps.engine import Slots
-from ltcore.sweeps.jobs import code_of
+from ltcore.sweeps.jobs import Job, code_of
 from ltcore.tables.overview import overview
 from ltcore.tables.pages import tone, write_pages
 from ltcore.tables.records import FORMAT, Records, record_of, write_record
@@ -338,6 +338,18 @@ def test_missing_cells_are_trained_once_and_leave_records(folder, table, capsys)
     assert run_cells(table, cells, [0], [], Slots(2, 1), *places).done == [], "nothing is missing any more"
     shutil.rmtree(folder / "work")
     assert record_of_equals(content, path)
+
+
+def test_cells_are_trained_in_fp32_and_its_digest_is_the_recipes(folder, table):
+    cell = table.cells["focal", "large"]
+    loaded = table.loaded(cell)
+    assert [stage.precision for stage in in_fp32(loaded).recipe.stages] == ["fp32", "fp32"]
+    assert digest(in_fp32(loaded)) == digest(loaded)
+    bf16 = loaded.changed({"stages.first.precision": "bf16"}, "here")
+    assert digest(bf16) != digest(loaded)
+    assert [stage.precision for stage in in_fp32(bf16).recipe.stages] == ["bf16", "fp32"]
+    # What is trained otherwise on a GPU is another job.
+    assert Job("a", in_fp32(loaded)).address != Job("a", loaded).address
 
 
 def record_of_equals(content, path):

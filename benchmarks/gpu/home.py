@@ -17,7 +17,7 @@ FIGURES = ("top1", "top5", "many", "medium", "few", "balanced_accuracy")
 
 def published(name: str) -> dict[str, tuple[float, str]]:
     """Figures that papers print for a recipe as it stands, in percent, with their source, by name."""
-    from ltcore.compare.found import flat
+    from ltcore.recipe.identity import flat
     from ltcore.recipe.loading import load_recipe
 
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml").recipe

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from ltcore.recipe.loading import NEUTRAL, LoadedRecipe
+
+_PRECISION = re.compile(r"stages\.[^.]+\.precision")
 
 
 def settings(loaded: LoadedRecipe) -> dict[str, Any]:
@@ -17,11 +20,26 @@ def settings(loaded: LoadedRecipe) -> dict[str, Any]:
 
 
 def digest(loaded: LoadedRecipe) -> str:
-    """16 hexadecimal digits that two recipes share where all their settings are the same, files that they name too."""
+    """16 hexadecimal digits that two recipes share where all their settings are the same, files that they name too.
+
+    A stage's precision `auto` counts as the fp32 that published figures were measured in, and that it is on a CPU. Who
+    compares runs of a GPU by this digest trains them in fp32 (`in_fp32`).
+    """
     order = [stage.name for stage in loaded.recipe.stages]
     files = sorted((name, file.digest) for name, file in loaded.code.items())
-    content = [sorted(settings(loaded).items()), order, files]
+    told = {
+        key: "fp32" if value == "auto" and _PRECISION.fullmatch(key) else value
+        for key, value in settings(loaded).items()
+    }
+    content = [sorted(told.items()), order, files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def in_fp32(loaded: LoadedRecipe) -> LoadedRecipe:
+    """The recipe with the precision of published figures where it leaves that to the device."""
+    automatic = [stage.name for stage in loaded.recipe.stages if stage.precision == "auto"]
+    changes = {f"stages.{name}.precision": "fp32" for name in automatic}
+    return loaded.changed(changes, "a table's figures are measured in fp32") if changes else loaded
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

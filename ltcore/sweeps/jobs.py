@@ -47,20 +47,10 @@ class Job:
     @cached_property
     def address(self) -> str:
         """16 hexadecimal digits; the same wherever the result would be."""
-        return address(self.digest, self.loaded.recipe.seed, self.code, self.data)
-
-
-def address(recipe: str, seed: int, code: Mapping[str, str], data: Mapping[str, Any]) -> str:
-    """The address of a job from what its result depends on.
-
-    Args:
-        recipe: the recipe's digest.
-        seed: the run's seed.
-        code: digests by distribution.
-        data: the data's fingerprint in short.
-    """
-    content = json.dumps([recipe, seed, sorted(code.items()), data], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+        recipe = self.loaded.recipe
+        precision = [stage.precision for stage in recipe.stages]  # which the digest takes as fp32 where it is automatic
+        content = [self.digest, recipe.seed, sorted(self.code.items()), self.data, precision]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def code_of(loaded: LoadedRecipe) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltcore.errors import RecipeError
-from ltcore.recipe.identity import digest
+from ltcore.recipe.identity import digest, in_fp32
 from ltcore.sweeps.engine import Outcome, Slots
 from ltcore.sweeps.work import prepared, train
 from ltcore.tables.records import Records, record_of, write_record
@@ -55,7 +55,7 @@ def run_cells(
                     f"--set {' --set '.join(sets)}: changes what {table.name} {cell.name} is; a table's cell is one "
                     "experiment, so say only where things are, such as data.options.root=DIR, or use ltcore sweep"
                 )
-            asked.append((f"{table.name}/{cell.name}", loaded))
+            asked.append((f"{table.name}/{cell.name}", in_fp32(loaded)))
             whose.append(cell)
     if not asked:
         return Outcome()
