@@ -252,7 +252,7 @@ def test_contrast(browser, pages):
         browser.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         style = browser.run(
             "const s = getComputedStyle(document.documentElement); return Object.fromEntries("
-            "['paper','ink','quiet','link','s0','s1','s2','s3','s4','s5','s6']"
+            "['paper','ink','quiet','link','s0','s1','s2','s3','s4','s5','s6','s7']"
             ".map((name) => [name, s.getPropertyValue('--' + name).trim()]))"
         )
         light = {name: luminance(color) for name, color in style.items()}
