@@ -166,6 +166,7 @@ def test_made_rows_are_those_of_the_last_epoch(train, offer_methods):
     stored = load_file(path / "checkpoints" / "stage-1-two.safetensors")
     number = int(stored["model/methods.maker.number"])
     saved, found, ends = ltcore.load(path), {}, []
+    data = saved.read_data()
 
     def visit(end):
         ends.append(end.name)
@@ -177,7 +178,7 @@ def test_made_rows_are_those_of_the_last_epoch(train, offer_methods):
         assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
     state = torch.get_rng_state()
-    saved.for_each_stage(saved.read_data(), visit)
+    saved.for_each_stage(data, visit)
     assert torch.equal(torch.get_rng_state(), state)
     assert ends == ["one", "two"] and found["one", None] is None
     made = found["two", None]
@@ -194,8 +195,8 @@ def test_made_rows_stand_beside_real_ones(train, offer_methods, tmp_path):
     path = train(methods="{maker: {}}", stages=TWO_STAGES)
     page, notes = report([path], tmp_path / "r.html", features=True, classes=["3", "0", "2"])
     assert notes == []
-    (title,) = [caption for caption in page.charts if caption.startswith("Features at")]
-    assert title == "Features at the end of stage 'two', with made rows"
+    (title,) = [caption for caption in page.charts if caption.startswith("Features a")]
+    assert title == "Features after 'two', with made rows"
     saved = ltcore.load(path)
     trained = np.bincount(saved.read_data().train.targets.numpy())
     series = {name: [title for *_, title in points] for name, points in page.charts[title]["series"].items()}
@@ -217,9 +218,9 @@ def test_a_method_that_makes_rows_before_the_last_stage_has_a_map_of_its_own(tra
   - {name: one, epochs: 1, batch_size: 8, methods: [maker], optimizer: {lr: 0.05}}
   - {name: two, epochs: 1, batch_size: 8, trainable: [classifier], optimizer: {lr: 0.01}}"""
     page, notes = report([train(methods="{maker: {}}", stages=stages)], tmp_path / "r.html", features=True)
-    captions = [caption for caption in page.charts if caption.startswith("Features at")]
+    captions = [caption for caption in page.charts if caption.startswith("Features a")]
     assert notes == []
-    assert captions == ["Features at the end of stage 'one', with made rows", "Features at the end of the last stage"]
+    assert captions == ["Features after 'one', with made rows", "Features at the end of the last stage"]
 
 
 class Failing(Maker):

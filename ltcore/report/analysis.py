@@ -208,9 +208,7 @@ def of_result(
     data: PreparedData,
     recipe: Recipe,
     stages: Sequence[StagePredictions],
-    chosen: Sequence[int],
-    mapped: bool,
-) -> Analysis:
+) -> tuple[Analysis, Tensor]:
     """Look at a run's final model.
 
     Args:
@@ -218,8 +216,9 @@ def of_result(
         data: the run's data.
         recipe: as it was trained.
         stages: what the test images were taken for at each stage's end, and after calibration.
-        chosen: classes whose test images are on the map of decisions.
-        mapped: whether there is such a map.
+
+    Returns:
+        The analysis, and the features [N, D] of all test images.
 
     Raises:
         LtcoreError: the images cannot be read.
@@ -230,21 +229,18 @@ def of_result(
     if len(train) > TRAINING_IMAGES:
         train = train.subset(torch.from_numpy(fair_sample(train.targets.numpy(), TRAINING_IMAGES)))
     found = Analysis(images=len(train), stages=list(stages))
-    pooled: dict[str, Tensor] = {}
-    for name, split in (("train", train), ("test", data.test)):
-        pooled[name], logits = _outputs(model, split, data, recipe)
-        setattr(found, name, decisions(logits, split.targets, size))
-        if name == "test":
-            said = logits.argmax(1).numpy()
+    of_training, logits = _outputs(model, train, data, recipe)
+    found.train = decisions(logits, train.targets, size)
+    of_test, logits = _outputs(model, data.test, data, recipe)
+    found.test = decisions(logits, data.test.targets, size)
     targets = data.test.targets.numpy()
-    flat = {name: features.flatten(1) for name, features in pooled.items()}
-    found.means = [accuracy("the run's own classifier", said, targets)]
-    for name, split, words in (("train", train, "training"), ("test", data.test, "test")):
-        nearest = class_mean_predictions(flat[name], split.targets, flat["test"], size)
-        found.means.append(accuracy(f"nearest mean of {words} features", nearest, targets))
-    if mapped:
-        found.decisions = _decision_map(flat["test"], targets, stages, chosen)
-    return found
+    flat = {"train": of_training.flatten(1), "test": of_test.flatten(1)}
+    found.means = [accuracy("the run's own classifier", logits.argmax(1).numpy(), targets)]
+    for name, split in (("training", train), ("test", data.test)):
+        centres = flat["train" if split is train else "test"]
+        nearest = class_mean_predictions(centres, split.targets, flat["test"], size)
+        found.means.append(accuracy(f"nearest mean of {name} features", nearest, targets))
+    return found, flat["test"]
 
 
 def offered(method: str, content: ReportTable | ReportScatter, mapped: bool) -> Offered | None:
@@ -283,10 +279,20 @@ def _outputs(
     return pooled, logits_of(model.classifier, pooled, recipe.eval_batch_size)
 
 
-def _decision_map(
+def decision_map(
     features: Tensor, targets: Integers, stages: Sequence[StagePredictions], chosen: Sequence[int]
 ) -> DecisionMap:
-    """A map of test images of the chosen classes, with what those stages say that had the features of the end."""
+    """A map of test images of the chosen classes, with what those stages say that had the features of the end.
+
+    Args:
+        features: [N, D] of all test images at the run's end.
+        targets: [N] int64.
+        stages: what the images were taken for.
+        chosen: the labels.
+
+    Raises:
+        DataError: there are too few images.
+    """
     some = fair_sample(targets, POINTS, chosen)
     points = embedded(features.numpy()[some])
     said = {each.name: each.predictions[some] for each in stages if each.same_features}
@@ -296,5 +302,5 @@ def _decision_map(
 def _plain(values: Floats | None) -> Any:
     if values is None:
         return None
-    rounded = np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape)
-    return np.where(np.isnan(rounded), None, rounded).tolist()
+    rounded = [None if np.isnan(value) else float(f"{value:.6g}") for value in values.ravel().tolist()]
+    return np.array(rounded, dtype=object).reshape(values.shape).tolist()

@@ -28,7 +28,7 @@ MARKERS = (
 SIZES = {"marker": 1, "small": 0.65, "tiny": 0.45}
 #: Where series are drawn: left, top, width and height.
 PLOT = (LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
-#: Where a series has this many points, all markers of the chart are smaller.
+#: Where a series has this many points, or all have twice as many, all markers of the chart are smaller.
 CROWDED = 60
 #: Width of a letter on average.
 _LETTER = 6.3
@@ -86,6 +86,7 @@ class Series:
         hollow: whether markers are outlined only.
         faint: whether markers are half transparent.
         tiny: whether markers are half as large.
+        shape: number of its marker, where it is not that of its colour.
         trend: more points, joined by a line without markers.
     """
 
@@ -99,6 +100,7 @@ class Series:
     hollow: bool = False
     faint: bool = False
     tiny: bool = False
+    shape: int | None = None
     trend: Sequence[tuple[float, float]] = ()
 
     @property
@@ -110,7 +112,8 @@ class Series:
     @property
     def marker(self) -> str:
         """The name of its marker; the sizes are `SIZES`."""
-        return f"{'tiny' if self.tiny else 'marker'}{self.style % len(MARKERS)}"
+        number = self.style if self.shape is None else self.shape
+        return f"{'tiny' if self.tiny else 'marker'}{number % len(MARKERS)}"
 
     @property
     def dashes(self) -> str | None:
@@ -150,7 +153,9 @@ class Chart:
 
     def draw(self) -> Element:
         """The chart as a figure with its legend."""
-        picture = element("svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{self.title}. {self.text}")
+        # A map has neither numbers nor titles beside it, and needs no room for them.
+        box = f"0 0 {WIDTH} {HEIGHT}" if self.x.title else " ".join(map(str, _around(PLOT, 8)))
+        picture = element("svg", viewBox=box, role="img", aria_label=f"{self.title}. {self.text}")
         if self.behind is not None:
             picture.append(self.behind)
         picture.append(self._grid())
@@ -204,7 +209,8 @@ class Chart:
         if series.line and placed:
             group.append(element("path", d=_path(placed), class_="line", stroke_dasharray=series.dashes))
         if series.marks:
-            crowded = any(len(each.points) >= CROWDED for each in self.series)
+            numbers = [len(each.points) for each in self.series]
+            crowded = max(numbers) >= CROWDED or sum(numbers) >= 2 * CROWDED
             marker = f"#{series.marker.replace('marker', 'small') if crowded else series.marker}"
             titles = series.titles or [""] * len(placed)
             for (x, y), title in zip(placed, titles, strict=True):
@@ -240,6 +246,11 @@ def shapes() -> list[Element]:
         for size, factor in SIZES.items()
         for number, shape in enumerate(MARKERS)
     ]
+
+
+def _around(place: tuple[int, int, int, int], room: int) -> tuple[int, int, int, int]:
+    left, top, width, height = place
+    return left - room, top - room, width + 2 * room, height + 2 * room
 
 
 def _path(placed: Sequence[tuple[str, str]]) -> str:

@@ -13,12 +13,14 @@ from ltcore.errors import RecipeError
 from ltcore.files.output import write_output
 from ltcore.files.writing import telling
 from ltcore.report.chart import shapes
+from ltcore.report.layout import shorten
 from ltcore.report.markup import element
 
 _OPTION = "--figures"
 _HEAD = 26  # units above the picture, for its title
 _LINE, _LETTER = 18, 6.4  # of the legend: height of a line, width of a letter on average
 _SWATCH = 38
+_TITLE_SIZE, _TITLE_LETTERS = 14.0, 70
 #: What XML cannot hold, whatever escapes it.
 _IMPOSSIBLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -53,7 +55,8 @@ def _named(sections: Sequence[Element]) -> Iterator[tuple[str, Element]]:
     used: dict[str, int] = {}
     for section in sections:
         for figure in section.iter("figure"):
-            title = re.sub("[^a-z0-9]+", "-", (figure[0].text or "").lower()).strip("-")[:60].strip("-")
+            words = (figure[0].text or "").partition(" (")[0].lower()  # without a figure that another run has not
+            title = re.sub("[^a-z0-9]+", "-", words).strip("-")[:60].strip("-")
             parts = (section.get("id") or "", title, re.sub("[^a-z0-9]+", "-", figure.get("data-of", "").lower()))
             name = "-".join(part for part in parts if part)
             used[name] = used.get(name, 0) + 1
@@ -68,11 +71,13 @@ def standalone(figure: Element) -> bytes:
     """
     caption, picture, *rest = figure
     title = caption.text or ""
-    _, _, width, height = (float(part) for part in (picture.get("viewBox") or "").split())
+    shown = shorten(title, _TITLE_LETTERS)
+    left, top, width, height = (float(part) for part in (picture.get("viewBox") or "").split())
     entries, legend_height = _legend(rest, width, _HEAD + height + 4)
     whole = _HEAD + height + legend_height
+    size = min(_TITLE_SIZE, (width - 16) / (0.56 * max(len(shown), 1)))
     used = {(each.get("href") or "")[1:] for part in (picture, *entries) for each in part.iter("use")}
-    content = element("g", *copy.deepcopy(list(picture)), transform=f"translate(0 {_HEAD})")
+    content = element("g", *copy.deepcopy(list(picture)), transform=f"translate({0 - left:g} {_HEAD - top:g})")
     drawn = element(
         "svg",
         element("title", title),
@@ -80,7 +85,7 @@ def standalone(figure: Element) -> bytes:
         element("style", _style()),
         element("defs", *(each for each in shapes() if each.get("id") in used)),
         element("rect", width="100%", height="100%", fill="#fff"),
-        element("text", title, x=8, y=17, font_weight="600", class_="caption"),
+        element("text", shown, x=8, y=17, font_weight="600", style=f"font-size: {size:.1f}px"),
         content,
         *entries,
         xmlns="http://www.w3.org/2000/svg",
@@ -123,7 +128,7 @@ def _style() -> str:
     colors = dict(re.findall(r"(--\w+): (#\w+);", palette))
     style = (here / "figure.css").read_text(encoding="utf-8").partition("*/")[2]
     style = re.sub(r"var\((--\w+)\)", lambda found: colors[found[1]], style)
-    return f"\ntext {{ font-family: Helvetica, Arial, sans-serif; }}{style}svg text.caption {{ font-size: 14px; }}\n"
+    return f"\ntext {{ font-family: Helvetica, Arial, sans-serif; }}{style}"
 
 
 def _possible(text: str | None) -> str | None:

@@ -79,7 +79,7 @@ def of_stage(end: StageEnd, data: PreparedData, chosen: Sequence[int]) -> Featur
     made = end.made_rows(MAKING_CHOSEN if chosen else MAKING, SAMPLES, chosen or None)
     if made is None:
         return None
-    title = f"Features at the end of stage '{end.name}', with made rows"
+    title = f"Features after '{end.name}', with made rows"
     return _mapped(title, end.assembly.model, data, end.assembly.recipe, chosen, made)
 
 

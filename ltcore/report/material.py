@@ -204,10 +204,14 @@ class _Look:
             after = self._run.predictions.after.predictions
             stages.append(analysis.StagePredictions("calibration", after, True))
         self._found.analysis = analysis.Analysis(stages=stages, offered=self._offered)
-        classes = self._found.chosen or spread(self._run)
         saved = self._saved
-        found = analysis.of_result(saved.model, self._data, saved.recipe, stages, classes, self._choices.features)
-        self._found.analysis = replace(found, offered=self._offered)
+        found, features = analysis.of_result(saved.model, self._data, saved.recipe, stages)
+        found.offered, self._found.analysis = self._offered, found
+        if self._choices.features:
+            with self._noting("no map of decisions"):
+                classes = self._found.chosen or spread(self._run)
+                targets = self._run.predictions.targets
+                found.decisions = analysis.decision_map(features, targets, stages, classes)
 
     def _compare(self, index: int, predictions: NDArray[np.int64]) -> None:
         """Note where a stage's accuracy is not what the run recorded, as when a plugin has changed since."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -49,7 +50,11 @@ def features(runs: Runs, materials: Sequence[Material]) -> Element | None:
 
 #: How the points of each kind are drawn, those of the first below the others: the few training images of rare classes
 #: above their test images.
-_KINDS = ((MADE, "made", {"tiny": True}), (TEST, "test", {"faint": True}), (TRAINING, "training", {"hollow": True}))
+_KINDS = (
+    (MADE, "made", partial(Series, tiny=True)),
+    (TEST, "test", partial(Series, faint=True)),
+    (TRAINING, "training", partial(Series, hollow=True)),
+)
 
 
 def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
@@ -61,13 +66,13 @@ def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
         groups = np.array(shot_groups(run.counts))[found.labels]
         sets = [(group, style, groups == group) for group, style in GROUP_STYLES.items()]
     series = []
-    for kind, word, how in _KINDS:
+    for kind, word, made in _KINDS:
         for name, style, members in sets:
             places = np.flatnonzero(members & (found.kinds == kind))
             points = [(float(px), float(py)) for px, py in found.points[places]]
             titles = [f"{run.names[label]}, {word}" for label in found.labels[places]]
             if points:
-                series.append(Series(f"{name}, {word}", points, style, titles, **how))
+                series.append(made(f"{name}, {word}", points, style, titles))
     names = []
     for label in np.unique(found.labels) if len(run.names) <= _NAMED_CLASSES or found.chosen else ():
         middle = np.median(found.points[(found.labels == label) & (found.kinds != MADE)], axis=0)
@@ -83,10 +88,10 @@ def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
 def _entries(sets: Sequence[tuple[str, int, NDArray[np.bool_]]], found: FeatureMap) -> list[Series]:
     """A legend of classes or groups, and of the kinds of points, in place of every pair of them."""
     entries = [Series(name, [], style) for name, style, members in sets if members.any()]
-    for kind, word, how in reversed(_KINDS):
+    for kind, word, made in reversed(_KINDS):
         if (found.kinds == kind).any():
             what = {MADE: "made rows"}.get(kind, f"{word} images")
-            entries.append(Series(what, [], NEUTRAL, **how))
+            entries.append(made(what, [], NEUTRAL, shape=0))
     return entries
 
 

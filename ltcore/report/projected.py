@@ -21,6 +21,8 @@ from ltcore.report.sampling import SEED
 GRID = (90, 55)
 #: Points that vote for a cell.
 NEIGHBOURS = 5
+#: How far a row of cells reaches into the next, so that no seam is seen between them; within a path nothing adds up.
+_OVERLAP = 0.5
 _NAME_LETTERS = 16
 
 
@@ -106,7 +108,7 @@ def _background(cells: NDArray[np.int64], chosen: Sequence[int]) -> Element:
             for start, stop in runs.reshape(-1, 2).tolist():
                 path.append(
                     f"M{left + start * step_x:.1f} {top + row * step_y:.1f}h{(stop - start) * step_x:.1f}"
-                    f"v{step_y:.1f}h{(start - stop) * step_x:.1f}z"
+                    f"v{step_y + (_OVERLAP if row + 1 < down else 0):.1f}h{(start - stop) * step_x:.1f}z"
                 )
         how = f"s{list(chosen).index(label)}" if label in chosen else "other"
         drawn.append(element("path", d="".join(path), class_=f"region {how}"))
