@@ -320,11 +320,14 @@ def test_stages_with_other_features_have_no_map_of_decisions(train, offer_method
     path = train(stages=stages)
     found = gather(read_run(path), Choices(images=False, analysis=True, classes=("1", "3"))).analysis
     assert [stage.same_features for stage in found.stages] == [False, True, True]
-    assert list(found.decisions.said) == ["two", "three"]
+    same = np.array_equal(
+        *(stage.predictions[np.isin(ltcore.load(path).targets, [1, 3])] for stage in found.stages[1:])
+    )
+    assert list(found.decisions.said) == ["two"] if same else ["two", "three"]
     assert set(found.decisions.targets.tolist()) == {1, 3} and len(found.decisions.targets) == 8
     saved = ltcore.load(path)
     kept = np.isin(saved.targets, [1, 3])
-    assert (found.decisions.said["three"] == saved.logits.argmax(1)[kept]).all()
+    assert (list(found.decisions.said.values())[-1] == saved.logits.argmax(1)[kept]).all()
 
 
 def test_the_background_is_the_vote_of_the_nearest_points():

@@ -26,18 +26,16 @@ def by_class(runs: Runs, materials: Sequence[Material]) -> Element | None:
 
     def draw(index: int, run: ReportedRun) -> list[Content]:
         chosen = materials[index].chosen
-        content: list[Element] = []
+        charts, tables = list[Element](), list[Element]()
         for name, figure in DIAGNOSTICS.items():
             lines = _chosen(run, name, chosen) if chosen else _groups(run, name)
             if lines:
                 title = f"{figure.long[0].upper()}{figure.long[1:]}, by epoch"
-                content += [
-                    _chart(run, title, lines, figure.fraction),
-                    values(run, title, [each[:2] for each in lines]),
-                ]
-        if not content:
+                charts.append(_chart(run, title, lines, figure.fraction))
+                tables.append(values(run, title, [each[:2] for each in lines]))
+        if not charts:
             return [element("p", "There are no diagnostics of each epoch, or the run has not ended and has no groups.")]
-        return [panels(*content)] if len(runs) == 1 else list(content)
+        return [panels(*charts), *tables] if len(runs) == 1 else [*charts, *tables]
 
     text = (
         "How classes are learned: the diagnostics at each epoch's end, as means over the classes of a shot group, or "

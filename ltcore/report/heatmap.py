@@ -104,7 +104,7 @@ class Matrix:
 
     def write(self, value: float) -> str:
         """A value as it is written."""
-        if np.isnan(value):
+        if np.isnan(value) or (self.percent and value == 0):  # most cells of a confusion matrix
             return ""
         sign = "+" if self.changes else ""
         if not self.percent:
@@ -143,7 +143,7 @@ class Matrix:
         bar.append(element("path", d=f"M{x} {box.top}h9v{box.side}h-9z", class_="frame"))
         ends = [(self.high, 8.0), (self.low, float(box.side))]
         for value, down in [*ends, (0.0, box.side / 2 + 4)] if self.changes else ends:
-            text = self.write(value)
+            text = self.write(value) or "0"
             bar.append(element("text", text, x=x + 12, y=f"{box.top + down:.1f}", class_="name"))
         if self.percent:
             bar.append(element("text", "%", x=x, y=box.top - 6, class_="name"))

@@ -63,7 +63,7 @@ def _changes(run: ReportedRun, found: Analysis) -> list[Content]:
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = [confusion(targets, each.predictions, size) / totals for each in found.stages]
     order, names = np.array(run.order), [run.names[label] for label in run.order]
-    drawn, tables = [], []
+    drawn, tables = list[Element](), list[Element]()
     first = found.stages[0]
     right = percent(float(np.nanmean(np.diag(rates[0]))))
     title, said = f"At the end of '{first.name}'", f"{right} percent of a class's images are right on average."
@@ -71,6 +71,9 @@ def _changes(run: ReportedRun, found: Analysis) -> list[Content]:
     for place, (before, after) in enumerate(pairwise(rates), 1):
         name = found.stages[place].name
         change = after - before
+        if not np.nan_to_num(change).any():
+            tables.append(element("p", f"'{name}' changes no share of this matrix."))
+            continue
         most = max(float(np.nanmax(np.abs(change))), 0.01)
         moved = 100 * float(np.nanmean(np.diag(change)))
         title = f"What '{name}' changes"
@@ -117,7 +120,7 @@ def decisions(runs: Runs, materials: Sequence[Material]) -> Element | None:
 def _decisions(runs: Runs, index: int, run: ReportedRun, found: Analysis) -> list[Content]:
     assert found.train and found.test
     splits = (("training", found.train), ("test", found.test))
-    drawn = [_own(runs, run, splits[0][1].own, splits[1][1].own)]
+    own, drawn = _own(runs, run, splits[0][1].own, splits[1][1].own), list[Element]()
     order, names = np.array(run.order), [run.names[label] for label in run.order]
     values = [(split, each.values) for split, each in splits if each.values is not None]
     if values:
@@ -137,7 +140,7 @@ def _decisions(runs: Runs, index: int, run: ReportedRun, found: Analysis) -> lis
             said = f"{right} percent of a class's images are right on average."
             shown = decided.rates[np.ix_(order, order)]
             drawn.append(Matrix(f"Predictions, {split} images", said, shown, names, 0, 1).draw())
-    content: list[Content] = [panels(*drawn)] if len(runs) == 1 else [*drawn]
+    content: list[Content] = [own, panels(*drawn)] if len(runs) == 1 else [own, *drawn]
     rows: list[list[Content]] = []
     for label in run.order:
         cells = [number(float(each.own[label]), 4) if np.isfinite(each.own[label]) else "" for _, each in splits]
