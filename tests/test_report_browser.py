@@ -108,7 +108,7 @@ def pages(digits_run, tmp_path_factory):
     hundred = ltcore.run(folder / "hundred.yaml", out=folder / "runs").path
     runs = {"digits": [digits_run], "hundred": [hundred], "both": [digits_run, hundred]}
     for name, paths in runs.items():
-        write_report(paths, folder / f"{name}.html", features=name != "both")
+        write_report(paths, folder / f"{name}.html", features=name != "both", analysis=name != "both")
     return {name: folder / f"{name}.html" for name in runs}
 
 
