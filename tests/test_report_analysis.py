@@ -173,7 +173,8 @@ def test_made_rows_are_those_of_the_last_epoch(train, offer_methods):
         before = {name: tensor.clone() for name, tensor in end.assembly.model.state_dict().items()}
         for classes in (None, [3]):
             found[end.name, classes and 3] = end.made_rows(10_000, 10_000, classes)
-        found[end.name, "few"] = end.made_rows(1, 10_000)
+        found[end.name, "few"] = end.made_rows(10_000, 1)
+        found[end.name, "one"] = end.made_rows(1, 10_000)
         after = end.assembly.model.state_dict()
         assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
@@ -187,7 +188,10 @@ def test_made_rows_are_those_of_the_last_epoch(train, offer_methods):
     assert torch.equal(made.targets, stored["model/methods.maker.labels"][:number])
     rare = made.targets == 3
     assert torch.equal(found["two", 3].features, made.features[rare]) and 0 < rare.sum() < number
-    assert 0 < len(found["two", "few"].targets) < number  # one batch
+    few = found["two", "few"].targets
+    assert 0 < len(few) < 8 and torch.equal(few, made.targets[: len(few)])  # the first batch that has any
+    one = found["two", "one"]
+    assert one is None or torch.equal(one.targets, few)  # the first batch
 
 
 def test_made_rows_stand_beside_real_ones(train, offer_methods, tmp_path):

@@ -8,6 +8,8 @@ from ltcore.errors import RecipeError, nearest
 from ltcore.report.chart import MARKERS
 from ltcore.report.data import ReportedRun
 
+#: Colours and markers of the chosen classes in their order: those that can be outlined first, a cross and a plus last.
+STYLES = (0, 1, 2, 3, 6, 7, 4, 5)
 #: No more classes than there are colours that can be told apart.
 MOST = len(MARKERS)
 

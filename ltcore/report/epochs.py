@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element
 
 from ltcore.contract.figures import DIAGNOSTICS, DiagnosticName, shot_groups
 from ltcore.report.chart import Axis, Chart, Series
+from ltcore.report.chosen import STYLES
 from ltcore.report.curves import stage_starts
 from ltcore.report.data import ReportedRun
 from ltcore.report.layout import Runs, accuracy_axis, each_run, number, panels, percent, section, upward_axis
@@ -61,7 +62,7 @@ def _groups(run: ReportedRun, name: DiagnosticName) -> list[Line]:
 
 def _chosen(run: ReportedRun, name: DiagnosticName, chosen: Sequence[int]) -> list[Line]:
     found = []
-    for style, label in enumerate(chosen):
+    for style, label in zip(STYLES, chosen, strict=False):
         title = f"{run.names[label]} ({run.counts[label]})" if run.counts else f"class {label}"
         if points := _means(run, name, [label]):
             found.append((title, points, style))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ltcore.contract.figures import shot_groups
 from ltcore.report.chart import Chart, Series
+from ltcore.report.chosen import STYLES
 from ltcore.report.data import ReportedRun
 from ltcore.report.layout import Runs, cell, each_run, panels, run_name, section
 from ltcore.report.maps import MADE, SAMPLES, TEST, TRAINING, FeatureMap
@@ -61,7 +62,8 @@ def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
     run = runs[index]
     x, y = axes(found.points)
     if found.chosen:
-        sets = [(run.names[label][:_LETTERS], style, found.labels == label) for style, label in enumerate(found.chosen)]
+        styled = zip(STYLES, found.chosen, strict=False)
+        sets = [(run.names[label][:_LETTERS], style, found.labels == label) for style, label in styled]
     else:
         groups = np.array(shot_groups(run.counts))[found.labels]
         sets = [(group, style, groups == group) for group, style in GROUP_STYLES.items()]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ltcore.report.analysis import DecisionMap, Floats, Integers, Offered
 from ltcore.report.chart import PLOT, Axis, Chart, Series
+from ltcore.report.chosen import MOST, STYLES
 from ltcore.report.data import ReportedRun
 from ltcore.report.layout import Runs, each_run, number, panels, percent, section
 from ltcore.report.markup import Content, element, table
@@ -68,7 +69,7 @@ def _series(
     points: Floats, labels: Integers, chosen: Sequence[int], names: dict[int, str], tiny: bool = False
 ) -> list[Series]:
     made = []
-    for style, label in enumerate(chosen):
+    for style, label in zip(STYLES, chosen, strict=False):
         own = [(float(px), float(py)) for px, py in points[labels == label]]
         made.append(Series(names[label], own, style, [names[label]] * len(own), tiny=tiny))
     return made
@@ -110,7 +111,7 @@ def _background(cells: NDArray[np.int64], chosen: Sequence[int]) -> Element:
                     f"M{left + start * step_x:.1f} {top + row * step_y:.1f}h{(stop - start) * step_x:.1f}"
                     f"v{step_y + (_OVERLAP if row + 1 < down else 0):.1f}h{(start - stop) * step_x:.1f}z"
                 )
-        how = f"s{list(chosen).index(label)}" if label in chosen else "other"
+        how = f"s{STYLES[list(chosen).index(label)]}" if label in chosen else "other"
         drawn.append(element("path", d="".join(path), class_=f"region {how}"))
     borders = [
         f"M{left + column * step_x:.1f} {top + row * step_y:.1f}v{step_y:.1f}"
@@ -152,7 +153,7 @@ def _scatters(run: ReportedRun, found: Offered, chosen: Sequence[int]) -> list[C
     every = np.concatenate([points for points, _ in found.panels.values()])
     x, y = axes(every)
     present = np.unique(np.concatenate([labels for _, labels in found.panels.values()])).tolist()
-    order = [label for label in (chosen or run.order) if label in present]
+    order = [label for label in (chosen or run.order) if label in present][:MOST]
     names = {label: f"{run.names[label][:_NAME_LETTERS]} ({run.counts[label]})" for label in order}
     drawn = []
     for name, (points, labels) in found.panels.items():
