@@ -238,8 +238,8 @@ def of_result(
     found.means = [accuracy("the run's own classifier", logits.argmax(1).numpy(), targets)]
     for name, split in (("training", train), ("test", data.test)):
         centres = flat["train" if split is train else "test"]
-        nearest = class_mean_predictions(centres, split.targets, flat["test"], size)
-        found.means.append(accuracy(f"nearest mean of {name} features", nearest, targets))
+        said = class_mean_predictions(centres, split.targets, flat["test"], size)
+        found.means.append(accuracy(f"nearest mean of {name} features", said, targets))
     return found, flat["test"]
 
 
@@ -263,11 +263,11 @@ def offered(method: str, content: ReportTable | ReportScatter, mapped: bool) -> 
         ends.append(ends[-1] + len(some))
     points = embedded(np.concatenate(rows))
     places = zip(content.panels, labels, ends, ends[1:], strict=False)
-    panels = {name: (points[start:stop], targets) for name, targets, start, stop in places}
+    panels = {name: (points[start:stop], own) for name, own, start, stop in places}
     apart = {}
-    for name, vectors, targets in zip(content.panels, rows, labels, strict=True):
-        several = 1 < len(np.unique(targets)) < len(targets)
-        apart[name] = float(silhouette_score(vectors, targets)) if several else float("nan")
+    for name, drawn, own in zip(content.panels, rows, labels, strict=True):
+        several = 1 < len(np.unique(own)) < len(own)
+        apart[name] = float(silhouette_score(drawn, own)) if several else float("nan")
     return Offered(method, content, panels, apart)
 
 

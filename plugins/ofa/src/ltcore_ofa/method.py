@@ -167,7 +167,7 @@ class OFA(Method[OFAOptions]):
         labels = targets[torch.cat(some)]
         specific, generic = [], []
         weight = self.cam_weight if self.cam_weight.dim() == 2 else self.cam_weight[0]
-        for part in torch.cat(some).split(_SHOWN_AT_ONCE):
+        for part in torch.split(torch.cat(some), _SHOWN_AT_ONCE):
             maps = context.model.backbone.forward_maps(context.images("train", part))[: len(part)]
             activation = class_activation_maps(maps, weight, targets[part].to(maps.device))
             specific.append(masked_mean(maps, specific_mask(activation, self.options.specific_threshold)))
