@@ -32,6 +32,7 @@ PARTS = {
         "contract.hook",
         "contract.context",
         "contract.records",
+        "contract.reported",
         "contract.objective",
         "contract.recipe",
     ],

@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test hol
     from ltcore.contract.recipe import Stage as Stage
     from ltcore.contract.records import Batch as Batch
     from ltcore.contract.records import Features as Features
+    from ltcore.contract.reported import ReportScatter as ReportScatter
+    from ltcore.contract.reported import ReportTable as ReportTable
     from ltcore.contract.samplers import ClassPools as ClassPools
     from ltcore.contract.samplers import EpochBatches as EpochBatches
     from ltcore.contract.samplers import PlainSampler as PlainSampler
@@ -79,6 +81,8 @@ _HOMES = {
     "PluginError": "errors",
     "Pretraining": "contract.backbone",
     "RecipeError": "errors",
+    "ReportScatter": "contract.reported",
+    "ReportTable": "contract.reported",
     "RunError": "errors",
     "Sampler": "contract.samplers",
     "SavedRun": "runs.saved",

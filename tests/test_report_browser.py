@@ -108,7 +108,7 @@ def pages(digits_run, tmp_path_factory):
     hundred = ltcore.run(folder / "hundred.yaml", out=folder / "runs").path
     runs = {"digits": [digits_run], "hundred": [hundred], "both": [digits_run, hundred]}
     for name, paths in runs.items():
-        write_report(paths, folder / f"{name}.html", features=name != "both")
+        write_report(paths, folder / f"{name}.html", features=name != "both", analysis=name != "both")
     return {name: folder / f"{name}.html" for name in runs}
 
 
@@ -252,7 +252,7 @@ def test_contrast(browser, pages):
         browser.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         style = browser.run(
             "const s = getComputedStyle(document.documentElement); return Object.fromEntries("
-            "['paper','ink','quiet','link','s0','s1','s2','s3','s4','s5','s6']"
+            "['paper','ink','quiet','link','s0','s1','s2','s3','s4','s5','s6','s7']"
             ".map((name) => [name, s.getPropertyValue('--' + name).trim()]))"
         )
         light = {name: luminance(color) for name, color in style.items()}

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from ltcore.report.chart import Axis, Chart, Series
+from ltcore.report.chart import MARKERS, Axis, Chart, Series
 from ltcore.report.markup import element, embedded, render
 
 
@@ -28,11 +28,11 @@ def test_ticks(axis, expected):
 
 
 def test_series_differ_without_colour():
-    series = [Series(str(i), [(0, 0), (1, 1)], i, line=True, dash=i) for i in range(7)]
+    series = [Series(str(i), [(0, 0), (1, 1)], i, line=True, dash=i) for i in range(len(MARKERS))]
     drawn = render(Chart("t", "s", Axis("x", 0, 1), Axis("y", 0, 1), series).draw())
     groups = re.findall(r'<g class="s(\d)">(.*?)</g>', drawn)
     looks = {(re.search('stroke-dasharray="(.*?)"', part), re.search('href="(.*?)"', part)[1]) for _, part in groups}
-    assert len(looks) == len(groups) == 7
+    assert len(looks) == len(groups) == len(MARKERS) == 8
 
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
@@ -57,9 +57,9 @@ def lab(color, seen):
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_colours_differ_for_colour_blind_readers(scheme, seen):
     style = (files("ltcore.report") / "style.css").read_text()
-    colors = [re.findall(rf"--s{number}: (#\w{{6}});", style)[scheme] for number in range(7)]
+    colors = [re.findall(rf"--s{number}: (#\w{{6}});", style)[scheme] for number in range(len(MARKERS))]
     seen_as = [lab(color, BLINDNESS[seen]) for color in colors]
-    for one, other in combinations(range(7), 2):
+    for one, other in combinations(range(len(MARKERS)), 2):
         assert np.linalg.norm(seen_as[one] - seen_as[other]) > 15, (colors[one], colors[other])
 
 

@@ -55,6 +55,9 @@ def report(
     features: bool = True,
     images: bool = True,
     run_code: bool = False,
+    analysis: bool = False,
+    classes: Sequence[str] = (),
+    figures: Path | None = None,
 ) -> None:
     """Draw one run, or several side by side, as one HTML page that needs no network.
 
@@ -63,12 +66,15 @@ def report(
     from ltcore.files.output import is_stream
     from ltcore.report import write_report
 
-    notes = write_report(runs, out, features, images, run_code)
+    asked = [name.strip() for each in classes for name in each.split(",") if name.strip()]
+    notes = write_report(runs, out, features, images, run_code, analysis, asked, figures)
     aside = is_stream(out)  # then what is printed must not run into the page
     for note in notes:
         print(f"note: {printable(note)}", file=sys.stderr if aside else sys.stdout)
     if not aside:
         print(f"{printable(out)} ({out.stat().st_size / 1000:,.0f} kB)")
+        if figures is not None:
+            print(f"{printable(figures)}: every figure as an SVG file")
 
 
 def add(commands: Any) -> None:
@@ -98,4 +104,10 @@ def add(commands: Any) -> None:
     command.add_argument("--no-features", action="store_false", dest="features", help=text)
     text = "leave out example images; with --no-features, the data is not read"
     command.add_argument("--no-images", action="store_false", dest="images", help=text)
+    text = "names or numbers of classes, separated by commas, that t-SNE and curves show one by one; may be repeated"
+    command.add_argument("--classes", action="append", metavar="A,B,C", help=text)
+    text = "let all images go through the model of each stage once more: decision values, confusion before and after"
+    command.flag("--analysis", f"{text} a stage, nearest class means, what methods show")
+    text = "a folder that gets every figure of the page as an SVG file of its own"
+    command.add_argument("--figures", type=Path, metavar="DIR", help=text)
     command.run_code()

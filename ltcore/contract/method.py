@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args, get_origin
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar, get_original_bases
 
 if TYPE_CHECKING:
+    from ltcore.contract.context import Context
     from ltcore.contract.facts import DataFacts
     from ltcore.contract.recipe import Stage
+    from ltcore.contract.reported import ReportScatter, ReportTable
 
 
 class Options(BaseModel):
@@ -147,6 +149,23 @@ class Method(nn.Module, Generic[OptionsT]):
             Names and values: a number [] or a value per class [C]. What is not finite is written as null.
         """
         return {}
+
+    def reported(self, classes: Sequence[int], context: Context) -> Sequence[ReportScatter | ReportTable]:
+        """What ``ltcore report --analysis`` should draw of the method, beside what it draws of every run.
+
+        Core asks each method once, when the last stage that names it has been opened again as it ended: the method's
+        modules and buffers and `Context.model` are as that stage left them, in eval mode and without gradients, and the
+        context answers questions about training images. What is not in modules or buffers is as after ``__init__``
+        and ``on_run_start``. Nothing is trained, and no test data is there.
+
+        Args:
+            classes: the labels that the reader has chosen, or some that core has, the most frequent first.
+            context: as in a hook; `Context.generator` draws the same numbers in every report.
+
+        Returns:
+            What to draw; nothing, by default.
+        """
+        return ()
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse settings of a stage that the method cannot work with; called before any data is read.

@@ -1,4 +1,4 @@
-"""``ltcore report``: one page on one run or several, with everything in it."""
+"""``ltcore report``: one page on one run or several, with everything in it, and its figures as files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from pathlib import Path
 
 from ltcore.files.output import refuse_output, write_output
 from ltcore.report.data import read_run
-from ltcore.report.material import gather
-from ltcore.report.page import build
+from ltcore.report.figures import prepare_folder, write_figures
+from ltcore.report.material import Choices, gather
+from ltcore.report.page import as_figures, build, compose
 
 
 def write_report(
-    runs: Sequence[Path], out: Path, features: bool = True, images: bool = True, run_code: bool = False
+    runs: Sequence[Path],
+    out: Path,
+    features: bool = True,
+    images: bool = True,
+    run_code: bool = False,
+    analysis: bool = False,
+    classes: Sequence[str] = (),
+    figures: Path | None = None,
 ) -> list[str]:
     """Write the page.
 
@@ -22,16 +30,26 @@ def write_report(
         features: whether to map features by t-SNE, for which the model is rebuilt and the data read.
         images: whether to show example images, for which the data is read.
         run_code: see `ltcore.load`.
+        analysis: whether to let all images go through the models of each stage once more, for decision values,
+            confusion before and after stages, nearest class means, and what methods show.
+        classes: names or numbers of the classes that are drawn one by one; by default all, or some.
+        figures: a folder, made where it is missing, that gets every figure as an SVG file; None for none.
 
     Returns:
         What had to be left out and why, a sentence each.
 
     Raises:
-        RecipeError: a directory holds no run, or nothing to show yet, or `out` is no file.
+        RecipeError: a directory holds no run, or nothing to show yet, or has no such class; or `out` is no file.
         RunError: a file of a run is damaged, or the page cannot be written.
     """
     refuse_output(out, "-o")
+    if figures is not None:
+        prepare_folder(figures)
     found = [read_run(path, run_code) for path in runs]
-    materials = [gather(run, features, images, run_code) for run in found]
-    write_output(out, build(found, materials), "-o")
+    choices = Choices(features, images, analysis, tuple(classes), run_code)
+    materials = [gather(run, choices) for run in found]
+    sections = compose(found, materials)
+    write_output(out, build(found, materials, sections), "-o")
+    if figures is not None:
+        write_figures(figures, as_figures(found, sections))
     return [note for material in materials for note in material.notes]

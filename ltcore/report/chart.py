@@ -22,8 +22,13 @@ MARKERS = (
     "M-3-3l6 6M3-3l-6 6",  # cross
     "M0-4v8M-4 0h8",  # plus
     "M0 4l3.8-6.6h-7.6z",  # triangle, upside down
+    "M-3.4-3.6h6.8l-6.8 7.2h6.8z",  # hourglass
 )
-#: Where a series has this many points, all markers of the chart are smaller.
+#: Sizes of markers by the names that go before their numbers.
+SIZES = {"marker": 1, "small": 0.65, "tiny": 0.45}
+#: Where series are drawn: left, top, width and height.
+PLOT = (LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
+#: Where a series has this many points, or all have twice as many, all markers of the chart are smaller.
 CROWDED = 60
 #: Width of a letter on average.
 _LETTER = 6.3
@@ -80,6 +85,8 @@ class Series:
         dash: number of the line's dash.
         hollow: whether markers are outlined only.
         faint: whether markers are half transparent.
+        tiny: whether markers are half as large.
+        shape: number of its marker, where it is not that of its colour.
         trend: more points, joined by a line without markers.
     """
 
@@ -92,6 +99,8 @@ class Series:
     dash: int = 0
     hollow: bool = False
     faint: bool = False
+    tiny: bool = False
+    shape: int | None = None
     trend: Sequence[tuple[float, float]] = ()
 
     @property
@@ -99,6 +108,12 @@ class Series:
         """The classes by which style.css colours it."""
         how = (" hollow" if self.hollow else "") + (" faint" if self.faint else "")
         return f"s{self.style % len(MARKERS)}{how}"
+
+    @property
+    def marker(self) -> str:
+        """The name of its marker; the sizes are `SIZES`."""
+        number = self.style if self.shape is None else self.shape
+        return f"{'tiny' if self.tiny else 'marker'}{number % len(MARKERS)}"
 
     @property
     def dashes(self) -> str | None:
@@ -120,6 +135,8 @@ class Chart:
         diagonal: whether a line goes from corner to corner.
         labels: texts at points, (x, y, text).
         legend: whether there is a legend for a single series, too.
+        entries: what the legend lists in place of the series, where those are many.
+        behind: drawn behind the series, in the place that `PLOT` names.
     """
 
     title: str
@@ -131,10 +148,16 @@ class Chart:
     diagonal: bool = False
     labels: Sequence[tuple[float, float, str]] = ()
     legend: bool = False
+    entries: Sequence[Series] = ()
+    behind: Element | None = None
 
     def draw(self) -> Element:
         """The chart as a figure with its legend."""
-        picture = element("svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{self.title}. {self.text}")
+        # A map has neither numbers nor titles beside it, and needs no room for them.
+        box = f"0 0 {WIDTH} {HEIGHT}" if self.x.title else " ".join(map(str, _around(PLOT, 8)))
+        picture = element("svg", viewBox=box, role="img", aria_label=f"{self.title}. {self.text}")
+        if self.behind is not None:
+            picture.append(self.behind)
         picture.append(self._grid())
         if self.diagonal:
             line = f"M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}"
@@ -145,7 +168,8 @@ class Chart:
             picture.append(element("text", text, x=_short(self._x(x)), y=_short(self._y(y) + 4), class_="label"))
         legend = None
         if len(self.series) > 1 or self.legend:
-            legend = element("ul", *(element("li", swatch(each), each.name) for each in self.series), class_="legend")
+            listed = self.entries or self.series
+            legend = element("ul", *(element("li", swatch(each), each.name) for each in listed), class_="legend")
         return element("figure", element("figcaption", self.title), picture, legend)
 
     def _x(self, value: float) -> float:
@@ -185,8 +209,9 @@ class Chart:
         if series.line and placed:
             group.append(element("path", d=_path(placed), class_="line", stroke_dasharray=series.dashes))
         if series.marks:
-            size = "small" if any(len(each.points) >= CROWDED for each in self.series) else "marker"
-            marker = f"#{size}{series.style % len(MARKERS)}"
+            numbers = [len(each.points) for each in self.series]
+            crowded = max(numbers) >= CROWDED or sum(numbers) >= 2 * CROWDED
+            marker = f"#{series.marker.replace('marker', 'small') if crowded else series.marker}"
             titles = series.titles or [""] * len(placed)
             for (x, y), title in zip(placed, titles, strict=True):
                 group.append(element("use", element("title", title) if title else None, href=marker, x=x, y=y))
@@ -205,17 +230,27 @@ def swatch(series: Series) -> Element:
     if series.line or series.trend:
         picture.append(element("path", d="M-16 0H16", class_="line", stroke_dasharray=series.dashes))
     if series.marks:
-        picture.append(element("use", href=f"#marker{series.style % len(MARKERS)}"))
+        picture.append(element("use", href=f"#{series.marker}"))
     return picture
 
 
 def definitions() -> Element:
     """The markers that all charts of a page refer to."""
-    shapes = [element("path", id=f"marker{number}", d=shape) for number, shape in enumerate(MARKERS)]
-    shapes += [
-        element("path", id=f"small{number}", d=shape, transform="scale(0.65)") for number, shape in enumerate(MARKERS)
+    return element("svg", element("defs", *shapes()), width=0, height=0, class_="definitions", aria_hidden="true")
+
+
+def shapes() -> list[Element]:
+    """Every marker in every size, under the name by which charts refer to it."""
+    return [
+        element("path", id=f"{size}{number}", d=shape, transform=None if factor == 1 else f"scale({factor})")
+        for size, factor in SIZES.items()
+        for number, shape in enumerate(MARKERS)
     ]
-    return element("svg", element("defs", *shapes), width=0, height=0, class_="definitions", aria_hidden="true")
+
+
+def _around(place: tuple[int, int, int, int], room: int) -> tuple[int, int, int, int]:
+    left, top, width, height = place
+    return left - room, top - room, width + 2 * room, height + 2 * room
 
 
 def _path(placed: Sequence[tuple[str, str]]) -> str:

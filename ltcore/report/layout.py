@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from xml.etree.ElementTree import Element
 
@@ -34,7 +35,10 @@ def each_run(runs: Runs, draw: Callable[[int, ReportedRun], Sequence[Content]]) 
     made = []
     for index, run in enumerate(runs):
         heading = element("h3", key(index), run_name(runs, index)) if len(runs) > 1 else None
-        made.append(element("div", heading, *draw(index, run)))
+        panel = element("div", heading, *draw(index, run))
+        for figure in panel.iter("figure") if len(runs) > 1 else ():
+            figure.set("data-of", _letter(index))  # for the name of the figure's file
+        made.append(panel)
     return made[0] if len(made) == 1 else panels(*made, narrow=len(made) > 2)
 
 
@@ -61,7 +65,7 @@ def percent(value: float | None) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits."""
-    return MISSING if value is None else f"{value:.{digits}g}"
+    return MISSING if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 
 def cell(value: float | None, path: str, write: Callable[[float | None], str] = percent) -> Element:

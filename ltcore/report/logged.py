@@ -28,7 +28,7 @@ def methods(runs: Runs) -> Element | None:
 
     def draw(index: int, run: ReportedRun) -> list[Content]:
         drawn = [(title, lines) for title, lines in _logged(run) if lines]
-        content = [part for title, lines in drawn for part in (_chart(run, title, lines), _values(run, title, lines))]
+        content = [part for title, lines in drawn for part in (_chart(run, title, lines), values(run, title, lines))]
         if not content:
             return [element("p", "Its methods logged nothing.")]
         return [panels(*content)] if len(runs) == 1 else list(content)
@@ -96,7 +96,8 @@ def _chart(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) ->
     return Chart(title, said, x, y, series, starts, legend=True).draw()
 
 
-def _values(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) -> Element:
+def values(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) -> Element:
+    """The points of a chart's lines as a folded table, a row an epoch."""
     known = [dict(points) for _, points in lines]
     rows: list[list[Content]] = []
     for at, line in enumerate(run.epochs, 1):

@@ -1,22 +1,27 @@
-"""What a report shows of a run's images and model: a map of features, and examples of the hardest classes."""
+"""What a report shows of a run's images and models: maps of features, an analysis, examples of the hardest classes."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.pixels import converted, upright
-from ltcore.data.streaming import ArrayImages, build_loader, worker_count
-from ltcore.errors import DataError, LtcoreError
-from ltcore.evaluation.outputs import pooled_features
+from ltcore.data.streaming import ArrayImages
+from ltcore.errors import LtcoreError
+from ltcore.report import analysis, maps
+from ltcore.report.analysis import Analysis
+from ltcore.report.chosen import named, spread
+from ltcore.report.maps import FeatureMap
+from ltcore.report.sampling import rank_within
 from ltcore.runs.saved import load
 
 if TYPE_CHECKING:
@@ -26,32 +31,15 @@ if TYPE_CHECKING:
     from ltcore.data.prepare import PreparedData
     from ltcore.data.transforms import ImageTransform
     from ltcore.report.data import ReportedRun
+    from ltcore.runs.reopening import StageEnd
     from ltcore.runs.saved import SavedRun
 
-#: Training and test images whose features are mapped, at most so many of each.
-SAMPLES = 500
 #: Classes shown as the hardest, and example images of each.
 CLASSES, EXAMPLES = 9, 4
-SEED = 0
 
 _THUMBNAIL = 96  # pixels of a side
 _LOSSLESS = 32  # images up to this size are kept as they are: a few hundred bytes, where JPEG would blur
-_FEWEST = 5  # points that t-SNE can arrange
-
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """Features of training and test images, brought to two dimensions by t-SNE.
-
-    Attributes:
-        points: [N, 2].
-        labels: [N] int64.
-        tested: [N] bool; test images.
-    """
-
-    points: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    tested: NDArray[np.bool_]
+_TOLERANCE = 0.01  # of accuracy; another processor or number of threads moves an image or two
 
 
 @dataclass(frozen=True)
@@ -90,47 +78,159 @@ class HardClass:
     examples: list[Example]
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What is asked of a report, beside its runs.
+
+    Attributes:
+        features: whether features are mapped, for which the model is rebuilt.
+        images: whether example images are shown.
+        analysis: whether all images go through the run's models once more.
+        classes: names or numbers of the classes that are drawn one by one; empty for all, or some.
+        run_code: see `ltcore.load`.
+    """
+
+    features: bool = True
+    images: bool = True
+    analysis: bool = False
+    classes: tuple[str, ...] = ()
+    run_code: bool = False
+
+
 @dataclass
 class Material:
-    """What was found out about a run, and why something is missing."""
+    """What was found out about a run, and why something is missing.
 
-    features: FeatureMap | None = None
+    Attributes:
+        chosen: the labels that were asked for.
+        maps: maps of features.
+        hardest: the classes that the run recognises least.
+        analysis: what the run's models give once more.
+        notes: what is missing and why, a sentence each.
+    """
+
+    chosen: list[int] = field(default_factory=list)
+    maps: list[FeatureMap] = field(default_factory=list)
     hardest: list[HardClass] = field(default_factory=list)
+    analysis: Analysis | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def gather(run: ReportedRun, features: bool, images: bool, run_code: bool = False) -> Material:
-    """Look at a run's images and model.
+def gather(run: ReportedRun, choices: Choices) -> Material:
+    """Look at a run's images and models, as far as it is asked for.
 
-    Args:
-        run: the run.
-        features: whether to map features, for which the model is rebuilt.
-        images: whether to show example images.
-        run_code: see `ltcore.load`.
+    Raises:
+        RecipeError: the run has no class of a name or number that is asked for.
     """
-    found = Material()
+    found = Material(named(run, choices.classes))
     if run.predictions is None:
         return found
     found.hardest = hardest(run)
-    if not (features or images):
+    if not (choices.features or choices.images or choices.analysis):
         return found
-    saved = load(run.path, run_code)
+    saved = load(run.path, choices.run_code)
+    missing = "no feature map, no example images and no analysis, for the data"
     try:
         data = saved.read_data()
     except LtcoreError as error:
-        found.notes.append(f"{run.path}: no feature map and no example images, for the data cannot be read: {error}")
+        found.notes.append(f"{run.path}: {missing} cannot be read: {error}")
         return found
     if not _is_the_same(data, run):
-        found.notes.append(f"{run.path}: no feature map and no example images, for the data is not what it was")
+        found.notes.append(f"{run.path}: {missing} is not what it was")
         return found
-    if images:
+    if choices.images:
         found.hardest = [_with_images(each, data) for each in found.hardest]
-    if features:
-        try:
-            found.features = map_features(saved, data)
-        except LtcoreError as error:
-            found.notes.append(f"{run.path}: no feature map: {error}")
+    if choices.features or choices.analysis:
+        _Look(run, saved, data, choices, found).through()
     return found
+
+
+class _Look:
+    """Looks through a run's stages and its final model; what fails is a note, and the rest comes all the same."""
+
+    def __init__(
+        self, run: ReportedRun, saved: SavedRun, data: PreparedData, choices: Choices, found: Material
+    ) -> None:
+        self._run, self._saved, self._data, self._choices, self._found = run, saved, data, choices, found
+        self._predictions: list[analysis.StagePredictions] = []
+        self._backbones: list[str] = []
+        self._offered: list[analysis.Offered] = []
+        self._mapped: set[int] = set()
+
+    def through(self) -> None:
+        """Fill the material."""
+        made: list[int] = []
+        with self._noting("no feature map"):
+            made = self._saved.acting_on_features() if self._choices.features else []
+        if made or self._choices.analysis:
+            with self._noting("its stages cannot be opened again"):
+                self._saved.for_each_stage(self._data, lambda end: self._stage(end, end.index in made))
+        if self._choices.features and len(self._run.stages) - 1 not in self._mapped:
+            with self._noting("no feature map"):
+                saved = self._saved
+                self._found.maps.append(maps.of_result(saved.model, self._data, saved.recipe, self._found.chosen))
+        if self._choices.analysis:
+            with self._noting("no analysis of the result"):
+                self._analyse()
+
+    def _stage(self, end: StageEnd, made: bool) -> None:
+        if made:
+            with self._noting(f"no map of stage '{end.name}'"):
+                mapped = maps.of_stage(end, self._data, self._found.chosen)
+                if mapped is not None:
+                    self._found.maps.append(mapped)
+                    self._mapped.add(end.index)
+        if not self._choices.analysis:
+            return
+        with self._noting(f"no predictions of stage '{end.name}'"):
+            predictions = end.logits("test").argmax(1).cpu().numpy()
+            self._predictions.append(analysis.StagePredictions(end.name, predictions, False))
+            self._backbones.append(end.backbone())
+            self._compare(end.index, predictions)
+        for entry in end.ending():
+            with self._noting(f"nothing that '{entry.key}' shows"):
+                classes = self._found.chosen or spread(self._run)
+                for content in end.reported(entry, classes):
+                    if shown := analysis.offered(entry.key, content, self._choices.features):
+                        self._offered.append(shown)
+
+    def _analyse(self) -> None:
+        assert self._run.predictions is not None
+        stages = [
+            replace(each, same_features=backbone == self._backbones[-1])
+            for each, backbone in zip(self._predictions, self._backbones, strict=True)
+        ]
+        if self._run.calibrated:
+            after = self._run.predictions.after.predictions
+            stages.append(analysis.StagePredictions("calibration", after, True))
+        self._found.analysis = analysis.Analysis(stages=stages, offered=self._offered)
+        saved = self._saved
+        found, features = analysis.of_result(saved.model, self._data, saved.recipe, stages)
+        found.offered, self._found.analysis = self._offered, found
+        if self._choices.features:
+            with self._noting("no map of decisions"):
+                classes = self._found.chosen or spread(self._run)
+                targets = self._run.predictions.targets
+                found.decisions = analysis.decision_map(features, targets, stages, classes)
+
+    def _compare(self, index: int, predictions: NDArray[np.int64]) -> None:
+        """Note where a stage's accuracy is not what the run recorded, as when a plugin has changed since."""
+        assert self._run.predictions is not None
+        recorded = self._run.stages[index].get("test")
+        now = float((predictions == self._run.predictions.targets).mean())
+        if recorded is not None and abs(now - recorded["top1"]) > _TOLERANCE:
+            self._found.notes.append(
+                f"{self._run.path}: stage '{self._run.stages[index]['name']}' has {100 * now:.1f} percent of the test "
+                f"images right now, and had {100 * recorded['top1']:.1f} in the run: a plugin or a library has changed"
+            )
+
+    @contextmanager
+    def _noting(self, missing: str) -> Iterator[None]:
+        try:
+            yield
+        except LtcoreError as error:
+            if not any(note.endswith(f": {error}") for note in self._found.notes):  # one cause, one note
+                self._found.notes.append(f"{self._run.path}: {missing}: {error}")
 
 
 def _is_the_same(data: PreparedData, run: ReportedRun) -> bool:
@@ -162,49 +262,6 @@ def hardest(run: ReportedRun) -> list[HardClass]:
         examples = [Example(int(index), int(said[index])) for index in missed[order][:EXAMPLES]]
         found.append(HardClass(label, len(own), len(own) - len(missed), taken_for, examples))
     return found
-
-
-def rank_within(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of N labels, how many of the same stand before it."""
-    order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    ranks = np.empty_like(labels)
-    ranks[order] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
-    return ranks
-
-
-def fair_sample(labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Places of at most so many of N labels, an equal number of each as far as there are; drawn with a fixed seed."""
-    drawn = np.random.default_rng(SEED).permutation(len(labels))
-    return np.sort(drawn[np.argsort(rank_within(labels[drawn]), kind="stable")][:most])
-
-
-def map_features(saved: SavedRun, data: PreparedData) -> FeatureMap:
-    """t-SNE of the backbone's pooled features of at most `SAMPLES` training and as many test images.
-
-    Raises:
-        LtcoreError: the model cannot be rebuilt, or there are too few images.
-    """
-    from sklearn.manifold import TSNE
-
-    assert data.test is not None
-    rows, labels, tested = [], [], []
-    for split in (data.train, data.test):
-        chosen = torch.from_numpy(fair_sample(split.targets.numpy(), SAMPLES))
-        part = split.subset(chosen)
-        workers = 0 if isinstance(part, ArraySplit) else worker_count(saved.recipe.data.workers)
-        device = torch.device("cpu")
-        loader = build_loader(part, data.transform, data.mean, data.std, workers, device, training=False)
-        rows.append(pooled_features(saved.model, loader, saved.recipe.eval_batch_size).flatten(1).numpy())
-        labels.append(part.targets.numpy())
-        tested.append(np.full(len(part), split is data.test))
-    features = np.concatenate(rows)
-    if len(features) < _FEWEST:
-        raise DataError(f"t-SNE needs {_FEWEST} images, and there are {len(features)}")
-    start = "pca" if features.shape[1] > 1 else "random"
-    # 30 neighbours as in van der Maaten and Hinton (2008); the perplexity must stay below the number of points.
-    tsne = TSNE(perplexity=min(30, (len(features) - 1) / 3), init=start, random_state=SEED)
-    return FeatureMap(tsne.fit_transform(features), np.concatenate(labels), np.concatenate(tested))
 
 
 def _with_images(found: HardClass, data: PreparedData) -> HardClass:

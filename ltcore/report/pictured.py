@@ -3,63 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from xml.etree.ElementTree import Element
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ltcore.contract.figures import shot_groups
-from ltcore.report.chart import Axis, Chart, Series
+from ltcore.report.chart import Chart, Series
+from ltcore.report.chosen import STYLES
 from ltcore.report.data import ReportedRun
-from ltcore.report.layout import Runs, cell, each_run, run_name, section
+from ltcore.report.layout import Runs, cell, each_run, panels, run_name, section
+from ltcore.report.maps import MADE, SAMPLES, TEST, TRAINING, FeatureMap
 from ltcore.report.markup import Content, details, element, table
-from ltcore.report.material import SAMPLES, SEED, Example, FeatureMap, HardClass, Material
-from ltcore.report.sections import GROUP_STYLES
+from ltcore.report.material import Example, HardClass, Material
+from ltcore.report.projected import axes
+from ltcore.report.sampling import SEED
+from ltcore.report.sections import GROUP_STYLES, NEUTRAL
 
 #: With more classes than these, their names would cover the points.
 _NAMED_CLASSES = 20
 _SHOWN_CONFUSIONS = 3
+_LETTERS = 16
 
 
 def features(runs: Runs, materials: Sequence[Material]) -> Element | None:
     """Feature maps of the runs, for as many as there are."""
-    if not any(material.features for material in materials):
+    if not any(material.maps for material in materials):
         return None
 
     def draw(index: int, run: ReportedRun) -> list[Content]:
-        found = materials[index].features
-        return [_map(runs, index, found)] if found else [element("p", "There are no features of this run.")]
+        drawn = [_map(runs, index, found) for found in materials[index].maps]
+        if not drawn:
+            return [element("p", "There are no features of this run.")]
+        return [panels(*drawn)] if len(runs) == 1 else list(drawn)
 
+    made = any(each.methods for material in materials for each in material.maps)
+    of_made = ", small ones rows that methods made of training batches" if made else ""
     text = (
-        "How the network arranges images: outlined marks are training images, filled ones test images. Where a rare "
-        "class's test images lie far from its training images, its features do not generalise. t-SNE of at most "
-        f"{SAMPLES} training and {SAMPLES} test images, drawn evenly over the classes with seed {SEED}; distances "
-        "between groups mean little."
+        f"How the network arranges images: outlined marks are training images, filled ones test images{of_made}. Where "
+        "a rare class's test images lie far from its training images, its features do not generalise. t-SNE of at most "
+        f"{SAMPLES} training and {SAMPLES} test images{f' and {SAMPLES} made rows' if made else ''}, drawn evenly over "
+        f"the classes with seed {SEED}; distances between groups mean little."
     )
     return section("features", "Features of training and test images (t-SNE)", text, each_run(runs, draw))
 
 
+#: How the points of each kind are drawn, those of the first below the others: the few training images of rare classes
+#: above their test images.
+_KINDS = (
+    (MADE, "made", partial(Series, tiny=True)),
+    (TEST, "test", partial(Series, faint=True)),
+    (TRAINING, "training", partial(Series, hollow=True)),
+)
+
+
 def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
     run = runs[index]
-    low, high = found.points.min(0), found.points.max(0)
-    room = 0.03 * (high - low) + 1e-9
-    x, y = (Axis("", float(low[i] - room[i]), float(high[i] + room[i]), named=()) for i in (0, 1))
-    groups = np.array(shot_groups(run.counts))[found.labels]
+    x, y = axes(found.points)
+    if found.chosen:
+        styled = zip(STYLES, found.chosen, strict=False)
+        sets = [(run.names[label][:_LETTERS], style, found.labels == label) for style, label in styled]
+    else:
+        groups = np.array(shot_groups(run.counts))[found.labels]
+        sets = [(group, style, groups == group) for group, style in GROUP_STYLES.items()]
     series = []
-    for group, style in GROUP_STYLES.items():
-        for tested in (True, False):  # the few training images of rare classes above their test images
-            chosen = np.flatnonzero((groups == group) & (found.tested == tested))
-            points = [(float(px), float(py)) for px, py in found.points[chosen]]
-            titles = [run.names[label] for label in found.labels[chosen]]
-            split = "test" if tested else "training"
+    for kind, word, made in _KINDS:
+        for name, style, members in sets:
+            places = np.flatnonzero(members & (found.kinds == kind))
+            points = [(float(px), float(py)) for px, py in found.points[places]]
+            titles = [f"{run.names[label]}, {word}" for label in found.labels[places]]
             if points:
-                series.append(Series(f"{group}, {split}", points, style, titles, hollow=not tested, faint=tested))
+                series.append(made(f"{name}, {word}", points, style, titles))
     names = []
-    for label in np.unique(found.labels) if len(run.names) <= _NAMED_CLASSES else ():
-        middle = np.median(found.points[found.labels == label], axis=0)
-        names.append((float(middle[0]), float(middle[1]), run.names[label][:16]))
-    trained = int((~found.tested).sum())
-    said = f"{trained} training and {len(found.labels) - trained} test images of {run_name(runs, index)}."
-    return Chart("Features at the end of the last stage", said, x, y, series, labels=names).draw()
+    for label in np.unique(found.labels) if len(run.names) <= _NAMED_CLASSES or found.chosen else ():
+        middle = np.median(found.points[(found.labels == label) & (found.kinds != MADE)], axis=0)
+        if np.isfinite(middle).all():
+            names.append((float(middle[0]), float(middle[1]), run.names[label][:_LETTERS]))
+    numbers = [int((found.kinds == kind).sum()) for kind in (TRAINING, TEST, MADE)]
+    said = f"{numbers[0]} training and {numbers[1]} test images of {run_name(runs, index)}"
+    if found.methods:
+        said += f", and {numbers[2]} rows that {' and '.join(found.methods)} made"
+    return Chart(found.title, f"{said}.", x, y, series, labels=names, entries=_entries(sets, found)).draw()
+
+
+def _entries(sets: Sequence[tuple[str, int, NDArray[np.bool_]]], found: FeatureMap) -> list[Series]:
+    """A legend of classes or groups, and of the kinds of points, in place of every pair of them."""
+    entries = [Series(name, [], style) for name, style, members in sets if members.any()]
+    for kind, word, made in reversed(_KINDS):
+        if (found.kinds == kind).any():
+            what = {MADE: "made rows"}.get(kind, f"{word} images")
+            entries.append(made(what, [], NEUTRAL, shape=0))
+    return entries
 
 
 def hardest(runs: Runs, materials: Sequence[Material]) -> Element | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
+import numpy as np
+
 from ltcore.evaluation.metrics import ECE_BINS
+from ltcore.report.analysis import confusion as confusion_counts
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import Outcome, ReportedRun
+from ltcore.report.heatmap import Matrix
 from ltcore.report.layout import (
     MISSING,
     Runs,
@@ -128,6 +132,25 @@ def confusion(runs: Runs) -> Element | None:
     )
     without = element("noscript", element("p", "The matrix needs JavaScript; the table of its largest cells does not."))
     return section("confusion", "Confusion matrix", text, without, each_run(runs, draw))
+
+
+def confusion_matrices(runs: Runs) -> Element | None:
+    """The confusion matrix of each run as a picture; None where there is none."""
+    if not any(run.predictions for run in runs):
+        return None
+
+    def draw(_: int, run: ReportedRun) -> list[Content]:
+        if not run.predictions:
+            return []
+        size, order = len(run.counts), np.array(run.order)
+        said = confusion_counts(run.predictions.targets, run.predictions.after.predictions, size)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rates = (said / said.sum(1, keepdims=True))[np.ix_(order, order)]
+        right = percent(float(np.nanmean(np.diag(rates))))
+        text = f"{right} percent of a class's images are right on average."
+        return [Matrix("Confusion matrix", text, rates, [run.names[label] for label in run.order], 0, 1).draw()]
+
+    return section("confusion", "Confusion matrix", "", each_run(runs, draw))
 
 
 def _largest(run: ReportedRun) -> Element:

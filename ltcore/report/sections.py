@@ -30,7 +30,7 @@ from ltcore.report.markup import Content, details, element, table
 GROUP_STYLES: dict[ShotName, int] = {"many": 0, "medium": 2, "few": 1}
 
 #: The number of the colour that stands for no run and no group.
-_NEUTRAL = 4
+NEUTRAL = 4
 
 #: Letters that fit below a chart.
 _TICK_LETTERS = 52
@@ -122,7 +122,7 @@ def frequency(runs: Runs) -> Element | None:
         whose = ", ".join(run_name(runs, index) for index in members) if len(tails) > 1 else "all classes"
         ranked = [(rank, run.counts[label]) for rank, label in enumerate(run.order, 1)]
         several = len(tails) > 1
-        style = members[0] if several else _NEUTRAL
+        style = members[0] if several else NEUTRAL
         series.append(Series(whose, ranked, style, line=True, marks=several, dash=members[0] if several else 0))
         series += [] if several else _grouped(run)
     rows: list[list[Content]] = []

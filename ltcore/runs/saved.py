@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,7 @@ from ltcore.files import checkpoint
 from ltcore.files.reading import Outputs, read_predictions
 from ltcore.files.run_directory import RunDirectory
 from ltcore.files.unfinished import command
-from ltcore.plan.plan import provider
+from ltcore.plan.plan import make_plan, provider
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
 from ltcore.runs.predicting import Predictions, predict
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ltcore.contract.recipe import Recipe
     from ltcore.data.prepare import PreparedData
     from ltcore.runs.predicting import Images
+    from ltcore.runs.reopening import StageEnd
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -265,6 +266,29 @@ class SavedRun:
     @cached_property
     def _data(self) -> PreparedData:
         return self.read_data()
+
+    def acting_on_features(self) -> list[int]:
+        """The places in the recipe of the stages in which a method acts on features, and so may make rows.
+
+        Raises:
+            LtcoreError: a plugin is missing or refuses.
+        """
+        stages = make_plan(self._loaded.without_weights()[0], to_run=False).stages
+        return [index for index, stage in enumerate(stages) if stage.answers["augment_features"]]
+
+    def for_each_stage(self, data: PreparedData, visit: Callable[[StageEnd], None]) -> None:
+        """Open the run's stages again as they ended, one after the other. See `ltcore.runs.reopening.for_each_stage`.
+
+        Args:
+            data: what `read_data` gives.
+            visit: is called once for each stage.
+
+        Raises:
+            LtcoreError: a plugin is missing, refuses or fails, or a stage's file is missing or does not fit.
+        """
+        from ltcore.runs.reopening import for_each_stage
+
+        for_each_stage(self._loaded, data, self._directory, visit)
 
     def features(self, split: str, tap: str = "pooled") -> Floats:
         """Features of the run's images without augmentation, in the order of its data.

@@ -185,6 +185,16 @@ class Loop:
         self._write(on_stage_end)
         self._tell("stage_ended")
 
+    def replayed(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch as `train` gives them to the forward pass, while nothing is trained.
+
+        No hook of an epoch's beginning or end is called, as in a run that goes on inside the epoch.
+        """
+        self._enter(epoch)
+        drawn = self._draw(epoch)
+        self.functions = self._image_functions()
+        return self._batches(epoch, drawn)
+
     def _write(self, hook: Callable[..., None]) -> None:
         """Call a hook in which methods may write into what trains.
 

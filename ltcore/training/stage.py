@@ -37,6 +37,7 @@ def set_up(
     restored: Restored | None,
     observers: Sequence[Observer],
     extent: Extent,
+    caches: bool = True,
 ) -> Loop:
     """Set up a stage, at its beginning or inside it.
 
@@ -48,6 +49,7 @@ def set_up(
         restored: the checkpoint inside the stage to go on from; the model is restored already.
         observers: look on.
         extent: how much of the stage is trained.
+        caches: whether a cache that the stage asks for is filled; else its batches are images all the same.
 
     Raises:
         LtcoreError: the stage cannot begin, or not where the checkpoint stands; the message says why.
@@ -76,7 +78,7 @@ def set_up(
         _refuse_late_starts(assembly, index, epochs)
         notes = [*notes, *never_comes(stage.schedule, epochs)]
     began = time.perf_counter()
-    source = _source(assembly, index, hooks)
+    source = _source(assembly, index, hooks) if caches else assembly.data.loaders["train"]
     position.seconds += time.perf_counter() - began
     start = source.tap if isinstance(source, FeatureCache) else "images"
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")

@@ -59,6 +59,11 @@ class StepForward:
             terms.update(self.hooks.call(auxiliary_losses, record, logits))
         return {name: value.float() for name, value in terms.items()}
 
+    def record(self, batch: Batch) -> Features:
+        """The rows of a batch that reach the classifier, those that methods have made among them."""
+        with self._low_precision(batch.images):
+            return self._features(self.hooks.call(mix_inputs, batch))
+
     def plain(self, images: Tensor) -> Tensor:
         """Logits [N, C] float32 of images alone, with no method's part in them."""
         with self._low_precision(images):

@@ -486,3 +486,32 @@ def test_the_fold_on_a_gpu_never_synchronises(tap):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(pooled).all()
+
+
+# What a report shows.
+
+
+def test_reported_vectors_are_the_means_of_the_masked_locations():
+    run = Run().start()
+    asked = SimpleNamespace(images=lambda split, indices, transform, augmented, generator: run.images[indices])
+    run.state.provider = asked
+    (shown_vectors,) = run.method.reported([0, 2, 4], run.context)
+    panels = shown_vectors.panels
+    assert list(panels) == ["class-specific vectors", "class-generic vectors"]
+    (specific, labels), (generic, _) = panels.values()
+    assert labels.bincount().tolist() == [4, 0, 3, 0, 8]  # every image of small classes
+    maps = run.model.backbone.forward_maps(run.images)
+    weight = run.phase_one.classifier.weight
+    for label in (0, 2, 4):
+        rows = torch.nonzero(run.targets == label)[:, 0]
+        activation = class_activation_maps(maps[rows], weight, run.targets[rows])
+        for found, chosen in ((specific, activation >= 0.8), (generic, activation <= 0.2)):
+            wanted = [maps[row][:, mask].mean(1) for row, mask in zip(rows, chosen, strict=True)]
+            distances = torch.cdist(found[labels == label], torch.stack(wanted))
+            assert torch.equal(distances.argmin(1).sort().values, torch.arange(len(rows)))
+            assert distances.amin(1).max() < 1e-4
+
+
+def test_nothing_is_reported_where_nothing_is_augmented():
+    run = Run(augmented=0).start()
+    assert run.method.reported([0, 1], run.context) == []

@@ -11,6 +11,7 @@ from ltcore_stg.functional import (
     augmented,
     class_strength,
     cycled,
+    divergences,
     last_alike,
     partly_kept,
     places_to_fill,
@@ -18,6 +19,7 @@ from ltcore_stg.functional import (
     statistics_loss,
     transformation_statistics,
 )
+from torch.distributions import Independent, Normal, kl_divergence
 
 
 def slow_statistics(anchors, labels, sources, pool, pool_labels, pool_sources):
@@ -147,6 +149,16 @@ def test_augmentation_equals_a_slow_loop():
     scale = strength * class_strength(torch.tensor(counts)).double()[torch.tensor(labels)]
     got = partly_kept(x, augmented(x, mean, var, eps, scale), m, threshold)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_divergences_are_torchs():
+    generator = torch.Generator().manual_seed(0)
+    mean, variance = torch.randn(4, 6, generator=generator), torch.rand(4, 6, generator=generator) + 0.1
+    found = divergences(mean, variance)
+    each = [Independent(Normal(m, v.sqrt()), 1) for m, v in zip(mean.double(), variance.double(), strict=True)]
+    wanted = torch.stack([torch.stack([kl_divergence(one, other) for other in each]) for one in each])
+    torch.testing.assert_close(found, wanted)
+    assert found.diagonal().abs().max() < 1e-12 and found[0, 1] != found[1, 0]
 
 
 def test_thresholds_of_0_and_1():

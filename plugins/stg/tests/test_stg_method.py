@@ -587,3 +587,33 @@ def test_a_recipe_without_a_generator_stage_is_one_message(tmp_path):
     loaded = write(tmp_path / "r.yaml", GENERATOR="", CLASSIFICATION="true", TRAINED="classifier")
     with pytest.raises(RecipeError, match=r"stage 'classifier' would augment .* no stage has trained"):
         execute(loaded, tmp_path, False, Reporter(io.StringIO()))
+
+
+def test_a_report_compares_transformations_of_one_tail_class():
+    run = Run()
+    run.stage("generator", True)
+    run.learn(30)
+    assert run.method.reported([2, 3], run.context) == []  # it is learning
+    run.stage("classifier", False)
+    run.state.provider.images = lambda split, indices, transform, augmented, generator: run.x[indices]
+    (table,) = run.method.reported([0, 3, 2], run.context)  # 0 is of the head
+    assert table.columns == ["", *(f"sample {number}" for number in range(1, 6))]
+    *body, last = table.rows
+    assert "class number 3, which has 5" in table.text and last[0] == "nearest head class"
+    values = torch.tensor([row[1:] for row in body])
+    rows = run.x[run.targets == 3]
+    means = torch.stack([run.x[run.targets == label].mean(0) for label in (0, 1)])
+    near = torch.cosine_similarity(rows[:, None], means[None], dim=2).argmax(1)
+    mean, variance = run.method.generator(rows, near)
+    pairs = [(i, j) for i in range(5) for j in range(5)]
+    wanted = torch.stack([_kl(mean[i], variance[i], mean[j], variance[j]) for i, j in pairs])
+    assert sorted(values.flatten().tolist()) == pytest.approx(sorted(wanted.tolist()), rel=1e-4, abs=1e-9)
+    assert sorted(last[1:]) == sorted(map(str, near.tolist()))
+    (table,) = run.method.reported([4], run.context)  # two images are too few, so the largest tail class
+    assert "class number 2, which has 8" in table.text
+
+
+def _kl(mean, variance, other_mean, other_variance):
+    one = torch.distributions.Normal(mean.double(), variance.double().sqrt())
+    other = torch.distributions.Normal(other_mean.double(), other_variance.double().sqrt())
+    return torch.distributions.kl_divergence(one, other).sum().detach()

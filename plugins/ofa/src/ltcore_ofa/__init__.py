@@ -8,6 +8,7 @@ from ltcore_ofa.functional import (
     fuse_spatial,
     generic_mask,
     head_classes,
+    masked_mean,
     most_confusing,
     specific_mask,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "fuse_spatial",
     "generic_mask",
     "head_classes",
+    "masked_mean",
     "most_confusing",
     "specific_mask",
 ]

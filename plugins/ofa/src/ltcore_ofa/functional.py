@@ -72,6 +72,12 @@ def generic_mask(activation: Tensor, threshold: float) -> Tensor:
     return activation <= activation.amin((1, 2), keepdim=True).clamp(min=threshold)
 
 
+def masked_mean(maps: Tensor, mask: Tensor) -> Tensor:
+    """The mean vector of the locations that a mask allows: [N, D, H, W] and [N, H, W] bool to [N, D]."""
+    share = mask.to(maps.dtype) / mask.sum((1, 2), keepdim=True)
+    return torch.einsum("ndhw,nhw->nd", maps, share)
+
+
 def draw_locations(mask: Tensor, uniform: Tensor) -> Tensor:
     """Locations drawn with replacement from those that a mask allows.
 

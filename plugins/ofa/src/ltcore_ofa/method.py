@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,7 @@ from ltcore import (
     Method,
     Options,
     RecipeError,
+    ReportScatter,
     Stage,
     hookimpl,
 )
@@ -26,6 +28,7 @@ from ltcore_ofa.functional import (
     fuse_spatial,
     generic_mask,
     head_classes,
+    masked_mean,
     most_confusing,
     specific_mask,
 )
@@ -33,6 +36,8 @@ from ltcore_ofa.sampler import Blocks, OFASampler, tail_rows
 
 #: Scores that are held at once while the confusing classes are counted.
 _SCORES_AT_ONCE = 2**24
+#: Images of each class whose vectors are shown in a report, and how many go through the network at once.
+_SHOWN_IMAGES, _SHOWN_AT_ONCE = 60, 64
 
 
 class OFAOptions(Options):
@@ -147,6 +152,37 @@ class OFA(Method[OFAOptions]):
             sums.index_add_(0, targets[start : start + rows], scores.cpu().double())
         table = most_confusing(sums, context.class_counts.cpu(), self.options.confusing)
         self.confusing_classes.copy_(table)
+
+    def reported(self, classes: Sequence[int], context: Context) -> list[ReportScatter]:
+        """Class-specific beside class-generic vectors of training images (figures 4, 11 and 12): a vector an image.
+
+        Of a network with experts, those of the first. Nothing where nothing is augmented.
+        """
+        if not self.options.augmented:
+            return []
+        targets, some = context.training_targets, []
+        for label in classes:
+            own = torch.nonzero(targets == label)[:, 0]
+            some.append(own[torch.randperm(len(own), generator=context.cpu_generator)[:_SHOWN_IMAGES]])
+        labels = targets[torch.cat(some)]
+        specific, generic = [], []
+        weight = self.cam_weight if self.cam_weight.dim() == 2 else self.cam_weight[0]
+        for part in torch.split(torch.cat(some), _SHOWN_AT_ONCE):
+            maps = context.model.backbone.forward_maps(context.images("train", part))[: len(part)]
+            activation = class_activation_maps(maps, weight, targets[part].to(maps.device))
+            specific.append(masked_mean(maps, specific_mask(activation, self.options.specific_threshold)))
+            generic.append(masked_mean(maps, generic_mask(activation, self.options.generic_threshold)))
+        panels = {
+            "class-specific vectors": (torch.cat(specific), labels),
+            "class-generic vectors": (torch.cat(generic), labels),
+        }
+        text = (
+            "The mean of the feature vectors at the locations whose activation for the image's own class is at least "
+            f"{self.options.specific_threshold:g} (class-specific), and at most {self.options.generic_threshold:g} "
+            f"(class-generic), for at most {_SHOWN_IMAGES} training images of each class. The first should lie apart "
+            "by class, the second should not (OFA, figure 4)."
+        )
+        return [ReportScatter("class-specific and class-generic vectors", text, panels)]
 
     @hookimpl
     def build_sampler(self, batch_size: int, context: Context) -> OFASampler:

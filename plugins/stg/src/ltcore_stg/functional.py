@@ -135,6 +135,21 @@ def augmented(features: Tensor, mean: Tensor, variance: Tensor, noise: Tensor, s
     return features + (variance.sqrt() * noise + mean) * strength[:, None]
 
 
+def divergences(mean: Tensor, variance: Tensor) -> Tensor:
+    """``KL(N_i || N_j)`` of Gaussians with diagonal covariances (table 5), computed in float64.
+
+    Args:
+        mean: [N, D].
+        variance: [N, D], positive.
+
+    Returns:
+        [N, N], a row for i and a column for j; 0 on the diagonal.
+    """
+    mean, variance = mean.double(), variance.double()
+    ratio = variance[:, None] / variance
+    return 0.5 * (ratio + (mean[:, None] - mean).square() / variance - 1 - ratio.log()).sum(2)
+
+
 def partly_kept(features: Tensor, changed: Tensor, uniform: Tensor, threshold: float) -> Tensor:
     """Channel by channel, `features` where the number drawn is above t and `changed` elsewhere (eq. 4).
 

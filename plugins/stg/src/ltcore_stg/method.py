@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -16,6 +17,7 @@ from ltcore import (
     Method,
     Options,
     RecipeError,
+    ReportTable,
     Stage,
     hookimpl,
     largest_classes,
@@ -25,6 +27,7 @@ from ltcore_stg.functional import (
     augmented,
     class_strength,
     cycled,
+    divergences,
     last_alike,
     partly_kept,
     places_to_fill,
@@ -33,6 +36,9 @@ from ltcore_stg.functional import (
     transformation_statistics,
 )
 from ltcore_stg.generator import StatisticsGenerator
+
+#: Samples of one class whose transformations a report compares; five in the paper.
+_SHOWN_SAMPLES = 5
 
 
 class STGOptions(Options):
@@ -170,6 +176,35 @@ class STG(Method[STGOptions]):
             moved = augmented(rows, mean, variance, noise, self.strength[features.targets]).to(x.dtype)
         changed = torch.where(tail[:, None], partly_kept(x, moved, uniform, self.options.threshold), x)
         return replace(features, features=changed, synthetic=features.synthetic | tail)
+
+    def reported(self, classes: Sequence[int], context: Context) -> list[ReportTable]:
+        """How different the transformations of samples of one tail class are (table 5); nothing before it augments.
+
+        The class is the first of `classes` that is augmented and has `_SHOWN_SAMPLES` images, else the largest one.
+        """
+        if self.learning:
+            return []
+        counts, targets = context.class_counts, context.training_targets
+        tail = [label for label in torch.argsort(counts, descending=True, stable=True).tolist() if not self.head[label]]
+        enough = [label for label in (*(c for c in classes if c in tail), *tail) if counts[label] >= _SHOWN_SAMPLES]
+        label = enough[0] if enough else tail[0]
+        own = torch.nonzero(targets == label)[:, 0]
+        own = own[torch.randperm(len(own), generator=context.cpu_generator)[:_SHOWN_SAMPLES]]
+        rows = context.model.backbone(context.images("train", own)).float()
+        every = torch.ones(len(self.means), dtype=torch.bool, device=rows.device)
+        nearest, _ = nearest_classes(rows, self.means, every, 1, "cosine")
+        found = divergences(*self._generate(rows))
+        heads = torch.nonzero(self.head)[:, 0][nearest[:, 0]].tolist()
+        names = [f"sample {number}" for number in range(1, len(own) + 1)]
+        body = [[name, *row] for name, row in zip(names, found.tolist(), strict=True)]
+        text = (
+            "KL divergence of the Gaussian that the generator predicts for the sample of a row from that for the "
+            f"sample of a column, for {len(own)} training images of class number {label}, which has "
+            f"{int(counts[label])}. In the last row, the number of the head class whose mean is nearest: samples with "
+            "the same one should differ less (STG, table 5)."
+        )
+        last = ["nearest head class", *map(str, heads)]
+        return [ReportTable("KL divergence of predicted transformations", text, ["", *names], [*body, last])]
 
     @torch.no_grad()
     def _generate(self, rows: Tensor) -> tuple[Tensor, Tensor]:
