@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ltcore.compare.markup import latex, markdown
@@ -219,8 +219,13 @@ def _cell(table: Table, found: Found) -> dict[str, Any]:
         "command": None if cell.waits else cell.command,
         "digest": None if cell.waits else table.digest(cell),
         "records": [str(record.path) for record in found.records],
+        "record_notes": _distinct(record.note for record in found.records),
         "notes": list(cell.notes),
     }
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(filter(None, texts)))
 
 
 def _json(table: Table, cells: Cells) -> str:
