@@ -300,6 +300,24 @@ def test_the_overview_counts_and_shows_differences(table, cells):
     assert "| Focal | Made small | 12.5 | 13.0 ± 2.8 (2) | +0.5 |" in text
 
 
+def test_the_overview_shows_a_table_of_ones_own_as_it_is(folder, table, cells):
+    table.path.write_text(TABLE.replace("source: 'A paper, table 1'\n", "").replace("printed:", "# printed:", 1))
+    own = Table(table.path)
+    text = overview([(own, States(Records([folder / "records"])).of(own))])
+    assert "## Our own" in text and "\n### own\n\nMethods on made data, top-1 error, in percent.\n" in text
+    assert "| Focal | 13.0 ± 2.8 (2) | 10.0 (1) |" in text and "- the table's own note\n" in text
+
+
+def test_what_a_person_notes_on_a_record_is_shown(folder, table):
+    record(folder, table, ("focal", "small"), 0, 0.85, note="measured <before>")
+    record(folder, table, ("focal", "small"), 1, 0.85, note="measured <before>")
+    found = States(Records([folder / "records"])).of(table)
+    told = json.loads(FORMATS["json"](table, found))["cells"]
+    assert told[0]["record_notes"] == ["measured <before>"] and told[1]["record_notes"] == []
+    write_pages([(table, found)], folder / "html")
+    assert (folder / "html" / "own.html").read_text().count("<p>measured &lt;before&gt;</p>") >= 1
+
+
 def test_colours_say_which_is_better(table, cells):
     assert tone(cells["focal", "large"]) == "even" and tone(cells["plain", "small"]) == "below3"
     assert tone(cells["oltr", "small"]) == "waits" and tone(cells["focal", "small"]) == "even"
