@@ -199,7 +199,7 @@ class Engine:
         if self.slots.cards:
             environment["CUDA_VISIBLE_DEVICES"] = self.slots.cards[slot % len(self.slots.cards)]
         with open(job.path / "log.txt", "ab") as log:
-            return subprocess.Popen(  # where the engine was started, so that relative paths of a recipe stay what they are
+            return subprocess.Popen(  # it starts where the engine did: relative paths of a recipe stay what they are
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
