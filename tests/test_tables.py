@@ -274,6 +274,12 @@ def test_as_text(table, cells):
     assert "Plain & simple, Made small: three epochs" in notes(table, cells)
 
 
+def test_only_rows_that_were_asked_for_are_shown(table, cells):
+    few = {place: cells[place] for place in table.chosen(["plain"])}
+    lines = FORMATS["markdown"](table, few).splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == ["| ", "| ---", "| Plain & simple"]
+
+
 def test_as_markdown_and_latex(table, cells):
     markdown = FORMATS["markdown"](table, cells)
     assert "| Focal | 12.5 / 13.0 ± 2.8 (2) | 10.0 ± 0.5 \\[1.0 2.0 3.0\\]" in markdown

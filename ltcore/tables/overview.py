@@ -16,7 +16,7 @@ _HEAD = """# Tables
 
 Written by `ltcore table --all`; edit nothing here. A cell is one headline figure. *Missing* can be run and is not
 measured yet; *waits* cannot be run, and the table says what for. *Stale* was measured before its recipe or a method
-changed. [How a table is written](recipes.md#tables), and how it is run.
+changed. [How a table is written](sweeps.md#a-tables-file), and how it is run.
 """
 
 

@@ -108,11 +108,12 @@ def heads(table: Table) -> list[str]:
 
 
 def rows(table: Table, cells: Cells) -> list[list[str]]:
-    """The texts of all cells, row by row, each behind the row's title."""
+    """The texts of the cells, row by row, each behind the row's title; rows of which nothing was asked are left out."""
     decimals = table.file.decimals
     return [
         [row.label, *(whole(cells.get((name, column)), decimals) for column in table.file.columns)]
         for name, row in table.file.rows.items()
+        if any((name, column) in cells for column in table.file.columns)
     ]
 
 
