@@ -1,51 +1,48 @@
-r"""Runs of two small protocols of ours, shared by the league's table and the claims' page.
+r"""Runs of two small protocols of ours, from which `claims.py` makes its page.
 
-    python benchmarks/arms.py digits --seeds 0 1 2 3 4
-    python benchmarks/arms.py fashion --data DIR --seeds 0 1 2 3 4
-    python benchmarks/arms.py fashion --data DIR --seeds 0 1 2 --arms ce crt lws
+    python benchmarks/arms.py digits --seeds 0..4
+    python benchmarks/arms.py fashion --data DIR --seeds 0..4
+    python benchmarks/arms.py fashion --data DIR --seeds 0..2 --arms ce crt lws
 
-Suites: the digits recipes as they are, and Fashion-MNIST, halved, with `PROTOCOL`. An arm is a recipe with a few
-changes, and says whose first stage it takes over, so that arms of a seed are paired: they share all that they do not
-differ in, bit for bit. Each run is on one thread; what has ended under --out is read and not repeated, and what was
-killed goes on. The figures of all runs that have ended are written to results/runs/arms_SUITE.json, from which
-`cpu_league.py` and `claims.py` make their pages.
+Suites: the digits recipes as they are, and tables/league.yaml on Fashion-MNIST. An arm is a recipe, or a row of the
+table, with a few changes. Arms of a seed are paired: they share all that they do not differ in, bit for bit, and what
+several of them have in common is trained once. They are trained as `ltcore sweep` trains, each on one thread: what has
+ended under --out is not repeated, whoever trained it, and what was killed goes on. The figures of all runs that have
+ended are written to results/runs/arms_SUITE.json.
 
-Beside the figures on test images, arms marked `dev` get the same on training images that the long tail has left out.
-No run has seen them, so values may be chosen on them.
+That file has what a table's records do not: diagnostics, what methods have logged, and figures of arms marked `dev` on
+training images that the long tail has left out. No run has seen those, so values may be chosen on them.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fashion import FILE, halve
 from ltcore_stg import STG, StatisticsGenerator
 from ltcore_stg.functional import augmented, partly_kept
 from safetensors.torch import load_file
 
 from ltcore.contract.hookspecs import build_data
-from ltcore.data.idx import find_idx, read_idx
 from ltcore.data.prepare import prepare
 from ltcore.data.streaming import build_loader
-from ltcore.data.torchvision_sets import FASHION_STEMS
 from ltcore.discovery.binding import Hooks
-from ltcore.errors import RecipeError
 from ltcore.evaluation.metrics import evaluate_logits
 from ltcore.evaluation.outputs import logits_of, pooled_features
-from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
-from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.runs.saved import SavedRun
-from ltcore.training.execute import execute
+from ltcore.sweeps.engine import slots_of
+from ltcore.sweeps.grid import seeds_of
+from ltcore.sweeps.work import prepared, raise_failed, train
+from ltcore.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ("top1", "balanced_accuracy", "many", "medium", "few", "ece")
@@ -55,48 +52,58 @@ MOST = 5000
 
 @dataclass(frozen=True)
 class Arm:
-    """One kind of run: a recipe's stem, what is changed in it, and the arm whose first stages are taken over."""
+    """One kind of run.
+
+    Attributes:
+        recipe: the recipe's stem, or the row of the suite's table.
+        sets: what is changed in it.
+        later: it is about what comes behind a first stage, so it has no diagnostics, which take longer than that.
+        dev: it is also measured on the images that the long tail has left out.
+    """
 
     recipe: str
     sets: tuple[str, ...] = ()
-    first: str | None = None
+    later: bool = False
     dev: bool = False
 
 
-def changed(arm: Arm, *sets: str, first: str | None = None) -> Arm:
-    """The arm with further changes, and its first stages from elsewhere."""
-    return Arm(arm.recipe, (*arm.sets, *sets), first or arm.first, arm.dev)
+def changed(arm: Arm, *sets: str, later: bool = False) -> Arm:
+    """The arm with further changes."""
+    return Arm(arm.recipe, (*arm.sets, *sets), later or arm.later, arm.dev)
 
 
-# --- what the two suites share: the arms of the five papers -----------------------------------------------------------
+# --- the digits -------------------------------------------------------------------------------------------------------
+
+STEPS = ("stages.classifier.epochs=null", "stages.classifier.iterations=3000")
+WITHOUT_SAFA = ("methods.safa=null", "stages.representation.trainable=[backbone, classifier]")
+SAFA_DRS = (
+    "methods={ldam: {options: {max_margin: 0.5, scale: 30}}, drs: {options: {start_epoch: 40}}, "
+    "safa: {options: {tap: layer2, start_epoch: 40, head_ratio: 0.2}}}"
+)
+STG_OPTIONS, AFG, GLAG = "methods.stg.options.", "methods.afg.options.", "stages.classifier."
 
 
-def stg_arms(base: Arm, first: str | None) -> dict[str, Arm]:
+def stg_arms(base: Arm) -> dict[str, Arm]:
     """The same later stages with nothing generated, which is cRT on the mixup network, then STG in four forms."""
-    arms = {"mixup_crt": changed(base, "methods.stg.options.threshold=0", first=first)}
+    arms = {"mixup_crt": changed(base, f"{STG_OPTIONS}threshold=0")}
     for head in (0.2, 0.4):
         for mean in ("use", "drop"):
-            options = (f"methods.stg.options.head_fraction={head}", f"methods.stg.options.mean={mean}")
-            arms[f"stg_{mean}_{head}"] = changed(base, *options, first="mixup_crt")
+            options = (f"{STG_OPTIONS}head_fraction={head}", f"{STG_OPTIONS}mean={mean}")
+            arms[f"stg_{mean}_{head}"] = changed(base, *options, later=True)
     return arms
 
 
-def glag_arms(base: Arm) -> dict[str, Arm]:
-    """Weight scaling alone on class-balanced batches; AFG; AFG with distillation from the paper's 0.6; options."""
-    afg = "methods.afg.options."
-    plain = ("stages.classifier.methods=[lws]", "methods.afg=null", "methods.distillation=null")
-    base = changed(base, f"{afg}confidence=0.6")
-    scaled = Arm(base.recipe, (*base.sets[:-1], *plain, "stages.classifier.sampler=class_balanced"), None, True)
-    steered = (f"{afg}score=probability", f"{afg}window=4", f"{afg}pooled_classes=2")
-    rest = {
-        "glag_afg": ("stages.classifier.methods=[lws, afg]", "methods.distillation=null"),
+def afg_arms(base: Arm) -> dict[str, Arm]:
+    """AFG and distillation from the paper's confidence of 0.6, parts and options of it."""
+    forms = {
+        "glag_afg": (f"{GLAG}methods=[lws, afg]", "methods.distillation=null"),
         "glag_afg_kd": (),
-        "glag_afg_kd_printed": (f"{afg}space=printed",),
-        "glag_afg_kd_fixed": (f"{afg}confidence_step=0",),
-        "glag_afg_kd_steered": steered,
-        "glag_afg_kd_from_0.3": (f"{afg}confidence=0.3",),
+        "glag_afg_kd_printed": (f"{AFG}space=printed",),
+        "glag_afg_kd_fixed": (f"{AFG}confidence_step=0",),
+        "glag_afg_kd_steered": (f"{AFG}score=probability", f"{AFG}window=4", f"{AFG}pooled_classes=2"),
+        "glag_afg_kd_from_0.3": (f"{AFG}confidence=0.3",),
     }
-    return {"glag_lws": scaled} | {name: changed(base, *sets, first="glag_lws") for name, sets in rest.items()}
+    return {name: changed(base, *sets, later=True) for name, sets in forms.items()}
 
 
 def cdt_arms(base: Arm) -> dict[str, Arm]:
@@ -105,102 +112,31 @@ def cdt_arms(base: Arm) -> dict[str, Arm]:
     return fixed | {"cdt_selected": base}
 
 
-# --- the digits -------------------------------------------------------------------------------------------------------
-
-STEPS = ("stages.classifier.epochs=null", "stages.classifier.iterations=3000")
-WITHOUT_SAFA = ("methods.safa=null", "stages.representation.trainable=[backbone, classifier]")
-SAFA_DRS = (
-    "methods={ldam: {options: {max_margin: 0.5, scale: 30}}, drs: {options: {start_epoch: %d}}, "
-    "safa: {options: {tap: layer2, start_epoch: %d, head_ratio: 0.2}}}"
-)
+LWS = (f"{GLAG}methods=[lws]", "methods.afg=null", "methods.distillation=null", f"{GLAG}sampler=class_balanced")
 DIGITS = {
     "ce": Arm("digits_lt_ce"),
     "la": Arm("digits_lt_la_tau_norm", ("calibrate=[]", "methods.tau_norm=null")),
     "gra_loss": Arm("digits_lt_gra_loss"),
     **cdt_arms(Arm("digits_lt_cdt")),
-    "ofa_unaugmented": Arm("digits_lt_ofa", ("methods.ofa.options.augmented=0",), "ce"),
-    "ofa": Arm("digits_lt_ofa", first="ce"),
+    "ofa_unaugmented": Arm("digits_lt_ofa", ("methods.ofa.options.augmented=0",), later=True),
+    "ofa": Arm("digits_lt_ofa", later=True),
     "ldam_drw": Arm("digits_lt_safa", (*WITHOUT_SAFA, "stages.representation.methods=[ldam, drw]")),
     "ldam_drw_safa": Arm("digits_lt_safa"),
-    "ldam_drs": Arm(
-        "digits_lt_safa", (SAFA_DRS % (40, 40), *WITHOUT_SAFA, "stages.representation.methods=[ldam, drs]")
-    ),
-    "ldam_drs_safa": Arm("digits_lt_safa", (SAFA_DRS % (40, 40), "stages.representation.methods=[ldam, drs, safa]")),
-    **stg_arms(Arm("digits_lt_stg", STEPS, dev=True), None),
-    **glag_arms(Arm("digits_lt_glag", dev=True)),
+    "ldam_drs": Arm("digits_lt_safa", (SAFA_DRS, *WITHOUT_SAFA, "stages.representation.methods=[ldam, drs]")),
+    "ldam_drs_safa": Arm("digits_lt_safa", (SAFA_DRS, "stages.representation.methods=[ldam, drs, safa]")),
+    **stg_arms(Arm("digits_lt_stg", STEPS, dev=True)),
+    "glag_lws": Arm("digits_lt_glag", LWS, dev=True),
+    **afg_arms(Arm("digits_lt_glag", (f"{AFG}confidence=0.6",), dev=True)),
 }
 
 # --- Fashion-MNIST ----------------------------------------------------------------------------------------------------
 
-#: 250 images of the first class down to 5 of the last, no crops or flips: every method's first stage learns nearly all
-#: of its training images, of rare classes too, as those of the published protocols do.
-PROTOCOL = (
-    "backbone.options.depth=8",
-    "stages.representation.epochs=40",
-    "stages.representation.batch_size=32",
-    "stages.representation.schedule={name: multistep, milestones: [32, 36], gamma: 0.1, warmup_epochs: 2}",
-    "stages.representation.optimizer.weight_decay=2.0e-4",
-)
-#: mixup's networks learn their training images later.
-MIXED = (
-    "stages.representation.epochs=80",
-    "stages.representation.schedule={name: multistep, milestones: [64, 72], gamma: 0.1, warmup_epochs: 2}",
-)
-#: Long second stages; features of images that are neither cropped nor flipped are exact.
-CLASSIFIER = (*STEPS, "stages.classifier.batch_size=64", "stages.classifier.cache=views:1")
-DRW, DRS_F = "methods.drw.options.start_epoch=32", "methods.drs.options.start_epoch=32"
-SAFA_STARTS = "methods.safa.options.start_epoch=32"
-#: 40 generation epochs over 10 classes of 250 in batches of 64; the head has more than 100 images: three classes.
-AFG = (
-    "stages.classifier.iterations=1560",
-    "stages.classifier.batch_size=64",
-    "stages.classifier.cache=views:1",
-    "methods.afg.options.head_images=100",
-    "methods.distillation.options.head_images=100",
-)
-
-
-def fashion_arms() -> dict[str, Arm]:
-    """The recipes of CIFAR-10-LT under the protocol: those of the claims first, then the rest of the league."""
-
-    def arm(recipe: str, *sets: str, first: str | None = None, dev: bool = False) -> Arm:
-        return Arm(f"cifar10_lt_{recipe}", (*PROTOCOL, *sets), first, dev)
-
-    ofa = ("stages.finetune.iterations=2000", "stages.finetune.cache=views:1")
-    stg = ("stages.generator.epochs=null", "stages.generator.iterations=1000", "stages.generator.cache=views:1")
-    return {
-        "ce": arm("ce"),
-        "ldam_drw": arm("ldam_drw", DRW),
-        "ldam_drw_safa": arm("safa_ldam_drw", DRW, SAFA_STARTS),
-        "ldam_drs": arm("ldam_drs", DRS_F),
-        "ldam_drs_safa": arm("safa_ldam_drw", SAFA_DRS % (32, 32), "stages.representation.methods=[ldam, drs, safa]"),
-        **cdt_arms(arm("cdt_selected", "select.options={methods.cdt.options.gamma: [0.0, 0.1, 0.2, 0.3]}")),
-        "ofa_unaugmented": arm("ofa", *ofa, "methods.ofa.options.augmented=0", first="ce"),
-        "ofa": arm("ofa", *ofa, first="ce"),
-        "la": arm("la"),
-        "gra_loss": arm("gra_loss"),
-        "mixup": arm("mixup", *MIXED),
-        **stg_arms(arm("stg", *MIXED, *stg, *CLASSIFIER, dev=True), "mixup"),
-        **glag_arms(arm("glag", *AFG, dev=True)),
-        "resampling": arm("resampling"),
-        "reweighting": arm("reweighting"),
-        "focal": arm("focal"),
-        "cb": arm("cb"),
-        "cb_focal": arm("cb_focal"),
-        "ldam": arm("ldam"),
-        "balanced_softmax": arm("balanced_softmax"),
-        "remix_drw": arm("remix_drw", DRW),
-        "crt": arm("crt", *CLASSIFIER, first="ce"),
-        "lws": arm("lws", *CLASSIFIER, first="ce"),
-        "ncm": arm("ncm", first="ce"),
-        "mislas": arm("mislas", *MIXED, *CLASSIFIER, first="mixup"),
-        "ce_tau_norm": arm("ce_tau_norm", first="ce"),
-        "ce_count_norm": arm("ce_count_norm", first="ce"),
-        "cdt_count_norm": arm("cdt_count_norm", first="cdt_0.3"),
-    }
-
-
-FASHION = fashion_arms()
+LEAGUE = ROOT / "tables" / "league.yaml"
+#: Rows about what comes behind the first stage of another row.
+LATER = {
+    *("ofa", "crt", "lws", "ncm", "mislas", "ce_tau_norm", "ce_count_norm", "cdt_count_norm", "mixup_crt"),
+    *("stg_use_0.2", "stg_use_0.4", "stg_drop_0.4", "glag_afg_kd"),
+}
 #: The longest second stages four times as long: does anything change?
 FOUR_TIMES = {
     "mixup_crt": "classifier.iterations=12000",
@@ -211,10 +147,19 @@ FOUR_TIMES = {
     "glag_lws": "classifier.iterations=6240",
     "glag_afg_kd": "classifier.iterations=6240",
 }
-FASHION |= {
-    f"{name}_x4": changed(FASHION[name], f"stages.{steps}", first=FASHION[name].first or name)
-    for name, steps in FOUR_TIMES.items()
-}
+
+
+def fashion_arms(table: Table) -> dict[str, Arm]:
+    """The rows of the table, and what the claims need beside them."""
+    arms = {
+        row.label: Arm(name, (), row.label in LATER, name.startswith(("mixup_crt", "stg", "glag")))
+        for name, row in table.file.rows.items()
+    }
+    arms["ofa_unaugmented"] = changed(arms["ofa"], "methods.ofa.options.augmented=0")
+    arms["stg_drop_0.2"] = changed(arms["stg_drop_0.4"], f"{STG_OPTIONS}head_fraction=0.2")
+    arms |= afg_arms(arms["glag_afg_kd"])
+    longer = {f"{name}_x4": changed(arms[name], f"stages.{steps}", later=True) for name, steps in FOUR_TIMES.items()}
+    return arms | longer
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -225,55 +170,52 @@ class Suite:
     """Arms under one protocol, and where their runs are."""
 
     name: str
-    arms: dict[str, Arm]
     out: Path
-    data: str | None = None
+
+    @cached_property
+    def _table(self) -> Table | None:
+        return Table(LEAGUE) if self.name == "fashion" else None
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The arms by name."""
+        return fashion_arms(self._table) if self._table else DIGITS
 
     def load(self, name: str, seed: int) -> LoadedRecipe:
-        """An arm's recipe. Diagnostics take longer than a second stage, so only first stages have them."""
+        """An arm's recipe."""
         arm = self.arms[name]
-        sets = [f"name={self.name}_{name}", *([self.data] if self.data else [])]
-        if self.data and "glag" in name:
-            sets.append("data.holdout=2")
-        if arm.first:
-            sets.append("diagnostics=off")
-        return load_recipe(ROOT / "recipes" / f"{arm.recipe}.yaml", [*sets, *arm.sets], seed)
+        sets = [f"name={self.name}_{name}", *(["diagnostics=off"] if arm.later else []), *arm.sets]
+        if self._table is None:
+            return load_recipe(ROOT / "recipes" / f"{arm.recipe}.yaml", sets, seed)
+        sets.append(f"data.options.root={self.out.resolve()}")
+        return self._table.loaded(self._table.cells[arm.recipe, "top1"], seed, sets)
 
-    def ended(self, name: str, seed: int) -> Path | None:
-        """The latest run of exactly an arm's recipe and seed, if it has ended."""
-        found = self._begun(name, seed)
-        return found.path if found and found.finished else None
+    def run(self, names: list[str], seeds: list[int], workers: int | None) -> dict[tuple[str, int], Path]:
+        """Train what is missing, and measure it on what no run has seen.
 
-    def _begun(self, name: str, seed: int) -> RunDirectory | None:
-        loaded = self.load(name, seed)
-        try:
-            return RunDirectory.find(self.out, loaded.recipe.name, dump_yaml(loaded.source))
-        except RecipeError:
-            return None
+        Args:
+            names: the arms.
+            seeds: of each.
+            workers: runs at a time; None to train nothing.
 
-    def run(self, seed: int, names: list[str]) -> None:
-        """Run what is missing of a seed; a run that was killed goes on."""
+        Returns:
+            The directories of the runs that have ended, by arm and seed.
+        """
+        places = [(name, seed) for seed in seeds for name in names]
+        asked = [(f"{self.name}/{name}", self.load(name, seed)) for name, seed in places]
+        mine, every = prepared(asked, self.out)
+        outcome = None if workers is None else train(every, slots_of(workers, 1))
+        ended = {place: run for place, job in zip(places, mine, strict=True) if (run := job.finished)}
         dev = Dev()
-        for name in names:
-            arm, path = self.arms[name], self.ended(name, seed)
-            if path is None:
-                source = self.ended(arm.first, seed) if arm.first else None
-                if arm.first and source is None:
-                    raise SystemExit(
-                        f"{name} takes over the first stage of {arm.first}, which has no run of seed {seed}"
-                    )
-                begun = self._begun(name, seed) is not None
-                path = execute(self.load(name, seed), self.out, begun, Reporter(io.StringIO()), source)[1]
-                figures = json.loads((path / "result.json").read_text())["after_calibration"]
-                print(f"{self.name} {name} seed {seed}: {100 * figures['top1']:.2f}", flush=True)
-            if arm.dev and not (path / "dev.json").is_file():
+        for (name, seed), path in ended.items():
+            if self.arms[name].dev and not (path / "dev.json").is_file():
                 (path / "dev.json").write_text(json.dumps(dev.figures(self.load(name, seed), path)) + "\n")
+        if outcome is not None:
+            raise_failed(outcome, self.out)
+        return ended
 
-    def record(self, name: str, seed: int) -> dict[str, Any] | None:
+    def record(self, name: str, seed: int, path: Path) -> dict[str, Any]:
         """What of a run that has ended is kept."""
-        path = self.ended(name, seed)
-        if path is None:
-            return None
         result = json.loads((path / "result.json").read_text())
         about = result["stages"][-1].get("diagnostics") or {}
         kept: dict[str, Any] = {"arm": name, "seed": seed, "test": chosen(result["after_calibration"])}
@@ -288,18 +230,15 @@ class Suite:
             kept["confidence"] = confidence
         return kept
 
-    def collect(self, seeds: list[int]) -> None:
-        """Write the figures of what has ended, beside those of other seeds that stand there already."""
+    def collect(self, ended: dict[tuple[str, int], Path]) -> None:
+        """Write the figures of what has ended, beside those of other arms and seeds that stand there already."""
         target = ROOT / "results" / "runs" / f"arms_{self.name}.json"
         old = json.loads(target.read_text())["runs"] if target.is_file() else []
         runs = {(run["arm"], run["seed"]): run for run in old if run["arm"] in self.arms}
-        found = [each for name in self.arms for seed in seeds if (each := self.record(name, seed))]
-        runs |= {(each["arm"], each["seed"]): each for each in found}
-        if not found:
-            raise SystemExit(f"no run of these seeds has ended in {self.out}; {target} stays as it is")
-        first = self.ended(found[0]["arm"], found[0]["seed"])
-        assert first is not None
-        about = json.loads((first / "result.json").read_text())
+        if not ended:
+            raise SystemExit(f"no run of these arms and seeds has ended in {self.out}; {target} stays as it is")
+        runs |= {(name, seed): self.record(name, seed, path) for (name, seed), path in ended.items()}
+        about = json.loads((next(iter(ended.values())) / "result.json").read_text())
         order = list(self.arms)
         content = {
             "suite": self.name,
@@ -406,53 +345,23 @@ def own_class(method: STG, saved: SavedRun, pooled: torch.Tensor, targets: torch
     return round((torch.cdist(made, means).argmin(1) == labels).double().mean().item(), 4)
 
 
-def halve(folder: Path, target: Path) -> None:
-    """Write Fashion-MNIST as 14 x 14 images, each pixel the mean of four: a quarter of the work, as hard a problem."""
-    arrays = {}
-    for split, (images, labels) in FASHION_STEMS.items():
-        pair = [(find_idx(folder, stem), ndim) for stem, ndim in ((images, 3), (labels, 1))]
-        if None in (pair[0][0], pair[1][0]):
-            raise SystemExit(f"{folder} does not hold Fashion-MNIST's files ({images}.gz, ...); see --data")
-        large, arrays[f"{split}_labels"] = (read_idx(path, ndim) for path, ndim in pair if path)
-        means = large.reshape(len(large), 14, 2, 14, 2).mean((2, 4))
-        arrays[f"{split}_images"] = np.rint(means).astype(np.uint8)[..., None]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(target, **arrays)  # type: ignore[arg-type]
-
-
-def suite(name: str, out: Path, data: Path | None = None) -> Suite:
-    """A suite by its name; Fashion-MNIST's files are in `data`."""
-    if name == "digits":
-        return Suite(name, DIGITS, out)
-    if not (halved := (out / "fashion_14x14.npz").resolve()).is_file():
-        assert data is not None
-        halve(data, halved)
-    source = (
-        f"data={{use: npz, options: {{path: {halved}, mean: [0.286], std: [0.33], crop_padding: 0, flip: false}}, "
-        "imbalance: {kind: exponential, factor: 50, max_count: 250}}"
-    )
-    return Suite(name, FASHION, out, source)
-
-
 def main() -> None:
     """Run what is missing, then collect what has ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=("digits", "fashion"))
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--arms", nargs="+", help="by default all; arms that others build on come first")
+    parser.add_argument("--seeds", default="0..4", help="0..4, or 0,2,7")
+    parser.add_argument("--arms", nargs="+", help="by default all")
     parser.add_argument("--out", type=Path, default=Path("runs/arms"))
-    parser.add_argument("--workers", type=int, default=1, help="seeds at once, on one thread each")
+    parser.add_argument("--workers", type=int, default=1, help="runs at once, on one thread each")
     parser.add_argument("--collect", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    chosen_suite = suite(arguments.suite, arguments.out, arguments.data.resolve())
-    names = arguments.arms or list(chosen_suite.arms)
-    if not arguments.collect:
-        with ProcessPoolExecutor(arguments.workers) as pool:
-            for job in [pool.submit(chosen_suite.run, seed, names) for seed in arguments.seeds]:
-                job.result()
-    chosen_suite.collect(arguments.seeds)
+    if arguments.suite == "fashion" and not (arguments.out / FILE).is_file():
+        halve(arguments.data.resolve(), arguments.out)
+    suite = Suite(arguments.suite, arguments.out)
+    workers = None if arguments.collect else arguments.workers
+    suite.collect(suite.run(arguments.arms or list(suite.arms), seeds_of([arguments.seeds]), workers))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""The central claim of each of the five papers, tried on paired runs: results/claims.md.
 
-    python benchmarks/arms.py digits --seeds 0 1 2 3 4
-    python benchmarks/arms.py fashion --seeds 0 1 2 3 4
+    python benchmarks/arms.py digits --seeds 0..4
+    python benchmarks/arms.py fashion --seeds 0..4
     python benchmarks/claims.py
 
 Reads results/runs/arms_*.json and trains nothing. An effect is the mean of the differences between two arms of the same

@@ -29,7 +29,9 @@ DIGITS = Path(__file__).parents[1] / "recipes" / "digits_lt_ofa.yaml"
 #: A run that trains nothing, and does what its recipe's description says.
 FAKE = """
 import json, os, pathlib, signal, sys, time
-arguments = sys.argv[1:]
+arguments, started = sys.argv[1:], os.getcwd()
+os.chdir(pathlib.Path(arguments[1]).parent)
+pathlib.Path("where.txt").write_text(started)
 text = pathlib.Path("recipe.yaml").read_text()
 run = pathlib.Path("runs/r/one")
 run.mkdir(parents=True, exist_ok=True)
@@ -195,8 +197,10 @@ def test_each_job_is_trained_once_and_what_is_done_is_left(make, engine, tmp_pat
     assert calls(tmp_path / "sweep") == {"anew": 5}
     outcome, told = engine(jobs)
     assert len(outcome.done) == 5 and outcome.trained == 0 and told == []
-    (line,) = (tmp_path / "sweep" / "jobs" / jobs[0].address / "calls.txt").read_text().splitlines()
-    assert line == "run recipe.yaml --out runs --threads 1"
+    folder = tmp_path / "sweep" / "jobs" / jobs[0].address
+    (line,) = (folder / "calls.txt").read_text().splitlines()
+    assert line == f"run {folder}/recipe.yaml --out {folder}/runs --threads 1"
+    assert (folder / "where.txt").read_text() == os.getcwd(), "relative paths mean what they did for the engine"
 
 
 def test_what_takes_over_waits_and_is_told_where_from(make, engine, tmp_path):
@@ -418,7 +422,7 @@ def test_a_table_survives_two_kills_and_equals_runs_made_one_by_one(tmp_path):
                 inside = str(tmp_path) in os.readlink(path.parent / "cwd")
             except OSError:
                 continue
-            if b"recipe.yaml" in words and inside:
+            if any(word.endswith(b"/recipe.yaml") for word in words) and inside:
                 found.append(int(path.parent.name))
         return found
 

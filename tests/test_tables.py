@@ -274,6 +274,12 @@ def test_as_text(table, cells):
     assert "Plain & simple, Made small: three epochs" in notes(table, cells)
 
 
+def test_only_rows_that_were_asked_for_are_shown(table, cells):
+    few = {place: cells[place] for place in table.chosen(["plain"])}
+    lines = FORMATS["markdown"](table, few).splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == ["| ", "| ---", "| Plain & simple"]
+
+
 def test_as_markdown_and_latex(table, cells):
     markdown = FORMATS["markdown"](table, cells)
     assert "| Focal | 12.5 / 13.0 ± 2.8 (2) | 10.0 ± 0.5 \\[1.0 2.0 3.0\\]" in markdown
@@ -298,6 +304,24 @@ def test_the_overview_counts_and_shows_differences(table, cells):
     assert "| [own](../tables/own.yaml) | Methods on made data | 10 | 6 | 1 |  |  | 1 | 2 |" in text
     assert "| all |  | 10 | 6 | 1 | 0 | 0 | 1 | 2 |" in text and "| method: OLTR | 2 | own |" in text
     assert "| Focal | Made small | 12.5 | 13.0 ± 2.8 (2) | +0.5 |" in text
+
+
+def test_the_overview_shows_a_table_of_ones_own_as_it_is(folder, table, cells):
+    table.path.write_text(TABLE.replace("source: 'A paper, table 1'\n", ""))
+    own = Table(table.path)
+    text = overview([(own, States(Records([folder / "records"])).of(own))])
+    assert "## Our own" in text and "\n### own\n\nMethods on made data, in percent.\n" in text
+    assert "| Focal | 12.5 / 13.0 ± 2.8 (2) |" in text and "- the table's own note\n" in text
+
+
+def test_what_a_person_notes_on_a_record_is_shown(folder, table):
+    record(folder, table, ("focal", "small"), 0, 0.85, note="measured <before>")
+    record(folder, table, ("focal", "small"), 1, 0.85, note="measured <before>")
+    found = States(Records([folder / "records"])).of(table)
+    told = json.loads(FORMATS["json"](table, found))["cells"]
+    assert told[0]["record_notes"] == ["measured <before>"] and told[1]["record_notes"] == []
+    write_pages([(table, found)], folder / "html")
+    assert (folder / "html" / "own.html").read_text().count("<p>measured &lt;before&gt;</p>") >= 1
 
 
 def test_colours_say_which_is_better(table, cells):

@@ -24,7 +24,9 @@ class NpzOptions(Options):
     """Options of `Npz`."""
 
     path: str
-    """The file."""
+    """The file, from `root`."""
+    root: str | None = None
+    """The folder that `path` starts from; by default the one that the command is started in."""
     mean: list[float] | None = None
     """Mean of each channel on the scale 0..1; by default that of the training images."""
     std: list[Annotated[float, Field(gt=0)]] | None = None
@@ -48,10 +50,14 @@ class Npz(Method[NpzOptions]):
         super().__init__(options)  # unlike other data sets this one has no defaults: `path` is required
 
     @property
+    def _path(self) -> Path:
+        return Path(self.options.root or "").expanduser() / Path(self.options.path).expanduser()
+
+    @property
     def provides(self) -> AbstractSet[str]:
         """Validation images, where the file lists them; its content is not read."""
         try:
-            with np.load(Path(self.options.path).expanduser(), allow_pickle=False) as archive:
+            with np.load(self._path, allow_pickle=False) as archive:
                 return {"validation"} if "val_images" in archive.files else frozenset()
         except Exception:  # of any kind, as below; build_data says what is wrong
             return frozenset()
@@ -59,7 +65,7 @@ class Npz(Method[NpzOptions]):
     @hookimpl
     def build_data(self) -> DataSplits:
         """The splits of the file; a class is any label up to the largest one of the training split."""
-        path = Path(self.options.path).expanduser()
+        path = self._path
         arrays = _read(path)
         train = _split(path, arrays, "train", None)
         num_classes = int(train[1].max()) + 1

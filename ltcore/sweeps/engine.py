@@ -194,7 +194,9 @@ class Engine:
     def _process(
         self, job: JobFolder, source: Path | None, threads: int, resumed: bool, slot: int, lock: int
     ) -> subprocess.Popen[bytes]:
-        command = [*self.program, "run", "recipe.yaml", "--out", "runs", "--threads", str(threads)]
+        folder = job.path.absolute()
+        command = [*self.program, "run", str(folder / "recipe.yaml"), "--out", str(folder / "runs")]
+        command += ["--threads", str(threads)]
         command += ["--resume"] if resumed else []
         command += ["--from", str(source.absolute())] if source else []
         environment = dict(os.environ)
@@ -202,9 +204,8 @@ class Engine:
             environment["CUDA_VISIBLE_DEVICES"] = self.slots.cards[slot % len(self.slots.cards)]
         path = job.path / "log.txt"
         with telling(path, AGAIN), open(path, "ab") as log:
-            return subprocess.Popen(
+            return subprocess.Popen(  # it starts where the engine did: relative paths of a recipe stay what they are
                 command,
-                cwd=job.path,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

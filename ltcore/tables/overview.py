@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ltcore.compare.markup import markdown
 from ltcore.tables.state import Found, counted
 from ltcore.tables.table import Table
-from ltcore.tables.text import Cells, heads, ours, printed, signed
+from ltcore.tables.text import FORMATS, Cells, heads, ours, printed, signed
 
 Tables = Sequence[tuple[Table, Cells]]
 
@@ -16,7 +16,7 @@ _HEAD = """# Tables
 
 Written by `ltcore table --all`; edit nothing here. A cell is one headline figure. *Missing* can be run and is not
 measured yet; *waits* cannot be run, and the table says what for. *Stale* was measured before its recipe or a method
-changed. [How a table is written](sweeps.md), and how it is run.
+changed. [How a table is written](sweeps.md#a-tables-file), and how it is run.
 """
 
 
@@ -68,6 +68,9 @@ def _waits(tables: Tables) -> str:
 
 
 def _measured(table: Table, cells: Cells) -> str:
+    """The cells that are measured, a line each; a table of one's own, which has nothing to compare with, as it is."""
+    if not table.file.source:
+        return f"### {table.name}\n\n{FORMATS['markdown'](table, cells)}"
     titles = dict(zip(table.file.columns, heads(table), strict=True))
     decimals = table.file.decimals
     source = f" ({markdown(table.file.source)})" if table.file.source else ""

@@ -224,6 +224,7 @@ def _behind(table: Table, found: Found, reports: Reports) -> Element:
         lines.append(element("p", element("code", cell.command)))
     if found.records:
         lines.append(_runs(found.records, reports))
+        lines += [element("p", note) for note in dict.fromkeys(record.note for record in found.records) if note]
     lines += [element("p", text) for text in cell.notes]
     return element("section", *lines, class_="behind", data_behind=cell.name, hidden=True)
 

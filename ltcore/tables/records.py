@@ -46,6 +46,11 @@ class Record:
         """The run's seed."""
         return int(self.content["seed"])
 
+    @property
+    def note(self) -> str:
+        """What a reader has to know of it; a person has written it into the file."""
+        return str(self.content.get("note", ""))
+
     def figures(self, stage: str | None) -> Mapping[str, float | None]:
         """Its figures, as fractions: of a stage's end, or after calibration; empty where it has no such stage."""
         found = self.content["figures"] if stage is None else self.content["stages"].get(stage)

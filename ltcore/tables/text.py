@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ltcore.compare.markup import latex, markdown
@@ -108,11 +108,12 @@ def heads(table: Table) -> list[str]:
 
 
 def rows(table: Table, cells: Cells) -> list[list[str]]:
-    """The texts of all cells, row by row, each behind the row's title."""
+    """The texts of the cells, row by row, each behind the row's title; rows of which nothing was asked are left out."""
     decimals = table.file.decimals
     return [
         [row.label, *(whole(cells.get((name, column)), decimals) for column in table.file.columns)]
         for name, row in table.file.rows.items()
+        if any((name, column) in cells for column in table.file.columns)
     ]
 
 
@@ -219,8 +220,13 @@ def _cell(table: Table, found: Found) -> dict[str, Any]:
         "command": None if cell.waits else cell.command,
         "digest": None if cell.waits else table.digest(cell),
         "records": [str(record.path) for record in found.records],
+        "record_notes": _distinct(record.note for record in found.records),
         "notes": list(cell.notes),
     }
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(filter(None, texts)))
 
 
 def _json(table: Table, cells: Cells) -> str:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,15 @@ def test_colour(tmp_path):
     assert splits.mean == pytest.approx((source / 255).mean((0, 1, 2)))
     assert splits.std == pytest.approx((source / 255).std((0, 1, 2)))
     assert prepare(splits).class_counts.tolist() == [4, 4, 4]
+
+
+def test_its_path_starts_from_root(tmp_path):
+    np.savez(tmp_path / "own.npz", **arrays())
+    data = Npz(NpzOptions(path="own.npz", root=str(tmp_path)))
+    assert len(data.build_data().train) == len(arrays()["train_labels"]) and data.provides == frozenset()
+    assert len(Npz(NpzOptions(path=str(tmp_path / "own.npz"), root="elsewhere")).build_data().train)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/elsewhere/own.npz is not there (data.options.path)")):
+        Npz(NpzOptions(path="own.npz", root=str(tmp_path / "elsewhere"))).build_data()
 
 
 def test_grey_with_validation_and_options(tmp_path):
