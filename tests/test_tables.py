@@ -268,8 +268,8 @@ def test_as_text(table, cells):
     assert summary(cells) == lines[-1] == "10 cells: 6 measured, 1 stale, 1 missing, 2 wait"
     assert notes(table, cells)[:3] == [
         "the table's own note",
-        "OLTR waits for method: OLTR",
-        "Plain & simple is stale: the code of ltcore-cifar-resnet has changed since",
+        "waits for method: OLTR: OLTR",
+        "stale: the code of ltcore-cifar-resnet has changed since: Plain & simple",
     ]
     assert "Plain & simple, Made small: three epochs" in notes(table, cells)
 

@@ -73,14 +73,14 @@ def notes(table: Table, cells: Cells) -> list[str]:
     """What stands below a table: its note, what cells wait for, what failed or is stale, and what rows say."""
     file = table.file
     said = [file.note] if file.note else []
-    for kind, word in (("waits", "waits for"), ("stale", "is stale:"), ("failed", "failed:")):
+    for kind, word in (("waits", "waits for"), ("stale", "stale:"), ("failed", "failed:")):
         reasons: dict[str, list[Found]] = {}
         for found in cells.values():
             if found.kind == kind:
                 reasons.setdefault(found.why, []).append(found)
         for why, members in reasons.items():
             rows = dict.fromkeys(file.rows[found.cell.row].label for found in members)
-            said.append(f"{', '.join(rows)} {word} {why}")
+            said.append(f"{word} {why}: {', '.join(rows)}")
     titles = dict(zip(file.columns, heads(table), strict=True))
     for found in cells.values():
         for note in found.cell.notes:
