@@ -22,7 +22,7 @@ def check_installed(
             use, or one where there is a GPU, which processes that are forked cannot share.
 
     Raises:
-        RecipeError: there is no such check.
+        RecipeError: there is no such check, or there cannot be so many processes.
         RunError: one of several processes ended.
         PluginError: nothing installed has one of the names, or two distributions have it; nothing has been checked.
     """
@@ -41,11 +41,7 @@ def check_installed(
         return
     from ltcore.testing import workers
 
-    jobs = min(jobs or workers.usual_jobs(), len(tasks))
-    if jobs == 1:
-        yield from map(_of_task, tasks)
-        return
-    workers.prepare(wanted, without, jobs)
+    workers.prepare(wanted, without, jobs := min(workers.possible(jobs), len(tasks)))
     yield from workers.spread(tasks, _of_task, jobs, lambda task: f"'{task[0].name}'")
 
 

@@ -16,7 +16,7 @@ import torch
 
 from ltcore.discovery import catalogue
 from ltcore.discovery.offer import Offer
-from ltcore.errors import LtcoreError, RunError
+from ltcore.errors import LtcoreError, RecipeError, RunError
 from ltcore.testing import pairs, processes
 from ltcore.testing.checking import WITHOUT_TRAINING, one_thread
 from ltcore.testing.parts import PARTS
@@ -28,11 +28,22 @@ Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
 
-def usual_jobs() -> int:
-    """One a core that this process may use; one where CUDA is there, or on macOS: neither bears to be forked."""
-    if sys.platform != "linux" or torch.cuda.is_available():
+def possible(jobs: int | None) -> int:
+    """How many processes: as many as asked for, or one a core that this process may use.
+
+    One where CUDA is there, which a forked process cannot use, and by default on macOS, where libraries break in it.
+
+    Raises:
+        RecipeError: more than one is asked for where CUDA is there.
+    """
+    if torch.cuda.is_available():
+        if jobs is not None and jobs > 1:
+            raise RecipeError(
+                f"--jobs {jobs}: the checks use the GPU, which several processes of theirs cannot share; leave --jobs "
+                "out, or hide the GPU with CUDA_VISIBLE_DEVICES= in front of the command"
+            )
         return 1
-    return usable_cores()
+    return jobs or (usable_cores() if sys.platform == "linux" else 1)
 
 
 def prepare(offers: Sequence[Offer], without: Collection[str], jobs: int) -> None:
@@ -40,6 +51,8 @@ def prepare(offers: Sequence[Offer], without: Collection[str], jobs: int) -> Non
 
     What is wrong with a method is left for its checks to say.
     """
+    if jobs == 1:
+        return
     if set(CHECKS) - WITHOUT_TRAINING - set(without):
         processes.start()  # it imports what it needs meanwhile, too
         import_module("torch._dynamo")  # as the first optimiser does
@@ -75,6 +88,9 @@ def spread(
     Raises:
         RunError: a process ended, or `work` raised an error.
     """
+    if jobs == 1:
+        yield from map(work, tasks)
+        return
     context = get_context("fork")
     waiting, answers, given = iter(range(len(tasks))), dict[int, Answer](), 0
     busy: dict[Connection, tuple[BaseProcess, int]] = {}
