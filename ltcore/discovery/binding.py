@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +44,24 @@ class Entry:
     def whose(self) -> str:
         """``'safa' (ltcore-safa 0.2.1)``."""
         return f"'{self.key}' ({self.offer.distribution} {self.offer.version})"
+
+    @cached_property
+    def marked(self) -> tuple[tuple[str, pluggy.HookImpl], ...]:
+        """The method's marked functions, by the names of their hooks, as pluggy sees them; looked for once.
+
+        Raises:
+            PluginError: a marked function is no hook, or takes an argument that the hook does not have.
+        """
+        manager = _parsed.manager
+        try:
+            manager.register(self.method, name=self.key)
+            manager.check_pending()
+            callers = manager.get_hookcallers(self.method) or []
+            return tuple((caller.name, answer) for caller in callers for answer in caller.get_hookimpls())
+        except pluggy.PluginValidationError as error:
+            raise PluginError(_explain(self, manager, error)) from error
+        finally:
+            manager.unregister(name=self.key)
 
 
 @dataclass(frozen=True)
@@ -148,7 +167,7 @@ def implementations(entries: Iterable[Entry]) -> Answers:
     """
     found: Answers = {name: [] for name in HOOKS}
     for entry in entries:
-        for name, answer in _marked(entry):
+        for name, answer in entry.marked:
             if name not in found:
                 continue  # marked as optional
             if answer.tryfirst or answer.trylast or answer.hookwrapper or answer.wrapper:
@@ -162,20 +181,6 @@ def implementations(entries: Iterable[Entry]) -> Answers:
                     raise PluginError(f"{entry.whose} {changed}")
             found[name].append(Implementation(entry, name, answer.function, arguments))
     return found
-
-
-def _marked(entry: Entry) -> list[tuple[str, pluggy.HookImpl]]:
-    """A method's marked functions, by the names of their hooks, as pluggy sees them."""
-    manager = _parsed.manager
-    try:
-        manager.register(entry.method, name=entry.key)
-        manager.check_pending()
-        callers = manager.get_hookcallers(entry.method) or []
-        return [(caller.name, answer) for caller in callers for answer in caller.get_hookimpls()]
-    except pluggy.PluginValidationError as error:
-        raise PluginError(_explain(entry, manager, error)) from error
-    finally:
-        manager.unregister(name=entry.key)
 
 
 def _explain(entry: Entry, manager: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:
