@@ -16,7 +16,7 @@ from ltcore.errors import PluginError
 from ltcore.files import checkpoint
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.seeding import derive_seed, generator_for
+from ltcore.seeding import derive_seed, generator_for, seed_globally
 from ltcore.training.execute import execute
 
 SGD = "optimizer: {name: sgd, lr: 0.05, momentum: 0.9}"
@@ -281,3 +281,15 @@ def test_seeds_of_purposes_that_look_alike_differ():
     purposes = [(0, "a", 1), (0, "a", "1"), (0, "a1"), ("0", "a", 1), (0, "a", 1, ""), (1, "a", 0), (0, 1, "a")]
     assert len({derive_seed(*purpose) for purpose in purposes}) == len(purposes)
     assert derive_seed(0, "crop", 3) == 327255700847384673  # not Python's hash(), which differs in each process
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_seeding_globally_is_what_torch_does(monkeypatch, there):
+    torch.manual_seed(20260713)
+    expected = torch.rand(3)
+    seeded = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    seed_globally(20260713)
+    assert torch.equal(torch.rand(3), expected) and torch.initial_seed() == 20260713
+    assert seeded == [20260713] * there

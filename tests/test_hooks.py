@@ -182,6 +182,15 @@ def test_a_wrongly_written_hook_is_an_error_that_names_the_plugin(functions, mes
     assert str(error.value).startswith(f"'bad' (ltcore-bad 1.2): {message}") and "tell its author" in str(error.value)
 
 
+def test_a_wrong_method_leaves_nothing_behind_for_the_next_one():
+    wrong = type("Wrong", (Method,), {"compute_los": hookimpl(lambda self, logits: logits)})
+    right = type("Right", (Method,), {"adjust_logits": hookimpl(lambda self, logits: logits)})
+    for _ in range(2):
+        with pytest.raises(PluginError, match="there is no hook 'compute_los'"):
+            hooks_of(bad=wrong())
+        assert [answer.entry.key for answer in hooks_of(bad=right()).answers["adjust_logits"]] == ["bad"]
+
+
 def test_a_wrapper_is_refused():
     def wrap(self):
         yield

@@ -16,7 +16,7 @@ from ltcore.errors import RecipeError, RunError
 from ltcore.files import writing
 from ltcore.files.output import is_stream, output, refuse_output, write_output
 from ltcore.files.run_directory import RunDirectory
-from ltcore.files.writing import append, copy_atomically, replacing, temporary_folder, write_atomically
+from ltcore.files.writing import append, copy_atomically, replacing, temporary_folder, unflushed, write_atomically
 
 
 def folder(path):
@@ -171,6 +171,16 @@ def test_a_file_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkey
     monkeypatch.setattr(writing.fcntl, "flock", swept_first)
     write_atomically(tmp_path / "out", b"content")
     assert (tmp_path / "out").read_bytes() == b"content" and len(calls) == 2
+
+
+def test_what_nobody_reads_later_is_not_flushed_to_disk(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    with unflushed():
+        write_atomically(tmp_path / "out", b"thrown away")
+    assert (tmp_path / "out").read_bytes() == b"thrown away" and not flushed
+    write_atomically(tmp_path / "out", b"kept")
+    assert len(flushed) == 1
 
 
 def test_a_link_inside_a_run_is_not_written_through(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltcore.cli.parser import add_command
+from ltcore.cli.parser import add_command, whole
 from ltcore.untrusted import printable
 
 
@@ -48,7 +48,9 @@ def new(
         print(f"Then change {modules[0]} and functional.py beside it.")
 
 
-def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool = False) -> None:
+def check(
+    names: Sequence[str] = (), without: Sequence[str] = (), jobs: int | None = None, as_json: bool = False
+) -> None:
     """Train installed methods on a few dozen made-up images, and see that they keep to what ltcore asks of them.
 
     Without NAME, every method of the installed plugins is checked; core's own data sets and its timm backbone only
@@ -60,7 +62,7 @@ def check(names: Sequence[str] = (), without: Sequence[str] = (), as_json: bool 
     from ltcore.testing.installed import check_installed
 
     reports = []
-    for report in check_installed(names, without):
+    for report in check_installed(names, without, jobs):
         reports.append(report)
         if not as_json:
             print("\n".join(printable(line) for line in str(report).split("\n")), flush=True)
@@ -98,4 +100,6 @@ def add(commands: Any) -> None:
     command.add_argument("names", metavar="NAME", nargs="*", help=text)
     text = "leave a check out, such as pairs, which takes longest; may be repeated"
     command.add_argument("--without", action="append", metavar="CHECK", help=text)
+    text = "check in N processes; by default in one a core, or in one where there is a GPU"
+    command.add_argument("--jobs", type=whole, metavar="N", help=text)
     command.json()

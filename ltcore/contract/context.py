@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ltcore.errors import RunError
-from ltcore.seeding import derive_seed
+from ltcore.seeding import derive_seed, seed_globally
 
 if TYPE_CHECKING:
     from ltcore.contract.images import ImageFunction
@@ -212,7 +212,7 @@ class Context:
         state = self._state
         which = () if state.expert is None else ("expert", state.expert)
         seed = derive_seed(state.seed, "method", self._owner, hook, state.stage, state.epoch, *which)
-        torch.manual_seed(seed)
+        seed_globally(seed)
         self._seed(seed)
         self._drawn_for = (state.stage, state.epoch, state.step)
 

@@ -7,8 +7,11 @@ functions with the context already in them, composed by the rule of the hook's k
 from __future__ import annotations
 
 import inspect
+import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +44,24 @@ class Entry:
     def whose(self) -> str:
         """``'safa' (ltcore-safa 0.2.1)``."""
         return f"'{self.key}' ({self.offer.distribution} {self.offer.version})"
+
+    @cached_property
+    def marked(self) -> tuple[tuple[str, pluggy.HookImpl], ...]:
+        """The method's marked functions, by the names of their hooks, as pluggy sees them; looked for once.
+
+        Raises:
+            PluginError: a marked function is no hook, or takes an argument that the hook does not have.
+        """
+        manager = _parsed.manager
+        try:
+            manager.register(self.method, name=self.key)
+            manager.check_pending()
+            callers = manager.get_hookcallers(self.method) or []
+            return tuple((caller.name, answer) for caller in callers for answer in caller.get_hookimpls())
+        except pluggy.PluginValidationError as error:
+            raise PluginError(_explain(self, manager, error)) from error
+        finally:
+            manager.unregister(name=self.key)
 
 
 @dataclass(frozen=True)
@@ -107,15 +128,34 @@ Around = Callable[[Implementation, Callable[..., Any]], Callable[..., Any]]
 
 
 class _Manager(pluggy.PluginManager):
-    """Looks at what authors may have marked: not at the hundred names that every module of torch has."""
+    """Knows the hooks, and looks at what authors may have marked: not at the hundred names of every torch module."""
+
+    def __init__(self) -> None:
+        super().__init__(PROJECT)
+        self._own: set[str] = set()
+        self.add_hookspecs(hookspecs)
+
+    def register(self, plugin: Any, name: str | None = None) -> str | None:
+        """See pluggy."""
+        by_authors = [kind for kind in type(plugin).__mro__ if not _NOT_BY_AUTHORS.match(kind.__module__)]
+        self._own = set(vars(plugin)).union(*map(vars, by_authors))
+        return super().register(plugin, name)
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         """See pluggy."""
-        if name not in vars(plugin):
-            owner = next((kind for kind in type(plugin).__mro__ if name in vars(kind)), None)
-            if owner is not None and owner.__module__.partition(".")[0] == "torch":
-                return None
-        return super().parse_hookimpl_opts(plugin, name)
+        return super().parse_hookimpl_opts(plugin, name) if name in self._own else None
+
+
+class _Parsed(threading.local):
+    """A manager for each thread: to parse the hooks takes longer than to look at a method."""
+
+    def __init__(self) -> None:
+        self.manager = _Manager()
+
+
+#: Modules of the classes that every method derives from.
+_NOT_BY_AUTHORS = re.compile(r"(torch|builtins)\b|ltcore\.contract\.method$")
+_parsed = _Parsed()
 
 
 def implementations(entries: Iterable[Entry]) -> Answers:
@@ -127,25 +167,19 @@ def implementations(entries: Iterable[Entry]) -> Answers:
     """
     found: Answers = {name: [] for name in HOOKS}
     for entry in entries:
-        manager = _Manager(PROJECT)
-        manager.add_hookspecs(hookspecs)
-        try:
-            manager.register(entry.method, name=entry.key)
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            raise PluginError(_explain(entry, manager, error)) from error
-        for caller in manager.get_hookcallers(entry.method) or []:
-            for answer in caller.get_hookimpls() if caller.name in found else []:  # the rest are marked as optional
-                if answer.tryfirst or answer.trylast or answer.hookwrapper or answer.wrapper:
-                    raise PluginError(
-                        f"{entry.whose}: hook {caller.name} must not ask for tryfirst, trylast or a wrapper: "
-                        "methods act in the recipe's order; tell its author"
-                    )
-                arguments = tuple(name for name in answer.argnames if name in HOOKS[caller.name].arguments)
-                for name in (caller.name, *(f"{caller.name}.{argument}" for argument in arguments)):
-                    if changed := interface.broken(name, entry.method.interface, entry.offer.distribution):
-                        raise PluginError(f"{entry.whose} {changed}")
-                found[caller.name].append(Implementation(entry, caller.name, answer.function, arguments))
+        for name, answer in entry.marked:
+            if name not in found:
+                continue  # marked as optional
+            if answer.tryfirst or answer.trylast or answer.hookwrapper or answer.wrapper:
+                raise PluginError(
+                    f"{entry.whose}: hook {name} must not ask for tryfirst, trylast or a wrapper: "
+                    "methods act in the recipe's order; tell its author"
+                )
+            arguments = tuple(argument for argument in answer.argnames if argument in HOOKS[name].arguments)
+            for part in (name, *(f"{name}.{argument}" for argument in arguments)):
+                if changed := interface.broken(part, entry.method.interface, entry.offer.distribution):
+                    raise PluginError(f"{entry.whose} {changed}")
+            found[name].append(Implementation(entry, name, answer.function, arguments))
     return found
 
 

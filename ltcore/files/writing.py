@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,17 @@ from ltcore.errors import RunError, fault
 
 _PREFIX, _SUFFIX = ".ltcore-", ".tmp"
 RESUME = "then go on with --resume"
+_flushed: ContextVar[bool] = ContextVar("flushed", default=True)
+
+
+@contextmanager
+def unflushed() -> Iterator[None]:
+    """In the block nothing is flushed to disk: for files that nobody reads once this process has ended."""
+    token = _flushed.set(False)
+    try:
+        yield
+    finally:
+        _flushed.reset(token)
 
 
 @contextmanager
@@ -57,7 +69,8 @@ def replacing(path: Path, otherwise: str = RESUME) -> Iterator[BinaryIO]:
                 there = os.lstat(path).st_mode
                 if stat.S_ISREG(there):
                     os.fchmod(file.fileno(), stat.S_IMODE(there))
-            os.fsync(file.fileno())
+            if _flushed.get():
+                os.fsync(file.fileno())
             os.replace(file.name, path)
         except BaseException:
             with suppress(OSError):

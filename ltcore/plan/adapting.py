@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ltcore.errors import LtcoreError, listed
-from ltcore.seeding import derive_seed
+from ltcore.seeding import derive_seed, seed_globally
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
@@ -38,12 +38,10 @@ def adapted(backbone: Backbone, answers: Answers, loaded: LoadedRecipe) -> Backb
     Raises:
         LtcoreError: an adapter refuses the network or fails; the message names it and its place.
     """
-    import torch
-
     owners = {id(parameter): (parameter, "") for parameter in backbone.parameters()}  # held, so that no id comes twice
     for position, answer in enumerate(answers["adapt_backbone"]):
         pretraining = backbone.pretraining
-        torch.manual_seed(derive_seed(loaded.recipe.seed, "adapt", answer.entry.key))
+        seed_globally(derive_seed(loaded.recipe.seed, "adapt", answer.entry.key))
         try:
             backbone = answer.bind(None)(backbone)
         except LtcoreError as error:

@@ -15,6 +15,7 @@ from ltcore.networks.schedules import never_comes
 from ltcore.plan.adapting import adapted
 from ltcore.plan.checks import CalibrationChecks, StageChecks
 from ltcore.plan.untrained import unadapted, untrained
+from ltcore.seeding import derive_seed, seed_globally
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
@@ -198,11 +199,7 @@ def _entry(loaded: LoadedRecipe, path: tuple[str, ...], key: str, name: str) -> 
         raise
     whose = f"method '{name}', {offer.distribution} {offer.version}"
     options = loaded.validate_options(kind.Options, (*path, "options"), whose)
-    import torch
-
-    from ltcore.seeding import derive_seed
-
-    torch.manual_seed(derive_seed(loaded.recipe.seed, "method", key))  # for modules that are made in __init__
+    seed_globally(derive_seed(loaded.recipe.seed, "method", key))  # for modules that are made in __init__
     try:
         return Entry(key, offer, kind(options))
     except LtcoreError as error:

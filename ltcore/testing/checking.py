@@ -52,7 +52,7 @@ _WATCHED = {
     "auxiliary": "declared against returned terms, in every step",
     "synchronisation": "the operators of every step" + "; and what CUDA reports" * torch.cuda.is_available(),
 }
-_WITHOUT_TRAINING = frozenset({"options", "hooks", "interface"})
+WITHOUT_TRAINING = frozenset({"options", "hooks", "interface"})
 _NEEDS_STEADY = frozenset({"resume", "test_data", "validation", "processes", "row_order"})
 #: Of checks that say something of some hooks only, those hooks.
 _RECORDS = frozenset({"mix_inputs", "augment_features"})
@@ -114,7 +114,7 @@ def conformance(
             raise ValueError(f"there is no check '{name}'{nearest(name, CHECKS) or ';'} there is {listed(CHECKS)}")
     known = next((offer.name for offer in catalogue.offers() if _is(offer, kind)), None)
     own = {} if known else {_name_of(kind): kind}
-    with catalogue.lent({**PARTS, **own}), _one_thread():
+    with catalogue.lent({**PARTS, **own}), one_thread():
         offer = catalogue.find(known or next(iter(own)))
         checks = list(_Conformance(offer, kind, options or {}, recipe or {}, without).checks())
     made = {check.name: check for check in checks}
@@ -137,7 +137,7 @@ def _name_of(kind: type[Method]) -> str:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Networks as small as these are slower on two threads; and sums do not depend on the machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -175,7 +175,7 @@ class _Conformance:
             yield from note(check_hooks(self.offer, method))
             if made[-1].outcome == "passed":
                 yield from note(check_interface(self.offer, method))
-            if made[-1].outcome == "passed" and set(CHECKS) - _WITHOUT_TRAINING - set(self.without):
+            if made[-1].outcome == "passed" and set(CHECKS) - WITHOUT_TRAINING - set(self.without):
                 yield from note(*self._trainings())
         done = {check.name for check in made}
         failed = ", ".join(check.name for check in made if check.outcome == "failed")

@@ -10,15 +10,20 @@ from ltcore.errors import PluginError, RecipeError, listed, nearest
 from ltcore.testing.report import CHECKS, Check, Report
 
 
-def check_installed(names: Sequence[str] = (), without: Sequence[str] = ()) -> Iterator[Report]:
-    """Check installed methods, one after the other.
+def check_installed(
+    names: Sequence[str] = (), without: Sequence[str] = (), jobs: int | None = None
+) -> Iterator[Report]:
+    """Check installed methods; the reports come in the order of the names.
 
     Args:
         names: which; by default every method that is not core's own.
         without: checks to leave out.
+        jobs: in how many processes, at most as many as there are methods; by default one a core that this process may
+            use, or one where there is a GPU, which processes that are forked cannot share.
 
     Raises:
-        RecipeError: there is no such check.
+        RecipeError: there is no such check, or there cannot be so many processes.
+        RunError: one of several processes ended.
         PluginError: nothing installed has one of the names, or two distributions have it; nothing has been checked.
     """
     for check in without:
@@ -30,8 +35,18 @@ def check_installed(names: Sequence[str] = (), without: Sequence[str] = ()) -> I
     ]
     if not wanted:
         raise PluginError("no plugin is installed; name one of core's own methods, such as: ltcore check synthetic")
-    for offer in wanted:
-        yield _checked(offer, without, [other for other in installed if other.name == offer.name])
+    tasks = [(offer, without, [other for other in installed if other.name == offer.name]) for offer in wanted]
+    if jobs == 1 or len(tasks) == 1:
+        yield from map(_of_task, tasks)
+        return
+    from ltcore.testing import workers
+
+    workers.prepare(wanted, without, jobs := min(workers.possible(jobs), len(tasks)))
+    yield from workers.spread(tasks, _of_task, jobs, lambda task: f"'{task[0].name}'")
+
+
+def _of_task(task: tuple[Offer, Sequence[str], list[Offer]]) -> Report:
+    return _checked(*task)
 
 
 def _checked(offer: Offer, without: Sequence[str], same_name: list[Offer]) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -85,11 +85,30 @@ def tried(first: Part, second: Part) -> tuple[str, str | None]:
         known = None if catalogue.is_lent(part.offer) else installed_part(part.offer)
         if known is None or known.options != part.options:
             return together(first, second)
-    places = (first.offer, second.offer)
-    key = places if len(orders(first, second)) > 1 else tuple(sorted(places, key=str))
+    key = _key(first, second)
     if key not in _TRIED:
         _TRIED[key] = together(first, second)
     return _TRIED[key]
+
+
+def untried(offers: Iterable[Offer]) -> list[tuple[Part, Part]]:
+    """The recipes of two that checks of installed methods ask for, each once, as the first that asks has it."""
+    found: dict[tuple[Offer, ...], tuple[Part, Part]] = {}
+    for part in filter(None, map(installed_part, offers)):
+        for other in others(part):
+            for pair in orders(part, other):
+                found.setdefault(_key(*pair), pair)
+    return [pair for key, pair in found.items() if key not in _TRIED]
+
+
+def note(first: Part, second: Part, outcome: tuple[str, str | None]) -> None:
+    """Keep what came of two installed methods elsewhere; `tried` answers with it."""
+    _TRIED[_key(first, second)] = outcome
+
+
+def _key(first: Part, second: Part) -> tuple[Offer, ...]:
+    places = (first.offer, second.offer)
+    return places if len(orders(first, second)) > 1 else tuple(sorted(places, key=str))
 
 
 def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None) -> tuple[str, str | None]:
@@ -103,8 +122,10 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     both = sorted(hook for hook in first.hooks & second.hooks if HOOKS[hook].kind == "one")
     if any(other.transformer and not _suits_one(part) for part, other in ((first, second), (second, first))):
         return "refused", None
+    watch = Watch()
     try:
-        plan_of(recipe)
+        with watch.alone():
+            plan = plan_of(recipe)
     except RecipeError as error:
         message = plainly(error)
         # Where the network is what does not suit one of the two, the other has chosen or changed the network.
@@ -124,7 +145,7 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
     if both and first.role is None and second.role is None:
         return "trained", f"both answer {both[0]}, of which there can be one, and the plan went through"
     try:
-        trained = train(recipe, Watch())
+        trained = train(plan, watch)
     except LtcoreError as error:
         return "refused", f"it ended when data had been read: {plainly(error)}"
     if not bool(trained.tensors[CALIBRATED].isfinite().all()):
@@ -140,6 +161,7 @@ def _decides_network(part: Part) -> bool:
     return bool({"adapt_backbone", "build_ensemble"} & part.hooks or "experts" in part.method.requires)
 
 
+@functools.cache
 def _suits_one(part: Part) -> bool:
     """Whether a method can be used on the transformer that another one brings; that is no matter between the two."""
     if part.transformer or part.role is not None:

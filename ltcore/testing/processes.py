@@ -9,7 +9,9 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -18,12 +20,29 @@ if TYPE_CHECKING:
     from ltcore.testing.trial import Trained
 
 _HASH_SEED = "20260713"
-_running: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True)
+class _Other:
+    """The other process, and the one that started it: those that are forked from that one use it, too, in turn."""
+
+    process: subprocess.Popen[bytes]
+    started_by: int
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this process that started it, and knows whether it has ended."""
+        return self.started_by == os.getpid()
+
+
+_running: list[_Other] = []
+#: Held while a task is answered.
+_turn = get_context("fork").Lock()
 
 
 def start() -> subprocess.Popen[bytes]:
     """The other process; it imports what it needs while this one goes on."""
-    if not _running or _running[0].poll() is not None:
+    if not _running or (_running[0].ours and _running[0].process.poll() is not None):
         command = "from ltcore.testing.processes import serve; serve()"
         environment = {
             **os.environ,
@@ -33,9 +52,9 @@ def start() -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
-        _running[:] = [process]
+        _running[:] = [_Other(process, os.getpid())]
         atexit.register(_stop, process)
-    return _running[0]
+    return _running[0].process
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -59,15 +78,19 @@ def elsewhere(offer: Offer, kind: type[Method], recipe: Mapping[str, Any]) -> Tr
         What came of it; or, as text, why nothing did.
     """
     module = sys.modules.get(kind.__module__)
+    task = (offer.name, kind.__module__, kind.__qualname__, getattr(module, "__file__", None), dict(recipe))
     process = start()
     assert process.stdin is not None and process.stdout is not None
-    task = (offer.name, kind.__module__, kind.__qualname__, getattr(module, "__file__", None), dict(recipe))
     try:
-        pickle.dump(task, process.stdin)
-        process.stdin.flush()
-        answer: Trained | str = pickle.load(process.stdout)
+        with _turn:
+            pickle.dump(task, process.stdin)
+            process.stdin.flush()
+            answer: Trained | str = pickle.load(process.stdout)
     except (OSError, EOFError) as error:
-        return f"the other process ended ({type(error).__name__}, exit code {process.poll()})"
+        if _running[0].ours:
+            return f"the other process ended ({type(error).__name__}, exit code {process.poll()})"
+        _running.clear()  # it may have ended over another one's task
+        return elsewhere(offer, kind, recipe)
     return answer
 
 
@@ -75,9 +98,11 @@ def serve() -> None:
     """Answer tasks on standard input until it is closed; what a plugin prints goes to standard error."""
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
+        # Imported while the first task is not there yet; the compiler, since the first optimiser imports it.
         import torch
 
-        from ltcore.testing.trial import train as _  # noqa: F401  (imported while the first task is not there yet)
+        import_module("torch._dynamo")
+        from ltcore.testing.trial import train as _  # noqa: F401
 
         torch.set_num_threads(1)
         source: BinaryIO = sys.stdin.buffer

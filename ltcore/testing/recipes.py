@@ -24,7 +24,7 @@ _OUTSIDE = {name for name, hook in HOOKS.items() if not hook.in_stages}
 WHERE = "the recipe of the check"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """A method as a recipe names it.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ltcore.errors import LtcoreError, RunError
 from ltcore.evaluation.outputs import logits_of
 from ltcore.files.run_directory import RunDirectory
+from ltcore.files.writing import unflushed
 from ltcore.progress.console import Reporter
 from ltcore.testing.recipes import plan_of
 from ltcore.testing.state import plain_state, same
@@ -170,7 +171,7 @@ class WatchedRun:
 
 
 def train(
-    recipe: Mapping[str, Any],
+    recipe: Mapping[str, Any] | Plan,
     watch: Watch,
     going_on: Saved | None = None,
     folder: Path | None = None,
@@ -179,7 +180,7 @@ def train(
     """Train a recipe.
 
     Args:
-        recipe: as plain data.
+        recipe: as plain data; or its plan, made in ``watch.alone()`` and not trained yet.
         watch: looks at what the method does.
         going_on: go on from this checkpoint, of a run in `folder`.
         folder: where the run's files are; by default a folder that is gone afterwards.
@@ -195,13 +196,14 @@ def train(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     with watch.alone():
-        run = WatchedRun(plan_of(recipe), watch, folder)
+        run = WatchedRun(plan_of(recipe) if isinstance(recipe, Mapping) else recipe, watch, folder)
     run.reopening = reopening
     if going_on is not None:
         run.directory.last.write_bytes(going_on.content)
         metrics_of(run.directory).write_bytes(going_on.metrics)
     try:
-        return run.outcome()
+        with unflushed():
+            return run.outcome()
     except LtcoreError:
         raise
     except Exception as error:

@@ -20,7 +20,7 @@ from ltcore.discovery.binding import Hooks, Implementation
 from ltcore.errors import PluginError
 from ltcore.plan.adapting import adapted
 from ltcore.plan.plan import Plan
-from ltcore.seeding import derive_seed
+from ltcore.seeding import derive_seed, seed_globally
 from ltcore.training.data import RunData
 from ltcore.training.features import FeatureProvider
 
@@ -76,7 +76,7 @@ class Assembly:
 
     def _backbone(self, *stage: str) -> Backbone:
         """A new backbone; a stage that asks for one of its own gets other random numbers."""
-        torch.manual_seed(derive_seed(self.recipe.seed, "backbone", *stage))
+        seed_globally(derive_seed(self.recipe.seed, "backbone", *stage))
         whole, hooks = self.data.whole, Hooks(self.plan.answers["backbone"], {})
         built = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
         return adapted(built, self.plan.adaptation, self.plan.loaded)
@@ -91,7 +91,7 @@ class Assembly:
 
     def start(self) -> None:
         """Let every method make what depends on the data."""
-        torch.manual_seed(derive_seed(self.recipe.seed, "methods"))
+        seed_globally(derive_seed(self.recipe.seed, "methods"))
         Hooks(self.plan.start, self.contexts).call(on_run_start)
         self._move()
 
@@ -116,7 +116,7 @@ class Assembly:
         combined = experts > 1 and not (kept and combiner in (None, self._ensemble_by))
         if not new and not combined:
             return
-        torch.manual_seed(derive_seed(self.recipe.seed, "classifier", plan.stage.name))
+        seed_globally(derive_seed(self.recipe.seed, "classifier", plan.stage.name))
         width, classes, previous = self.model.backbone.feature_dim, self.state.num_classes, self.model.classifier
 
         def build(before: nn.Module | None) -> nn.Module:

@@ -34,14 +34,14 @@ def checked(monkeypatch):
 
 
 def test_without_a_name_every_plugin_and_nothing_of_core(cli, checked):
-    result = cli("check")
+    result = cli("check", "--jobs", "1")
     assert result.code == 0
     assert checked == [offer.name for offer in catalogue.offers() if offer.distribution != "ltcore"]
     assert result.out.endswith(f"{len(checked)} methods checked, all passed\n")
 
 
 def test_core_where_it_is_named(cli, checked):
-    assert cli("check", "timm", "focal").code == 0
+    assert cli("check", "timm", "focal", "--jobs", "1").code == 0
     assert checked == ["timm", "focal"]
 
 
@@ -86,7 +86,7 @@ def test_two_distributions_with_one_name(cli, fake_plugin, monkeypatch):
     cli("check", "twice").is_one_message(2, "method 'twice' is offered by ltcore-one 0.2.1 and ltcore-two 0.2.1")
     both = [offer for offer in catalogue.offers() if offer.name == "twice"]
     monkeypatch.setattr(catalogue, "offers", lambda: both)
-    for report in installed.check_installed():
+    for report in installed.check_installed(jobs=1):
         assert "ltcore-one 0.2.1 and ltcore-two 0.2.1 offer the same name" in report["import"].message
 
 
