@@ -44,7 +44,7 @@ def run_cells(
         reasons = ", ".join(dict.fromkeys(cell.waits for cell in cells))
         raise RecipeError(f"{table.path}: none of the {len(cells)} cells can be run; they wait for {reasons}")
     known = States(Records([records])).of(table)
-    asked, whose = [], []
+    asked = []
     for cell in runnable:
         found = known[cell.row, cell.column]
         done = found.seeds if found.kind == "measured" else ()
@@ -56,7 +56,6 @@ def run_cells(
                     "experiment, so say only where things are, such as data.options.root=DIR, or use ltcore sweep"
                 )
             asked.append((f"{table.name}/{cell.name}", in_fp32(loaded)))
-            whose.append(cell)
     if not asked:
         return Outcome()
     mine, every = prepared(asked, work)
