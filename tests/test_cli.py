@@ -21,6 +21,8 @@ COMMANDS = (
     "rehearse",
     "trace",
     "run",
+    "sweep",
+    "table",
     "compare",
     "report",
     "predict",
@@ -36,6 +38,7 @@ COMMANDS = (
 CHEAP = {
     "check": "--without pairs",
     "run": "--set stages.representation.epochs=1 --set stages.finetune.iterations=2 --out {out}",
+    "sweep": "--set stages.representation.epochs=6 --set stages.finetune.iterations=2 --out {out}",
     "init": "--out {out}/photos.yaml --model test_resnet --image-size 32 --epochs 1",
     "new": "--out {out}/mynoise",
     "report": "-o {out}/report.html --no-features",
@@ -107,7 +110,9 @@ def examples(cli, command=""):
     return re.findall(r"^Example: ltcore (.+)$", cli(*command.split(), "--help").out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize(
+    "command", [pytest.param(each, marks=[pytest.mark.slow] * (each == "sweep")) for each in ("", *COMMANDS)]
+)
 def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, request, command):
     (example,) = examples(cli, command)
     assert example.startswith(command)

@@ -34,7 +34,7 @@ def sweep(
     What is done is never trained again, and what was killed goes on: start the same command again. Two of them on one
     directory share the work. Stages that several runs have in common are trained once.
 
-    Example: ltcore sweep recipes/digits_lt_ofa.yaml --grid methods.ofa.options.head_ratio=0.2,0.4 --seeds 0..2 --jobs 2
+    Example: ltcore sweep recipes/digits_lt_ofa.yaml --grid methods.ofa.options.head_ratio=0.2,0.4 --jobs 2
     """
     if status is not None:
         _status(status, as_json)
