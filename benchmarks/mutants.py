@@ -128,6 +128,8 @@ OWN: dict[str, str] = {
     "ltcore/report": "tests/test_report.py tests/test_report_chart.py",
     "ltcore/runs": "tests/test_saved.py tests/test_prediction_files.py",
     "ltcore/seeding.py": "tests/test_determinism.py",
+    "ltcore/sweeps": "tests/test_sweeps.py tests/test_search.py",
+    "ltcore/tables": "tests/test_tables.py",
     "ltcore/testing": "tests/testing",
     "ltcore/training": "tests/test_stage.py tests/test_step.py tests/test_loop.py tests/test_errors_run.py",
     "ltcore/training/assembly.py": "tests/test_stage.py tests/test_resume.py tests/test_hooks.py",
