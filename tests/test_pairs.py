@@ -166,6 +166,14 @@ def test_two_losses_in_one_stage_are_refused(part):
     assert together(part("focal"), part("t_margin")) == ("refused", None)
 
 
+@pytest.mark.parametrize(("name", "options", "size"), [("cifar_resnet", {}, 8), ("timm", {"model": "test_resnet"}, 16)])
+def test_a_backbone_is_checked_on_the_smallest_images_that_leave_it_maps(name, options, size):
+    with catalogue.lent(PARTS):
+        backbone = fitted(part_of(catalogue.find(name), options))
+        assert compose([backbone])["data"]["options"] == {"image_size": size}
+        assert plan_of(compose([backbone])).loaded.recipe.backbone.use == name
+
+
 def test_what_is_wrong_with_a_pair_is_said(part):
     class Quarrelsome(Method):
         @hookimpl

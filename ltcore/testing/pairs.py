@@ -6,20 +6,25 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue
 from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, RecipeError
+from ltcore.networks.tap_probe import tap_shapes
 from ltcore.plan.checks import NEEDS
 from ltcore.testing.parts import PARTS
 from ltcore.testing.recipes import Part, compose, part_of, plainly, plan_of, with_companions
 from ltcore.testing.trial import CALIBRATED, WatchedRun, train
 from ltcore.testing.watch import Watch
 
+if TYPE_CHECKING:
+    from ltcore.contract.backbone import Backbone
+
 #: What came of two installed methods.
 _TRIED: dict[tuple[Offer, ...], tuple[str, str | None]] = {}
+_MAPS = 3  # [D, H, W]
 FOLDS = frozenset(name for name, hook in HOOKS.items() if hook.kind == "fold")
 
 
@@ -44,12 +49,23 @@ def fitted(part: Part) -> Part:
     else:
         assert refusal is not None
         raise refusal
+    if part.role == "backbone":
+        return replace(candidate, image_size=_smallest(plan.skeleton))
     if part.role is not None:
         return candidate
     with tempfile.TemporaryDirectory(prefix="ltcore-check-") as folder:
         WatchedRun(plan, Watch(), Path(folder)).assembly.start()
     own = plan.entries[part.name].method
     return replace(candidate, networks=any(True for _ in own.parameters()))
+
+
+def _smallest(skeleton: Backbone) -> int:
+    """8 pixels, as for the checks' own network, where that leaves the last maps more than one a side; or 16."""
+    try:
+        maps = tap_shapes(skeleton, (3, 8, 8))["maps"]
+    except RecipeError:
+        return 16
+    return 8 if len(maps) == _MAPS and min(maps[1:]) > 1 else 16
 
 
 @functools.cache

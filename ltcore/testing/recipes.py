@@ -36,6 +36,7 @@ class Part:
         fixed: whether it refuses to train the backbone.
         networks: whether it has parameters of its own.
         transformer: whether it is checked on a transformer in place of the checks' own network.
+        image_size: of a backbone, height and width of the images that it is checked on.
     """
 
     offer: Offer
@@ -45,6 +46,7 @@ class Part:
     fixed: bool = False
     networks: bool = False
     transformer: bool = False
+    image_size: int = 16
 
     @property
     def name(self) -> str:
@@ -133,7 +135,7 @@ def compose(parts: Sequence[Part], frozen_stage: bool = False) -> dict[str, Any]
         if part.role:
             recipe[part.role] = {"use": part.name, "options": dict(part.options)}
         if part.role == "backbone":
-            recipe["data"]["options"] = {"image_size": 16}
+            recipe["data"]["options"] = {"image_size": part.image_size}
     adapters = [key for key, part in methods.items() if "adapt_backbone" in part.hooks]
     if adapters:
         recipe["backbone"]["adapt"] = adapters
