@@ -6,6 +6,7 @@ import torch
 from ltcore import Method, hookimpl
 from ltcore.contract import hookspecs
 from ltcore.contract.hook import HOOKS, hook
+from ltcore.discovery import binding
 from ltcore.discovery.binding import Entry, Hooks, implementations
 from ltcore.discovery.offer import Offer
 from ltcore.errors import PluginError
@@ -39,6 +40,7 @@ def penalise_weights(monkeypatch):
     monkeypatch.setattr(hookspecs, "HOOKS", HOOKS)
     declared = hook("sum", called="step", declared_in="penalties")(penalise_weights)
     monkeypatch.setattr(hookspecs, "penalise_weights", declared, raising=False)
+    monkeypatch.setattr(binding, "_parsed", binding._Parsed())  # hooks are parsed once in a process
     forward = StepForward.__call__
 
     def and_penalties(self, *values):

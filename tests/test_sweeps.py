@@ -170,16 +170,13 @@ def test_a_cell_that_is_the_first_stages_of_others_is_what_they_take_over(make):
     assert [job.after for job in with_shared(jobs)] == [None, None]
 
 
-CDT = {"cdt": {}}
-
-
 def test_names_of_methods_and_unused_ones_make_no_difference(make):
     jobs = [
         make("a", stages=[{**STAGE, "methods": ["focal"]}, SECOND], methods={"focal": {}}),
         make(
             "b",
             stages=[{**STAGE, "methods": ["focal"]}, {**SECOND, "methods": ["cdt"]}],
-            methods={"focal": {}, "la": {}},
+            methods={"focal": {}, "cdt": {}},
         ),
     ]
     made = with_shared(jobs)
