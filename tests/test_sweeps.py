@@ -465,6 +465,23 @@ def test_a_table_survives_two_kills_and_equals_runs_made_one_by_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_commands_on_one_directory_share_the_work(write_recipe, tmp_path):
+    path = write_recipe(stages=[{**STAGE, "epochs": 3}, SECOND])
+    command = [sys.executable, "-m", "ltcore", "sweep", str(path), "--grid", "stages.two.epochs=1,2", "--seeds", "0..1"]
+    command += ["--jobs", "1", "--threads", "1", "--out", str(tmp_path / "s")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [each.communicate(timeout=600) for each in both]
+    assert [each.returncode for each in both] == [0, 0], told
+    jobs = list(folders(tmp_path / "s"))
+    assert len(jobs) == 4 + 2, "two first stages"
+    assert all(job.finished and [a["resumed"] for a in job.attempts()] == [False] for job in jobs)
+    begun = [out.count("begins: ") for out, _ in told]
+    assert sum(begun) == 6 and all(begun), "each has trained some"
+    # Both have seen all of it in the end.
+    assert told[0][0].splitlines()[-3:] == told[1][0].splitlines()[-3:]
+
+
+@pytest.mark.slow
 def test_stopping_is_passed_on_and_leaves_checkpoints(tmp_path):
     command = [sys.executable, "-m", "ltcore", "sweep", str(DIGITS), "--out", "work", "--set", "checkpoint_seconds=600"]
     engine = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
