@@ -457,9 +457,12 @@ class NormalisesTheTeacher(Method):
 class NormalisesACopy(NormalisesTheTeacher):
     """The same, without touching it."""
 
-    def __init__(self, options=None) -> None:
-        super().__init__(options)
-        self.register_buffer("weight", torch.zeros(4, 8))
+    requires = frozenset({"earlier_stage", "one_network"})
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        shape = (context.num_classes, *context.feature_shape("pooled"))
+        self.register_buffer("weight", torch.zeros(shape, device=context.device))
 
     @hookimpl
     def on_stage_start(self, context: Context) -> None:
@@ -528,7 +531,8 @@ class MarksItsRows(Method):
     def augment_features(self, features: Features, context: Context) -> Features:
         made, _ = _blend(features, context)
         rows = torch.arange(4, device=context.device) % len(features.targets)
-        return features.append(made, features.targets[rows], features.source_index[rows])
+        expert = None if features.expert is None else features.expert[rows]
+        return features.append(made, features.targets[rows], features.source_index[rows], expert)
 
 
 class NamesTheDonor(Method):
@@ -680,6 +684,7 @@ class AsksForAllImagesInEveryStep(Method):
 
 class AsksForAllImagesInEveryEpoch(Method):
     auxiliary = ("pull",)
+    requires = frozenset({"one_network"})
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:
@@ -815,9 +820,10 @@ class TakesTheMarkAway(Method):
 class HasAnIdleModule(Method):
     """A residual branch whose gate and whose last layer both start at 0, so that neither ever moves."""
 
-    def __init__(self, options=None) -> None:
-        super().__init__(options)
-        self.branch = nn.Linear(8, 8)
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        (width,) = context.feature_shape("pooled")
+        self.branch = nn.Linear(width, width)
         self.gate = nn.Parameter(torch.zeros(()))
         nn.init.zeros_(self.branch.weight)
         nn.init.zeros_(self.branch.bias)
@@ -829,9 +835,10 @@ class HasAnIdleModule(Method):
 
 
 class HasAModuleThatMoves(HasAnIdleModule):
-    def __init__(self, options=None) -> None:
-        super().__init__(options)
-        nn.init.normal_(self.branch.weight)
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        super().on_run_start(context)
+        nn.init.normal_(self.branch.weight, std=self.branch.in_features**-0.5)
 
     @hookimpl
     def augment_features(self, features: Features) -> Features:
@@ -935,7 +942,7 @@ class LetsExtraRowsThrough(Method):
     def augment_features(self, features: Features) -> Features:
         extra = features.extra
         made = extra.features if self.through else 0.5 * (extra.features + extra.features.flip(0))
-        changed = features.append(made, extra.targets, extra.source_index)
+        changed = features.append(made, extra.targets, extra.source_index, extra.expert)
         return replace(changed, extra=None)
 
 

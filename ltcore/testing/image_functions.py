@@ -33,7 +33,7 @@ def try_image_function(answer: Any, notes: FaultNotes, state: RunState) -> None:
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(256, (_IMAGES, *seen.shape[1:]), generator=noise, dtype=torch.uint8)
     for number, image in enumerate(images):
-        found = []
+        found, drawn_elsewhere = [], False
         for _ in range(2):
             with GlobalStates().fixed("dropout") as used:
                 try:
@@ -41,11 +41,12 @@ def try_image_function(answer: Any, notes: FaultNotes, state: RunState) -> None:
                     found.append(function(image.clone(), number % state.num_classes, generator))
                 except Exception:
                     return
+            drawn_elsewhere |= bool(used)
             for what, _ in used:
                 notes.fault("randomness", f"{_WHAT} {what.removesuffix(' in a step')}", _DRAW)
         if not all(isinstance(each, torch.Tensor) for each in found):
             return
-        if not torch.equal(*found):
+        if not torch.equal(*found) and not drawn_elsewhere:  # else that is why
             notes.fault(
                 "seed",
                 f"{_WHAT} gave two images for the same image, label and generator's state",
