@@ -238,6 +238,25 @@ def test_a_figure_of_a_stage_is_that_stages(folder, table):
     assert found["own", "large"].ours.mean == pytest.approx(15), "the same run, after its last stage"
 
 
+def test_seeds_of_other_data_are_never_averaged(folder, table):
+    for seed, (top1, data) in enumerate([(0.8, "a"), (0.2, "b"), (0.9, "a"), (0.85, None)]):
+        record(folder, table, ("focal", "small"), seed, top1, data={"train": data} if data else {})
+    found = States(Records([folder / "records"])).of(table)
+    one = found["focal", "small"]
+    assert one.seeds == [0, 2, 3] and one.ours.mean == pytest.approx(15)
+    assert "of what is measured, seeds 1 had other data, and are left out: Focal, Ours" in notes(table, found)
+
+
+@pytest.mark.parametrize("value", [7.3, -0.1, "0.9", True, [0.5]])
+def test_a_figure_that_cannot_be_one_is_refused(folder, table, value):
+    path = record(folder, table, ("focal", "small"), 0, 0.85)
+    content = json.loads(path.read_text())
+    content["stages"]["first"]["top1"] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"is damaged: first\.top1 = .* is no figure between 0 and 1"):
+        Records([folder / "records"])
+
+
 def test_a_damaged_record_is_named(folder, table):
     path = record(folder, table, ("focal", "small"), 0, 0.85)
     content = json.loads(path.read_text())

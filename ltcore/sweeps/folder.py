@@ -25,6 +25,7 @@ from typing import Any
 
 from ltcore.errors import LtcoreError, RunError
 from ltcore.files.reading import read_json, read_lines
+from ltcore.files.unfinished import in_use
 from ltcore.files.writing import append, own, telling, temporary_folder, write_atomically
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.sweeps.jobs import Job
@@ -110,14 +111,7 @@ class JobFolder:
     @property
     def locked(self) -> bool:
         """Whether a process trains it now, on this machine or another."""
-        try:
-            with open(self.path / "lock", "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return in_use(self.path)
 
     def attempts(self) -> list[Mapping[str, Any]]:
         """Each time when training began or went on: ``when``, ``host``, ``threads``, ``resumed``."""

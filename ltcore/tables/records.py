@@ -155,7 +155,20 @@ def _read(folders: Sequence[Path]) -> Iterator[Record]:
             if isinstance(content, dict) and content.get("format") == FORMAT:
                 if not content.keys() >= _FIELDS:
                     raise RunError(f"{path}: is damaged: it lacks {', '.join(sorted(_FIELDS - content.keys()))}")
+                if wrong := _no_fractions(content):
+                    raise RunError(f"{path}: is damaged: {wrong} is no figure between 0 and 1")
                 yield Record(path, content)
+
+
+def _no_fractions(content: Mapping[str, Any]) -> str | None:
+    """The first of a record's figures that cannot be one."""
+    parts = {"figures": content["figures"], **content["stages"]}
+    for part, figures in parts.items():
+        for name, value in figures.items() if isinstance(figures, dict) else [("", figures)]:
+            fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
+            if not fits:
+                return f"{part}.{name} = {value!r}"
+    return None
 
 
 def _commit() -> dict[str, str]:

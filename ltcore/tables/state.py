@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ class Found:
         ours: mean and standard deviation over the seeds, in percent and in the cell's metric.
         beside: the same of the figures that may stand beside it (`BESIDE`).
         seeds: those that were measured.
-        why: of what is stale, failed or waits.
+        why: of what is stale, failed or waits; of what is measured, which seeds are left out.
         records: what it was taken from.
     """
 
@@ -99,12 +100,14 @@ class States:
         else:
             found = {record.seed: record for record in self.records.once_of(f"{table.name}/{cell.name}")}
             stale = "its recipe has changed since" if found else ""
+        found, others = _of_one_data(found)
         figures = [found[seed].figures(cell.stage) for seed in sorted(found)]
         ours = spread([shown(cell.metric, each) for each in figures])
         if ours.n:
             beside = {name: spread([_beside(cell.metric, name, each) for each in figures]) for name in BESIDE}
             kind: Kind = "stale" if stale else "measured"
-            return Found(cell, kind, ours, beside, sorted(found), stale, list(found.values()))
+            why = stale or (f"seeds {', '.join(map(str, others))} had other data, and are left out" if others else "")
+            return Found(cell, kind, ours, beside, sorted(found), why, list(found.values()))
         jobs = self._jobs.get(recipe, [])
         if any(state == "running" for _, state, _ in jobs):
             return Found(cell, "running")
@@ -126,6 +129,17 @@ class States:
             if names:
                 changed[record.seed] = f"the code of {', '.join(names)} has changed since"
         return changed
+
+
+def _of_one_data(records: Mapping[int, Record]) -> tuple[dict[int, Record], list[int]]:
+    """The records of the data that most were trained on, and the seeds of the others; what is not known agrees."""
+    prints = {seed: json.dumps(record.content["data"], sort_keys=True) for seed, record in records.items()}
+    known = [text for text in prints.values() if text != "{}"]
+    if len(set(known)) < 2:
+        return dict(records), []
+    most = max(dict.fromkeys(known), key=known.count)
+    others = [seed for seed, text in prints.items() if text not in (most, "{}")]
+    return {seed: record for seed, record in records.items() if seed not in others}, sorted(others)
 
 
 def shown(metric: Metric, figures: Mapping[str, Any]) -> float | None:

@@ -21,6 +21,8 @@ Cells = Mapping[tuple[str, str], Found]
 
 #: What stands in place of a figure that we do not have.
 SIGNS = {"running": "...", "failed": "failed", "missing": "?", "waits": "x", "measured": "", "stale": "°"}
+#: How a note on cells of a kind begins.
+_SAID = {"waits": "waits for", "stale": "stale:", "failed": "failed:", "measured": "of what is measured,"}
 LEGEND = (
     "A cell: what the paper prints / what we have measured, mean ± standard deviation (number of seeds).",
     "? can be run and is not measured; x waits for what the notes say; ° measured before a recipe or method changed; "
@@ -73,10 +75,15 @@ def notes(table: Table, cells: Cells) -> list[str]:
     """What stands below a table: its note, what cells wait for, what failed or is stale, and what rows say."""
     file = table.file
     said = [file.note] if file.note else []
-    for kind, word in (("waits", "waits for"), ("stale", "stale:"), ("failed", "failed:")):
+    for kind, word in (
+        ("waits", "waits for"),
+        ("stale", "stale:"),
+        ("failed", "failed:"),
+        ("measured", "of what is measured,"),
+    ):
         reasons: dict[str, list[Found]] = {}
         for found in cells.values():
-            if found.kind == kind:
+            if found.kind == kind and found.why:
                 reasons.setdefault(found.why, []).append(found)
         for why, members in reasons.items():
             rows = dict.fromkeys(file.rows[found.cell.row].label for found in members)
