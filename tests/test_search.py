@@ -52,6 +52,7 @@ def test_mistakes_are_known_before_anything_is_tried(write_recipe, tmp_path):
     for grid, sets, message in [
         ([], [], "say what to search with --grid"),
         (["methods.focl.options.gamma=0..1"], [], "the recipe has no method 'focl'"),
+        (["seed=0..5"], [], "--grid seed: is no setting"),
         (["stages.one.epochs=0..5"], [], "should be greater than 0"),
         ([GAMMA], ["select={options: {stages.one.epochs: [1]}}"], "--search chooses values itself"),
     ]:

@@ -352,9 +352,13 @@ def test_seeds():
             seeds_of([text])
 
 
-def test_the_same_path_twice_is_refused(write_recipe):
-    with pytest.raises(RecipeError, match=r"--grid seed: is given twice"):
-        combinations(write_recipe(), [], ["seed=1", "seed=2"], [0])
+def test_the_same_path_twice_and_what_tells_no_runs_apart_are_refused(write_recipe):
+    path = write_recipe(stages=[STAGE])
+    with pytest.raises(RecipeError, match=r"--grid stages\.one\.epochs: is given twice"):
+        combinations(path, [], ["stages.one.epochs=1", "stages.one.epochs=2"], [0])
+    for key, instead in [("seed", "give the seeds with --seeds"), ("threads", "set it for all with --set")]:
+        with pytest.raises(RecipeError, match=rf"--grid {key}: is no setting by which .*; {instead}"):
+            combinations(path, [], [f"{key}=1,2"], [0])
 
 
 def test_how_long_it_takes(make, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcore.errors import RecipeError
-from ltcore.recipe.loading import LoadedRecipe, load_recipe
+from ltcore.recipe.loading import NEUTRAL, LoadedRecipe, load_recipe
 from ltcore.recipe.yaml_source import parse
 
 
@@ -49,6 +49,7 @@ def combinations(recipe: Path, sets: Sequence[str], grid: Sequence[str], seeds: 
     axes = [axis(text) for text in grid]
     paths = [path for path, _ in axes]
     for path in paths:
+        refuse_neutral(path)
         if paths.count(path) > 1:
             raise RecipeError(f"--grid {path}: is given twice; write all of its values into one")
     found = []
@@ -57,6 +58,17 @@ def combinations(recipe: Path, sets: Sequence[str], grid: Sequence[str], seeds: 
         changes = [*sets, *(f"{path}={_shown(value)}" for path, value in chosen.items())]
         found.append(Combination(chosen, [load_recipe(recipe, changes, seed) for seed in seeds]))
     return found
+
+
+def refuse_neutral(path: str) -> None:
+    """Refuse to vary what is no part of an experiment: two such runs would be one.
+
+    Raises:
+        RecipeError: the path is one of `NEUTRAL`.
+    """
+    if path in NEUTRAL:
+        instead = "; give the seeds with --seeds" if path == "seed" else "; set it for all with --set"
+        raise RecipeError(f"--grid {path}: is no setting by which runs are told apart{instead}")
 
 
 def axis(text: str) -> tuple[str, list[Any]]:

@@ -23,7 +23,7 @@ from ltcore.files.writing import write_atomically
 from ltcore.recipe.loading import LoadedRecipe, load_recipe
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.sweeps.folder import AGAIN
-from ltcore.sweeps.grid import axis
+from ltcore.sweeps.grid import axis, refuse_neutral
 
 if TYPE_CHECKING:
     import optuna
@@ -100,6 +100,7 @@ def begin(folder: Path, loaded: LoadedRecipe, grid: Sequence[str], trials: int, 
             f"{loaded.where('select')}: --search chooses values itself; leave select out (--set select=null)"
         )
     for tried in axes:
+        refuse_neutral(tried.path)
         value = tried.choices[0] if tried.choices else tried.low
         loaded.changed({tried.path: value}, f"--grid {tried.path}")
     folder.mkdir(parents=True, exist_ok=True)
