@@ -2,22 +2,20 @@ r"""The published protocol on a GPU machine without network that is at hand for 
 
     python benchmarks/on_a_gpu.py pack --data FOLDER              # here: fills .gpu/, which git ignores
     python3 .gpu/on_a_gpu.py go --seconds 520                     # there, in the project's root
-    python benchmarks/on_a_gpu.py bring OUT                       # here: results/runs/*.json, and a table
+    python benchmarks/on_a_gpu.py bring OUT                       # here: results/runs/*.json, and tables
     python benchmarks/on_a_gpu.py --rehearse --python python3.12  # here, on the CPU: all of it, in small
 
 `pack` puts into ``.gpu/`` wheels of ltcore and of every plugin, wheels that the other Python lacks (``--carry``, with
 what they need), CIFAR-100-LT at imbalance 100, and these scripts; with the repository's files it must stay under
-``--limit`` MiB. The images come from ``--data PATH``: the folder of the published files (``cifar-100-python/``) or an
-.npz file in the form of the data set `npz` that holds the long-tailed training images. A better packed copy comes from
-``--data-tool PROGRAM``: called as ``PROGRAM FOLDER lt:cifar100:100``, it writes ``FOLDER/cifar100_im100/`` with a
-script ``expand.py`` in it, which is called there as ``expand.py FILE.npz`` and may use NumPy and Pillow.
+``--limit`` MiB. The images come from ``--data FOLDER``, the folder of the published files (``cifar-100-python/``).
 
 `go` looks at the machine and says what it lacks, runs the tests marked gpu, times five epochs of four methods
-(`gpu/timing.py`), then trains the recipes of `gpu.jobs.ORDER`, several at once, in fp32 (a recipe's ``precision: auto``
-would be bf16 there). A first stage that several recipes share is trained once. Each of the three has a time limit of
-its own. Everything for home is in ``$OUT``: ``results.jsonl``, a line a run, written as it ends; ``timing.jsonl``;
-``environment.json``; ``log.txt``; ``runs-N.tar`` with first stages and the checkpoints of what was unfinished. What
-has ended already, there or under ``results/runs/``, is not trained again, and unfinished runs are gone on with.
+(`gpu/timing.py`), then trains the recipes of `gpu.jobs.ORDER` with the engine of ``ltcore sweep``, several at once, in
+fp32 (a recipe's ``precision: auto`` would be bf16 there). A first stage that several recipes share is trained once.
+Each of the three has a time limit of its own. Everything for home is in ``$OUT``: ``results.jsonl``, a record a run,
+written as it ends; ``timing.jsonl``; ``environment.json``; ``log.txt``; ``runs-N.tar`` with first stages and the
+checkpoints of what was unfinished. What has ended already, there or under ``results/runs/``, is not trained again, and
+unfinished runs are gone on with.
 """
 
 from __future__ import annotations
@@ -48,9 +46,7 @@ def main() -> None:
     bringing = commands.add_parser("bring", help="results from the folder that came home")
     rehearsing = commands.add_parser("rehearse", help="all of it on this CPU, in small, with a cut-off")
     for command in (packing, rehearsing):
-        data = command.add_mutually_exclusive_group()
-        data.add_argument("--data", type=Path, help="folder with cifar-100-python/, or .npz file")
-        data.add_argument("--data-tool", type=Path, help="program that writes a compressed copy of them")
+        command.add_argument("--data", type=Path, help="folder with cifar-100-python/")
         command.add_argument(
             "--carry", nargs="+", default=["pydantic", "packaging"], help="distributions lacking there"
         )
@@ -67,7 +63,7 @@ def main() -> None:
     going.add_argument("--short", action="store_true", help="few images and steps, for a rehearsal")
     bringing.add_argument("folder", type=Path, help="what $OUT held")
     bringing.add_argument("--results", type=Path, default=ROOT / "results" / "runs", help="where results go")
-    bringing.add_argument("--keep", type=Path, default=PACKED / "runs", help="where stages and checkpoints go")
+    bringing.add_argument("--keep", type=Path, default=PACKED / "sweep", help="where stages and checkpoints go")
     rehearsing.add_argument("--python", default="3.12", help="a Python 3.12: its version or path, as uv takes it")
     rehearsing.add_argument("--torch", help="version of torch there; by default the one that is installed here")
     words = sys.argv[1:]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,7 @@ import time
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,13 @@ import torch
 import ltcore
 from ltcore.data.prepare import prepare
 from ltcore.plan.plan import make_plan
+from ltcore.recipe.identity import digest
 from ltcore.recipe.loading import load_recipe
+from ltcore.sweeps.folder import JobFolder, folders
+from ltcore.sweeps.jobs import Job, code_of, with_shared
+from ltcore.sweeps.work import prepared
+from ltcore.tables.records import Records, write_record
+from ltcore.training.data import known, read_splits
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,49 +48,43 @@ def records():
 # -- which recipes, in what form and order -----------------------------------------------------------------------------
 
 
-def job(jobs, name, first="", seed=0):
-    return jobs.Job(name, seed, Path(name), {}, f"digest of {name}", first or None)
-
-
-def test_a_job_waits_for_the_first_stage_that_it_shares(jobs):
-    ce, ldam, ofa, crt = (job(jobs, n, f) for n, f in [("ce", "x"), ("ldam", "y"), ("ofa", "x"), ("crt", "x")])
-    assert jobs.pick([ce, ldam, ofa], [], []) == (ce, None)
-    assert jobs.pick([ofa, ldam], [ce], []) == (ldam, None), "OFA waits for CE, and lets LDAM pass"
-    assert jobs.pick([ofa], [ce, ldam], []) is None
-    assert jobs.pick([ofa, crt], [], [ldam, ce]) == (ofa, ce)
-    assert jobs.pick([crt], [ofa], [ce]) == (crt, ce), "nothing to wait for once it is trained"
-    assert jobs.pick([ofa, crt], [], []) == (ofa, None), "CE failed: another one trains the stage"
-    alone = [job(jobs, "a"), job(jobs, "b")]
-    assert jobs.pick(alone[1:], alone[:1], []) == (alone[1], None)
-
-
 def test_the_recipes_in_order_of_worth(jobs, tmp_path):
     names = ["ce", "ldam_drw", "balanced_softmax", "cdt", "mixup_crt", "safa_ldam_drw", "stg", "glag", "ofa", "mislas"]
     assert jobs.ORDER == names
-    made = jobs.jobs_of(names, [0, 1], ROOT, tmp_path, tmp_path / "data.npz", short=False)
-    assert [(j.name, j.seed) for j in made] == [(f"cifar100_lt_{name}", seed) for seed in (0, 1) for name in names]
-    by_name = dict(zip(names, made, strict=False))
-    assert by_name["ofa"].first_stage == by_name["ce"].first_stage
-    assert by_name["stg"].first_stage == by_name["mixup_crt"].first_stage != by_name["ce"].first_stage
-    assert len({j.digest for j in made}) == len(made)
-    assert made[0].first_stage != made[len(names)].first_stage, "seeds share nothing"
-    for found in made[: len(names)]:
-        recipe, plain = load_recipe(found.file).recipe, load_recipe(ROOT / "recipes" / f"{found.name}.yaml").recipe
+    data = tmp_path / "data.npz"
+    made = jobs.asked_of(names, [0, 1], ROOT, tmp_path, data, short=False)
+    assert [(one.name, one.seed) for one in made] == [
+        (f"cifar100_lt_{name}", seed) for seed in (0, 1) for name in names
+    ]
+    for one in made:
+        recipe, plain = one.loaded.recipe, load_recipe(ROOT / "recipes" / f"{one.name}.yaml").recipe
         assert {stage.precision for stage in recipe.stages} == {"fp32"}
         assert recipe.data.use == "npz" and recipe.data.imbalance is None and recipe.name == plain.name
         assert (recipe.data.holdout, recipe.data.transform) == (plain.data.holdout, plain.data.transform)
         same = [stage.model_copy(update={"precision": "auto"}) for stage in recipe.stages]
         assert (same, recipe.methods, recipe.backbone) == (plain.stages, plain.methods, plain.backbone)
-    elsewhere = jobs.jobs_of(["ce"], [0], ROOT, tmp_path / "b", tmp_path / "b" / "data.npz", short=False)
-    assert elsewhere[0].digest == made[0].digest, "where the data lies changes nothing"
+        assert digest(one.stands_for) == digest(load_recipe(ROOT / "recipes" / f"{one.name}.yaml"))
+        assert one.stands_for.recipe.seed == one.seed
+
+
+def test_stages_that_recipes_share_are_jobs_of_their_own(jobs, tmp_path):
+    names = ["ce", "ofa", "mixup_crt", "stg"]
+    asked = jobs.asked_of(names, [0], ROOT, tmp_path, tmp_path / "data.npz", short=False)
+    ce, ofa, crt, stg = mine = [Job(one.name, one.loaded, {"train": "x"}) for one in asked]
+    made = {job.address: job for job in with_shared(mine)}
+    assert made[ofa.address].after == ce.address, "cross-entropy is OFA's first stage"
+    assert made[crt.address].after == made[stg.address].after not in (None, ce.address)
+    assert len(made) == 5
+    other = jobs.asked_of(["ce"], [0], ROOT, tmp_path / "b", tmp_path / "b" / "data.npz", short=False)[0]
+    elsewhere = Job(other.name, other.loaded, {"train": "x"})
+    assert elsewhere.address == ce.address, "where the data lies changes nothing"
 
 
 def test_the_short_form_of_a_rehearsal_fits_together(jobs, tmp_path):
-    short = jobs.jobs_of(jobs.ORDER, [0], ROOT, tmp_path, tmp_path / "data.npz", short=True)
-    for found in short:
-        loaded = load_recipe(found.file)
-        make_plan(loaded, to_run=False)
-        assert {(stage.epochs, stage.iterations) for stage in loaded.recipe.stages} <= {(1, None), (None, 3)}
+    for one in jobs.asked_of(jobs.ORDER, [0], ROOT, tmp_path, tmp_path / "data.npz", short=True):
+        make_plan(one.loaded, to_run=False)
+        assert {(stage.epochs, stage.iterations) for stage in one.loaded.recipe.stages} <= {(1, None), (None, 3)}
+        assert one.stands_for is None, "a short run stands for no recipe"
 
 
 def test_the_copy_is_prepared_as_the_data_set_is(jobs):
@@ -99,7 +101,13 @@ def test_the_copy_is_prepared_as_the_data_set_is(jobs):
 
 
 @pytest.mark.parametrize(
-    "data", [{"use": "digits_lt"}, {"use": "cifar100_lt", "imbalance": {"kind": "exponential", "factor": 50}}]
+    "data",
+    [
+        {"use": "digits_lt"},
+        {"use": "cifar100_lt", "imbalance": {"kind": "exponential", "factor": 50}},
+        {"use": "cifar100_lt", "imbalance": {"kind": "exponential", "factor": 100, "seed": 1}},
+        {"use": "cifar100_lt", "holdout": 5, "holdout_before_cut": True},
+    ],
 )
 def test_a_recipe_on_other_data_is_refused(jobs, data):
     with pytest.raises(ValueError, match="r does not train on CIFAR-100-LT at imbalance 100"):
@@ -149,7 +157,8 @@ def test_the_timed_stages_time_what_acts_late(few, tmp_path, offer_methods, labe
     assert timed.iterations == 5 * 2 + 20 and timed.methods[-1] == "epoch_clock", "two batches of 128 an epoch"
     assert [stage.epochs for stage in before] == [1] * len(before)
     assert {entry.options.get("start_epoch", 0) for entry in recipe.methods.values()} == {0}
-    assert recipe.data.options["path"] == str(few) and {stage.precision for stage in recipe.stages} == {"fp32"}
+    assert (recipe.data.options["root"], recipe.data.options["path"]) == (str(tmp_path), "few.npz")
+    assert {stage.precision for stage in recipe.stages} == {"fp32"}
 
 
 def test_the_clock_times_epochs_and_profiles_steps(write_recipe, tmp_path, offer_methods):
@@ -197,14 +206,32 @@ def test_the_sizes_are_those_of_the_repository_and_of_what_is_packed(tmp_path):
     assert packing.sizes(tmp_path, tmp_path / ".gpu") == expected
 
 
-def test_images_of_an_npz_file_travel_as_they_are(few, tmp_path):
-    import_module("gpu.packing").pack_images(few, tmp_path / "data.npz")
-    assert (tmp_path / "data.npz").read_bytes() == few.read_bytes()
+def test_images_travel_without_loss(tmp_path):
+    images, random = import_module("gpu.images"), np.random.RandomState(0)
+    arrays = {"train_labels": np.arange(2507) % 7, "test_labels": np.arange(3)}
+    for split in ("train", "test"):
+        size = (len(arrays[f"{split}_labels"]), 6, 6, 3)  # more than a picture holds, and fewer than a row
+        arrays[f"{split}_images"] = random.randint(0, 256, size).astype(np.uint8)
+    images.save(arrays, tmp_path / "data")
+    assert len(list((tmp_path / "data").glob("*.webp"))) == 3
+    found = images.read(tmp_path / "data")
+    assert found.keys() == arrays.keys()
+    assert all(np.array_equal(found[key], arrays[key]) and found[key].dtype == arrays[key].dtype for key in arrays)
+
+
+def test_few_images_are_the_first_of_each_class():
+    images = import_module("gpu.images")
+    few = images.few_of(images.noise())
+    assert np.bincount(few["train_labels"]).tolist() == [105] + [2] * 99
+    assert few["test_labels"].tolist() == list(range(100))
+    assert np.array_equal(few["train_images"][105], images.noise()["train_images"][500])
 
 
 def test_the_published_files_travel_with_their_tail_cut(tmp_path, monkeypatch):
+    packing, reading = import_module("gpu.packing"), import_module("gpu.images").read
     labels = torch.arange(200).remainder(2)
     images = torch.arange(200 * 3 * 4).remainder(256).to(torch.uint8).reshape(200, 3, 2, 2)
+    asked = []
 
     def read(loaded, answers):
         assert loaded.recipe.data.options == {"root": str(tmp_path)} and answers["build_data"]
@@ -212,11 +239,26 @@ def test_the_published_files_travel_with_their_tail_cut(tmp_path, monkeypatch):
         splits = ltcore.DataSplits(split, split, class_names=("a", "b"), mean=(0.5,) * 3, std=(1.0,) * 3)
         return prepare(splits, loaded.recipe.data)
 
+    def prints_of(recipes):
+        asked.extend(
+            (loaded.recipe.data.use, np.load(path)["train_images"]) if path else loaded.recipe.data.use
+            for loaded in recipes
+            for path in [_path_of(loaded)]
+        )
+        return ["first", "second"]
+
+    def _path_of(loaded):
+        options = loaded.recipe.data.options
+        return Path(options["root"], options["path"]) if "path" in options else None
+
     monkeypatch.setattr("ltcore.training.data.read_data", read)
-    import_module("gpu.packing").pack_images(tmp_path, tmp_path / "data.npz")
-    found = np.load(tmp_path / "data.npz")
+    monkeypatch.setattr("ltcore.sweeps.prints.prints_of", prints_of)
+    assert packing.pack_images(tmp_path, tmp_path / "data") == {"source": "first", "copy": "second"}
+    found = reading(tmp_path / "data")
     assert np.bincount(found["train_labels"]).tolist() == [100, 1] and len(found["test_labels"]) == 200
     assert np.array_equal(found["test_images"], images.permute(0, 2, 3, 1).numpy())
+    assert asked[0] == "cifar100_lt" and asked[1][0] == "npz"
+    assert np.array_equal(asked[1][1], found["train_images"]), "what travels was looked at, and not what was read"
 
 
 def test_what_is_carried_brings_what_it_needs():
@@ -230,100 +272,211 @@ def test_what_is_carried_brings_what_it_needs():
 
 def test_lines_survive_a_cut_off(records, tmp_path):
     notes = records.Notes(tmp_path / "out", tmp_path / "room")
-    notes.add("results.jsonl", json.dumps({"digest": "a", "figures": {}}))
-    notes.add("results.jsonl", json.dumps({"digest": "b", "exit": 1}))
+    notes.add("results.jsonl", json.dumps({"digest": "a"}))
     cut = tmp_path / "out" / "results.jsonl"
     cut.write_text(cut.read_text() + '{"digest": "c", "figu')  # killed while it was written
-    notes.add("results.jsonl", json.dumps({"digest": "d", "figures": {}}))
-    assert [line["digest"] for line in records.read_lines(cut)] == ["a", "b", "d"]
-    committed = tmp_path / "committed"
-    committed.mkdir()
-    (committed / "e.json").write_text(json.dumps({"digest": "e", "figures": {}}))
-    found = records.finished([tmp_path / "out", tmp_path / "room", tmp_path / "nowhere"], committed)
-    assert found == {"a", "d", "e"}, "b failed, and is tried again"
+    notes.add("results.jsonl", json.dumps({"digest": "d"}))
+    assert [line["digest"] for line in records.read_lines(cut)] == ["a", "d"]
+    assert [line["digest"] for line in records.read_lines(tmp_path / "room" / "results.jsonl")] == ["a", "d"]
 
 
-def make_run(folder, name, ended=True, size=1000, reused=None):
-    """A run's directory with what `files_of` looks for."""
-    run = folder / name
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "recipe.yaml").write_text(name)
-    (run / "metrics.jsonl").write_text("{}\n")
-    for stage in ("stage-0-a", "stage-1-b", "last", "calibrated"):
-        (run / "checkpoints" / f"{stage}.safetensors").write_bytes(bytes(size))
-    if ended:
-        (run / "result.json").write_text(json.dumps({"reused": reused}))
-    return run
+@pytest.fixture
+def make_job(tmp_path):
+    """Makes the folder of a job with what `files_of` looks for."""
+
+    def make(name, ended=True, size=1000, after=None):
+        job = JobFolder(tmp_path / "room" / "sweep" / "jobs" / name)
+        run = job.path / "runs" / name / "one"
+        (run / "checkpoints").mkdir(parents=True)
+        about = {"name": name, "seed": 0, "digest": name, "after": after, "lengths": [["a", 1]], "threads": None}
+        for path in (job.path / "recipe.yaml", run / "recipe.yaml", run / "predictions.npz", run / "data.npz"):
+            path.write_text(name)
+        (job.path / "job.json").write_text(json.dumps(about))
+        (run / "metrics.jsonl").write_text("")
+        (run / "environment.json").write_text("[]")
+        for stage in ("stage-0-a", "stage-1-b", "last", "calibrated"):
+            (run / "checkpoints" / f"{stage}.safetensors").write_bytes(bytes(size))
+        if ended:
+            (run / "result.json").write_text("{}")
+        return job
+
+    return make
 
 
-def test_what_is_kept_of_a_run(records, tmp_path):
-    def names(run, result):
-        return {str(path.relative_to(run)) for path in records.files_of(run, result)}
+def test_what_is_kept_of_a_job(records, make_job):
+    def names(job, continued):
+        return {path.name for path in records.files_of(job, continued)}
 
-    small = {"recipe.yaml", "metrics.jsonl", "result.json"}
-    run = make_run(tmp_path, "ended")
-    assert names(run, {"reused": None}) == small | {"checkpoints/stage-0-a.safetensors"}
-    assert names(run, {"reused": {"run": "x", "stages": 1}}) == small, "the run that it came from has the stage"
-    unfinished = make_run(tmp_path, "unfinished", ended=False)
-    checkpoints = {f"checkpoints/{name}.safetensors" for name in ("stage-0-a", "stage-1-b", "last")}
-    assert names(unfinished, None) == {"recipe.yaml", "metrics.jsonl"} | checkpoints
+    known = {"job.json", "recipe.yaml", "attempts.jsonl"}
+    ended = make_job("ended")
+    assert names(ended, False) == known | {"metrics.jsonl", "environment.json", "result.json"}
+    checkpoints = {"stage-0-a.safetensors", "stage-1-b.safetensors", "last.safetensors"}
+    assert names(ended, True) == names(ended, False) | checkpoints | {"data.npz"}
+    shutil.rmtree(ended.path / "runs")
+    assert names(ended, True) == known
 
 
-def test_tars_are_bounded_and_give_what_is_whole_after_a_cut_off(records, tmp_path):
-    parcel = records.Parcel(tmp_path, count=2, size=120_000)
-    runs = [make_run(tmp_path / "runs", f"r{number}", size=40_000) for number in range(6)]
-    kept = [parcel.add(run, f"job{run.name}", records.files_of(run, {"reused": None})) for run in runs]
+def test_tars_are_bounded_and_give_what_is_whole_after_a_cut_off(records, make_job, tmp_path):
+    parcel = records.Parcel(tmp_path, count=2, size=160_000)
+    jobs = [make_job(f"job{number}", size=14_000) for number in range(6)]
+    kept = [parcel.add(job.path, records.files_of(job, True)) for job in jobs]
     assert kept == [True, True, True, True, False, False]
     assert [path.name for path in sorted(tmp_path.glob("*.tar"))] == ["runs-0.tar", "runs-1.tar"]
-    assert all(path.stat().st_size <= 120_000 for path in parcel.paths)
+    assert all(path.stat().st_size <= 160_000 for path in parcel.paths)
     whole = parcel.paths[0].read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[:70_000])  # in the middle of the second run's stage
+    (tmp_path / "cut.tar").write_bytes(whole[:70_000])  # in the middle of the second job's states
     records.unpack(tmp_path / "cut.tar", tmp_path / "home")
-    stages = list((tmp_path / "home").rglob("stage-0-a.safetensors"))
-    assert [path.parents[1].name for path in stages] == ["r0"] and stages[0].stat().st_size == 40_000
+    home = JobFolder(tmp_path / "home" / "job0")
+    assert home.finished and home.about["name"] == "job0"
+    assert len(list(home.path.rglob("*.safetensors"))) == 3 > len(list((tmp_path / "home/job1").rglob("*.safetensors")))
     with pytest.raises(tarfile.ReadError), tarfile.open(tmp_path / "cut.tar", "a"):
         pass
     (tmp_path / "cut.tar").replace(parcel.paths[0])
-    small = make_run(tmp_path / "runs", "small", size=10)
-    assert parcel.add(small, "small", records.files_of(small, {"reused": None})), "the next tar takes it"
+    small = make_job("small", size=10)
+    assert parcel.add(small.path, records.files_of(small, True)), "the next tar takes it"
 
 
-def test_when_the_time_is_over_checkpoints_go_home(jobs, records, tmp_path, capsys):
+@pytest.fixture
+def copy(write_recipe, monkeypatch):
+    """The fingerprint of the images of `write_recipe`, which no process is started for."""
+    loaded = load_recipe(write_recipe())
+    found = known(loaded, read_splits(loaded, make_plan(loaded).answers["data"])).digests()
+    monkeypatch.setattr("ltcore.sweeps.work.prints_of", lambda recipes: [found] * len(recipes))
+    return found
+
+
+def asked_here(jobs, write_recipe, names, **changes):
+    """Recipes on the made images of `write_recipe`, each with itself as what it stands for."""
+    found = []
+    for name in names:
+        loaded = load_recipe(write_recipe(name=name, **changes), seed=len(found))
+        found.append(jobs.Asked(name, loaded, loaded))
+    return found
+
+
+def test_runs_end_as_records_and_go_on_where_the_time_was_over(jobs, records, write_recipe, tmp_path, capsys, copy):
+    """The real engine: one run ends, is a record of the data at home, and is not trained again; others come later."""
     training = import_module("gpu.training")
-
-    class Sleeping(training.Trainer):
-        def start(self, job, source):
-            make_run(self.room / "runs" / job.folder / job.name, "one", ended=False)
-            process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-            self.running[job] = process, time.monotonic()
-
-    todo = [job(jobs, name) for name in ("a", "b", "c")]
+    stage = {"name": "joint", "epochs": 1, "batch_size": 8, "methods": ["focal"], "optimizer": {"lr": 0.05}}
+    asked = asked_here(jobs, write_recipe, ["a", "b"], stages=[stage], methods={"focal": {}})
+    about = {"commit": "c", "at_once": 1, "data": {"copy": copy, "source": {"train": "at home"}}}
     out = tmp_path / "out"
-    trainer = Sleeping(todo, {todo[0].digest}, tmp_path, records.Notes(out), records.Parcel(out), {}, 1)
-    trainer.run(time.monotonic() + 0.1)
+    notes = records.Notes(out)
+
+    def train(what, seconds):
+        until = time.monotonic() + seconds
+        return training.train(what, Records([]), tmp_path / "room", until, 1, notes, records.Parcel(out), about)
+
+    assert train(asked, -1) == 0
     said = capsys.readouterr().out
-    assert "unfinished b seed 0" in said and "its checkpoint goes home" in said and "not begun: c seed 0" in said
-    assert "unfinished a" not in said, "it had ended before"
-    records.unpack(out / "runs-0.tar", tmp_path / "home")
-    assert (tmp_path / "home" / todo[1].folder / "b" / "one" / "checkpoints" / "last.safetensors").is_file()
+    assert "not begun: a seed 0, b seed 1" in said and not (out / "results.jsonl").exists()
+    assert train(asked[:1], 120) == 0
+    (line,) = records.read_lines(out / "results.jsonl")
+    assert (line["recipe"], line["seed"], line["commit"], line["at_once"]) == ("a", 0, "c", 1)
+    assert line["digest"] == digest(asked[0].stands_for) and line["data"] == {"train": "at home"}
+    assert 0 <= line["figures"]["top1"] <= 1
+    write_record(tmp_path / "records", line)
+    mine, every = prepared([(one.name, one.loaded) for one in asked], tmp_path / "room" / "sweep")
+    assert training.missing(asked, mine, every, Records([tmp_path / "records"])) == [mine[1]], "a stands in a record"
+    write_record(tmp_path / "records", line | {"code": dict.fromkeys(code_of(asked[0].loaded), "changed since")})
+    assert training.missing(asked, mine, every, Records([tmp_path / "records"])) == mine
+    about["data"]["copy"] = {"train": "others"}
+    with pytest.raises(ValueError, match="was not trained on the images that were packed"):
+        training.record(mine[0].finished, asked[0], about)
+    # A rehearsal stands for nothing: its records are of what was trained.
+    short = jobs.Asked("a", asked[0].loaded, None)
+    assert training.record(mine[0].finished, short, about)["data"] == copy
 
 
-def test_what_comes_home_stands_beside_the_published_figures(tmp_path, capsys):
-    out, results = tmp_path / "out", tmp_path / "results"
+def test_what_others_take_over_is_trained_again_where_only_its_record_is_there(jobs, make_job):
+    training = import_module("gpu.training")
+    first, second, apart = make_job("first", ended=False), make_job("second", after="first"), make_job("apart")
+    digests = {"first": ["d"], "second": [], "apart": ["d"]}
+
+    class Known:
+        def of(self, name):
+            return {0: SimpleNamespace(other_code=lambda code: [])} if digests[name] else {}
+
+    asked = [SimpleNamespace(name=name, seed=0, stands_for=name) for name in digests]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "digest", lambda name: name)
+        patch.setattr(training, "code_of", lambda name: {})
+        found = training.missing(asked, [first, second, apart], [first, second, apart], Known())
+    assert found == [first, second]
+
+
+@pytest.mark.slow
+def test_when_the_time_is_over_runs_write_a_checkpoint_that_goes_home(
+    jobs, records, write_recipe, tmp_path, capsys, copy
+):
+    training = import_module("gpu.training")
+    stage = {"name": "joint", "epochs": 5000, "batch_size": 8, "optimizer": {"lr": 0.01}}
+    asked = asked_here(jobs, write_recipe, ["long", "later"], stages=[stage])
+    out = tmp_path / "out"
+    about = {"data": None}
+
+    class Cut(training.Keeping):
+        """Says that the time is over as soon as something is trained."""
+
+        def looked(self, engine):
+            if any(work.job.share() > 0 for work in engine.running):
+                self.until = time.monotonic()
+            super().looked(engine)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Keeping", Cut)
+        patch.setattr(training, "GRACE", 60.0)
+        until = time.monotonic() + 300
+        failed = training.train(
+            asked, Records([]), tmp_path / "room", until, 1, records.Notes(out), records.Parcel(out), about
+        )
+    said = capsys.readouterr().out
+    assert failed == 0 and "its checkpoint goes home" in said and "not begun: later seed 1" in said
+    assert "unfinished at" in said and not (out / "results.jsonl").exists()
+    records.unpack(out / "runs-0.tar", tmp_path / "home" / "jobs")
+    (home,) = folders(tmp_path / "home")
+    assert (home.run / "checkpoints" / "last.safetensors").is_file() and (home.run / "data.npz").is_file()
+    assert home.about["name"] == "long" and not home.finished
+
+
+def test_who_is_late_is_killed(jobs, records, tmp_path):
+    training = import_module("gpu.training")
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    keeping = training.Keeping({}, 1, set(), time.monotonic() - 1, records.Notes(tmp_path), None, {})
+    engine = SimpleNamespace(stopping=None, running=[SimpleNamespace(process=process)])
+    keeping.looked(engine)
+    assert engine.stopping == "the end of its time" and process.poll() is None, "it has some seconds"
+    keeping.until -= training.GRACE
+    keeping.looked(engine)
+    assert process.wait(20) == -signal.SIGKILL
+
+
+def test_what_comes_home_fills_the_cells_of_tables(tmp_path, capsys):
+    """CE of SAFA's table 1 by its digest; a run that is no cell is a record, too."""
+    out, results, kept = tmp_path / "out", tmp_path / "results", tmp_path / "kept"
     out.mkdir()
-    lines = [
-        {"name": "cifar100_lt_ce", "seed": seed, "digest": f"{seed:016}", "figures": {"top1": 0.38 + seed / 100}}
-        for seed in (0, 1)
-    ]
-    lines.append({"name": "cifar100_lt_cdt", "seed": 0, "digest": "f" * 16, "exit": 1, "log": "out of memory"})
+    ce = load_recipe(ROOT / "recipes" / "cifar100_lt_ce.yaml")
+    lines = []
+    for seed, found in ((0, digest(ce)), (1, digest(ce)), (2, "0123456789abcdef")):
+        figures = {"top1": 0.38 + seed / 100}
+        lines.append({"format": "ltcore run 1", "recipe": "cifar100_lt_ce", "digest": found, "seed": seed})
+        lines[-1] |= {"figures": figures, "stages": {}, "code": {}, "data": {}, "cells": []}
     (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    import_module("gpu.home").bring(Namespace(folder=out, results=results, keep=tmp_path / "kept"))
+    (out / "environment.json").write_text('{"gpu": "a card"}')
+    import_module("gpu.home").bring(Namespace(folder=out, results=results, keep=kept))
     said = capsys.readouterr().out
-    assert "failed: cifar100_lt_cdt seed 0: out of memory" in said
-    assert "| `cifar100_lt_ce` | 0, 1 | 38.50 (published 38.77) | - | - | - | - | - | SAFA, table 1 |" in said
-    written = sorted(path.name for path in results.iterdir())
-    assert written == ["cifar100_lt_ce-seed0-00000000.json", "cifar100_lt_ce-seed1-00000000.json"]
-    assert json.loads((results / written[1]).read_text()) == lines[1]
+    assert "61.23 / 61.50 ± 0.71 (2)" in said, "SAFA prints errors"
+    written = {path.name: json.loads(path.read_text()) for path in results.iterdir()}
+    assert written.keys() == {f"{line['digest']}-seed{line['seed']}.json" for line in lines}
+    assert all(content["machine"] == {"gpu": "a card"} for content in written.values())
+    cells = written[f"{digest(ce)}-seed1.json"]["cells"]
+    assert any(cell.startswith("safa_1/") for cell in cells)
+    assert written["0123456789abcdef-seed2.json"]["cells"] == []
+
+
+def test_no_folder_to_bring_from(tmp_path):
+    with pytest.raises(SystemExit, match="is no folder"):
+        import_module("gpu.home").bring(Namespace(folder=tmp_path / "nowhere"))
 
 
 @pytest.mark.slow

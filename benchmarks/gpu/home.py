@@ -1,46 +1,16 @@
-"""What came home from a GPU machine: committed files, and tables beside the published figures."""
+"""What came home from a GPU machine: committed records, and the tables that they fill."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gpu.packing import ROOT
 from gpu.records import read_lines, unpack
-
-FIGURES = ("top1", "top5", "many", "medium", "few", "balanced_accuracy")
-
-
-def published(name: str) -> dict[str, tuple[float, str]]:
-    """Figures that papers print for a recipe as it stands, in percent, with their source, by name."""
-    from ltcore.recipe.identity import flat
-    from ltcore.recipe.loading import load_recipe
-
-    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml").recipe
-    settings = dict(flat(recipe.model_dump(mode="json")))
-    holding = [f for f in recipe.published if all(settings.get(key) == value for key, value in f.when.items())]
-    return {name: (value, figure.source) for figure in holding for name, value in figure.figures().items()}
-
-
-def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown: for each recipe the mean over its seeds, with the published figure behind it where there is one."""
-    rows = ["| recipe | seeds | " + " | ".join(FIGURES) + " | published in |", "| --- |" * (len(FIGURES) + 3)]
-    rows[1] = "|" + " --- |" * (len(FIGURES) + 3)
-    for name in dict.fromkeys(line["name"] for line in lines):
-        runs, told = [line for line in lines if line["name"] == name], published(name)
-        cells = []
-        for figure in FIGURES:
-            values = [100 * line["figures"][figure] for line in runs if figure in line["figures"]]
-            cell = f"{statistics.mean(values):.2f}" if values else "-"
-            cells.append(f"{cell} (published {told[figure][0]:.2f})" if figure in told else cell)
-        sources = "; ".join(dict.fromkeys(source for _, source in told.values()))
-        seeds = ", ".join(str(line["seed"]) for line in runs)
-        rows.append(f"| `{name}` | {seeds} | {' | '.join(cells)} | {sources or '-'} |")
-    return "\n".join(rows)
 
 
 def timing_table(lines: Sequence[dict[str, Any]]) -> str:
@@ -50,19 +20,38 @@ def timing_table(lines: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows + [f"| {line['stage']} | {' | '.join(str(line[c]) for c in columns)} |" for line in lines])
 
 
+def keep(lines: Sequence[dict[str, Any]], tables: Path, records: Path) -> None:
+    """Write records with the cells of papers' tables that they stand for, and print these cells."""
+    from ltcore.tables.records import Records, write_record
+    from ltcore.tables.state import States
+    from ltcore.tables.table import find_tables
+    from ltcore.tables.text import FORMATS
+
+    digests = {line["digest"] for line in lines}
+    filled = []
+    cells: dict[str, list[str]] = {}
+    for table in find_tables(tables):
+        places = {place: table.digest(cell) for place, cell in table.cells.items() if not cell.waits}
+        wanted = {place for place, digest in places.items() if digest in digests}
+        for place in wanted:
+            cells.setdefault(places[place], []).append(f"{table.name}/{table.cells[place].name}")
+        if wanted:
+            filled.append((table, wanted))
+    for line in lines:
+        print(write_record(records, line | {"cells": cells.get(line["digest"], [])}))
+    states = States(Records([records]))
+    for table, wanted in filled:
+        print("\n" + FORMATS["table"](table, {p: one for p, one in states.of(table).items() if p in wanted}))
+
+
 def bring(arguments: argparse.Namespace) -> None:
-    """Write a committed file for each finished run, keep what can be gone on with, and print the tables."""
+    """Write a record of each run that has ended, keep what can be gone on with, and print tables."""
     if not arguments.folder.is_dir():
         sys.exit(f"on_a_gpu.py: {arguments.folder} is no folder; name the one that $OUT has become")
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    for line in read_lines(arguments.folder / "results.jsonl"):
-        if "figures" not in line:
-            print(f"failed: {line['name']} seed {line['seed']}: {line['log'][-300:]}")
-            continue
-        path = arguments.results / f"{line['name']}-seed{line['seed']}-{line['digest'][:8]}.json"
-        path.write_text(json.dumps(line, indent=1) + "\n")
     for tar in sorted(arguments.folder.glob("runs-*.tar")):
-        unpack(tar, arguments.keep)
-    print(f"kept in {arguments.keep}: {len(list(arguments.keep.glob('*/*/*/recipe.yaml')))} runs\n")
+        unpack(tar, arguments.keep / "jobs")
+    print(f"kept in {arguments.keep}: {len(list(arguments.keep.glob('jobs/*/job.json')))} jobs\n")
     print(timing_table(read_lines(arguments.folder / "timing.jsonl")) + "\n")
-    print(table([json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))]))
+    machine = json.loads((arguments.folder / "environment.json").read_text())
+    lines = [line | {"machine": machine} for line in read_lines(arguments.folder / "results.jsonl")]
+    keep(lines, ROOT / "tables", arguments.results)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltcore.recipe.loading import LoadedRecipe
 
 #: Recipes ``cifar100_lt_NAME.yaml`` in order of worth. Several seeds go through the whole list one after the other.
 ORDER = "ce ldam_drw balanced_softmax cdt mixup_crt safa_ldam_drw stg glag ofa mislas".split()
@@ -24,43 +26,24 @@ TAIL = {"kind": "exponential", "factor": 100}
 GIB_A_RUN = 3.0
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A recipe with a seed.
+@dataclass(frozen=True)
+class Asked:
+    """A run that is wanted.
 
     Attributes:
         name: the recipe's name.
-        seed: the seed.
-        file: the recipe file to run.
-        recipe: the resolved recipe as plain data, without defaults.
-        digest: of what the run's figures depend on.
-        first_stage: of what the first stage depends on; None where it is not to be shared.
+        loaded: what is trained: the recipe with the copy of its data, and a seed.
+        stands_for: the recipe as it is at home; None in a rehearsal, whose short runs stand for nothing.
     """
 
     name: str
-    seed: int
-    file: Path
-    recipe: dict[str, Any]
-    digest: str
-    first_stage: str | None
+    loaded: LoadedRecipe
+    stands_for: LoadedRecipe | None
 
     @property
-    def folder(self) -> str:
-        """Name of the folder with its run."""
-        return f"{self.name}-seed{self.seed}-{self.digest[:8]}"
-
-
-def digest_of(content: Any) -> str:
-    """Digest of plain data, the same for the same content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def recipe_digest(recipe: dict[str, Any]) -> str:
-    """Digest of a resolved recipe without what changes no figure: texts, published figures, where the data lies."""
-    kept = {key: value for key, value in recipe.items() if key not in ("description", "published", "device")}
-    data = dict(kept["data"])
-    data["options"] = {k: v for k, v in (data.get("options") or {}).items() if k not in ("path", "root")}
-    return digest_of(kept | {"data": data})
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.loaded.recipe.seed
 
 
 def changes(recipe: dict[str, Any], data: Path, short: bool) -> dict[str, Any]:
@@ -75,12 +58,12 @@ def changes(recipe: dict[str, Any], data: Path, short: bool) -> dict[str, Any]:
         ValueError: the recipe wants another data set, or another tail.
     """
     asked = recipe["data"]
-    tail = {key: (asked.get("imbalance") or TAIL).get(key) for key in TAIL}
-    if asked["use"] != "cifar100_lt" or tail != TAIL:
+    if asked["use"] != "cifar100_lt" or asked.get("imbalance", TAIL) != TAIL or asked.get("holdout_before_cut"):
         raise ValueError(f"{recipe['name']} does not train on CIFAR-100-LT at imbalance 100, which is what travels")
     own = {key: value for key, value in asked.items() if key not in ("use", "options", "imbalance")}
     stages: dict[str, dict[str, Any]] = {stage["name"]: {"precision": "fp32"} for stage in recipe["stages"]}
-    found = {"data": {**own, "use": "npz", "options": {"path": str(data), **CIFAR100}}, "stages": stages}
+    where = {"root": str(data.parent), "path": data.name, **CIFAR100}
+    found = {"data": {**own, "use": "npz", "options": where}, "stages": stages}
     if short:
         for stage in recipe["stages"]:
             length = {"iterations": 3} if "iterations" in stage else {"epochs": 1}
@@ -105,34 +88,19 @@ def recipe_file(name: str, root: Path, room: Path, data: Path, short: bool) -> P
     return file
 
 
-def jobs_of(names: Iterable[str], seeds: Iterable[int], root: Path, room: Path, data: Path, short: bool) -> list[Job]:
-    """The jobs in order of worth; their recipe files are written below `room`."""
-    files = [recipe_file(name, root, room, data, short) for name in names]
-    return [make_job(file, seed) for seed in seeds for file in files]
-
-
-def make_job(file: Path, seed: int) -> Job:
-    """The job of a recipe file and a seed."""
+def asked_of(
+    names: Iterable[str], seeds: Iterable[int], root: Path, room: Path, data: Path, short: bool
+) -> list[Asked]:
+    """What is wanted, in order of worth; recipe files are written below `room`."""
     from ltcore.recipe.loading import load_recipe
 
-    loaded = load_recipe(file, seed=seed)
-    recipe, first = loaded.recipe, loaded.recipe.stages[0]
-    parts = [recipe.data, recipe.backbone, first, *(recipe.methods[name] for name in first.methods)]
-    shared = None if recipe.select else digest_of([seed, *(part.model_dump(mode="json") for part in parts)])
-    return Job(recipe.name, seed, file, loaded.source, recipe_digest(loaded.source), shared)
-
-
-def pick(waiting: Sequence[Job], running: Iterable[Job], trained: Iterable[Job]) -> tuple[Job, Job | None] | None:
-    """The job to start next, and the one whose first stage it takes over; None where all must wait.
-
-    A job whose first stage is being trained by another job waits for that job.
-    """
-    busy = {job.first_stage for job in running}
-    for job in waiting:
-        source = next((t for t in trained if job.first_stage and t.first_stage == job.first_stage), None)
-        if source or job.first_stage is None or job.first_stage not in busy:
-            return job, source
-    return None
+    files = [recipe_file(name, root, room, data, short) for name in names]
+    found = []
+    for seed in seeds:
+        for file in files:
+            own = None if short else load_recipe(root / "recipes" / file.name, seed=seed)
+            found.append(Asked(file.stem, load_recipe(file, seed=seed), own))
+    return found
 
 
 def default_jobs(cores: int, memory_gib: float | None, device_share: float | None) -> int:

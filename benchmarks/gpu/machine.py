@@ -17,9 +17,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from gpu.jobs import default_jobs, jobs_of
-from gpu.records import Notes, Parcel, finished, read_lines
-from gpu.training import Trainer
+from gpu.jobs import asked_of, default_jobs
+from gpu.records import Notes, Parcel, read_lines
 
 #: The folder that was packed, and the project's root.
 PACKED = Path(__file__).resolve().parents[1]
@@ -91,27 +90,16 @@ def describe_machine(packed: dict[str, Any]) -> dict[str, Any]:
 
 
 def images(room: Path, short: bool) -> Path:
-    """The .npz file of the images, expanded once; a short one holds few of them."""
+    """The .npz file of the images, made once."""
     import numpy as np
 
-    whole, few = room / "data.npz", room / "few.npz"
-    if not whole.is_file():
-        found = list((PACKED / "data").glob("*/expand.py"))
-        if found:
-            subprocess.run([sys.executable, found[0], whole], cwd=room, check=True)
-        else:
-            shutil.copy(PACKED / "data" / "data.npz", whole)
-    if short and not few.is_file():
-        content = dict(np.load(whole))
-        for split in ("train", "test"):
-            labels = content[f"{split}_labels"].reshape(-1)
-            each = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
-            # More than 100 images of a class, so that GLAG finds a head, and pairs of the others.
-            most = [(2 if label else 105) if split == "train" else 1 for label in range(len(each))]
-            kept = np.concatenate([index[:n] for index, n in zip(each, most, strict=True)])
-            content |= {f"{split}_{part}": content[f"{split}_{part}"][kept] for part in ("images", "labels")}
-        np.savez(few, **content)
-    return few if short else whole
+    from gpu.images import few_of, read
+
+    file = room / ("few.npz" if short else "data.npz")
+    if not file.is_file():
+        arrays = read(PACKED / "data")
+        np.savez(file, **few_of(arrays) if short else arrays)
+    return file
 
 
 def gpu_tests(notes: Notes, seconds: float) -> None:
@@ -165,17 +153,18 @@ def go(arguments: argparse.Namespace) -> None:
     shutil.rmtree(site, ignore_errors=True)
     prepare_site(PACKED / "wheels", site)
     os.environ |= {"PYTHONPATH": f"{site}{os.pathsep}{PACKED}", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    packed = json.loads((PACKED / "pack.json").read_text())
     if wanting := lacking(PACKED / "wheels"):
-        asked = " ".join([*json.loads((PACKED / "pack.json").read_text())["asked"], *wanting])
+        carry = " ".join([*packed["asked"], *wanting])
         why = "; ".join(f"{name} ({reason})" for name, reason in wanting.items())
-        sys.exit(f"on_a_gpu.py: this Python lacks {why}. Pack again with --carry {asked}")
-    environment = describe_machine(json.loads((PACKED / "pack.json").read_text()))
+        sys.exit(f"on_a_gpu.py: this Python lacks {why}. Pack again with --carry {carry}")
+    environment = describe_machine(packed)
     (out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
     notes.say(f"{environment}")
     data = images(room, arguments.short)
-    for run in (PACKED / "runs").glob("*/*/*"):
-        if not (target := room / "runs" / run.relative_to(PACKED / "runs")).exists():
-            shutil.copytree(run, target)
+    for job in (PACKED / "sweep").glob("jobs/*"):
+        if not (target := room / "sweep" / "jobs" / job.name).exists():
+            shutil.copytree(job, target)
     if "tests" not in arguments.skip:
         gpu_tests(notes, arguments.test_seconds)
     if "timing" not in arguments.skip and not (room / "timing.jsonl").is_file():
@@ -183,13 +172,13 @@ def go(arguments: argparse.Namespace) -> None:
     measured = {line["stage"]: line for line in read_lines(room / "timing.jsonl")}.get("CE", {})
     share = measured.get("device_share") if environment["gpu"] else None
     at_once = arguments.jobs or default_jobs(environment["cores"], environment["gpu_gib"], share)
-    all_jobs = jobs_of(arguments.only, arguments.seeds, ROOT, room, data, arguments.short)
-    done = finished([out, room], ROOT / "results" / "runs")
-    trainer = Trainer(all_jobs, done, room, notes, Parcel(out), environment, at_once)
-    left = arguments.seconds - (time.monotonic() - began)
-    alone = f", one of CE alone needs about {200 * measured['epoch_s']:.0f} s" if measured else ""
-    notes.say(
-        f"{len(trainer.waiting)} of {len(all_jobs)} runs are missing; {at_once} at once, {left:.0f} s left{alone}"
-    )
-    trainer.run(began + arguments.seconds - PACKING)
-    sys.exit(1 if trainer.failed else 0)
+    if measured:
+        notes.say(f"a run of CE alone needs about {200 * measured['epoch_s']:.0f} s")
+    from gpu.training import train  # the packed core is importable by now
+    from ltcore.tables.records import Records
+
+    asked = asked_of(arguments.only, arguments.seeds, ROOT, room, data, arguments.short)
+    about = {"commit": packed["commit"], "data": packed.get("data"), "at_once": at_once}
+    until = began + arguments.seconds - PACKING
+    failed = train(asked, Records([ROOT / "results" / "runs"]), room, until, at_once, notes, Parcel(out), about)
+    sys.exit(1 if failed else 0)

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -75,24 +76,37 @@ def too_large(found: dict[str, int], limit: int) -> str | None:
     return f"{total / MIB:.1f} MiB would travel, more than {limit / MIB:.0f}: {parts}"
 
 
-def pack_images(source: Path, file: Path) -> None:
-    """Write the long-tailed images of CIFAR-100 as a compressed .npz file; `source` is one, or the published files'."""
-    if source.is_file():
-        shutil.copy(source, file)
-        return
+def pack_images(source: Path, folder: Path) -> dict[str, Any]:
+    """Write the long-tailed images of CIFAR-100 small enough to travel.
+
+    Args:
+        source: the folder with the published files.
+        folder: a new folder.
+
+    Returns:
+        The fingerprints in short of ``source``, as `cifar100_lt` reads it, and of its ``copy`` in an .npz file.
+    """
     import numpy as np
 
+    from gpu.images import read, save
+    from gpu.jobs import recipe_file
     from ltcore.plan.plan import provider
     from ltcore.recipe.loading import load_recipe
+    from ltcore.sweeps.prints import prints_of
     from ltcore.training.data import read_data
 
     loaded = load_recipe(ROOT / "recipes" / "cifar100_lt_ce.yaml", [f"data.options.root={source}"])
     data = read_data(loaded, provider(loaded, "data", loaded.recipe.data.use)[1])
-    arrays = {}
-    for name, split in (("train", data.train), ("test", data.test)):
-        arrays[f"{name}_images"] = split.images.permute(0, 2, 3, 1).numpy()
-        arrays[f"{name}_labels"] = split.targets.numpy()
-    np.savez_compressed(file, **arrays)
+    splits = {"train": data.train, "test": data.test}
+    arrays = {f"{name}_images": split.images.permute(0, 2, 3, 1).numpy() for name, split in splits.items()}
+    arrays |= {f"{name}_labels": split.targets.numpy() for name, split in splits.items()}
+    save(arrays, folder)
+    with tempfile.TemporaryDirectory(prefix="ltcore-") as room:
+        copy = Path(room, "data.npz")
+        np.savez(copy, **read(folder))
+        there = load_recipe(recipe_file("ce", ROOT, Path(room), copy, short=False))
+        prints = prints_of([loaded, there])
+    return dict(zip(("source", "copy"), prints, strict=True))
 
 
 def pack(arguments: argparse.Namespace) -> None:
@@ -107,13 +121,11 @@ def pack(arguments: argparse.Namespace) -> None:
     platforms.append(f"--platform=manylinux2014_{arguments.machine}")
     which = ["--only-binary=:all:", "--python-version", arguments.for_python, "--implementation", "cp", *platforms]
     run(*pip(), "download", "-q", "--no-deps", "-d", wheels, *which, *(f"{n}=={v}" for n, v in carried.items()))
-    if arguments.data or arguments.data_tool:
-        shutil.rmtree(PACKED / "data", ignore_errors=True)
-        (PACKED / "data").mkdir()
+    about_file = PACKED / "pack.json"
+    prints = json.loads(about_file.read_text()).get("data") if about_file.is_file() else None
     if arguments.data:
-        pack_images(arguments.data, PACKED / "data" / "data.npz")
-    elif arguments.data_tool:
-        run(sys.executable, arguments.data_tool, PACKED / "data", "lt:cifar100:100")
+        shutil.rmtree(PACKED / "data", ignore_errors=True)
+        prints = pack_images(arguments.data, PACKED / "data")
     shutil.copy(HERE / "on_a_gpu.py", PACKED)
     shutil.copytree(HERE / "gpu", PACKED / "gpu", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     dirty = "-dirty" if run("git", "status", "--porcelain", "-uno", cwd=ROOT).strip() else ""
@@ -121,12 +133,13 @@ def pack(arguments: argparse.Namespace) -> None:
         "commit": run("git", "rev-parse", "HEAD", cwd=ROOT).strip() + dirty,
         "asked": arguments.carry,
         "carried": carried,
+        "data": prints,
     }
-    (PACKED / "pack.json").write_text(json.dumps(about, indent=1) + "\n")
+    about_file.write_text(json.dumps(about, indent=1) + "\n")
     found = sizes(ROOT, PACKED)
     print("\n".join(f"{size / MIB:7.2f} MiB  {name}" for name, size in found.items()))
     if wrong := too_large(found, arguments.limit * MIB):
-        sys.exit(f"on_a_gpu.py: {wrong}. Remove .gpu/runs/, carry less, or raise --limit")
+        sys.exit(f"on_a_gpu.py: {wrong}. Remove .gpu/sweep/, carry less, or raise --limit")
     print(f"{sum(found.values()) / MIB:7.2f} MiB  of {arguments.limit}")
     if not (PACKED / "data").is_dir() and arguments.command == "pack":
-        sys.exit("on_a_gpu.py: .gpu/data/ is missing; name the images with --data or --data-tool")
+        sys.exit("on_a_gpu.py: .gpu/data/ is missing; name the folder of the images with --data")

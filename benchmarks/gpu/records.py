@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpu.jobs import Job
+    from ltcore.sweeps.folder import JobFolder
 
 #: What comes home: few files, none large, since a machine may hand back no more. The four others are small.
 TARS, TAR_BYTES = 4, 15 * 2**20
@@ -52,22 +51,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def finished(folders: Iterable[Path], committed: Path) -> set[str]:
-    """Digests of the runs that have ended: in ``results.jsonl`` of some folders, or committed as JSON files."""
-    lines = [line for folder in dict.fromkeys(folders) for line in read_lines(folder / "results.jsonl")]
-    lines += [json.loads(path.read_text()) for path in sorted(committed.glob("*.json"))]
-    return {line["digest"] for line in lines if "figures" in line}
-
-
 class Parcel:
     """Tar files of bounded number and size; what was added stays whole when the program is killed."""
 
     def __init__(self, folder: Path, count: int = TARS, size: int = TAR_BYTES) -> None:
         self.paths, self.size = [folder / f"runs-{number}.tar" for number in range(count)], size
 
-    def add(self, run: Path, name: str, files: Iterable[Path]) -> bool:
-        """Add a run's files under ``name/<run id>/``; False where no tar has room for all of them."""
-        files = list(files)
+    def add(self, folder: Path, files: Iterable[Path]) -> bool:
+        """Add files of a folder under its name; False where no tar has room for all of them."""
+        files = [file for file in files if file.is_file()]
         needed = sum(file.stat().st_size + 1536 for file in files) + 10240
         for path in self.paths:
             if path.exists() and path.stat().st_size + needed > self.size:
@@ -75,7 +67,7 @@ class Parcel:
             try:
                 with tarfile.open(path, "a") as tar:
                     for file in files:
-                        tar.add(file, f"{name}/{run.name}/{file.relative_to(run)}")
+                        tar.add(file, f"{folder.name}/{file.relative_to(folder)}")
             except tarfile.ReadError:  # cut off while it was written: no more is added to it
                 continue
             return True
@@ -99,43 +91,21 @@ def unpack(path: Path, into: Path) -> None:
         pass
 
 
-def files_of(run: Path, result: dict[str, Any] | None) -> Iterator[Path]:
-    """What is kept of a run: small files, the first stage that it trained itself, and what an unfinished one needs."""
-    yield from (path for path in sorted(run.glob("*.json*")))
+def files_of(job: JobFolder, continued: bool) -> Iterator[Path]:
+    """What is kept of a job: what `ltcore sweep` needs to know it, and the small files of its run.
+
+    Args:
+        job: the job's folder.
+        continued: whether something goes on from it, itself or a job that takes its stages over; then their states are
+            kept, too, and the fingerprint of the data.
+    """
+    yield from (job.path / name for name in ("job.json", "recipe.yaml", "attempts.jsonl"))
+    run = job.run
+    if run is None:
+        return
+    yield from sorted(run.glob("*.json*"))
     yield run / "recipe.yaml"
-    if result is None:
-        yield from sorted(
-            p for p in (run / "checkpoints").glob("*.safetensors") if p.name.startswith(("stage", "last"))
-        )
-    elif not result.get("reused"):
-        yield from sorted((run / "checkpoints").glob("stage-0-*.safetensors"))
-
-
-def figures(metrics: dict[str, Any]) -> dict[str, float]:
-    """The figures of a whole split, rounded."""
-    return {name: round(value, 5) for name, value in metrics.items() if isinstance(value, float)}
-
-
-def record(run: Path, job: Job, environment: dict[str, Any], seconds: float, jobs: int) -> dict[str, Any]:
-    """The line of a run that has ended."""
-    result = json.loads((run / "result.json").read_text())
-    stages = [
-        {key: stage[key] for key in ("name", "seconds", "images_per_second")} | {"test": figures(stage["test"])}
-        for stage in result["stages"]
-    ]
-    reused = result.get("reused")
-    return {
-        "name": job.name,
-        "seed": job.seed,
-        "digest": job.digest,
-        "figures": figures(result["after_calibration"]),
-        "per_class_accuracy": [round(value, 4) for value in result["after_calibration"]["per_class_accuracy"]],
-        "stages": stages,
-        "stages_taken_over": reused and {"run": Path(reused["run"]).parents[1].name, "stages": reused["stages"]},
-        "selection": result.get("selection"),
-        "seconds": round(seconds, 1),
-        "jobs": jobs,
-        "ended": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "environment": environment | {"versions": result["versions"]},
-        "recipe": job.recipe,
-    }
+    if continued:
+        checkpoints = (run / "checkpoints").glob("*.safetensors")
+        yield from sorted(path for path in checkpoints if path.name.startswith(("stage", "last")))
+        yield run / "data.npz"

@@ -14,25 +14,12 @@ import time
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from gpu.home import bring
+from gpu.images import noise, save
 from gpu.jobs import ORDER
 from gpu.packing import MIB, PACKED, ROOT, pack, run, travelling
 from gpu.records import read_lines
-
-
-def made_up(path: Path) -> None:
-    """Images of noise with CIFAR-100-LT's counts at the head, for a rehearsal without the data."""
-    import numpy as np
-
-    random = np.random.RandomState(0)
-    train, test = np.repeat(np.arange(100), [500] + [5] * 99), np.repeat(np.arange(100), 2)
-    arrays: dict[str, Any] = {"train_labels": train, "test_labels": test}
-    for split, labels in (("train", train), ("test", test)):
-        arrays[f"{split}_images"] = random.randint(0, 256, (len(labels), 32, 32, 3)).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays)
 
 
 def fresh_python(folder: Path, python: str, torch: str | None) -> Path:
@@ -57,11 +44,19 @@ def lay_out(project: Path) -> None:
         target = project / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    shutil.copytree(PACKED, project / ".gpu", ignore=shutil.ignore_patterns("runs", "out"))
+    shutil.copytree(PACKED, project / ".gpu", ignore=shutil.ignore_patterns("sweep", "out"))
     shutil.rmtree(project / "results" / "runs", ignore_errors=True)  # so that every recipe is trained
     if not (project / ".gpu" / "data").is_dir():
         print("no images were packed: noise stands in for them", flush=True)
-        made_up(project / ".gpu" / "data" / "data.npz")
+        save(noise(), project / ".gpu" / "data")
+
+
+def taken_away(room: Path) -> None:
+    """Kill every process that works below `room`, as when a machine is taken away."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(room).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def cut_off(command: list[str], project: Path, environment: dict[str, str], results: Path, after: int) -> list[str]:
@@ -74,9 +69,10 @@ def cut_off(command: list[str], project: Path, environment: dict[str, str], resu
             sys.exit(f"on_a_gpu.py: the first call ended with {process.returncode} before it could be cut off")
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with all its runs, as a machine that is taken away
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return [line["name"] for line in read_lines(results)]
+        taken_away(Path(environment["ROOM"]))  # its runs, which an engine that is killed leaves alone
+    return [line["recipe"] for line in read_lines(results)]
 
 
 def rehearse(arguments: argparse.Namespace) -> None:
@@ -84,20 +80,24 @@ def rehearse(arguments: argparse.Namespace) -> None:
     pack(arguments)
     with tempfile.TemporaryDirectory(prefix="ltcore-rehearsal-") as name:
         folder = Path(name)
-        project, out = folder / "project", folder / "out"
+        project, out, room = folder / "project", folder / "out", folder / "room"
         lay_out(project)
         python = fresh_python(folder / "venv", arguments.python, arguments.torch)
         clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        clean |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1", "OUT": str(out), "ROOM": str(folder / "room")}
+        clean |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1", "OUT": str(out), "ROOM": str(room)}
         command = [str(python), ".gpu/on_a_gpu.py", "go", "--short", "--jobs", "2", "--seeds", "0"]
         command += [word for limit in ("--seconds", "--test-seconds", "--timing-seconds") for word in (limit, "9000")]
         survived = cut_off(command, project, clean, out / "results.jsonl", after=3)
         print(f"\ncut off with SIGKILL; {len(survived)} results survive: {', '.join(survived)}\n", flush=True)
+        ended = {path: path.stat().st_mtime_ns for path in room.glob("sweep/jobs/*/runs/*/*/result.json")}
         again = subprocess.run([*command, "--skip", "tests"], cwd=project, env=clean, check=False)
-        names = [line["name"] for line in read_lines(out / "results.jsonl")]
+        # What ended before the cut-off is told again by the second call, whose folder may be another.
+        names = list(dict.fromkeys(line["recipe"] for line in read_lines(out / "results.jsonl")))
         wanted = sorted(f"cifar100_lt_{name}" for name in ORDER)
         if again.returncode or sorted(names) != wanted or names[: len(survived)] != survived:
             sys.exit(f"on_a_gpu.py: the second call ended with {again.returncode} and these results: {names}")
+        if twice := [str(path) for path, when in ended.items() if path.stat().st_mtime_ns != when]:
+            sys.exit(f"on_a_gpu.py: trained twice: {twice}")
         if len(timed := read_lines(out / "timing.jsonl")) != 4:
             sys.exit(f"on_a_gpu.py: four stages should have been timed, and these were: {timed}")
         home = list(out.iterdir())
@@ -105,6 +105,6 @@ def rehearse(arguments: argparse.Namespace) -> None:
             sys.exit(f"on_a_gpu.py: too much comes home: {[(path.name, path.stat().st_size) for path in home]}")
         arguments.folder, arguments.results, arguments.keep = out, folder / "results", folder / "kept"
         bring(arguments)
-        if not list(arguments.keep.glob("*/*/*/checkpoints/stage-0-*")):
+        if not list(arguments.keep.glob("jobs/*/runs/*/*/checkpoints/stage-0-*")):
             sys.exit("on_a_gpu.py: no first stage came home")
     print("\nthe rehearsal passed: packed, cut off, gone on with, brought home")

@@ -1,110 +1,159 @@
-"""Several runs at once until all have ended or the time is over."""
+"""What is wanted is trained by the engine of ``ltcore sweep``, until the time is over, and packed up for home."""
 
 from __future__ import annotations
 
 import json
-import subprocess
+import os
+import signal
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gpu.jobs import Job, pick
-from gpu.records import Notes, Parcel, files_of, record
+from gpu.jobs import Asked
+from gpu.records import Notes, Parcel, files_of
+from ltcore.recipe.identity import digest
+from ltcore.sweeps.engine import Engine, slots_of
+from ltcore.sweeps.folder import JobFolder
+from ltcore.sweeps.jobs import code_of
+from ltcore.sweeps.view import Lines
+from ltcore.sweeps.work import prepared
+from ltcore.tables.records import Records, record_of
+
+#: Seconds that runs have to end their step and write a checkpoint, once the time is over.
+GRACE = 5.0
 
 
-class Trainer:
-    """Runs jobs, several at once, until all have ended or the time is over.
+def missing(
+    asked: Sequence[Asked], jobs: Sequence[JobFolder], every: Sequence[JobFolder], known: Records
+) -> list[JobFolder]:
+    """The jobs that are to be done: those whose runs no record stands for, behind what they take over.
 
     Args:
-        all_jobs: every job, those that have ended too: their first stages may be taken over.
-        done: digests of those that have ended.
-        room: where runs are kept on this machine.
+        asked: what is wanted.
+        jobs: the job of each.
+        every: all jobs, what others take over before them.
+        known: the committed records.
+    """
+
+    def is_known(one: Asked) -> bool:
+        home = one.stands_for
+        record = home and known.of(digest(home)).get(one.seed)
+        return bool(home and record and not record.other_code(code_of(home)))
+
+    needed = {job.address for one, job in zip(asked, jobs, strict=True) if not is_known(one)}
+    for job in reversed(every):
+        if job.address in needed and job.about["after"] is not None:
+            needed.add(job.about["after"])
+    return [job for job in every if job.address in needed]
+
+
+class Keeping(Lines):
+    """Writes a record of each run as it ends, packs up what goes home, and ends the engine when the time is over.
+
+    Args:
+        asked: by the address of its job, what is wanted.
+        total: how many jobs there are.
+        sources: addresses of jobs whose stages others take over.
+        until: when the time is over, by ``time.monotonic()``.
         notes: where lines go.
         parcel: where files go.
-        environment: for the records.
-        at_once: how many jobs.
+        about: what every record says of the machine; and in ``data`` which data the copy is of.
     """
 
     def __init__(
         self,
-        all_jobs: list[Job],
-        done: set[str],
-        room: Path,
+        asked: dict[str, Asked],
+        total: int,
+        sources: set[str],
+        until: float,
         notes: Notes,
         parcel: Parcel,
-        environment: dict[str, Any],
-        at_once: int,
+        about: dict[str, Any],
     ) -> None:
-        self.jobs, self.room, self.notes, self.parcel = all_jobs, room, notes, parcel
-        self.environment, self.at_once = environment, at_once
-        self.waiting = [job for job in all_jobs if job.digest not in done]
-        self.running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
-        self.failed = 0
+        super().__init__(sys.stdout, total)
+        self.asked, self.sources, self.until = asked, sources, until
+        self.notes, self.parcel, self.about = notes, parcel, about
 
-    def run_of(self, job: Job, ended: bool) -> Path | None:
-        """The run of a job that has ended, or that was begun and has a checkpoint; the latest one."""
-        wanted = "result.json" if ended else "checkpoints/last.safetensors"
-        runs = sorted(path for path in (self.room / "runs" / job.folder).glob("*/*") if (path / wanted).is_file())
-        return runs[-1] if runs else None
+    def _say(self, text: str) -> None:
+        self.notes.say(text)
 
-    def trained(self) -> list[Job]:
-        """Jobs whose first stage can be taken over."""
-        found = [(job, self.run_of(job, ended=True)) for job in self.jobs if job not in self.running]
-        return [job for job, run in found if run and list((run / "checkpoints").glob("stage-0-*"))]
+    def ended(self, job: JobFolder) -> None:
+        """A run has its result: write its record, pack its files."""
+        super().ended(job)
+        run = job.finished
+        if run and (one := self.asked.get(job.address)):
+            self.notes.add("results.jsonl", json.dumps(record(run, one, self.about)))
+        if not self.parcel.add(job.path, files_of(job, job.address in self.sources)):
+            self._say(f"no room for the files of {job.about['name']}, seed {job.about['seed']}")
 
-    def start(self, job: Job, source: Job | None) -> None:
-        """Begin a job, or go on with it."""
-        command = [sys.executable, "-m", "ltcore", "run", str(job.file), "--seed", str(job.seed)]
-        command += ["--out", str(self.room / "runs" / job.folder)]
-        how = ""
-        if self.run_of(job, ended=False):
-            command, how = [*command, "--resume"], ", from its checkpoint"
-        elif source:
-            command, how = [*command, "--from", str(self.run_of(source, ended=True))], f", from {source.name}"
-        self.notes.say(f"started {job.name} seed {job.seed}{how}")
-        log = self.room / "runs" / job.folder / "log.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            process = subprocess.Popen(command, cwd=self.room, stdout=file, stderr=subprocess.STDOUT)
-        self.running[job] = process, time.monotonic()
-
-    def ended(self, job: Job, code: int, seconds: float) -> None:
-        """Write down how a job ended."""
-        run = self.run_of(job, ended=True)
-        if code or run is None:
-            self.failed += 1
-            tail = (self.room / "runs" / job.folder / "log.txt").read_text(errors="replace")[-1500:]
-            line = {"name": job.name, "seed": job.seed, "digest": job.digest, "exit": code, "log": tail}
-            self.notes.add("results.jsonl", json.dumps(line))
-            self.notes.say(f"FAILED {job.name} seed {job.seed}, exit {code}: {tail.strip().splitlines()[-1:]}")
+    def looked(self, engine: Engine) -> None:
+        """When the time is over, have the runs write a checkpoint; who is late is killed."""
+        if time.monotonic() < self.until:
             return
-        line = record(run, job, self.environment, seconds, self.at_once)
-        self.notes.add("results.jsonl", json.dumps(line))
-        kept = self.parcel.add(
-            run, f"{job.folder}/{job.name}", files_of(run, json.loads((run / "result.json").read_text()))
-        )
-        top1, lost = 100 * line["figures"]["top1"], "" if kept else ", no room for its files"
-        self.notes.say(f"ended {job.name} seed {job.seed}: top-1 {top1:.2f} in {seconds:.0f} s{lost}")
+        engine.stopping = engine.stopping or "the end of its time"
+        if time.monotonic() > self.until + GRACE:
+            for work in engine.running:
+                with suppress(ProcessLookupError):
+                    os.killpg(work.process.pid, signal.SIGKILL)
 
-    def run(self, until: float) -> None:
-        """Train until all jobs have ended or ``time.monotonic()`` is `until`; then keep what is unfinished."""
-        while (self.waiting or self.running) and time.monotonic() < until:
-            while len(self.running) < self.at_once and (found := pick(self.waiting, self.running, self.trained())):
-                self.waiting.remove(found[0])
-                self.start(*found)
-            time.sleep(0.2)
-            for job, (process, since) in list(self.running.items()):
-                if process.poll() is not None:
-                    del self.running[job]
-                    self.ended(job, process.returncode, time.monotonic() - since)
-        for process, _ in self.running.values():
-            process.kill()
-        for job, (process, since) in self.running.items():
-            process.wait()
-            run = self.run_of(job, ended=False)
-            kept = run and self.parcel.add(run, f"{job.folder}/{job.name}", files_of(run, None))
-            how = "its checkpoint goes home" if kept else "nothing of it is kept"
-            self.notes.say(f"unfinished {job.name} seed {job.seed} after {time.monotonic() - since:.0f} s: {how}")
-        if self.waiting:
-            self.notes.say(f"not begun: {', '.join(f'{job.name} seed {job.seed}' for job in self.waiting)}")
+    def unfinished(self, jobs: Sequence[JobFolder]) -> None:
+        """Pack what jobs that have not ended can go on from, and name those that have not begun."""
+        begun = [job for job in jobs if job.run and not job.finished]
+        for job in begun:
+            kept = self.parcel.add(job.path, files_of(job, True))
+            how = "its checkpoint goes home" if kept else "no room is left for its checkpoint"
+            self._say(f"unfinished at {job.share():.0%}: {job.about['name']}, seed {job.about['seed']}: {how}")
+        if waiting := [f"{job.about['name']} seed {job.about['seed']}" for job in jobs if not job.run]:
+            self._say(f"not begun: {', '.join(waiting)}")
+
+
+def record(run: Path, one: Asked, about: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run as `ltcore.tables.records` has them: of the recipe at home, and its data.
+
+    Raises:
+        ValueError: the run's data is not the copy that was packed.
+    """
+    content = record_of(run, []) | {name: value for name, value in about.items() if name != "data"}
+    if one.stands_for is None:
+        return content
+    if content["data"] != about["data"]["copy"]:
+        raise ValueError(f"{run}: was not trained on the images that were packed")
+    return content | {"digest": digest(one.stands_for), "data": about["data"]["source"]}
+
+
+def train(
+    asked: Sequence[Asked],
+    known: Records,
+    room: Path,
+    until: float,
+    at_once: int,
+    notes: Notes,
+    parcel: Parcel,
+    about: dict[str, Any],
+) -> int:
+    """Train what no record stands for; returns how many runs failed.
+
+    Args:
+        asked: what is wanted, in order of worth.
+        known: the committed records.
+        room: where the sweep's directory is.
+        until: when the time is over, by ``time.monotonic()``.
+        at_once: how many runs at a time.
+        notes: where lines go; ``results.jsonl`` gets the records.
+        parcel: where files go.
+        about: see `Keeping`.
+    """
+    mine, every = prepared([(one.name, one.loaded) for one in asked], room / "sweep")
+    todo = missing(asked, mine, every, known)
+    by_address = {job.address: one for job, one in zip(mine, asked, strict=True)}
+    sources = {str(job.about["after"]) for job in todo}
+    keeping = Keeping(by_address, len(todo), sources, until, notes, parcel, about)
+    notes.say(f"{len(todo)} jobs for {len(asked)} runs; {at_once} at once, {until - time.monotonic():.0f} s left")
+    engine = Engine(todo, slots_of(at_once, 1), keeping)
+    with suppress(KeyboardInterrupt):
+        engine.run()
+    keeping.unfinished(todo)
+    return len(engine.outcome.failed)

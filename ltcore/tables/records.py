@@ -51,6 +51,11 @@ class Record:
         """What a reader has to know of it; a person has written it into the file."""
         return str(self.content.get("note", ""))
 
+    def other_code(self, now: Mapping[str, str]) -> list[str]:
+        """Distributions whose code was another when it was trained; `now` is their code by name."""
+        then = self.content["code"]
+        return [name for name, code in now.items() if then.get(name, code) != code]
+
     def figures(self, stage: str | None) -> Mapping[str, float | None]:
         """Its figures, as fractions: of a stage's end, or after calibration; empty where it has no such stage."""
         found = self.content["figures"] if stage is None else self.content["stages"].get(stage)

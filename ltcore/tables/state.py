@@ -125,8 +125,7 @@ class States:
             return {record.seed: str(error) for record in records}
         changed = {}
         for record in records:
-            names = [name for name, code in now.items() if record.content["code"].get(name, code) != code]
-            if names:
+            if names := record.other_code(now):
                 changed[record.seed] = f"the code of {', '.join(names)} has changed since"
         return changed
 
