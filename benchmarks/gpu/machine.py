@@ -42,7 +42,7 @@ def lacking(wheels: Path) -> dict[str, str]:
     """What the packed distributions require and this Python does not have, or cannot import: why, by name."""
     from packaging.requirements import Requirement  # travels with us
 
-    modules = {"pyyaml": "yaml", "scikit-learn": "sklearn"}  # where the name is another
+    modules = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}  # where the name is another
     packed = {re.split(r"-\d", wheel.name)[0].replace("_", "-") for wheel in wheels.glob("ltcore*.whl")}
     wanted = {text for name in packed for text in metadata.requires(name) or ()}
     found: dict[str, str] = {}
