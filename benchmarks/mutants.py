@@ -6,7 +6,9 @@
 
 A change is one comparison, operator, constant or truth value of ``ltcore/`` or ``plugins/*/src``; which ones is drawn
 with the seed, as many per module as it has places. They are made in a copy of the tree, so that what a test starts as
-a process of its own sees them too. A line of --out is written for each; a second call goes on behind the last.
+a process of its own sees them too. A line of --out is written for each; a second call goes on behind the last. Which
+tests come by which line is found out once for each test file, which takes an hour for all of them, and kept for the
+commit in the folder OUT.known.
 
 One process imports PyTorch and what else is not ours, and forks a child for each change, which imports the copy and
 runs the module's tests, the ones named after it first, up to the first failure. Tests of a module are those that
@@ -23,6 +25,7 @@ import ast
 import compileall
 import contextlib
 import copy
+import gzip
 import itertools
 import json
 import os
@@ -449,7 +452,35 @@ def lines_of(content: bytes, line: int) -> list[int]:
     return found
 
 
-def judged(change: Change, tree: Copy, known: dict[str, Known], log: Path) -> dict[str, Any]:
+class Remembered:
+    """What test files do when nothing is changed, kept in a folder for the next call.
+
+    Args:
+        tree: the copy.
+        folder: where; other commits have other folders.
+        log: for what the tests print.
+    """
+
+    def __init__(self, tree: Copy, folder: Path, log: Path) -> None:
+        self._tree, self._folder, self._log = tree, folder, log
+        self._known: dict[str, Known] = {}
+
+    def __getitem__(self, test: str) -> Known:
+        """Of a test file, or a folder of them."""
+        if test not in self._known:
+            file = self._folder / f"{test.replace('/', '+')}.json.gz"
+            if file.is_file():
+                self._known[test] = Known(*json.loads(gzip.decompress(file.read_bytes())))
+            else:
+                found = self._known[test] = self._tree.known(test, self._log)
+                self._folder.mkdir(parents=True, exist_ok=True)
+                new = file.with_suffix(".new")
+                new.write_bytes(gzip.compress(json.dumps([found.seconds, found.lines]).encode(), 1))
+                new.replace(file)
+        return self._known[test]
+
+
+def judged(change: Change, tree: Copy, remembered: Remembered, log: Path) -> dict[str, Any]:
     """Make a change, run the module's tests up to the first that fails, and put the file back.
 
     Raises:
@@ -459,17 +490,14 @@ def judged(change: Change, tree: Copy, known: dict[str, Known], log: Path) -> di
     content = path.read_bytes()
     compiled = [*path.parent.glob(f"__pycache__/{path.stem}.*.pyc")]
     seconds = 0.0
-    tests = tests_of(tree.root, change.file)
-    for test in tests:
-        if test not in known:
-            known[test] = tree.known(test, log)
+    known = {test: remembered[test] for test in tests_of(tree.root, change.file)}
     lines = lines_of(content, change.line)
     for each in compiled:
         each.unlink()  # it goes by whole seconds and by size, which a change may leave as they were
     path.write_bytes(change.applied(content))
-    met = {test: known[test].of(change.file, lines) if lines else None for test in tests}
+    met = {test: each.of(change.file, lines) if lines else None for test, each in known.items()}
     if not any(each is None or each for each in met.values()):  # by none of them: other processes may
-        met = dict.fromkeys(tests)
+        met = dict.fromkeys(known)
     try:
         for test, chosen in met.items():
             if chosen == []:
@@ -518,13 +546,15 @@ def main() -> None:
         for name in _IMPORTED:
             __import__(name)
         with tempfile.TemporaryDirectory() as folder:
-            tree, known = Copy(Path(folder).resolve() / "tree"), dict[str, Known]()
+            tree, log = Copy(Path(folder).resolve() / "tree"), Path(folder) / "log"
+            told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+            remembered = Remembered(tree, out.with_name(f"{out.name}.known") / told.stdout[:12], log)
             seen = {(line["file"], line["start"], line["after"]) for line in done}
             share, shares = map(int, arguments.share.split("/"))
             for change in drawn(ROOT, arguments.changes, arguments.seed, arguments.only)[share::shares]:
                 if (change.file, change.start, change.after) in seen:
                     continue
-                line = judged(change, tree, known, Path(folder) / "log")
+                line = judged(change, tree, remembered, log)
                 done.append(line)
                 with open(out, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
