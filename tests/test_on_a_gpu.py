@@ -354,6 +354,7 @@ def asked_here(jobs, write_recipe, names, **changes):
     return found
 
 
+@pytest.mark.slow
 def test_runs_end_as_records_and_go_on_where_the_time_was_over(jobs, records, write_recipe, tmp_path, capsys, copy):
     """The real engine: one run ends, is a record of the data at home, and is not trained again; others come later."""
     training = import_module("gpu.training")
@@ -451,10 +452,14 @@ def test_who_is_late_is_killed(jobs, records, tmp_path):
     assert process.wait(20) == -signal.SIGKILL
 
 
-def test_what_comes_home_fills_the_cells_of_tables(tmp_path, capsys):
+def test_what_comes_home_fills_the_cells_of_tables(tmp_path, capsys, monkeypatch):
     """CE of SAFA's table 1 by its digest; a run that is no cell is a record, too."""
     out, results, kept = tmp_path / "out", tmp_path / "results", tmp_path / "kept"
     out.mkdir()
+    (tmp_path / "tables").mkdir()
+    shutil.copy(ROOT / "tables" / "safa_1.yaml", tmp_path / "tables")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.setattr(import_module("gpu.home"), "ROOT", tmp_path)
     ce = load_recipe(ROOT / "recipes" / "cifar100_lt_ce.yaml")
     lines = []
     for seed, found in ((0, digest(ce)), (1, digest(ce)), (2, "0123456789abcdef")):
