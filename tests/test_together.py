@@ -322,13 +322,14 @@ def test_what_is_wrong_is_said_once(tmp_path, words, message):
 
 @pytest.mark.slow
 def test_a_locked_run_and_a_port_in_use_are_said_once(tmp_path):
-    process = torchrun(*LONG, "--out", tmp_path)
+    longer = (*LONG, "--set", "stages.representation.epochs=2000", "--out", tmp_path)
+    process = torchrun(*longer)
     wait_for(process, tmp_path)
-    second = torchrun(*LONG, "--out", tmp_path, "--resume")
+    second = torchrun(*longer, "--resume")
     said = second.communicate(timeout=120)[0].decode()
     assert second.returncode != 0 and said.count("another process is working on this run") == 1, said
-    process.kill()
-    process.wait()
+    process.terminate()  # which ends what it has started, too
+    process.wait(120)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
