@@ -11,11 +11,12 @@ import os
 import sys
 from contextlib import suppress
 
+from ltcore import ranks
 from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, sweeps, tables, training, use
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.discovery import unpackaged
-from ltcore.errors import LtcoreError
+from ltcore.errors import LtcoreError, RecipeError
 from ltcore.training.threads import prepare_openmp
 from ltcore.untrusted import printable
 
@@ -36,6 +37,8 @@ def main() -> None:
     _speak_plainly()
     # Read by PyTorch when it starts: batches of images on huge pages cost a third of the time to fill on the CPU.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # PyTorch's own warnings about several processes, which nobody can do anything about.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     prepare_openmp()
     unpackaged.told[:] = [lambda path: _complain(f"running {path}, which is not installed but named as a file")]
     parser = _parser()
@@ -45,18 +48,22 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     debug, function = arguments.pop("debug", False), arguments.pop("function")
     try:
+        if ranks.started().size > 1 and function is not training.run:
+            raise RecipeError("several processes train together with torchrun -m ltcore run, and do nothing else")
         function(**arguments)
     except LtcoreError as error:
         if debug:
             import traceback
 
             traceback.print_exc()
-        else:
+        elif ranks.speaks("\n".join(error.lines)):
             for line in error.lines or (type(error).__name__,):
                 _complain(line)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as stop:  # by a key, or in a run by a signal
-        _complain(str(stop) or "stopped")
+        text = str(stop) or "stopped"
+        if ranks.speaks(text):
+            _complain(text)
         sys.exit(getattr(stop, "exit_code", 130))
     except BrokenPipeError:
         sys.stderr.close()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcore import ranks
 from ltcore.cli.parser import add_command, whole
 from ltcore.errors import RecipeError
 
@@ -82,6 +83,8 @@ def _way_on(loaded: LoadedRecipe, out: Path, going_on: bool | RunDirectory) -> s
     from ltcore.files.run_directory import RunDirectory
     from ltcore.recipe.yaml_source import dump_yaml
 
+    if ranks.started().size > 1:
+        return "to go on: the same torchrun command, with --resume behind the recipe"
     words = [word for word in sys.argv[1:] if word not in _ONCE]
     try:
         if isinstance(going_on, RunDirectory):

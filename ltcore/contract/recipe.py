@@ -373,6 +373,9 @@ class Recipe(BaseModel):
     """A checkpoint is written at least this often; 0 for after every step."""
     eval_batch_size: int = Field(default=500, gt=0)
     """Images in a batch of evaluation."""
+    sync_batch_norm: bool = False
+    """Where several processes train together (`torchrun`), whether batch norm takes the mean and variance of all their
+    rows; else each takes those of its own, and the first one's running statistics count."""
 
     @field_validator("name")
     @classmethod

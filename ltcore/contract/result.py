@@ -119,6 +119,8 @@ class EnvironmentRecord(TypedDict):
     """Versions by distribution."""
     code: dict[str, str]
     """By distribution a digest of the source files."""
+    processes: NotRequired[int]
+    """How many processes train together, where it is more than one."""
     data_changed: NotRequired[list[str]]
     """What of the data has changed since the entry before (``--data-changed``)."""
 
@@ -219,6 +221,8 @@ class Result(TypedDict):
     """How images were prepared; absent in files from before it was recorded."""
     device: str
     """Where it was trained."""
+    processes: NotRequired[int]
+    """How many processes trained it together, where it was more than one."""
     threads: NotRequired[int]
     """Threads that PyTorch computed with; absent in files from before it was recorded."""
     code: NotRequired[dict[str, str]]

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ltcore import ranks
 from ltcore.contract.splits import ArraySplit
 from ltcore.data.image_functions import ImageChanges, ImageFunctions, OpenedFunctions
 
 #: Elements that PyTorch works on in one thread.
 _ONE_THREAD = 32_000
+_ALL = slice(None)
 
 
 class Loader(Protocol):
@@ -51,11 +53,15 @@ class Loader(Protocol):
             changes: what methods do to the images, once they are augmented; None for nothing.
 
         Yields:
-            [B, C, H, W] float32, normalised, channels-last.
+            [B, C, H, W] float32, normalised, channels-last. Of several processes each gets its part of every batch
+            (`ltcore.ranks.part`), drawn as if it was alone.
         """
 
     def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
-        """All images in order, without augmentation: [B, C, H, W] float32, normalised, channels-last."""
+        """All images in order, without augmentation: [B, C, H, W] float32, normalised, channels-last.
+
+        Several processes take the batches in turns.
+        """
 
     def eval_batch(self, start: int, stop: int) -> Tensor:
         """The images from `start` up to `stop` alone, as `eval_batches` gives them."""
@@ -165,9 +171,10 @@ class InMemoryLoader:
         Returns:
             [B, C, H, W] float32, normalised, channels-last.
         """
-        images = self._augmented(indices, generator)
+        rows = ranks.part(len(indices))
+        images = self._augmented(indices, generator, rows)
         if functions is not None:
-            images = self._changed(images, indices, generator, functions, chosen)
+            images = self._changed(images, indices, generator, functions, chosen, rows)
         return self._normalise(images)
 
     def _plain(self, indices: Tensor) -> Tensor:
@@ -175,15 +182,15 @@ class InMemoryLoader:
             indices = indices.pin_memory().to(self.device, non_blocking=True)
         return self._images.index_select(0, indices).permute(0, 3, 1, 2)
 
-    def _augmented(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """[B, C, H, W] uint8 on the device, cropped and flipped."""
-        images = self._plain(indices)
+    def _augmented(self, indices: Tensor, generator: torch.Generator, rows: slice = _ALL) -> Tensor:
+        """Those `rows` [B, C, H, W] uint8 on the device, cropped and flipped; what is drawn is drawn for all."""
+        images = self._plain(indices[rows])
         size, padding = len(indices), self.crop_padding
         if padding or self.flip:
             # Both are always drawn: switching the flip off leaves the crops as they were.
             offsets = torch.randint(2 * padding + 1, (2, size), generator=generator, device=self.device)
             coin = torch.randint(2, (size,), generator=generator, device=self.device) * self.flip
-            images = crop_flip(images, offsets[0], offsets[1], coin, padding)
+            images = crop_flip(images, offsets[0, rows], offsets[1, rows], coin[rows], padding)
         return images
 
     def _changed(
@@ -193,10 +200,11 @@ class InMemoryLoader:
         generator: torch.Generator,
         functions: OpenedFunctions,
         chosen: Tensor | None,
+        rows: slice = _ALL,
     ) -> Tensor:
         """The images after the functions, which work on the CPU; the seeds are drawn behind all else of the batch."""
-        seeds = torch.randint(2**62, (len(indices),), generator=generator, device=self.device).tolist()
-        targets, which = self._targets[indices].tolist(), None if chosen is None else chosen.tolist()
+        seeds = torch.randint(2**62, (len(indices),), generator=generator, device=self.device)[rows].tolist()
+        targets, which = self._targets[indices[rows]].tolist(), None if chosen is None else chosen[rows].tolist()
         images = images.to("cpu", copy=True)
         for row, (target, seed) in enumerate(zip(targets, seeds, strict=True)):
             images[row] = functions(images[row], target, seed, None if which is None else which[row])
@@ -235,7 +243,8 @@ class InMemoryLoader:
 
     def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order, as they are: [B, C, H, W] float32, normalised, channels-last."""
-        return (self.eval_batch(start, start + batch_size) for start in range(0, len(self), batch_size))
+        starts = range(0, len(self), batch_size)[ranks.rank() :: ranks.size()]
+        return (self.eval_batch(start, start + batch_size) for start in starts)
 
 
 def crop_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, padding: int) -> Tensor:

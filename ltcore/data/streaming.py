@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from multiprocessing import parent_process
 from multiprocessing.util import get_temp_dir
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ltcore import ranks
 from ltcore.contract.splits import ArraySplit, StreamedSplit
 from ltcore.data.image_functions import ImageChanges, ImageFunctions, OpenedFunctions
 from ltcore.data.loader import InMemoryLoader, Loader, Normalizer
@@ -221,7 +222,7 @@ class StreamingLoader:
             changes: what methods do to the images, once they are augmented; None for nothing.
 
         Yields:
-            [B, C, H, W] float32, normalised, channels-last.
+            [B, C, H, W] float32, normalised, channels-last; of several processes, this one's part.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -231,12 +232,13 @@ class StreamingLoader:
         functions, rows = (None, repeat(None)) if changes is None else (changes.functions.pickled, changes.rows)
         self._feed.requests = (
             Request(
-                index.numpy(),
-                torch.randint(2**62, index.shape, generator=generator).numpy(),
+                index[own].numpy(),
+                torch.randint(2**62, index.shape, generator=generator)[own].numpy(),
                 functions,
-                None if chosen is None else chosen.numpy(),
+                None if chosen is None else chosen[own].numpy(),
             )
             for index, generator, chosen in zip(indices, generators, rows, strict=False)
+            for own in [ranks.part(len(index))]
         )
         if self.workers and self._training is None:
             self._training = self._loader(persistent=True)  # its workers stay for the epochs to come
@@ -249,7 +251,8 @@ class StreamingLoader:
             DataError: an image cannot be decoded.
             RunError: a worker died.
         """
-        requests = (Request(index, None) for index in _chunks(len(self), batch_size))
+        own = islice(_chunks(len(self), batch_size), ranks.rank(), None, ranks.size())
+        requests = (Request(index, None) for index in own)
         loader = None
         if self.workers and len(self) > batch_size:
             # Of its own, and for this once: a method may ask for features in the middle of an epoch.
@@ -403,11 +406,14 @@ def find_broken(split: StreamedSplit, workers: int, window: Sequence[float] | No
 
 
 def worker_count(asked: int | str) -> int:
-    """The number of workers that ``data.workers`` asks for; ``auto`` is one a core of this process, at most 8."""
+    """The number of workers that ``data.workers`` asks for; ``auto`` is one a core of this process, at most 8.
+
+    Processes that train together on one machine share its cores.
+    """
     if isinstance(asked, int):
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_WORKERS)
+    return min(max(cores // ranks.started().local_size, 1), _MOST_WORKERS)
 
 
 class _Scanner(Dataset[Any]):

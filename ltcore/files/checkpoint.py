@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from ltcore import ranks
 from ltcore.errors import RunError
 from ltcore.files.writing import write_atomically
 from ltcore.untrusted import parse_json
@@ -34,6 +35,8 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     Raises:
         RunError: it cannot be written.
     """
+    if not ranks.leading():
+        return
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(state)
     # One entry only: safetensors writes several in an order that differs from process to process.

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ltcore import ranks
 from ltcore.contract.result import EnvironmentRecord
 from ltcore.discovery import unpackaged
 from ltcore.discovery.offer import UNPACKAGED, Offer
@@ -22,7 +23,7 @@ _PACKAGES = (
 #: Packages that compute what a figure is made of; of our own, the code itself is compared.
 _COMPUTING = ("torch", "torchvision", "timm", "pillow")
 #: The parts of core that do.
-_WINGS = ("contract", "data", "discovery", "evaluation", "networks", "training", "seeding.py")
+_WINGS = ("contract", "data", "discovery", "evaluation", "networks", "training", "ranks.py", "seeding.py")
 
 
 def environment(device: str, methods: Iterable[tuple[str, str]]) -> EnvironmentRecord:
@@ -47,7 +48,7 @@ def environment(device: str, methods: Iterable[tuple[str, str]]) -> EnvironmentR
     versions |= {name: UNPACKAGED for name, module in methods if unpackaged.ran(module)}
     versions["torch"] = str(torch.__version__)  # with the build, which the distribution's version leaves out
     named = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
-    return {
+    found: EnvironmentRecord = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "device": device,
@@ -56,6 +57,9 @@ def environment(device: str, methods: Iterable[tuple[str, str]]) -> EnvironmentR
         "versions": versions,
         "code": _code(methods),
     }
+    if ranks.size() > 1:
+        found["processes"] = ranks.size()
+    return found
 
 
 def compared(found: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
@@ -69,6 +73,7 @@ def compared(found: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     versions = found["versions"]
     matters = {"device": device} | ({} if on_cpu else {"GPU": found["device_name"]})
     matters |= {"number of threads": str(found["threads"])} if on_cpu else {}
+    matters |= {"number of processes": str(found.get("processes", 1))}
     matters |= {name: versions[name] for name in _COMPUTING if name in versions}
     matters |= {f"code of {name}": digest for name, digest in found["code"].items()}
     others = {"Python": found["python"], "platform": found["platform"]}

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltcore import ranks
 from ltcore.contract.result import Result
 from ltcore.errors import LtcoreError, RecipeError, RunError, fault
 from ltcore.files import checkpoint, reading
@@ -43,7 +44,7 @@ class RunDirectory:
     def create(
         cls, out: Path, name: str, seed: int, recipe_text: str, code: Mapping[str, bytes] | None = None
     ) -> RunDirectory:
-        """A new directory, complete before it gets its name.
+        """A new directory, complete before it gets its name; of several processes the first makes it.
 
         Args:
             out: where.
@@ -55,6 +56,8 @@ class RunDirectory:
         Raises:
             RunError: it cannot be written.
         """
+        if not ranks.leading():
+            return cls(Path(ranks.told(None)))
         identity = f"{datetime.now():%Y%m%d-%H%M%S}-seed{seed}"
         parent = out / name
         temporary = parent / f".{identity}-{secrets.token_hex(4)}"
@@ -75,6 +78,7 @@ class RunDirectory:
         except OSError as error:
             why = fault(error, "or choose another with --out")
             raise RunError(f"cannot write the run directory under {out}: {why}") from error
+        ranks.told(str(path))
         return cls(path)
 
     @classmethod
@@ -116,6 +120,8 @@ class RunDirectory:
         path = self.path / "recipe.yaml"
         if reading.read_text(path) == recipe_text:
             return False
+        if not ranks.leading():
+            return True
         begun = path.stat()
         write_atomically(path, recipe_text.encode())
         os.utime(path, ns=(begun.st_atime_ns, begun.st_mtime_ns))  # which says when the run was begun
@@ -145,9 +151,14 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Keep other processes out while this one works here; the lock ends with the block, or with the process.
 
+        Of several that train together the first holds it for all.
+
         Raises:
             RunError: another process holds it, it cannot be written, or a folder in it is a link to somewhere else.
         """
+        if not ranks.leading():
+            yield
+            return
         for folder in (self.path / "select", *self.path.glob("select/*"), *self.path.glob("**/checkpoints")):
             if folder.is_symlink():
                 raise RunError(
@@ -188,6 +199,8 @@ class RunDirectory:
 
     def write_last(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint, and keep the one before it."""
+        if not ranks.leading():
+            return
         if self.last.exists():
             # A second name for the same file, so that at every moment one is called the last.
             new = self.previous.with_suffix(".new")
@@ -227,6 +240,8 @@ class RunDirectory:
             Whether all was there that the checkpoint knows of.
         """
         path = self.path / "metrics.jsonl"
+        if not ranks.leading():
+            return True
         with telling(path):
             there = path.stat().st_size if path.exists() else 0
             if there > size:

@@ -1,5 +1,7 @@
 """Files written whole or not at all, and never through a link.
 
+Of several processes that train together only the first writes; the others go through the same code, and leave nothing.
+
 A file is written under a random name that nobody can have put a link at, flushed to disk, and renamed: whoever reads
 it, or kills us, sees the old content or the new. A kill leaves the file of the random name behind; its lock is free
 then, and whoever writes next in that folder removes it.
@@ -8,6 +10,7 @@ then, and whoever writes next in that folder removes it.
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import secrets
 import shutil
@@ -18,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
+from ltcore import ranks
 from ltcore.errors import RunError, fault
 
 _PREFIX, _SUFFIX = ".ltcore-", ".tmp"
@@ -61,6 +65,9 @@ def replacing(path: Path, otherwise: str = RESUME) -> Iterator[BinaryIO]:
     Raises:
         RunError: it cannot be written.
     """
+    if not ranks.leading():
+        yield io.BytesIO()
+        return
     with telling(path, otherwise), opened(path) as file:
         try:
             yield file
@@ -104,6 +111,8 @@ def append(path: Path, text: str) -> int:
     Raises:
         RunError: it cannot be written, or is a link.
     """
+    if not ranks.leading():
+        return 0
     with telling(path), opened_at_end(path) as file:
         file.write(text.encode())
         file.flush()

@@ -16,6 +16,8 @@ _PRECISION = re.compile(r"stages\.[^.]+\.precision")
 def settings(loaded: LoadedRecipe) -> dict[str, Any]:
     """The recipe with its defaults as a flat mapping by path, without what changes no result (`NEUTRAL`)."""
     told = dict(flat(loaded.recipe.model_dump(mode="json", exclude={"published"})))
+    if not loaded.recipe.sync_batch_norm:  # which came later, and then says nothing
+        del told["sync_batch_norm"]
     return {key: value for key, value in told.items() if key not in NEUTRAL}
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ltcore import ranks
 from ltcore.contract.backbone import Backbone
 from ltcore.contract.classifier import wrong_weight
 from ltcore.contract.context import Context, RunState
@@ -18,6 +19,7 @@ from ltcore.contract.hookspecs import build_backbone, build_classifier, build_en
 from ltcore.contract.model import Model
 from ltcore.discovery.binding import Hooks, Implementation
 from ltcore.errors import PluginError
+from ltcore.networks.synchronised import synchronise
 from ltcore.plan.adapting import adapted
 from ltcore.plan.plan import Plan
 from ltcore.seeding import derive_seed, seed_globally
@@ -79,7 +81,10 @@ class Assembly:
         seed_globally(derive_seed(self.recipe.seed, "backbone", *stage))
         whole, hooks = self.data.whole, Hooks(self.plan.answers["backbone"], {})
         built = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
-        return adapted(built, self.plan.adaptation, self.plan.loaded)
+        found = adapted(built, self.plan.adaptation, self.plan.loaded)
+        if self.recipe.sync_batch_norm and ranks.size() > 1:
+            synchronise(found)
+        return found
 
     def _move(self) -> None:
         self.model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -15,6 +15,7 @@ from ltcore.data.prepare import PreparedData, prepare
 from ltcore.data.streaming import build_loader, worker_count
 from ltcore.discovery.binding import Answers, Hooks
 from ltcore.errors import DataError, RecipeError
+from ltcore.ranks import started
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Pretraining
@@ -33,13 +34,26 @@ def choose_device(loaded: LoadedRecipe) -> torch.device:
     """The device that the recipe asks for; ``auto`` is CUDA where there is one.
 
     Raises:
-        RecipeError: it asks for CUDA and there is none.
+        RecipeError: it asks for CUDA and there is none, or for one of several processes.
     """
-    name = loaded.recipe.device
-    available = torch.cuda.is_available()
+    name, here, available = loaded.recipe.device, started(), torch.cuda.is_available()
     if name.startswith("cuda") and not available:
         raise loaded.fail(("device",), f"device '{name}': this machine has no CUDA device; use device: auto")
-    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
+    found = torch.device(("cuda" if available else "cpu") if name == "auto" else name)
+    if here.size == 1 or found.type == "cpu":
+        return found
+    if ":" in name:
+        raise loaded.fail(
+            ("device",), f"device '{name}': each of {here.size} processes takes its own; use device: cuda"
+        )
+    if here.local_size > torch.cuda.device_count():
+        raise loaded.fail(
+            ("device",),
+            f"{here.local_size} processes were started on this machine, which has {torch.cuda.device_count()} CUDA "
+            "devices; start one for each (torchrun --nproc-per-node), or use device: cpu",
+        )
+    torch.cuda.set_device(here.local_rank)
+    return torch.device("cuda", here.local_rank)
 
 
 def read_splits(loaded: LoadedRecipe, answers: Answers) -> DataSplits:

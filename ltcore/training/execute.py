@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltcore.errors import DataError
+from ltcore import ranks
+from ltcore.errors import DataError, RecipeError
 from ltcore.files.run_directory import RunDirectory
-from ltcore.plan.plan import make_plan
+from ltcore.plan.plan import Plan, make_plan
+from ltcore.progress.console import Reporter
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.training import reuse
 from ltcore.training.assembly import Assembly
@@ -22,9 +25,10 @@ from ltcore.training.threads import as_the_recipe_says
 from ltcore.training.unchanged import Allowed, begin, environment_of
 
 if TYPE_CHECKING:
+    import torch
+
     from ltcore.contract.result import Result
     from ltcore.data.prepare import PreparedData
-    from ltcore.progress.console import Reporter
     from ltcore.recipe.loading import LoadedRecipe
 
 
@@ -57,23 +61,41 @@ def execute(
     Raises:
         LtcoreError: anything that the user can put right, as one message.
     """
+    plan, device = make_plan(loaded), choose_device(loaded)
+    with ranks.together(device.type):
+        reporter = reporter if ranks.leading() else Reporter(io.StringIO())
+        return _execute(loaded, plan, device, out, resume, reporter, source, observers, allowed or Allowed(), verify)
+
+
+def _execute(
+    loaded: LoadedRecipe,
+    plan: Plan,
+    device: torch.device,
+    out: Path,
+    resume: bool | RunDirectory,
+    reporter: Reporter,
+    source: Path | None,
+    observers: Sequence[Observer],
+    allowed: Allowed,
+    verify: bool,
+) -> tuple[Result, Path]:
     recipe = loaded.recipe
-    plan = make_plan(loaded)
     selection = Selection(loaded) if recipe.select else None
     text = dump_yaml(loaded.source)
-    if isinstance(resume, RunDirectory):
-        found: RunDirectory | None = resume
-    else:
-        found = RunDirectory.find(out, recipe.name, text) if resume else None
-    allowed = allowed or Allowed()
+    with ranks.first():  # which may make a new one behind that
+        if isinstance(resume, RunDirectory):
+            found: RunDirectory | None = resume
+        else:
+            found = _begun(out, recipe.name, text, resume)
     if found and found.finished:
         reporter.note(f"{found.path} has already ended; this is its result")
         result = found.read_result()
         reporter.finished(result_rows(result), found.path)
         return result, found.path
     reused = None if source is None else reuse.find(source, selection.settled(source) if selection else loaded)
-    device = choose_device(loaded)
-    splits, weights = read_splits(loaded, plan.answers["data"]), plan.skeleton.pretraining
+    with ranks.first():  # which may have to fetch it
+        splits = read_splits(loaded, plan.answers["data"])
+    weights = plan.skeleton.pretraining
     data = inspected(loaded, read_data(loaded, plan.answers["data"], splits=splits, weights=weights), verify)
     if found and recipe.data.broken == "skip" and not found.skips_broken:
         _refuse_missing(loaded, found, data)
@@ -100,6 +122,23 @@ def execute(
             about["reused"] = taken
         run = Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter, reused, observers)
         return run.execute(about, surroundings), directory.path
+
+
+def _begun(out: Path, name: str, text: str, resume: bool) -> RunDirectory | None:
+    """The run to go on with; None for a new one.
+
+    What torchrun has started again goes on by itself, where there is something to go on with.
+
+    Raises:
+        RecipeError: one was asked for, and there is none.
+    """
+    if resume or not ranks.restarted():
+        return RunDirectory.find(out, name, text) if resume else None
+    try:
+        found = RunDirectory.find(out, name, text)
+    except RecipeError:
+        return None
+    return None if found.finished else found
 
 
 def _refuse_missing(loaded: LoadedRecipe, found: RunDirectory, data: PreparedData) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltcore import ranks
 from ltcore.contract.context import NO_VALIDATION
 from ltcore.contract.experts import by_image
 from ltcore.contract.model import Model, evaluating
@@ -170,7 +171,8 @@ class FeatureCache:
                 generator = generator_for(loader.generator_device, *seed, "view", view)
                 batches = torch.split(torch.arange(len(loader)), batch_size)
                 images = augmented_pass(loader, batches, repeat(generator))
-                parts = [by_image(self._maps_or_pooled(model.backbone, x), experts) for x in images]
+                found = (by_image(self._maps_or_pooled(model.backbone, x), experts) for x in images)
+                parts = [ranks.joined(part, len(batch)) for part, batch in zip(found, batches, strict=False)]
                 rows.append(completed(torch.cat(parts), loader))
         self._features = torch.stack(rows)
 

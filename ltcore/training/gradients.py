@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ltcore import ranks
 from ltcore.contract.hookspecs import compute_gradients
 from ltcore.errors import PluginError
 
@@ -96,7 +97,14 @@ class BatchObjective:
         found = torch.autograd.grad(
             loss, list(by.values()), retain_graph=retain, create_graph=create_graph, allow_unused=True
         )
-        return {name: gradient for name, gradient in zip(by, found, strict=True) if gradient is not None}
+        given = {name: gradient for name, gradient in zip(by, found, strict=True) if gradient is not None}
+        if ranks.size() > 1:
+            if create_graph:
+                raise PluginError(
+                    f"takes gradients of gradients, which {ranks.size()} processes cannot share out; train with one"
+                )
+            ranks.averaged(list(given.values()))
+        return given
 
     def _evaluate(self, function: Callable[[], Tensor], at: Mapping[str, Tensor] | None, learn: bool) -> Tensor:
         """The function with other parameters, and with copies of the buffers where they must not learn."""

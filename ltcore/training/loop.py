@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ltcore import ranks
 from ltcore.contract.hookspecs import (
     after_step,
     class_distribution,
@@ -256,6 +257,9 @@ class Loop:
             state.progress.fill_((epoch * self.steps_per_epoch + step) / self.total)
             seed_step(state)
             own = [indices[step], *(block[step] for block in blocks)]
+            count = sum(map(len, own))
+            if len(images) < count:  # of several processes each has loaded its part; methods see all
+                images = ranks.joined(images, count)
             rows = [images] if len(own) == 1 else torch.split(images, [len(each) for each in own])
             batch, *extra = (
                 Batch(

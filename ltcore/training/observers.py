@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ltcore import ranks
 from ltcore.errors import RunError
 from ltcore.files import checkpoint
 from ltcore.training import stopping
@@ -225,11 +226,12 @@ class Checkpointer(Observer):
         Raises:
             Stopped: a signal has come.
         """
-        if stopping.asked() or time.perf_counter() - self._saved >= self._seconds:
+        asked = ranks.any_of(stopping.asked())
+        if asked or time.perf_counter() - self._saved >= self._seconds:
             loop.count_time()
             self.save(loop)
             self._saved = time.perf_counter()
-        if stopping.asked():
+        if asked:
             position = loop.position
             raise stopping.stop(f"in stage '{loop.stage.name}' after epoch {position.epoch + 1}, step {position.step}")
 
@@ -239,7 +241,7 @@ class Checkpointer(Observer):
         Raises:
             Stopped: it has.
         """
-        if stopping.asked():
+        if ranks.any_of(stopping.asked()):
             self.save(loop)
             raise stopping.stop(f"at the end of stage '{loop.stage.name}', before its evaluation")
 

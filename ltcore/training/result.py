@@ -69,6 +69,7 @@ def write_result(
         "device": surroundings["device"],
         "threads": surroundings["threads"],
         "device_name": surroundings["device_name"],
+        **({"processes": surroundings["processes"]} if "processes" in surroundings else {}),
         "code": surroundings["code"],
         "versions": {"python": surroundings["python"], **surroundings["versions"]},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ltcore import ranks
 from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.untrained import untrained
@@ -104,7 +105,8 @@ class Run:
 
     def _restore(self) -> Restored | None:
         """Stand where the run stood; returns the checkpoint, if it is one inside a stage."""
-        restored = find(self.directory, self.recipe.stages, self.assembly.device, self.reporter.note)
+        with ranks.first():  # which may put a damaged one aside
+            restored = find(self.directory, self.recipe.stages, self.assembly.device, self.reporter.note)
         if restored is None:
             self.directory.cut_metrics(0)
             return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ltcore import ranks
 from ltcore.errors import DataError, RecipeError
 from ltcore.files.run_directory import RunDirectory
 from ltcore.files.writing import copy_atomically
@@ -178,7 +179,7 @@ class Selection:
         reporter: Reporter,
     ) -> list[float]:
         """The scores of a network's candidates, trained now or in an earlier process."""
-        if (directory.path / "scores.json").exists():
+        if ranks.told((directory.path / "scores.json").exists()):
             scores: list[float] = directory.read_json("scores.json")["scores"]
             return scores
         first, *others = network

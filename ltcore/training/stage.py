@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ltcore import ranks
 from ltcore.contract.hookspecs import build_sampler, on_stage_start
 from ltcore.contract.model import matches, public_name, set_trainable
 from ltcore.errors import PluginError, RunError
@@ -21,6 +22,7 @@ from ltcore.training.gradients import GivenGradients
 from ltcore.training.groups import parameter_groups
 from ltcore.training.loop import Extent, Loop, Observer, refuse_strays, seed_step
 from ltcore.training.step import StepForward, Update
+from ltcore.training.together import refuse_too_many, together
 
 if TYPE_CHECKING:
     from ltcore.data.loader import Loader
@@ -56,6 +58,7 @@ def set_up(
     """
     plan, model, state = assembly.plan.stages[index], assembly.model, assembly.state
     stage = plan.stage
+    refuse_too_many(assembly.plan.loaded, index, stage)
     trained = _trained(assembly, index)
     set_trainable(model, trained, stage.batch_norm == "adapt")
     if not position.begun:
@@ -84,6 +87,7 @@ def set_up(
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")
     forward = StepForward(model, hooks, start, stage.classification, torch.bfloat16 if bf16 else None)
     given = _given_gradients(assembly, index, hooks, forward)
+    step = given or (together(model, forward) if ranks.size() > 1 else forward)
     loop = Loop(
         plan=plan,
         hooks=hooks,
@@ -94,8 +98,8 @@ def set_up(
         optimizer=optimizer,
         sampler=sampler,
         source=source,
-        forward=given or forward,
-        update=Update(optimizer, parameters, stage.clip_grad_norm, backward=given is None),
+        forward=step,
+        update=Update(optimizer, parameters, stage.clip_grad_norm, given is None, list(model.backbone.buffers())),
         loss_sum=loss_sum,
         observers=observers,
         extent=extent,

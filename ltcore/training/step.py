@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltcore import ranks
 from ltcore.contract.experts import as_rows, row_logits
 from ltcore.contract.hookspecs import adjust_logits, auxiliary_losses, compute_loss, mix_inputs, sample_weights
 from ltcore.contract.records import Batch, Features, count_rows
 from ltcore.errors import PluginError
 from ltcore.networks.optimizers import set_learning_rate
+from ltcore.training.shares import Shares
 
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
@@ -74,11 +76,18 @@ class StepForward:
         return torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None)
 
     def _features(self, batch: Batch) -> Features:
-        """Run the backbone; at each tap the fold sees the rows as they are there."""
+        """Run the backbone; at each tap the fold sees the rows as they are there.
+
+        Of several processes each runs its part of the rows, and at a tap has those of all.
+        """
         images, experts = batch.images if self.start == "images" else None, self.model.backbone.experts
+        shared = self.start == "images" and ranks.size() > 1
+        shares = Shares(experts, batch.images.device) if shared else None
         record: Features | None = None
 
         def recorded(x: Tensor) -> Features:
+            if shares:
+                x = shares.joined(x)
             if experts > 1 and (record is None or not record.expert_rows):
                 count = count_rows(batch if record is None else record)
                 if len(x) == experts * count:
@@ -89,12 +98,13 @@ class StepForward:
             def change(x: Tensor) -> Tensor:
                 nonlocal record
                 record = self.hooks.taps[tap](recorded(x))
-                return record.rows
+                return record.rows if shares is None else shares.own(record.rows)
 
             return change
 
         rows = batch.rows if experts == 1 or self.start == "images" else as_rows(batch.rows)
-        pooled = self.model.backbone.run(rows, self.start, {tap: through(tap) for tap in self.hooks.taps})
+        taps = {tap: through(tap) for tap in self.hooks.taps}
+        pooled = self.model.backbone.run(rows if shares is None else shares.own(rows), self.start, taps)
         last = recorded(pooled)
         if experts > 1 and not last.expert_rows:
             raise PluginError(
@@ -155,6 +165,8 @@ class Update:
         parameters: what trains.
         clip_grad_norm: the largest norm of the whole gradient; None for no limit.
         backward: whether the gradients are to be computed; else a method has (`ltcore.training.gradients`).
+        statistics: what the forward pass has learned from this process's rows; of several processes, the first one's
+            holds for all, as PyTorch has it.
     """
 
     def __init__(
@@ -163,9 +175,10 @@ class Update:
         parameters: Sequence[Tensor],
         clip_grad_norm: float | None,
         backward: bool = True,
+        statistics: Sequence[Tensor] = (),
     ) -> None:
         self.optimizer, self.parameters, self.clip_grad_norm = optimizer, parameters, clip_grad_norm
-        self.backward = backward
+        self.backward, self.statistics = backward, statistics
 
     def __call__(self, losses: dict[str, Tensor], rate: float) -> Tensor:
         """Take a step with a learning rate; returns the whole loss, 0-d and detached."""
@@ -177,4 +190,5 @@ class Update:
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
         self.optimizer.step()
+        ranks.as_the_first(self.statistics)
         return loss.detach()

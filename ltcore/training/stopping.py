@@ -80,5 +80,5 @@ def stop(place: str) -> Stopped:
     Args:
         place: where the run stands.
     """
-    assert _REQUEST.signal is not None
-    return Stopped(f"stopped by {_REQUEST.signal.name} {place}, and a checkpoint is written")
+    by = _REQUEST.signal.name if _REQUEST.signal else "a signal to another process"
+    return Stopped(f"stopped by {by} {place}, and a checkpoint is written")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ltcore import ranks
 from ltcore.contract.result import EnvironmentRecord
 from ltcore.data.fingerprint import Fingerprint
 from ltcore.errors import DataError, RecipeError, RunError
@@ -43,7 +44,8 @@ def environment_of(plan: Plan, device: torch.device) -> EnvironmentRecord:
     entries = [*plan.entries.values(), plan.data, plan.backbone]
     methods = {(entry.offer.distribution, type(entry.method).__module__) for entry in entries}
     methods |= {(entry.offer.distribution, entry.offer.module) for entry in entries if not entry.offer.is_packaged}
-    return environment(str(device), methods)
+    # Each of several processes has a card of its own, whose number says nothing.
+    return environment(str(device) if ranks.size() == 1 else device.type, methods)
 
 
 def begin(
