@@ -142,7 +142,8 @@ def export_all(run, name, folder):
 @pytest.mark.parametrize(
     "names",
     [
-        ("digits", "calibrated", "timm"),
+        ("calibrated",),
+        pytest.param(("digits", "timm"), marks=pytest.mark.slow),
         pytest.param(tuple(set(RUNS) - {"calibrated", "timm"}), marks=pytest.mark.slow),
     ],
 )
