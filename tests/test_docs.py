@@ -239,7 +239,7 @@ def test_the_wings_are_documented_in_the_order_that_is_checked():
     rows = [re.match(r"\| \[(\w+)\]", line) for line in sections(ARCHITECTURE)["Wings"].splitlines()]
     assert [row[1] for row in rows if row] == wings and sorted(wings) == [path.name for path in WINGS]
     alone = {path.name for path in (ROOT / "ltcore").glob("*.*")}
-    assert alone == {"__init__.py", "__main__.py", "errors.py", "seeding.py", "untrusted.py", "py.typed"}
+    assert alone == {"__init__.py", "__main__.py", "errors.py", "ranks.py", "seeding.py", "untrusted.py", "py.typed"}
 
 
 @pytest.mark.parametrize("wing", WINGS, ids=lambda path: path.name)

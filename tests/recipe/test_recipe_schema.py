@@ -75,7 +75,8 @@ KNOWN = (
         (
             "calibrate:",
             "zzz:",
-            f"r.yaml:18: zzz: unknown key; known: {KNOWN}, 'diagnostics', 'checkpoint_seconds', 'eval_batch_size'",
+            f"r.yaml:18: zzz: unknown key; known: {KNOWN}, 'diagnostics', 'checkpoint_seconds', 'eval_batch_size', "
+            "'sync_batch_norm'",
         ),
         ("{options: {gamma: 2}}", "{gamma: 2}", "r.yaml:6: methods.focal.gamma: unknown key; known: 'use', 'options'"),
         ("use: digits_lt, ", "", "r.yaml:1: data.use: missing; it is required"),
