@@ -107,6 +107,7 @@ OWN: dict[str, str] = {
     "ltcore/data/image_files.py": "tests/data/test_image_folder.py tests/data/test_image_list.py",
     "ltcore/data/loader.py": "tests/data/test_data_loader.py tests/data/test_data_streaming.py",
     "ltcore/data/npz.py": "tests/data/test_data_npz.py",
+    "ltcore/data/partial.py": "tests/test_rehearsal.py",
     "ltcore/data/prepare.py": "tests/data/test_data_prepare.py tests/data/test_data_imbalance.py",
     "ltcore/data/streaming.py": "tests/data/test_data_streaming.py tests/data/test_image_folder.py",
     "ltcore/data/transforms.py": "tests/data/test_data_transforms.py tests/data/test_data_loader.py",

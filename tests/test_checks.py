@@ -173,6 +173,14 @@ class CalLearning(CalibrateOn):
     requires = frozenset({"own_parameters_train"})
 
 
+class Building(Method):
+    """A classifier of two layers."""
+
+    @hookimpl
+    def build_classifier(self, feature_dim: int, num_classes: int):
+        return torch.nn.Sequential(torch.nn.Linear(feature_dim, 3), torch.nn.Linear(3, num_classes))
+
+
 class Unspatial(Method):
     @hookimpl
     def build_backbone(self, in_channels: int):
@@ -201,7 +209,7 @@ METHODS = {
             Aux,
             Picky,
         ],
-        *[Calibrate, Unspatial, Still, Bringing, Pairing, Learning, Random, Follower, Late, LateByOption],
+        *[Calibrate, Unspatial, Building, Still, Bringing, Pairing, Learning, Random, Follower, Late, LateByOption],
         *[CalValidated, CalPaired, CalSpatial, CalLearning],
     ]
 }
@@ -340,6 +348,11 @@ REFUSED = [
     ),
     ({"trainable": ["classifier", "backbone.layer4.*"]}, "trainable 'backbone.layer4.*' matches nothing; did you mean"),
     ({"trainable": ["aux"]}, "trainable 'aux' matches nothing"),  # a method of no stage, let alone this one
+    ({"trainable": ["classifier.1"]}, "trainable 'classifier.1' matches nothing"),
+    (
+        {"stages": [{"name": "a", "methods": ["building"]}, {"classifier": "rebuild", "trainable": ["classifier.1"]}]},
+        "trainable 'classifier.1' matches nothing",
+    ),
     (
         {"methods": ["aux"], "auxiliary_weights": {"aux/trem": 2.0}},
         "there is no auxiliary loss 'aux/trem'; did you mean 'aux/term'? there is 'aux/term'",
@@ -389,6 +402,8 @@ ACCEPTED = [
     {"methods": ["pairs"], "calibrate": ["calpaired"]},
     {"methods": ["callearning"], "calibrate": ["callearning"], "trainable": ["classifier", "callearning"]},
     {"methods": ["aux"], "trainable": ["aux.whatever.*"]},  # known when the method has made its modules
+    {"methods": ["building"], "trainable": ["backbone", "classifier.1"]},
+    {"stages": [{"name": "a", "methods": ["building"]}, {"name": "b", "trainable": ["classifier.1"]}]},
     {"stages": [{"name": "a", "methods": ["mix"]}, {"name": "b", "methods": ["needy", "later"]}]},
     {"stages": [{"name": "a", "methods": ["loss"]}, {"name": "b", "methods": ["picky"], "batch_size": 3}]},
 ]

@@ -12,6 +12,7 @@ from PIL import Image
 
 import ltcore
 from ltcore import Method, hookimpl
+from ltcore.files.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -149,6 +150,31 @@ TWO_STAGES = {
   - {name: two, iterations: 5, methods: [ofa, focal], batch_size: 16, trainable: [classifier, 'backbone.layer3.*'],
      optimizer: {name: adamw, lr: 0.01, weight_decay: 0.1}}""",
 }
+
+
+class Interrupted(KeyboardInterrupt):
+    """As a signal ends a run."""
+
+    exit_code = 143
+
+
+def test_an_interruption_is_one_line_and_its_exit_code(cli, write_recipe, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise stopped
+
+    stopped = KeyboardInterrupt()
+    monkeypatch.setattr("ltcore.plan.plan.make_plan", stop)
+    plain = cli("plan", write_recipe())
+    assert (plain.code, plain.err) == (130, "stopped\n")
+    monkeypatch.setattr("ltcore.training.execute.execute", stop)
+    begun = RunDirectory.create(tmp_path / "out", "r", 0, write_recipe().read_text()).path / "recipe.yaml"
+    stopped = Interrupted("stopped by SIGTERM")
+    named = cli("run", "--resume", "--out", tmp_path / "out")  # the way on names the run that was found
+    words = ["ltcore", "run", str(begun), "--out", str(tmp_path / "out"), "--resume"]
+    assert (named.code, named.err) == (143, f"stopped by SIGTERM; to go on: {shlex.join(words)}\n")
+    stopped = Interrupted("stopped by SIGTERM")
+    nothing = cli("run", write_recipe(), "--out", tmp_path / "other")
+    assert (nothing.code, nothing.err) == (143, "stopped by SIGTERM; nothing was begun\n")
 
 
 def answers(stage):

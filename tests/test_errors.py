@@ -8,6 +8,7 @@ import pytest
 import ltcore
 from ltcore import DataError, Method, RecipeError, hookimpl
 from ltcore.discovery import catalogue
+from ltcore.errors import no_room
 
 
 class Mixup(Method):
@@ -410,6 +411,22 @@ def test_debug_shows_the_traceback(cli, write_recipe):
         result = cli(*words)
         assert result.code == 2 and "Traceback (most recent call last)" in result.err
         assert result.err.rstrip().endswith(f"{path}:4: calibrte: unknown key; did you mean 'calibrate'?")
+
+
+def led_to(error, cause=None, context=None):
+    """An error as Python links it to the one that it was raised from, or to the one that was being handled."""
+    error.__cause__, error.__context__ = cause, context
+    return error
+
+
+def test_a_full_disk_is_known_by_what_libraries_say_and_by_what_has_led_to_it():
+    full = OSError(28, "No space left on device")
+    assert no_room(full) and no_room(RuntimeError("DataLoader worker is killed by signal: Bus error"))
+    assert no_room(led_to(RuntimeError("a worker has ended"), cause=full))
+    assert no_room(led_to(ValueError("half a file"), context=led_to(RuntimeError("a worker has ended"), cause=full)))
+    assert not no_room(led_to(ValueError("half a file"), cause=OSError(13, "Permission denied")))
+    circle = ValueError("one")
+    assert not no_room(led_to(circle, cause=led_to(ValueError("two"), context=circle)))
 
 
 def test_the_middle_of_an_endless_line_is_cut(cli):

@@ -146,6 +146,31 @@ def test_wandb_keeps_its_id_and_its_steps_rise(run, monkeypatch):
     assert result["after_calibration"]["top1"] in [values.get("after_calibration/top1") for _, values in fake.logged]
 
 
+def test_where_the_points_of_a_run_stand(tmp_path, monkeypatch):
+    fake = FakeWandb(begun=[], logged=[], ended=[])
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with LoggingReporter(["wandb"], {"name": "r"}, stream=io.StringIO()) as reporter:
+        reporter.run_started("r", tmp_path, [])
+        for index, (name, epochs) in enumerate((("one", 2), ("two", 1))):
+            reporter.stage_started(name, index, 2, epochs, 3, 0)
+            for epoch in range(epochs):
+                for step in range(3):
+                    reporter.step(epoch, step, lambda: 0.5, 1.0)
+                reporter.epoch_ended(epoch, epochs, 0.5, 0.1, 1.0, 1.0)
+            reporter.stage_ended(name, {"top1": 0.5}, 1.0)
+        reporter.finished([("two", {"top1": 0.5}), ("after calibration", {"top1": 0.6})], tmp_path)
+    places = {}
+    for step, values in fake.logged:
+        for tag in values:
+            places.setdefault(tag, []).append(step)
+    # A step's loss stands at its number, from 0; what comes after some steps stands at how many there were.
+    assert places["one/loss_so_far"] == [0, 1, 2, 3, 4, 5] and places["one/loss"] == places["one/lr"] == [3, 6]
+    assert places["one/top1"] == [6]
+    # The second stage begins one further on, so that nothing of it stands where the first one was evaluated.
+    assert places["two/loss_so_far"] == [7, 8, 9] and places["two/loss"] == places["two/top1"] == [10]
+    assert places["after_calibration/top1"] == [11]
+
+
 def test_wandb_that_refuses_is_one_message(run, monkeypatch, cli, write_recipe, tmp_path):
     def init(**settings):
         raise RuntimeError("no API key")

@@ -3,6 +3,7 @@
 import json
 import os
 from multiprocessing.util import get_temp_dir
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -19,8 +20,10 @@ from ltcore.data.partial import PartialLoader
 from ltcore.data.synthetic import Synthetic, SyntheticOptions
 from ltcore.discovery.catalogue import find, load
 from ltcore.errors import DataError, RunError
+from ltcore.rehearsal.memory import memory_used
 from ltcore.rehearsal.projection import Measured, projected_seconds
-from ltcore.rehearsal.rehearsal import rehearse
+from ltcore.rehearsal.rehearsal import _rehearsal, rehearse
+from ltcore.rehearsal.run import Stopwatch
 from ltcore.rehearsal.text import duration, render, size
 
 SHORT = "optimizer: {name: sgd, lr: 0.01}, batch_size: 8"
@@ -144,6 +147,10 @@ class TestPasses:
         assert 0.899 < ratio.min() and ratio.max() < 1.101
         assert torch.equal(full, loader.completed(rows))
 
+    def test_a_single_row_is_completed_too(self):
+        full = self.loader().completed(torch.ones(1, 3))
+        assert full.shape == (100, 3) and len(full.unique(dim=0)) == 100
+
     def test_features_that_do_not_fit_are_a_message(self, monkeypatch):
         monkeypatch.setattr("ltcore.data.partial._free_memory", lambda: 2000.0)
         with pytest.raises(RunError, match=r"features of 100 images, \[3\] each"):
@@ -157,6 +164,54 @@ def test_projection_worked_out_by_hand():
     # 9 epochs of 1 + 10 * 0.1, 21 of 2 + 10 * 0.3, and 4 seconds around them.
     assert projected_seconds(300, 10, early, late, 9, 4.0) == pytest.approx(9 * 2 + 21 * 5 + 4)
     assert projected_seconds(5, 10, early, late, 9) == pytest.approx(0.5 * 2)  # half an epoch
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"), [(1, [9.0]), (2, [9.0, 1.0]), (3, [9.0, 9.0, 1.0]), (50, [9.0, 9.0, 1.0, 1.0, 1.0])]
+)
+def test_slow_first_steps_warm_up_where_there_are_others(there, taken):
+    clock = Clock()
+    loaders = SimpleNamespace(left_out=0.0, passes=0, projected=0.0, seconds_to_decode=lambda source, rows: 0.0)
+    plan = SimpleNamespace(stages=[SimpleNamespace(stage=SimpleNamespace(name="one"))])
+    watch = Stopwatch(plan, loaders, None, torch.device("cpu"), 3, lambda text: None, clock, tracing=True)
+    watch.stage_entered(0)
+    loop = SimpleNamespace(steps_per_epoch=there, total=there, source=None, position=SimpleNamespace(step=0))
+    for _ in watch.epochs(loop):
+        clock.now += 5  # before the first step
+        loop.batches = watch.steps([torch.arange(8)] * there)
+        watch.epoch_started(loop)
+        for seconds in taken:
+            clock.now += seconds
+            loop.position.step += 1
+            watch.step_ended(loop)
+    assert len(loop.batches) == len(taken)
+    assert watch._measured == [Measured(0, 8, taken[-1], 5.0, False)]
+
+
+def test_the_end_takes_as_long_as_it_takes(write_recipe, monkeypatch):
+    with _rehearsal(write_recipe(diagnostics='"off"'), (), None, 1, None, lambda text: None) as (run, _, _):
+        run.train()
+        clock = run._clock = Clock()
+        clock.now = 1000.0
+        for loader in run.loaders.all:
+            loader._clock = clock
+        evaluation, real = run._run.evaluation, run._run.evaluation.figures_of
+
+        def slow(*arguments):
+            clock.now += 2
+            return real(*arguments)
+
+        monkeypatch.setattr(evaluation, "figures_of", slow)
+        assert run.finish() == pytest.approx(4)  # before and after calibration
+
+
+def test_memory_of_a_device_is_that_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5)
+    used = memory_used(torch.device("cpu"))
+    assert used.keys() == {"process", "workers"} and used["process"] > 10**7 and used["workers"] == 0
+    gpu = memory_used(torch.device("cuda"))
+    assert (gpu["device_allocated"], gpu["device_reserved"]) == (3, 5)
 
 
 def test_units():

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import statistics
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,9 @@ import ltcore
 from ltcore import ArraySplit, DataSplits, Method, hookimpl
 from ltcore.errors import RunError
 from ltcore.evaluation import metrics
-from ltcore.report import maps, material, sampling
-from ltcore.report.data import read_run
+from ltcore.report import classes, maps, material, sampling
+from ltcore.report.chart import Chart
+from ltcore.report.data import ReportedRun, read_run
 from ltcore.report.layout import percent
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -108,6 +110,18 @@ def test_markers_stand_where_the_values_are(digits_page, digits_run):
     for series, name in (("s0", "many"), ("s2", "medium"), ("s1", "few")):
         heights = [y(height) for _, height, _ in groups["series"][series]]
         assert heights == pytest.approx([stage["test"][name] for stage in result["stages"]], abs=0.002)
+
+
+def test_class_frequency_is_drawn_at_the_ranks_from_one(digits_page, digits_run):
+    page, caption = digits_page[0], "Training images of each class"
+    counts = sorted(json.loads((digits_run / "result.json").read_text())["class_counts"], reverse=True)
+    (line,) = drawn_lines(page, caption)
+    chart = page.charts[caption]
+    x, y = scale(chart["x"]), scale(chart["y"], logarithmic=True)
+    marks = sorted((x(at), y(height)) for series in chart["series"].values() for at, height, _ in series)
+    assert [at for at, _ in line] == pytest.approx(range(1, 11), abs=0.05)
+    assert [at for at, _ in marks] == pytest.approx(range(1, 11), abs=0.05)
+    assert [count for _, count in marks] == pytest.approx(counts, rel=0.02)
 
 
 def test_hardest_classes_with_their_images(digits_page, digits_run):
@@ -261,6 +275,30 @@ def test_many_classes_are_drawn_in_tenths(train, offer_methods, tmp_path):
     assert len(lines) == 10
     assert [line[0][1] for line in lines] == pytest.approx([1, *(2 * tenth + 0.5 for tenth in range(1, 10))], abs=0.1)
     assert "2 classes (12 to 11)" in page.text
+
+
+def test_a_line_joins_the_means_of_the_classes_tenths(monkeypatch, tmp_path):
+    drawn = []
+
+    class Kept(Chart):
+        def draw(self):
+            drawn.append(self)
+            return super().draw()
+
+    monkeypatch.setattr(classes, "Chart", Kept)
+    for number, lines in ((30, 0), (40, 10)):
+        counts, right = [500 - 3 * label for label in range(number)], [label / number for label in range(number)]
+        figures = {"per_class_accuracy": right}
+        result = {"class_counts": counts, "class_names": list(map(str, counts)), "calibration": []}
+        run = ReportedRun(tmp_path, "r", 0, "", "", result, [{"name": "one", "test": figures}], [], {}, None)
+        text = "".join(classes.accuracy([run]).itertext())
+        (series,) = drawn.pop().series
+        assert (len(series.points), len(series.trend)) == (number, lines)
+        assert ("lines are the means of the classes' tenths" in text) == bool(lines)
+    tenths = [slice(first, first + 4) for first in range(0, 40, 4)]
+    assert series.trend == pytest.approx(
+        np.array([(statistics.geometric_mean(counts[tenth]), statistics.mean(right[tenth])) for tenth in tenths])
+    )
 
 
 TWO_STAGES = """

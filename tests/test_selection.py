@@ -3,11 +3,14 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ltcore.errors import RecipeError
+from ltcore.recipe.loading import load_recipe
 from ltcore.training.selection import Selection, combinations, only_calibrates, shown
 
 RECIPE = """
@@ -52,6 +55,27 @@ def predictions(directory):
 
 def scores(found):
     return [candidate["score"] for candidate in found["selection"]["candidates"]]
+
+
+@pytest.mark.parametrize(
+    ("option", "settled"),
+    [("methods.count_norm.options.tau: [0.5]", True), ("methods.cdt.options.gamma: [0, 1]", False)],
+)
+def test_what_is_trained_is_settled_where_only_calibration_is_chosen(option, settled, tmp_path):
+    (tmp_path / "r.yaml").write_text(f"{RECIPE}select: {{holdout: 4, options: {{{option}}}}}")
+    selection = Selection(load_recipe(tmp_path / "r.yaml"))
+    said = r"^--from before: what .*r\.yaml:\d+ selects decides what is trained"
+    if settled:
+        trained = selection.settled(Path("before"))
+        assert trained.recipe.select is None and trained.recipe.data.holdout == 0
+        assert trained.source["stages"] == selection.loaded.source["stages"]
+    else:
+        with pytest.raises(RecipeError, match=said):
+            selection.settled(Path("before"))
+    # The network is then the one without the held-out images.
+    selection.asked = selection.asked.model_copy(update={"retrain": False})
+    with pytest.raises(RecipeError, match=said):
+        selection.settled(Path("before"))
 
 
 def test_tau_is_chosen_on_one_network_by_its_accuracy_on_held_out_images(run, make_run):

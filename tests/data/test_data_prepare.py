@@ -157,6 +157,11 @@ def test_the_histogram():
     for rank, count in enumerate(sorted(counts, reverse=True)):
         column = pixels[TOP:bottom, LEFT + WIDTH * rank // 4 + 20]
         assert (column == COLORS[shot_group(count)]).all(1).sum() == HEIGHT * count // 300
+    white = (pixels[bottom - 3, LEFT : LEFT + WIDTH] == 255).all(1)
+    assert np.flatnonzero(white).tolist() == [WIDTH * edge // 4 - 1 for edge in (1, 2, 3, 4)]  # one pixel behind each
+    narrow = histogram(record | {"class_counts": [100] * (WIDTH // 3)})  # three pixels each, with nothing between them
+    row = np.asarray(Image.open(io.BytesIO(narrow)))[bottom - 3, LEFT : LEFT + WIDTH]
+    assert (row == COLORS[shot_group(100)]).all()
     assert histogram(record | {"class_counts": list(range(1, 8143))})
     assert [_step(n) for n in (1, 7, 10, 11, 30, 99, 100, 4980)] == [1, 1, 2, 2, 5, 10, 20, 500]
 

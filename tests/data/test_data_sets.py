@@ -117,6 +117,17 @@ def test_idx_is_checked(tmp_path):
         read_idx(tmp_path / "b.gz", 2)
 
 
+@pytest.mark.parametrize("promised", [0, 1, 2**20 - 1, 2**20, 2**20 + 1])
+def test_a_byte_too_many_is_seen_wherever_the_pieces_end(tmp_path, promised):
+    content = np.arange(promised, dtype=np.int64).astype(np.uint8)
+    write_idx(tmp_path / "a", content, plain=True)
+    assert np.array_equal(read_idx(tmp_path / "a", 1), content)
+    with open(tmp_path / "a", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match=f"holds more bytes where its head promises {promised}"):
+        read_idx(tmp_path / "a", 1)
+
+
 def write_cifar(root, cls, monkeypatch, classes):
     """Files in CIFAR's layout with 2 images a class, and torchvision's list of checksums to suit them."""
     from torchvision import datasets
@@ -201,6 +212,15 @@ def test_synthetic_is_learnable():
     pixels = splits.train.images.double() / 255
     assert abs(pixels.mean() - 0.5) < 0.02
     assert 0.2 < pixels.std() < 0.35
+
+
+def test_without_noise_an_image_is_its_pattern_in_the_nearest_of_256_levels():
+    options = Synthetic.Options(num_classes=6, max_count=2, image_size=16, channels=2, noise=0, seed=3)
+    patterns = class_patterns(6, 16, 2, 3).transpose(0, 3, 1, 2).astype(float)
+    assert patterns.mean((1, 2, 3)) == pytest.approx(0.5) and patterns.std((1, 2, 3)) == pytest.approx(0.2)
+    assert patterns.min() < 0 and patterns.max() > 1  # which is cut off
+    images = Synthetic(options).build_data().train.images.numpy()
+    assert np.abs(images / 255 - patterns.clip(0, 1).repeat(2, axis=0)).max() <= 0.5 / 255 + 1e-6
 
 
 def test_synthetic_patterns_are_smooth_at_any_size():

@@ -57,6 +57,14 @@ def test_evaluation_is_torchvisions(name, width, height):
     assert np.abs(difference).max() <= 1 and np.abs(difference).mean() < 0.1  # eight bits, rounded between two passes
 
 
+@pytest.mark.parametrize(("name", "shorter"), [("imagenet", 256), ("resize_crop", 256), ("none", 224)])
+def test_the_protocol_of_imagenet_is_256_pixels_and_the_middle_224(name, shorter):
+    transform, image = ImageTransform(name, 224), picture(shorter + 60, shorter)
+    assert transform.shorter_side == shorter
+    expected = F.center_crop(image, 224)  # nothing is resized
+    assert np.array_equal(transform.evaluate(image.copy()), expected)
+
+
 def test_cifars_crop_and_flip():
     transform, image = ImageTransform("cifar", 16, 3, True), picture(16, 16)
     padded = np.pad(np.asarray(image), ((3, 3), (3, 3), (0, 0)))

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ltcore.data.fractions import Fractions, split_class, split_images
-from ltcore.data.image_files import find_images
+from ltcore.data.image_files import find_images, said_left_out
 from ltcore.data.image_folder import ImageFolder
 from ltcore.errors import DataError
 
@@ -312,6 +312,12 @@ def test_junk_is_left_out_and_named(tmp_path):
     (tmp_path / "none" / "dog").mkdir()
     (tmp_path / "none" / "dog" / "1.heic").write_text("")
     refused(tmp_path / "none", "dog has no image", "it has other files: 1 .heic; HEIC is not read")
+
+
+def test_no_more_than_six_endings_are_named_and_that_there_are_more_is_said():
+    counts = {f".{letter}": number for number, letter in enumerate("abcdef", 1)}
+    assert said_left_out(counts) == "6 .f, 5 .e, 4 .d, 3 .c, 2 .b, 1 .a"
+    assert said_left_out(counts | {".g": 7}) == "7 .g, 6 .f, 5 .e, 4 .d, 3 .c, 2 .b, ..."
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------

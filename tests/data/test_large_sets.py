@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from ltcore.contract.imbalance import long_tailed_counts
+from ltcore.data.counts import fitted_counts
 from ltcore.data.inaturalist import INaturalist2017, INaturalist2018, read_annotations
 from ltcore.data.large_sets import ImageNetLT, PlacesLT, Published
 from ltcore.data.tiny_imagenet import TinyImageNetLT
@@ -224,6 +225,15 @@ def test_facts_of_inaturalist(kind):
     assert (len(counts), sum(counts)) == (kind.published.num_classes, kind.published.images["train"])
     assert (counts[0], counts[-1]) == (kind.published.largest, kind.published.smallest)
     assert "curve" in facts.approximate and facts.test == kind.published.images["test"]
+
+
+def test_the_curve_that_has_a_total_is_found():
+    # Zipf-Mandelbrot by hand: 600 / (1 + r / 2), and 900 / (1 + r) ** 2.
+    assert fitted_counts(5, 600 + 400 + 300 + 240 + 200, 600, 200) == (600, 400, 300, 240, 200)
+    assert fitted_counts(3, 900 + 225 + 100, 900, 100) == (900, 225, 100)
+    for total in (1601, 1702, 1803, 1864):
+        counts = fitted_counts(5, total, 600, 200)
+        assert (sum(counts), counts[0], counts[-1]) == (total, 600, 200)
 
 
 def test_inaturalist_without_category_names(inaturalist):

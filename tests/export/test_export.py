@@ -1,5 +1,6 @@
 """Exported models, loaded in another process that has no ltcore, give the run's logits and know their classes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -212,6 +213,26 @@ def test_what_is_there_is_replaced_only_when_asked_to(saved, tmp_path, cli, digi
     result = cli(*words, "--force")
     assert (result.code, result.err) == (0, "") and "checked on the probe" in result.out
     assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"", b"mine", f"about {placing.ABOUT}".encode()], ids=["empty", "mine", "ours"])
+def test_only_what_an_export_wrote_is_replaced_be_it_empty(content, tmp_path):
+    out, ours = tmp_path / "m.onnx", placing.ABOUT.encode() in content
+    out.write_bytes(content)
+    with contextlib.nullcontext() if ours else pytest.raises(RecipeError, match=r"m\.onnx is there already and no ear"):
+        placing.refuse_to_replace(out, folder=False, force=True)
+    out.write_bytes(placing.ABOUT.encode())
+    beside = tmp_path / "m.onnx.data"  # which belongs to an export that names it
+    beside.write_bytes(content)
+    with pytest.raises(RecipeError, match="is there already and no earlier export"):
+        placing.refuse_to_replace(out, folder=False, force=True)
+    out.write_bytes(placing.ABOUT.encode() + b" m.onnx.data ")
+    with pytest.raises(RecipeError, match=r"there already; choose another with --out, or replace it with --force"):
+        placing.refuse_to_replace(out, folder=False, force=False)
+    placing.refuse_to_replace(out, folder=False, force=True)
+    out.unlink()
+    with pytest.raises(RecipeError, match=r"m\.onnx\.data is there already and no earlier export"):
+        placing.refuse_to_replace(out, folder=False, force=True)
 
 
 def test_a_folder_is_never_replaced_whole(saved, tmp_path):

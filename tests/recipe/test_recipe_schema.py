@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from ltcore.contract.recipe import Published
 from ltcore.errors import RecipeError
 from ltcore.recipe import Recipe, load_recipe
 
@@ -220,6 +221,13 @@ def test_a_bad_recipe_is_told_what_is_wrong_and_where(old, new, message):
     with pytest.raises(RecipeError) as caught:
         load(GOOD.replace(old, new, 1))
     assert str(caught.value) == message
+
+
+def test_figures_of_a_paper_are_those_that_it_prints():
+    few = Published(value=42.0, many=60.5, few=0, sd=0.3, source="Table 1")
+    assert list(few.figures().items()) == [("top1", 42.0), ("many", 60.5), ("few", 0.0)]
+    every = Published(value=1, top5=2, many=3, medium=4, few=5, source="Table 1")
+    assert list(every.figures().items()) == [("top1", 1), ("top5", 2), ("many", 3), ("medium", 4), ("few", 5)]
 
 
 def test_no_stages():

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ltcore.discovery import catalogue
-from ltcore.testing import ConformanceError, check_method, conformance
+from ltcore.testing import ConformanceError, check_method, checking, conformance, pairs
+from ltcore.testing.recipes import part_of
 from ltcore.testing.report import CHECKS
 
 spec = spec_from_file_location("wrong_plugins", Path(__file__).parents[1] / "wrong_plugins.py")
@@ -195,6 +196,26 @@ def test_what_was_not_tried_says_why():
 def test_a_check_that_does_not_exist_cannot_be_left_out():
     with pytest.raises(ValueError, match="there is no check 'pair'; did you mean 'pairs'"):
         conformance(made.SpellsAHook, without=["pair"])
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "outcome", "said"),
+    [
+        ("focal", {}, "passed", "beside every installed method: 2 recipes trained, 1 refused"),
+        ("focal", {"calibrate": []}, "not applicable", "the recipe has parts of its own"),
+        ("synthetic", {}, "not applicable", "a data set stands beside no method"),
+    ],
+)
+def test_what_is_tried_beside_other_methods(name, asked, outcome, said, monkeypatch):
+    offer = catalogue.find(name)
+    outcomes = [("trained", None), ("refused", None), ("trained", None)]
+    monkeypatch.setattr(pairs, "others", lambda part: [part] * 3)
+    monkeypatch.setattr(pairs, "tried", lambda first, second: outcomes.pop(0))
+    checks = checking._Conformance(offer, catalogue.load(offer), {}, asked, ())
+    checks.part = part_of(offer)
+    found = checks._pairs()
+    assert (found.outcome, said in (found.tried, found.message)) == (outcome, True)
+    assert outcomes == [] or outcome == "not applicable"
 
 
 # -- first-party methods --------------------------------------------------------------------------------------------

@@ -58,5 +58,7 @@ def test_wrong_input_is_refused():
             effective_number_weights(CIFAR10_IM100, beta)
     with pytest.raises(ValueError, match="no training images of class 1, 3: "):
         effective_number_weights(torch.tensor([5, 0, 1, 0]))
+    with pytest.raises(ValueError, match="no training images of class 0, 1, 2, 3, 4, 5, 6, 7: "):  # all of them
+        effective_number_weights(torch.zeros(8))
     with pytest.raises(ValueError, match="0, 1, 2, 3, 4, 5, 6, 7 and 4 more"):
         effective_number_weights(torch.zeros(12))

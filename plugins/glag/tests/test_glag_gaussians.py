@@ -56,15 +56,16 @@ def test_the_bank_has_equations_5_and_6(monkeypatch, values_at_once):
     assert features.equal(made()[0])
 
 
-def test_the_support_set_is_equations_7_and_10():
+@pytest.mark.parametrize("neighbours", [1, 2, 3])
+def test_the_support_set_is_equations_7_and_10(neighbours):
     features, targets = made()
     bank = feature_bank(features, targets, COUNTS, 0.5)
     x = ladder(features, 0.5)
-    classes, weights = support_set(x.float(), targets, bank, 2)
+    classes, weights = support_set(x.float(), targets, bank, neighbours)
     means, _ = statistics(x.numpy(), targets.numpy())
     for i, y in enumerate(targets.tolist()):
         distance = {k: np.linalg.norm(x[i].numpy() - means[k]) for k in range(5) if COUNTS[k] > COUNTS[y]}
-        nearest = sorted(distance, key=distance.get)[:2]
+        nearest = sorted(distance, key=distance.get)[:neighbours]
         omega = [COUNTS[k].item() / distance[k] for k in nearest]
         found = [k for k, w in zip(classes[i].tolist(), weights[i].tolist(), strict=True) if w > 0]
         assert found == nearest

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ltcore_decoupling import ScaledClassifier
 from ltcore_glag import AFG, Distillation, GraLoss, distillation_loss, ladder
+from pydantic import ValidationError
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -433,6 +434,29 @@ def test_settings_that_cannot_work_are_refused():
         Stage(Distillation).start()
     with pytest.raises(DataError, match="no training images of class 1"):
         Stage(GraLoss, counts=torch.tensor([3, 0, 2]), held=(0,)).start()
+
+
+LIMITS = {  # the least and the most that an option may be, and what is beyond them
+    "power": ([0, 2], [-0.1]),
+    "neighbours": ([1, 3], [0]),
+    "dispersion": ([0, 0.1], [-0.1]),
+    "confidence": ([0, 1], [-0.1, 1.1]),
+    "confidence_step": ([0, 1], [-0.1, 1.1]),
+    "window": ([1], [0]),
+    "pooled_classes": ([0], [-1]),
+    "generation_epochs": ([1], [0]),
+    "head_images": ([0], [-1]),
+    "draw_images": ([2], [1]),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_of_the_generators_options(name):
+    allowed, beyond = LIMITS[name]
+    assert [getattr(AFG.Options(**{name: value}), name) for value in allowed] == allowed
+    for value in beyond:
+        with pytest.raises(ValidationError):
+            AFG.Options(**{name: value})
 
 
 # Small runs.
