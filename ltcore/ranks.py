@@ -214,7 +214,7 @@ def joined(own: Tensor, rows: int, blocks: int = 1) -> Tensor:
     if size() == 1 or rows < size():
         return own
     if blocks > 1:
-        side_by_side = own.view(blocks, -1, *own.shape[1:]).transpose(0, 1)
+        side_by_side = own.reshape(blocks, -1, *own.shape[1:]).transpose(0, 1)
         return joined(side_by_side, rows).transpose(0, 1).flatten(0, 1)
     import torch
 
