@@ -7,7 +7,6 @@ It is argparse because that starts in 10 ms. typer and cyclopts would read the t
 from __future__ import annotations
 
 import io
-import os
 import sys
 from contextlib import suppress
 
@@ -34,8 +33,6 @@ def _parser() -> Parser:
 def main() -> None:
     """Run the command line: messages instead of tracebacks, and exit codes that say whose mistake it was."""
     _speak_plainly()
-    # Read by PyTorch when it starts: batches of images on huge pages cost a third of the time to fill on the CPU.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     prepare_openmp()
     unpackaged.told[:] = [lambda path: _complain(f"running {path}, which is not installed but named as a file")]
     parser = _parser()
