@@ -20,6 +20,7 @@ COMMANDS = (
     "schema",
     "rehearse",
     "trace",
+    "bench",
     "run",
     "sweep",
     "table",

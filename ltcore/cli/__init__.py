@@ -10,7 +10,7 @@ import io
 import sys
 from contextlib import suppress
 
-from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, sweeps, tables, training, use
+from ltcore.cli import bench, data, plugins, publish, recipes, rehearsal, results, sweeps, tables, training, use
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.discovery import unpackaged
@@ -25,7 +25,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=__version__, help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     # The order in which --help lists them: from a recipe to a model in use, then what is installed, then for authors.
-    for part in (recipes, rehearsal, training, sweeps, tables, results, use, data, plugins, publish):
+    for part in (recipes, rehearsal, bench, training, sweeps, tables, results, use, data, plugins, publish):
         part.add(commands)
     return parser
 

@@ -208,7 +208,9 @@ class _CIFAR(_FolderSet):
         # The test images are kept, so they are laid out as the loader wants them; of the others most will be cut away.
         splits = [(found[0][0], found[0][1]), (_channels_last(found[1][0]), found[1][1])]
         with warnings.catch_warnings(action="ignore"):  # that nothing may write into what was read
-            first, second = (ArraySplit(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in splits)
+            first, second = (
+                ArraySplit(torch.from_numpy(pixels), torch.from_numpy(labels)) for pixels, labels in splits
+            )
         return first, second, tuple(name.decode() if isinstance(name, bytes) else name for name in names)
 
 

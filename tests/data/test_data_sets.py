@@ -10,12 +10,11 @@ import torch
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from ltcore.data import digits
+from ltcore.data import cifar_files, digits
 from ltcore.data.digits import DigitsLT
 from ltcore.data.idx import read_idx
 from ltcore.data.prepare import check_splits, prepare
 from ltcore.data.synthetic import Synthetic, class_patterns
-from ltcore.data import cifar_files
 from ltcore.data.torchvision_sets import CIFAR10LT, CIFAR100LT, FASHION_STEMS, FashionMNISTLT, FolderOptions
 from ltcore.errors import DataError
 
