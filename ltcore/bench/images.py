@@ -33,7 +33,7 @@ def measure(subject: Subject, seconds: float, beside: Beside | None) -> dict[str
 
     def ours() -> float:
         order = torch.randperm(max(count * size, images), generator=generator_for("cpu", 0)) % images
-        batches = order[: count * size].split(size)
+        batches = torch.split(order[: count * size], size)
         generators = (generator_for(loader.generator_device, step) for step in range(len(batches)))
         began = time.perf_counter()
         for _ in loader.train_batches(batches, generators):

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from ltcore.contract.imbalance import Imbalance, long_tailed_counts
@@ -26,7 +27,7 @@ from ltcore.training.threads import automatic
 
 def cifar_sized() -> dict[str, Any]:
     """The published protocol on noise: counts of CIFAR-100-LT at imbalance 100, ResNet-32, then the classifier anew."""
-    tail = long_tailed_counts(Imbalance(kind="exponential", factor=100), [500] * 100)
+    tail = long_tailed_counts(Imbalance(kind="exponential", factor=100), np.full(100, 500))
     sgd = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 2.0e-4}
     return {
         "name": "cifar_sized",

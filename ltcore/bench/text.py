@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ltcore.rehearsal.text import duration, size
@@ -116,7 +117,7 @@ def _memory(part: dict[str, Any]) -> list[str]:
     return rows
 
 
-_ROWS = {
+_ROWS: dict[str, Callable[[Any], list[str]]] = {
     "input": _input,
     "step": _step,
     "hooks": _hooks,
