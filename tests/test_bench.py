@@ -1,4 +1,4 @@
-"""``ltcore bench``: what it measures of a tiny recipe, what it prints, and a program beside that answers or does not."""
+"""``ltcore bench``: what it measures of a tiny recipe and prints, and a program beside that answers or does not."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from ltcore.bench.beside import Beside
 from ltcore.bench.memory import measure as weigh
 from ltcore.bench.subject import cifar_sized, subject
 from ltcore.bench.text import render
-from ltcore.errors import RecipeError, RunError
+from ltcore.errors import RunError
 from ltcore.recipe.loading import recipe_from
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,7 @@ def test_beside_a_program_of_known_figures(cli, recipe, stub, tmp_path):
     told = dict(word.removeprefix("--").split("=", 1) for word in json.loads((tmp_path / "told.json").read_text())[2:])
     assert (told["images"], told["classes"], told["batch"], told["size"]) == ("52", "4", "8", "8")
     text = render(found)
-    assert str(tmp_path / "stub.py") in text and "4.67 min" in text  # 280 s
+    assert str(tmp_path / "stub.py") in text and "4.7 min" in text  # 280 s
     assert {line.split(":")[0] for line in text.splitlines() if not line.startswith(" ") and ":" in line} >= {
         "input",
         "step",
