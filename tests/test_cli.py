@@ -21,6 +21,7 @@ COMMANDS = (
     "schema",
     "rehearse",
     "trace",
+    "bench",
     "run",
     "sweep",
     "table",
@@ -80,11 +81,15 @@ FOREIGN = {"timm", "torchvision", "sklearn", "scipy", "rich", "matplotlib", "hug
 COMPILER = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.tensor", "sympy"}
 
 
+SHORT = "--set stages.representation.epochs=6 --set stages.finetune.iterations=2"
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("command", "unneeded"),
     [
         ("plan {recipe}", FOREIGN | COMPILER),
+        (f"run {{recipe}} {SHORT} --out {{out}}", COMPILER),
         ("predict {run} {images}", FOREIGN | COMPILER),
         ("export {run} --to safetensors --out {out}.safetensors", FOREIGN | COMPILER),
         ("export {run} --to torchscript --out {out}.pt", FOREIGN | COMPILER),
