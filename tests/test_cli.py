@@ -117,7 +117,7 @@ def examples(cli, command=""):
 
 
 @pytest.mark.parametrize(
-    "command", [pytest.param(each, marks=[pytest.mark.slow] * (each == "sweep")) for each in ("", *COMMANDS)]
+    "command", [pytest.param(each, marks=[pytest.mark.slow] * (each in ("sweep", "check"))) for each in ("", *COMMANDS)]
 )
 def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, request, command):
     (example,) = examples(cli, command)
