@@ -1,12 +1,10 @@
-"""Images a second of the loaders against torchvision's transforms with a DataLoader, in one run.
+"""What ``ltcore bench`` does not measure of the loaders: the ways of cropping, and memory over epochs of many files.
 
-    python benchmarks/loader.py            # CIFAR-sized synthetic images in memory, batch 128, on the CPU
-    python benchmarks/loader.py --device cuda
     python benchmarks/loader.py --crops    # the three ways of cropping that were compared
     python benchmarks/loader.py --jpegs    # 100,000 JPEG files, with one and two workers
 
-In memory, both sides crop with 4 pixels of padding, flip and normalise. The baseline has no worker processes, so that
-the figure compares work with work; N workers divide its time by N at best. Takes about 15 seconds.
+Images a second beside PIL in DataLoader workers are a row of ``ltcore bench --compare benchmarks/reference.py``, of
+images in memory and of a recipe's own files.
 
 With --jpegs, both sides take a crop of random area and shape, resize, flip and normalise, with as many workers; the
 baseline is torchvision's ImageFolder with its usual transforms. The two take turns, and each pair of turns gives a
@@ -27,40 +25,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # for both sides, as ``ltcore run`` does
-
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler
 from torchvision import datasets, transforms
-from torchvision.transforms.functional import to_pil_image
 
-from ltcore.contract.splits import ArraySplit, FileSplit
-from ltcore.data.loader import InMemoryLoader, crop_flip
+from ltcore.contract.splits import FileSplit
+from ltcore.data.loader import crop_flip
 from ltcore.data.streaming import StreamingLoader
 from ltcore.data.transforms import ImageTransform
 from ltcore.seeding import generator_for
 
-BATCH, SIZE, CHANNELS, PADDING, COUNT = 128, 32, 3, 4, 10_000
+BATCH, SIZE, CHANNELS, PADDING = 128, 32, 3, 4
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-
-
-class Images(Dataset[Tensor]):
-    """The baseline: an image is made a PIL image and transformed one at a time, as torchvision's CIFAR does."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images.permute(0, 2, 3, 1).contiguous().numpy()
-        steps = [transforms.RandomCrop(SIZE, PADDING), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-        self.transform = transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.transform(to_pil_image(self.images[index]))
 
 
 def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
@@ -78,30 +58,6 @@ def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> f
         wait()
         times.append(time.perf_counter() - start)
     return min(times[1:])
-
-
-def compare(device: torch.device) -> dict[str, object]:
-    images = torch.randint(0, 256, (COUNT, CHANNELS, SIZE, SIZE), dtype=torch.uint8)
-    loader = InMemoryLoader(ArraySplit(images, torch.zeros(COUNT, dtype=torch.int64)), MEAN, STD, PADDING, True, device)
-    generator = torch.Generator(device).manual_seed(0)
-
-    def ours() -> None:
-        for indices in torch.randperm(COUNT).split(BATCH):
-            loader.train_batch(indices, generator)
-
-    baseline = DataLoader(Images(images), batch_size=BATCH, shuffle=True, num_workers=0)
-
-    def theirs() -> None:
-        for batch in baseline:
-            batch.to(device, non_blocking=True)
-
-    fast, slow = COUNT / seconds(ours, 15, device), COUNT / seconds(theirs, 3, device)
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads",
-        "in_memory_images_per_second": round(fast),
-        "torchvision_dataloader_images_per_second": round(slow),
-        "ratio": round(fast / slow, 1),
-    }
 
 
 def crops(device: torch.device) -> dict[str, float]:
@@ -216,8 +172,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--crops", action="store_true")
-    parser.add_argument("--jpegs", action="store_true")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--crops", action="store_true")
+    what.add_argument("--jpegs", action="store_true")
     parser.add_argument("--files", type=int, default=JPEGS)
     parser.add_argument("--side", type=int, default=128, help="of the JPEGs, in pixels")
     parser.add_argument("--size", type=int, default=224, help="that they are cropped and resized to")
@@ -227,4 +184,4 @@ if __name__ == "__main__":
     if arguments.jpegs:
         print(json.dumps(jpegs(arguments.side, arguments.size, arguments.files, arguments.epochs), indent=2))
         raise SystemExit
-    print(json.dumps((crops if arguments.crops else compare)(arguments.device), indent=2))
+    print(json.dumps(crops(arguments.device), indent=2))

@@ -85,6 +85,7 @@ _SWAPS: dict[type, type] = {
 #: For each module or wing of the core, the tests that are its own; the longest path that fits counts.
 OWN: dict[str, str] = {
     "ltcore": "tests/test_public.py tests/test_errors.py",
+    "ltcore/bench": "tests/test_bench.py",
     "ltcore/cli": "tests/test_cli.py tests/test_errors.py tests/test_use_docs.py",
     "ltcore/compare": "tests/test_compare.py",
     "ltcore/contract": "tests/test_hooks.py tests/test_interface.py tests/test_public.py",
@@ -115,6 +116,7 @@ OWN: dict[str, str] = {
     "ltcore/discovery/binding.py": "tests/test_hooks.py tests/test_errors_run.py tests/test_interface.py",
     "ltcore/errors.py": "tests/test_errors.py tests/test_errors_run.py",
     "ltcore/evaluation": "tests/test_metrics.py tests/test_diagnostics.py tests/test_saved.py",
+    "ltcore/evaluation/memory.py": "tests/test_memory.py",
     "ltcore/evaluation/calibrated.py": "tests/test_saved.py",
     "ltcore/export": "tests/export",
     "ltcore/files": "tests/test_checkpoint.py tests/test_rundir.py tests/test_resume.py",

@@ -1,6 +1,8 @@
-"""CPU seconds of short commands beside those of the imports that they cannot do without.
+"""CPU seconds of commands on a finished run beside those of the imports that they cannot do without.
 
     python benchmarks/startup.py [--turns 5]
+
+``ltcore --help``, ``ltcore plan`` and the bare import of torch are rows of ``ltcore bench --only start-up``.
 
 Each command and each bare import is a process of its own, in turns. The figure is user plus system time of the process
 and its children, the least of all turns: unlike wall time it does not grow while other programs have the cores, though
@@ -29,7 +31,6 @@ stages: [{name: joint, iterations: 2, batch_size: 8, optimizer: {lr: 0.01}}]
 #: PyTorch's exporter with a network of one layer: what it imports to trace any network.
 EXPORTER = "import torch; torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))"
 BARE = {
-    "python": "",
     "torch": "import torch",
     "torch, Pillow": "import torch, PIL.Image",
     "torch, timm": "import torch, timm",
@@ -62,10 +63,6 @@ def commands(folder: Path) -> dict[str, tuple[str, list[str]]]:
         return ["export", str(run), "--to", to, "--out", str(folder / f"exported{ending}"), "--force"]
 
     return {
-        "--help": ("python", ["--help"]),
-        "plugins": ("python", ["plugins"]),
-        "plan": ("torch", ["plan", str(RECIPES / "digits_lt_ofa_focal.yaml")]),
-        "plan, timm's network": ("torch, timm", ["plan", str(recipe)]),
         "predict, 4 images": ("torch, Pillow", ["predict", str(own), str(images), "--workers", "1"]),
         "predict, timm's network": ("torch, timm", ["predict", str(timm), str(images), "--workers", "1"]),
         "export --to safetensors": ("torch", export(own, "safetensors", ".safetensors")),

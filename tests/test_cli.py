@@ -21,6 +21,7 @@ COMMANDS = (
     "schema",
     "rehearse",
     "trace",
+    "bench",
     "run",
     "sweep",
     "table",
@@ -80,11 +81,15 @@ FOREIGN = {"timm", "torchvision", "sklearn", "scipy", "rich", "matplotlib", "hug
 COMPILER = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.tensor", "sympy"}
 
 
+SHORT = "--set stages.representation.epochs=6 --set stages.finetune.iterations=2"
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("command", "unneeded"),
     [
         ("plan {recipe}", FOREIGN | COMPILER),
+        (f"run {{recipe}} {SHORT} --out {{out}}", COMPILER),
         ("predict {run} {images}", FOREIGN | COMPILER),
         ("export {run} --to safetensors --out {out}.safetensors", FOREIGN | COMPILER),
         ("export {run} --to torchscript --out {out}.pt", FOREIGN | COMPILER),
@@ -112,7 +117,7 @@ def examples(cli, command=""):
 
 
 @pytest.mark.parametrize(
-    "command", [pytest.param(each, marks=[pytest.mark.slow] * (each == "sweep")) for each in ("", *COMMANDS)]
+    "command", [pytest.param(each, marks=[pytest.mark.slow] * (each in ("sweep", "check"))) for each in ("", *COMMANDS)]
 )
 def test_every_help_has_an_example_that_works(cli, tmp_path, monkeypatch, request, command):
     (example,) = examples(cli, command)

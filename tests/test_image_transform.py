@@ -431,7 +431,7 @@ def test_a_run_does_not_depend_on_the_workers(train):
         assert np.array_equal(found[0], expected[0]) and found[1] == expected[1]
 
 
-@pytest.mark.parametrize("streamed", [None, 2])
+@pytest.mark.parametrize("streamed", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_a_killed_run_goes_on_exactly(train, tmp_path, copy_at_checkpoint, streamed):
     copy_at_checkpoint(9, tmp_path / "killed" / "r")  # in the second epoch of six steps
     whole = train("whole", "brighter", streamed=streamed)

@@ -144,6 +144,37 @@ def test_timm_is_not_imported_with_the_module() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+_SPARED = """
+import sys, torch
+from ltcore.networks.optimizers import TORCH_OPTIMIZERS, build_optimizer
+def trained(name, build):
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = build(name, [weight])
+    for _ in range(3):
+        optimizer.zero_grad()
+        (weight**3).sum().backward()
+        optimizer.step()
+        assert torch.is_grad_enabled() and weight.requires_grad
+    optimizer.load_state_dict(optimizer.state_dict())
+    return weight.tolist()
+def ours(name, weights): return build_optimizer(name, weights, 0.1, {"weight_decay": 0.01}, "cpu")
+names = ["sgd", "adamw", "rmsprop"]
+spared = [trained(name, ours) for name in names]
+assert not {"torch._dynamo", "sympy"} & sys.modules.keys(), "the compiler was imported"
+import types
+class Told(types.ModuleType):  # the compiler stands in for itself: is it told where a graph ends, once it is there?
+    told = 0
+    def graph_break(self): Told.told += 1
+torch._dynamo = sys.modules["torch._dynamo"] = Told("torch._dynamo")
+assert [trained(name, ours) for name in names] == spared
+assert Told.told == 2 * 3 * len(names)
+"""
+
+
+def test_an_optimizer_spares_the_compiler_and_takes_the_same_steps() -> None:
+    subprocess.run([sys.executable, "-c", _SPARED], check=True)
+
+
 # PyTorch refuses `fused` only for parameters it cannot handle, so the choice is visible without a GPU.
 @pytest.mark.parametrize(
     ("name", "device", "options", "fused"),

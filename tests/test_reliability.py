@@ -60,6 +60,7 @@ def test_a_change_changes_its_place_alone():
     assert str(change) == "f.py:12: 0.5 - a  ->  (0.5 + a)"
 
 
+@pytest.mark.slow
 def test_the_same_changes_are_drawn_with_the_same_seed():
     first = mutants.drawn(ROOT, 40, 0)
     assert first == mutants.drawn(ROOT, 40, 0) and first[:20] == mutants.drawn(ROOT, 20, 0)

@@ -23,9 +23,9 @@ from ltcore.files.run_directory import RunDirectory
 
 # ---------------------------------------------------------------- the process that forks
 
-#: All that a run imports; torch._dynamo comes with the first step of an optimiser.
+#: All that a run imports.
 IMPORTED = (
-    *("ltcore.progress.console", "ltcore.training.execute", "sklearn.datasets", "torch._dynamo"),
+    *("ltcore.progress.console", "ltcore.training.execute", "sklearn.datasets"),
     *("ltcore_cifar_resnet.network", "ltcore_focal.method", "ltcore_ofa.method", "ltcore_tau_norm.method"),
 )
 

@@ -380,6 +380,7 @@ def test_data_that_is_missing_is_one_message_before_anything_is_trained(write_re
     assert len(str(refusal.value).splitlines()) == 1 and "Traceback" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_data_is_read_once_and_its_print_is_the_results(write_recipe, tmp_path):
     import ltcore
 

@@ -517,6 +517,7 @@ def test_nothing_is_left_behind(mine, recipe, tmp_path):
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_and_show(mine, cli):
     shown = cli("plugins", "show", f"{mine}:Mine")
     assert shown.out.startswith(f"{mine}:Mine (mine.py unpackaged)\n  A loss.\n") and "multiplied by" in shown.out

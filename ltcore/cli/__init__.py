@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 
 from ltcore import ranks
-from ltcore.cli import data, plugins, publish, recipes, rehearsal, results, sweeps, tables, training, use
+from ltcore.cli import bench, data, plugins, publish, recipes, rehearsal, results, sweeps, tables, training, use
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.discovery import unpackaged
@@ -27,7 +27,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=__version__, help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     # The order in which --help lists them: from a recipe to a model in use, then what is installed, then for authors.
-    for part in (recipes, rehearsal, training, sweeps, tables, results, use, data, plugins, publish):
+    for part in (recipes, rehearsal, bench, training, sweeps, tables, results, use, data, plugins, publish):
         part.add(commands)
     return parser
 
@@ -35,10 +35,8 @@ def _parser() -> Parser:
 def main() -> None:
     """Run the command line: messages instead of tracebacks, and exit codes that say whose mistake it was."""
     _speak_plainly()
-    # Read by PyTorch when it starts: batches of images on huge pages cost a third of the time to fill on the CPU.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # PyTorch's own warnings about several processes, which nobody can do anything about.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # PyTorch warns of what nobody can change
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     prepare_openmp()
     unpackaged.told[:] = [lambda path: _complain(f"running {path}, which is not installed but named as a file")]
     parser = _parser()

@@ -1,20 +1,23 @@
-"""Fashion-MNIST-LT, CIFAR-10-LT and CIFAR-100-LT, from the files that torchvision knows."""
+"""Fashion-MNIST-LT, CIFAR-10-LT and CIFAR-100-LT, from the files that torchvision knows, too."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ltcore.contract.facts import DataFacts
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.imbalance import Imbalance
 from ltcore.contract.method import Method, Options
 from ltcore.contract.splits import ArraySplit, DataSplits
+from ltcore.data.cifar_files import read_file, read_images
 from ltcore.data.idx import find_idx, read_idx
 from ltcore.errors import DataError
 
@@ -148,12 +151,13 @@ class _CIFAR(_FolderSet):
 
     folder: ClassVar[str]
     files: ClassVar[tuple[str, ...]]
+    labels: ClassVar[str]
     torchvision_class: ClassVar[str]
     num_classes: ClassVar[int]
 
     @hookimpl
     def build_data(self) -> DataSplits:
-        """The whole set; torchvision compares the files' checksums before it reads them."""
+        """The whole set; the files' checksums are compared before they are read."""
         root = self._root()
         if root.name == self.folder:  # the folder itself was named
             root = root.parent
@@ -163,7 +167,7 @@ class _CIFAR(_FolderSet):
             absent = self._absent(root)
         if absent:
             raise self._missing(f"{self.folder}/{absent[0]}", root)
-        (train, names), (test, _) = self._split(root, True), self._split(root, False)
+        train, test, names = self._read(root / self.folder)
         return DataSplits(
             train=train,
             test=test,
@@ -191,18 +195,28 @@ class _CIFAR(_FolderSet):
     def _absent(self, root: Path) -> list[str]:
         return [name for name in self.files if not (root / self.folder / name).is_file()]
 
-    def _split(self, root: Path, train: bool) -> tuple[ArraySplit, tuple[str, ...]]:
-        from torchvision import datasets
-
+    def _read(self, folder: Path) -> tuple[ArraySplit, ArraySplit, tuple[str, ...]]:
+        *train, test, meta = self.files
         try:
-            data: Any = getattr(datasets, self.torchvision_class)(str(root), train=train, download=False)
-        except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            found = read_images(folder, train, self.labels), read_images(folder, [test], self.labels)
+            names = read_file(folder / meta)[f"{self.labels.removesuffix('s')}_names"]
+        except (OSError, EOFError, AttributeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise DataError(
-                f"{self.title}: the files in {(root / self.folder).absolute()} are not the published ones, or damaged "
+                f"{self.title}: the files in {folder.absolute()} are not the published ones, or damaged "
                 f"({error}). Remove them and fetch them again from {self.source} ({self.size})"
             ) from error
-        images = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # [N, H, W, C] to [N, C, H, W], without a copy
-        return ArraySplit(images, torch.tensor(data.targets, dtype=torch.int64)), tuple(data.classes)
+        # The test images are kept, so they are laid out as the loader wants them; of the others most will be cut away.
+        splits = [(found[0][0], found[0][1]), (_channels_last(found[1][0]), found[1][1])]
+        with warnings.catch_warnings(action="ignore"):  # that nothing may write into what was read
+            first, second = (
+                ArraySplit(torch.from_numpy(pixels), torch.from_numpy(labels)) for pixels, labels in splits
+            )
+        return first, second, tuple(name.decode() if isinstance(name, bytes) else name for name in names)
+
+
+def _channels_last(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[N, C, H, W], [N, H, W, C] in memory."""
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 class CIFAR10LT(_CIFAR):
@@ -218,6 +232,7 @@ class CIFAR10LT(_CIFAR):
     licence = "no licence stated, for research"
     folder = "cifar-10-batches-py"
     files = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+    labels = "labels"
     torchvision_class = "CIFAR10"
     num_classes = 10
 
@@ -235,5 +250,6 @@ class CIFAR100LT(_CIFAR):
     licence = "no licence stated, for research"
     folder = "cifar-100-python"
     files = ("train", "test", "meta")
+    labels = "fine_labels"
     torchvision_class = "CIFAR100"
     num_classes = 100

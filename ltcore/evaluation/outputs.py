@@ -11,6 +11,7 @@ from ltcore import ranks
 from ltcore.contract.experts import of_images
 from ltcore.contract.model import Model, evaluating
 from ltcore.data.partial import completed
+from ltcore.evaluation.memory import give_back
 
 if TYPE_CHECKING:
     from ltcore.data.loader import Loader
@@ -28,6 +29,7 @@ def pooled_features(model: Model, loader: Loader, batch_size: int, tap: str = "p
         parts.append(of_images(x, count, backbone))
         return x
 
+    give_back()
     with evaluating(model):
         for images in loader.eval_batches(batch_size):
             count = len(images)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ltcore.contract.model import matches
 from ltcore.errors import RecipeError, listed, nearest
+from ltcore.networks.without_compiler import spare_the_compiler
 
 # LBFGS needs a closure, SparseAdam sparse gradients. PyTorch's Muon takes matrices only, so no convolution and no bias;
 # 'muon' is timm's, which flattens convolutions and uses AdamW for the rest.
@@ -43,8 +44,7 @@ def check_optimizer(
     Args:
         name: as in `build_optimizer`.
         arguments: as in `build_optimizer`.
-        values: whether to check the options' values beside their names. That builds one, which makes PyTorch import
-            its compiler: several seconds that a plan can do without.
+        values: whether to check the options' values beside their names, for which one is built.
         group: what a group of parameters has in place of some of `arguments`.
 
     Raises:
@@ -87,6 +87,7 @@ def build_optimizer(
     if device_type == "cuda" and name in TORCH_OPTIMIZERS and "fused" in known:
         options.setdefault("fused", None if "foreach" in options else True)
     try:
+        spare_the_compiler(TORCH_OPTIMIZERS.get(name, torch.optim.Optimizer))
         if name in TORCH_OPTIMIZERS:
             return TORCH_OPTIMIZERS[name](parameters, lr=lr, **options)
         built: torch.optim.Optimizer = _timm().create_optimizer_v2(parameters, name, lr=lr, **options)

@@ -73,7 +73,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
 
     Args:
         loaded: the recipe.
-        to_run: check the values of the optimisers' options as well, which takes seconds.
+        to_run: check the values of the optimisers' options as well.
 
     Raises:
         RecipeError: options, combinations, taps or names that do not fit; the message says where and what to do.

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from ltcore.data import digits
+from ltcore.data import cifar_files, digits
 from ltcore.data.digits import DigitsLT
 from ltcore.data.idx import read_idx
 from ltcore.data.prepare import check_splits, prepare
@@ -129,26 +129,16 @@ def test_a_byte_too_many_is_seen_wherever_the_pieces_end(tmp_path, promised):
 
 
 def write_cifar(root, cls, monkeypatch, classes):
-    """Files in CIFAR's layout with 2 images a class, and torchvision's list of checksums to suit them."""
-    from torchvision import datasets
-
+    """Files in CIFAR's layout with 2 images a class, and checksums to suit them."""
     folder = root / cls.folder
     folder.mkdir(parents=True, exist_ok=True)
-    target = getattr(datasets, cls.torchvision_class)
-    fine = "fine_labels" if classes == 100 else "labels"
-    sums = {}
-    for name in cls.files[:-1]:
+    names = {f"{cls.labels.removesuffix('s')}_names": [f"name{i}" for i in range(classes)]}
+    for name in cls.files:
         data = np.arange(2 * classes * 3072, dtype=np.uint32).astype(np.uint8).reshape(-1, 3072)
-        content = pickle.dumps({"data": data, fine: list(range(classes)) * 2})
+        rows = {"data": data, cls.labels: list(range(classes)) * 2}
+        content = pickle.dumps(names if name == cls.files[-1] else rows)
         (folder / name).write_bytes(content)
-        sums[name] = md5(content).hexdigest()
-    key = target.meta["key"]
-    content = pickle.dumps({key: [f"name{i}" for i in range(classes)]})
-    (folder / cls.files[-1]).write_bytes(content)
-    split = len(target.train_list)
-    monkeypatch.setattr(target, "train_list", [[n, sums[n]] for n in cls.files[:split]])
-    monkeypatch.setattr(target, "test_list", [[n, sums[n]] for n in cls.files[split:-1]])
-    monkeypatch.setattr(target, "meta", {**target.meta, "md5": md5(content).hexdigest()})
+        monkeypatch.setitem(cifar_files.CHECKSUMS[cls.folder], name, md5(content).hexdigest())
 
 
 @pytest.mark.parametrize(("cls", "classes", "train"), [(CIFAR10LT, 10, 100), (CIFAR100LT, 100, 200)])

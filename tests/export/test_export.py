@@ -318,7 +318,7 @@ def test_mistakes(cli, digits_run, tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", [pytest.param(to, marks=[pytest.mark.slow] * (to == "onnx")) for to in FORMATS])
 def test_a_model_that_differs_leaves_nothing_behind(to, saved, tmp_path, monkeypatch):
     def wrong(run):
         model = deploy(run)

@@ -95,6 +95,7 @@ def test_ruff_finds_nothing_and_would_change_nothing(made):
         assert code == 0, text
 
 
+@pytest.mark.slow
 def test_its_own_tests_of_the_mathematics_pass(made):
     tests = list(made.glob("*/tests/test_*_functional.py"))
     assert len(tests) == len(MADE) + len(KINDS_MADE) + len(SEVERAL) + 1

@@ -138,7 +138,7 @@ class Interrupted(BaseException):
     """What ends a run from outside; nothing catches it."""
 
 
-@pytest.mark.parametrize("alpha", [pytest.param("parabolic", marks=pytest.mark.slow), "beta"])
+@pytest.mark.parametrize("alpha", ["parabolic", pytest.param("beta", marks=pytest.mark.slow)])
 def test_a_resume_is_exact(tmp_path, monkeypatch, alpha):
     later = {"name": "crt", "epochs": 2, "batch_size": 16, "sampler": "class_balanced", "trainable": ["classifier"]}
     loaded = recipe(tmp_path, bbn={"alpha": alpha}, stages=[later], calibrate=["tau_norm"])

@@ -210,7 +210,13 @@ def run(loaded, out, resume=False):
         return arrays["logits"], path
 
 
-@pytest.mark.parametrize("methods", [["bcl"], ["ldam", "bcl", "mixup"], ["balanced_softmax", "bcl"]])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ["ldam", "bcl", "mixup"],
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (["bcl"], ["balanced_softmax", "bcl"])),
+    ],
+)
 def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, methods):
     loaded = recipe(tmp_path, methods)
     copy_at_checkpoint(9, tmp_path / "killed" / "runs" / "r")

@@ -170,9 +170,9 @@ MOMENTS = {
 }
 
 
-#: Beside each moment with both, each alone with the moment that is theirs; all others are slow.
+#: Both, and each alone, with the moment that is theirs; all others are slow.
 CASES = [
-    pytest.param(uses, moment, marks=[] if len(uses) == 2 or moment == "between the epochs" else pytest.mark.slow)
+    pytest.param(uses, moment, marks=[] if moment == "between the epochs" else pytest.mark.slow)
     for uses in (["drw"], ["drs"], ["drw", "drs"])
     for moment in MOMENTS
 ]

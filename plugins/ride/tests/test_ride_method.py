@@ -188,7 +188,11 @@ def test_a_step_is_the_sum_of_the_experts_losses_with_their_margins(tmp_path, lo
     assert found["losses"]["ride/diversity"] == pytest.approx(diversity, rel=1e-4)
 
 
-@pytest.mark.parametrize("second", [ROUTER, OFA, GLAG], ids=lambda stage: stage["name"])
+@pytest.mark.parametrize(
+    "second",
+    [ROUTER, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (OFA, GLAG))],
+    ids=lambda stage: stage["name"],
+)
 def test_killed_in_either_stage_it_goes_on_to_the_same_bits(tmp_path, copy_at_checkpoint, second):
     path = recipe(
         tmp_path,
@@ -215,6 +219,7 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_bits(tmp_path, copy_at_ch
             assert not now.equal(before[f"model/{name}"]), "each expert's classifier is fine-tuned"
 
 
+@pytest.mark.slow
 def test_it_is_exported_and_opened_with_its_router(tmp_path):
     """Every format gives the run's logits on images that the run has recorded; `export` compares them itself."""
     path = recipe(

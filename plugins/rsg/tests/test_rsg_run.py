@@ -120,6 +120,7 @@ def interrupt(monkeypatch):
     return run_until
 
 
+@pytest.mark.slow
 def test_a_resume_across_the_start_and_in_a_later_stage_is_exact(tmp_path, interrupt):
     later = {"name": "more", "epochs": 3, "batch_size": 16, "methods": ["rsg"], "trainable": ["classifier", "rsg"]}
     loaded = recipe(tmp_path, methods={"drw": {"start_epoch": START}}, stages=[later])
