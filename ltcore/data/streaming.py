@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, repeat
 from multiprocessing import parent_process
@@ -317,15 +318,16 @@ class StreamingLoader:
 
     def _decoded(self, requests: Iterator[Request], loader: DataLoader[Any] | None) -> Iterator[Tensor]:
         found = map(self._decoder.__getitems__, requests) if loader is None else _results(loader)
-        for images in found:
-            if isinstance(images, Failed):
-                raise images.raised()
-            if isinstance(images, Broken):
-                raise DataError(
-                    f"{images.name} cannot be decoded ({images.reason}); replace it, or take it out of the data set, "
-                    "or say 'broken: skip' under data to leave such images out"
-                )
-            yield self._on_device(images)
+        with naming_dead_workers():
+            for images in found:
+                if isinstance(images, Failed):
+                    raise images.raised()
+                if isinstance(images, Broken):
+                    raise DataError(
+                        f"{images.name} cannot be decoded ({images.reason}); replace it, or take it out of the data "
+                        "set, or say 'broken: skip' under data to leave such images out"
+                    )
+                yield self._on_device(images)
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self._normalise(images.to(self.device, non_blocking=True).permute(0, 3, 1, 2))
@@ -488,8 +490,19 @@ def _as_it_is(found: Any) -> Any:
 
 
 def _results(loader: DataLoader[Any]) -> Iterator[Any]:
-    try:
+    with naming_dead_workers():
         yield from loader
+
+
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """One message of a worker's death, which PyTorch raises wherever this process happens to be.
+
+    Raises:
+        RunError: a worker died.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

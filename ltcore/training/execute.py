@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltcore import ranks
+from ltcore.data.streaming import naming_dead_workers
 from ltcore.errors import DataError, RecipeError
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import Plan, make_plan
@@ -62,7 +63,7 @@ def execute(
         LtcoreError: anything that the user can put right, as one message.
     """
     plan, device = make_plan(loaded), choose_device(loaded)
-    with ranks.together(device.type):
+    with ranks.together(device.type), naming_dead_workers():
         reporter = reporter if ranks.leading() else Reporter(io.StringIO())
         return _execute(loaded, plan, device, out, resume, reporter, source, observers, allowed or Allowed(), verify)
 

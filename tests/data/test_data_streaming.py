@@ -217,6 +217,18 @@ def test_a_worker_that_dies_is_one_message(tmp_path, loaders):
         list(loader.eval_batches(5))
 
 
+def test_a_worker_that_dies_while_something_else_is_done_is_that_message_too(tmp_path, loaders, monkeypatch):
+    """PyTorch raises it in its handler of the signal, wherever this process is then."""
+    loader = loaders(make_files(tmp_path), ImageTransform("none", 16), MEAN, STD, 0)
+
+    def interrupted(images):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(loader, "_normalise", interrupted)
+    with pytest.raises(RunError, match=r"a process that decodes images died \(DataLoader worker .*lower data.workers"):
+        list(loader.eval_batches(5))
+
+
 # -- a run ------------------------------------------------------------------------------------------------------------
 
 
