@@ -243,7 +243,8 @@ class StreamingLoader:
         )
         if self.workers and self._training is None:
             self._training = self._loader(persistent=True)  # its workers stay for the epochs to come
-        yield from self._decoded(self._feed.requests, self._training)
+        with naming_dead_workers():
+            yield from self._decoded(self._feed.requests, self._training)
 
     def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order, as evaluation sees them: [B, C, H, W] float32, normalised, channels-last.
@@ -258,7 +259,8 @@ class StreamingLoader:
         if self.workers and len(self) > batch_size:
             # Of its own, and for this once: a method may ask for features in the middle of an epoch.
             loader = self._loader(persistent=False, requests=requests)
-        yield from self._decoded(requests, loader)
+        with naming_dead_workers():
+            yield from self._decoded(requests, loader)
 
     def readable_batches(self, batch_size: int) -> Iterator[tuple[Tensor, list[Broken]]]:
         """As `eval_batches`, without the images that cannot be decoded, which come along by name.
@@ -273,11 +275,12 @@ class StreamingLoader:
         requests = (Request(index, None) for index in _chunks(len(self), batch_size))
         if self.workers and len(self) > batch_size:
             loader = _worker_loader(picker, _Feed(requests), self.workers, persistent=False, device=self.device.type)
-            found: Iterator[Any] = _results(loader)
+            found: Iterator[Any] = iter(loader)
         else:
             found = map(picker.__getitems__, requests)
-        for images, broken in found:
-            yield self._on_device(images), broken
+        with naming_dead_workers():
+            for images, broken in found:
+                yield self._on_device(images), broken
 
     def eval_batch(self, start: int, stop: int) -> Tensor:
         """The images from `start` up to `stop` alone, decoded in this process; as `eval_batches`."""
@@ -309,7 +312,8 @@ class StreamingLoader:
         if self._picking is None:  # not those of the training, in the middle of whose epoch a method may ask
             self._picking = _worker_loader(self._decoder, self._picked, self.workers, True, self.device.type)
         self._picked.requests = iter(requests)
-        return torch.cat(list(self._decoded(self._picked.requests, self._picking)))
+        with naming_dead_workers():
+            return torch.cat(list(self._decoded(self._picked.requests, self._picking)))
 
     def _loader(self, persistent: bool, requests: Iterator[Request] | None = None) -> DataLoader[Any]:
         return _worker_loader(
@@ -317,17 +321,16 @@ class StreamingLoader:
         )
 
     def _decoded(self, requests: Iterator[Request], loader: DataLoader[Any] | None) -> Iterator[Tensor]:
-        found = map(self._decoder.__getitems__, requests) if loader is None else _results(loader)
-        with naming_dead_workers():
-            for images in found:
-                if isinstance(images, Failed):
-                    raise images.raised()
-                if isinstance(images, Broken):
-                    raise DataError(
-                        f"{images.name} cannot be decoded ({images.reason}); replace it, or take it out of the data "
-                        "set, or say 'broken: skip' under data to leave such images out"
-                    )
-                yield self._on_device(images)
+        found = map(self._decoder.__getitems__, requests) if loader is None else iter(loader)
+        for images in found:
+            if isinstance(images, Failed):
+                raise images.raised()
+            if isinstance(images, Broken):
+                raise DataError(
+                    f"{images.name} cannot be decoded ({images.reason}); replace it, or take it out of the data set, "
+                    "or say 'broken: skip' under data to leave such images out"
+                )
+            yield self._on_device(images)
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self._normalise(images.to(self.device, non_blocking=True).permute(0, 3, 1, 2))
@@ -400,11 +403,12 @@ def find_broken(split: StreamedSplit, workers: int, window: Sequence[float] | No
     """
     scanner = _Scanner(split, window)
     chunks = _chunks(len(split), _SCANNED_AT_ONCE)
-    if workers:
-        found = _results(_worker_loader(scanner, _Feed(chunks), workers, persistent=False))
-    else:
-        found = map(scanner.__getitems__, chunks)
-    return [broken for some in found for broken in some]
+    with naming_dead_workers():
+        if workers:
+            found: Iterator[Any] = iter(_worker_loader(scanner, _Feed(chunks), workers, persistent=False))
+        else:
+            found = map(scanner.__getitems__, chunks)
+        return [broken for some in found for broken in some]
 
 
 def worker_count(asked: int | str) -> int:
@@ -489,14 +493,11 @@ def _as_it_is(found: Any) -> Any:
     return found
 
 
-def _results(loader: DataLoader[Any]) -> Iterator[Any]:
-    with naming_dead_workers():
-        yield from loader
-
-
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
     """One message of a worker's death, which PyTorch raises wherever this process happens to be.
+
+    In a generator that others read, it stands in the outermost one: a signal is often looked at when that goes on.
 
     Raises:
         RunError: a worker died.

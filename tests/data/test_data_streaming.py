@@ -217,16 +217,23 @@ def test_a_worker_that_dies_is_one_message(tmp_path, loaders):
         list(loader.eval_batches(5))
 
 
-def test_a_worker_that_dies_while_something_else_is_done_is_that_message_too(tmp_path, loaders, monkeypatch):
-    """PyTorch raises it in its handler of the signal, wherever this process is then."""
-    loader = loaders(make_files(tmp_path), ImageTransform("none", 16), MEAN, STD, 0)
+def test_its_death_is_noticed_wherever_the_reader_happens_to_be(tmp_path, loaders):
+    """PyTorch raises in its handler of the signal: here while a reader's own work goes on, between two batches."""
+    loader = loaders(make_files(tmp_path), ImageTransform("none", 16), MEAN, STD, 1)
 
-    def interrupted(images):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    def told(batches):
+        with pytest.raises(RunError, match=r"a process that decodes images died \(DataLoader worker .*lower data"):
+            batches.throw(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
 
-    monkeypatch.setattr(loader, "_normalise", interrupted)
-    with pytest.raises(RunError, match=r"a process that decodes images died \(DataLoader worker .*lower data.workers"):
-        list(loader.eval_batches(5))
+    evaluating = loader.eval_batches(5)
+    next(evaluating)
+    told(evaluating)
+    training = loader.train_batches([torch.arange(5)] * 3, [torch.Generator() for _ in range(3)])
+    next(training)
+    told(training)
+    readable = loader.readable_batches(5)
+    next(readable)
+    told(readable)
 
 
 # -- a run ------------------------------------------------------------------------------------------------------------
