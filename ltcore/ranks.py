@@ -351,6 +351,29 @@ def told(value: Any) -> Any:
     return found[0]
 
 
+def refuse_differences(own: Mapping[str, Any]) -> None:
+    """Refuse to train together what is not the same in every process, such as on machines with other files.
+
+    Args:
+        own: what must be the same, plain data, by names for the message.
+
+    Raises:
+        RunError: it is not; the same message in all of them.
+    """
+    if _groups is None:
+        return
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * size()
+    dist.all_gather_object(found, dict(own), group=_groups.plain)
+    for number, other in enumerate(found):
+        if names := [name for name, value in found[0].items() if other[name] != value]:
+            raise RunError(
+                f"process {number + 1} of {size()} has another {' and another '.join(names)} than the first one; the "
+                "machines must have the same files and versions"
+            )
+
+
 @contextmanager
 def first() -> Iterator[None]:
     """The first process goes through the block before the others do."""

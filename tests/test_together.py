@@ -123,6 +123,32 @@ def test_two_processes_train_as_one_does(answers, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            "data={use: synthetic, options: {class_counts: [9, 9, 9, 9, 9, 9, 9, 9, 9, 9], image_size: 8}}",
+            "recipe and another data set",
+        ),
+        ("seed=1", "recipe"),
+    ],
+    ids=["data", "seed"],
+)
+def test_processes_that_would_train_something_else_are_refused(tmp_path, change, what):
+    """As on two machines whose files differ; else the result would be of neither, and look well."""
+    command = [sys.executable, "-m", "ltcore", "run", "recipes/digits_lt_ce.yaml", "--out", tmp_path]
+    processes = [
+        subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        for environment, more in zip(environments(2), ([], ["--set", change]), strict=True)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], said
+    # torchrun keeps the place where they agree on who speaks; here it may end with the first process.
+    assert "".join(said).count(f"process 2 of 2 has another {what} than the first one") in (1, 2), said
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+@pytest.mark.slow
 def test_three_processes_without_synchronised_statistics(answers, tmp_path):
     """Each normalises its own rows, so losses differ; the processes stay alike, and see the same images."""
     recipe = job("ldam_drw")

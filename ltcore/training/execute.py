@@ -103,6 +103,13 @@ def _execute(
     fingerprint = known(loaded, splits)
     del splits  # of a long tail, most images of a set that lies in memory are not needed any more
     surroundings = environment_of(plan, device)
+    ranks.refuse_differences(
+        {
+            "recipe": text,
+            "data set": fingerprint.digests(),
+            "version of the code": [surroundings["code"], surroundings["versions"]],
+        }
+    )
     taken = reused.record(fingerprint, surroundings, allowed, reporter.note) if reused else None
     code = {file.name: file.content for file in loaded.code.values()}
     directory = found or RunDirectory.create(out, recipe.name, recipe.seed, text, code)
