@@ -447,8 +447,9 @@ def test_a_table_survives_two_kills_and_equals_runs_made_one_by_one(tmp_path):
     cells = [job for job in jobs if ": first" not in job.about["name"]]
     assert len(cells) == 18 and len(jobs) == 18 + 6, "two first stages, with and without the focal loss, a seed"
     for job in jobs:
-        anew = [attempt for attempt in job.attempts() if not attempt["resumed"]]
-        assert len(anew) == 1 and job.finished, "begun once; what was killed went on"
+        # Runs, not attempts: what is killed before it has a run directory has trained nothing, and begins again.
+        runs = list(job.path.glob("runs/*/[!.]*"))
+        assert [job.finished] == runs, "trained once; what was killed went on"
     trained = Counter()
     for job in cells:
         result = json.loads((job.finished / "result.json").read_text())
