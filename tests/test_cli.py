@@ -84,7 +84,7 @@ COMPILER = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed
 SHORT = "--set stages.representation.epochs=6 --set stages.finetune.iterations=2"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("command", "unneeded"),
     [

@@ -158,7 +158,7 @@ def copy_inside(look_on, tmp_path):
     return look_on
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("first", "second"), ALL)
 def test_in_one_stage_then_another_method(tmp_path, acted, copy_inside, first, second):
     path, methods = recipe(tmp_path, first, second)

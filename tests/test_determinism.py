@@ -166,7 +166,10 @@ class Stopped(BaseException):
     pass
 
 
-def test_methods_see_and_draw_the_same_wherever_a_run_stopped(offer_methods, write_recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_methods_see_and_draw_the_same_wherever_a_run_stopped(
+    offer_methods, write_recipe, tmp_path, monkeypatch, every
+):
     offer_methods(curious=Curious)
     stage = f"epochs: 2, batch_size: 26, methods: [curious], {SGD}"
     path = write_recipe(
@@ -190,7 +193,7 @@ def test_methods_see_and_draw_the_same_wherever_a_run_stopped(offer_methods, wri
     saves = -left
     # Two steps in each of two epochs, the stage's file, and twice the stage's end; and the calibrated model.
     assert saves == 2 * (2 * 2 + 3) + 1
-    for stop in range(1, saves + 1):
+    for stop in range(1, saves + 1, every):
         left = stop
         with pytest.raises(Stopped):
             train(path, tmp_path / str(stop))

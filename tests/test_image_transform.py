@@ -414,7 +414,7 @@ def train(offer_methods, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("streamed", [None, 1])
+@pytest.mark.parametrize("streamed", [None, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_is_the_same_with_what_changes_nothing(train, streamed):
     plain, losses = train("plain", streamed=streamed)
     for methods in (["keeps"], ["nothing"], ["keeps", "nothing"]):

@@ -94,6 +94,7 @@ def test_tensorboard_has_what_metrics_and_result_have(run):
     assert found["after_calibration/top1"][0][1] == pytest.approx(result["after_calibration"]["top1"], rel=1e-6)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("checkpoints", [0, 2, 4, 9, 12, 14])
 def test_a_resumed_run_logs_every_point_once(run, checkpoints):
     whole = events(run(["tensorboard"], "whole")[1])

@@ -274,7 +274,7 @@ def test_an_outcome_is_worth_comparing(whole):
     assert before["ece"] != after["ece"] and len(before["per_class_accuracy"]) == 10
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_once(moment, run, whole, tmp_path):
     assert run(tmp_path, kill=MOMENTS[moment]) == -signal.SIGKILL, (tmp_path / "log").read_text()
@@ -309,7 +309,7 @@ def test_checkpoints_that_are_hours_apart(kill, run, whole, tmp_path):
     assert outcome(tmp_path / "out") == whole(*arguments) == whole()
 
 
-@pytest.mark.parametrize("optimizer", ["adam, lr: 0.01", "adamw, lr: 0.01"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adam, lr: 0.01", marks=pytest.mark.slow), "adamw, lr: 0.01"])
 def test_optimizers_with_more_to_remember(optimizer, run, whole, tmp_path):
     # 389 images in batches of 55 leave 4 for the last one.
     recipe = RECIPE.replace("batch_size: 64", "batch_size: 55, clip_grad_norm: 1.0".replace(", ", "\n    "))
@@ -422,7 +422,14 @@ def to_go_on(log):
     return line, shlex.split(line.partition("; to go on: ")[2])
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "sent",
+    [
+        signal.SIGTERM,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)),
+    ],
+    ids=lambda sent: sent.name,
+)
 def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_how_to_go_on(sent, run, whole, tmp_path):
     assert run(tmp_path, *FAR_APART, kill=(FORWARD, "before", 12, "", sent)) == 143
     line, (program, *command) = to_go_on(tmp_path / "log")
@@ -442,6 +449,7 @@ def test_a_key_ends_it_at_once_and_says_how_to_go_on(run, whole, tmp_path):
     assert outcome(tmp_path / "out") == whole("--seed", "3")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("moment", "said"),
     [

@@ -363,6 +363,7 @@ def test_pages_hold_every_cell_and_no_address(table, cells, folder):
 # -- training what it lacks --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_missing_cells_are_trained_once_and_leave_records(folder, table, capsys):
     cells = list(table.chosen(["focal", "own"], ["large", "other"]).values())
     places = folder / "work", folder / "results"

@@ -161,6 +161,7 @@ def test_a_resume_is_exact(tmp_path, monkeypatch, alpha):
         assert run(loaded, tmp_path / str(last), resume=True)[0] == whole, last
 
 
+@pytest.mark.slow
 def test_it_is_exported_and_opened_again(tmp_path):
     """Each format gives the run's logits; `export` compares them itself."""
     _, path = run(recipe(tmp_path, epochs=1), tmp_path)
