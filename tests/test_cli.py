@@ -28,6 +28,7 @@ COMMANDS = (
     "compare",
     "report",
     "predict",
+    "evaluate",
     "export",
     "data",
     "data list",

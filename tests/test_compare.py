@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+import ltcore
 from ltcore.compare import compare, group_runs
 from ltcore.compare.found import find_runs
 from ltcore.compare.testing import holm, paired_test, spread
@@ -393,3 +394,35 @@ def test_the_command_line_offers_every_figure_and_format(two_groups, cli):
         assert cli("compare", two_groups, "--metric", metric).code == 0
     for kind in FORMATS:
         assert cli("compare", two_groups, "--format", kind).code == 0
+
+
+def test_classes_side_by_side(cli, digits_run, write_run, tmp_path):
+    saved = ltcore.load(digits_run)
+    found = json.loads(cli("compare", digits_run, "--classes", "--format", "json").out)["groups"][0]["classes"]
+    order = sorted(range(10), key=lambda label: (-saved.class_counts[label], label))
+    assert [row["class"] for row in found] == [saved.class_names[label] for label in order]
+    classes = saved.result["classes"]
+    for label, row in zip(order, found, strict=True):
+        precision = classes["precision"][label]  # None where nothing is taken for the class
+        assert row["figures"]["precision"] == {"mean": precision, "sd": None, "n": int(precision is not None)}
+        assert row["figures"]["f1"]["mean"] == classes["f1"][label]
+        assert row["recall_interval"] == classes["recall_interval"][label]
+        assert (row["training_images"], row["test_images"]) == (saved.class_counts[label], classes["support"][label])
+    lines = cli("compare", digits_run, "--classes").out.splitlines()
+    (head,) = (place for place, line in enumerate(lines) if line.startswith("class "))
+    assert lines[head].split() == "class training test recipe recall 95 % interval precision F1".split()
+    first = classes["recall_interval"][order[0]]
+    shown = [saved.class_names[order[0]], f"{saved.class_counts[order[0]]:,}", str(classes["support"][order[0]])]
+    assert lines[head + 1].split()[:3] == shown
+    assert f"{100 * first[0]:.1f}-{100 * first[1]:.1f}" in lines[head + 1]
+    rows = list(csv.DictReader(io.StringIO(cli("compare", digits_run, "--classes", "--format", "csv").out)))
+    assert [row["precision_mean"] for row in rows] == [
+        "" if classes["precision"][label] is None else str(classes["precision"][label]) for label in order
+    ]
+    for kind in ("markdown", "latex"):
+        text = cli("compare", digits_run, "--classes", "--format", kind).out
+        assert text.count("precision") == 1 and text.count("tabular") in (0, 4)
+    write_run("old", 0, 0.5)  # of a version that wrote no figures of classes but accuracy
+    (group,) = json.loads(cli("compare", tmp_path / "runs", "--classes", "--format", "json").out)["groups"]
+    assert [row["figures"]["recall"]["mean"] for row in group["classes"]] == [0.5, 0.5]
+    assert all(row["figures"]["f1"]["n"] == 0 and row["recall_interval"] is None for row in group["classes"])

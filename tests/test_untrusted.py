@@ -272,6 +272,7 @@ CONTENT = {
             "runs": [],
             "figures": {"top1": {"mean": 0.5, "sd": None, "n": 1}},
             "stages": [],
+            "classes": [],
             "published": [{"metric": "top1", "value": 1, "sd": None, "source": "=HYPERLINK(1)", "note": "a\nb"}],
             "test": None,
         }
@@ -310,6 +311,21 @@ def test_other_tables_are_text():
     assert r"\<img src=x" in markdown and r"\[x\]" in markdown and len(markdown.splitlines()) == 2 + 5 + 1 + 1 + 5 + 1
     table = render(CONTENT, "table")
     assert "\x1b" not in table and r"a\n\input" in table
+
+
+def test_names_of_classes_are_text_in_every_table():
+    import csv
+    import io
+
+    names = [group["label"] for group in CONTENT["groups"]]
+    spread = {name: {"mean": 0.5, "sd": None, "n": 1} for name in ("recall", "precision", "f1")}
+    about = {"training_images": 1, "test_images": 1, "figures": spread, "recall_interval": None}
+    rows = [{"class": f"{name}\x1b[1m", **about} for name in names]
+    content = CONTENT | {"groups": [CONTENT["groups"][0] | {"classes": rows}]}
+    assert [row["class"][:2] for row in csv.DictReader(io.StringIO(render(content, "csv")))][:2] == ["'=", "[x"]
+    latex, markdown, table = (render(content, kind) for kind in ("latex", "markdown", "table"))
+    assert latex.count(r"\end{tabular}") == 2 and r"\textbackslash{}end\{tabular\}" in latex
+    assert r"\<img src=x" in markdown and "\x1b" not in table + markdown + latex
 
 
 # ---------------------------------------------------------------- recipes and options

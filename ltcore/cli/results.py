@@ -22,6 +22,7 @@ def compare(
     kind: str | None = None,
     out: Path | None = None,
     any_environment: bool = False,
+    classes: bool = False,
 ) -> None:
     """Average runs over their seeds, recipe by recipe, and test the differences from a baseline.
 
@@ -34,7 +35,7 @@ def compare(
         from ltcore.files.output import refuse_output
 
         refuse_output(out)
-    found = compared(runs, baseline, list(dict.fromkeys(metrics or COMPARED)), stages, any_environment)
+    found = compared(runs, baseline, list(dict.fromkeys(metrics or COMPARED)), stages, any_environment, classes)
     chosen = kind or (_SUFFIXES.get(out.suffix, "table") if out else "table")
     text = render(found, chosen)
     if out is None:
@@ -90,6 +91,7 @@ def add(commands: Any) -> None:
         "--metric", action="append", dest="metrics", choices=tuple(FIGURES), metavar="METRIC", help=text
     )
     command.flag("--stages", "also the figures at each stage's end, and before and after calibration")
+    command.flag("--classes", "also recall, precision and F1 of each class, the most frequent first")
     text = "average over runs of other code, versions, devices or numbers of threads too; never over other data"
     command.flag("--any-environment", text, "any_environment")
     text = "table, markdown, latex (booktabs), csv or json; by default what --out ends in, or table"

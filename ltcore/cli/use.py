@@ -1,4 +1,4 @@
-"""The commands that use a trained model: `predict` and `export`."""
+"""The commands that use a trained model: `predict`, `evaluate` and `export`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,50 @@ def predict(
     predict_into(load(run, run_code), images, top, out, as_json, batch_size, workers)
 
 
+def evaluate(
+    run: Path,
+    data: Path,
+    prior: str | None = None,
+    assumes: str | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+    batch_size: int = 64,
+    workers: int | None = None,
+    run_code: bool = False,
+) -> None:
+    """Say how well a run's calibrated model does on other labelled images.
+
+    DATA is a folder with a folder a class, a table (.csv, .tsv) of files and labels, a list (.txt) of lines
+    'relative/path label', or a recipe, whose test images are taken. Classes are those of the run, by name.
+
+    With --prior the model's outputs are adjusted to how frequent the classes will be in use, and the figures that
+    depend on it are also given as they would be there: uniform, training (as in training), forward:50 (falling by a
+    factor of 50 from the most frequent class to the rarest), backward:50 (rising), or a table of classes and numbers.
+
+    Example: ltcore evaluate runs/digits_lt_ofa_focal/RUN recipes/digits_lt_ce.yaml --prior forward:20
+    """
+    from ltcore.runs.evaluating import as_json as written
+    from ltcore.runs.evaluating import evaluate as evaluated
+    from ltcore.runs.evaluating import refuse_folder, render, write
+    from ltcore.runs.saved import load
+
+    if out is not None:
+        refuse_folder(out)
+    found = evaluated(load(run, run_code), data, prior, assumes, batch_size, workers, run_code)
+    aside = sys.stderr if as_json else sys.stdout
+    for note in found.notes:
+        print(f"note: {printable(note)}", file=aside)
+    if as_json:
+        print(written(found), end="")
+    else:
+        for line in render(found):
+            print(printable(line))
+    if out is not None:
+        write(found, out)
+        wrong = len(found.images.wrong)
+        print(f"{printable(out)}: evaluation.json, predictions.csv, and {wrong} images in errors.csv", file=aside)
+
+
 def export(run: Path, to: str, out: Path | None = None, force: bool = False, run_code: bool = False) -> None:
     """Write a run's calibrated model in a format that other programs read.
 
@@ -69,6 +113,21 @@ def add(commands: Any) -> None:
     command.add_argument("--batch-size", type=whole, metavar="N", help="images at a time; by default 64")
     text = "processes that decode; by default one a core, at most 8"
     command.add_argument("--workers", type=whole, metavar="N", help=text)
+    command.run_code()
+    command = add_command(commands, "evaluate", evaluate)
+    command.add_argument("run", type=Path, metavar="RUN", help="the directory of a run that has ended")
+    command.add_argument("data", type=Path, metavar="DATA", help="labelled images: a folder, a table, a list, a recipe")
+    text = "how frequent the classes will be: uniform, training, forward:R, backward:R, or a table"
+    command.add_argument("--prior", metavar="PRIOR", help=text)
+    text = "for what frequencies the model's outputs hold, as --prior; by default what its recipe suggests, and says"
+    command.add_argument("--assumes", metavar="PRIOR", help=text)
+    text = "a folder that gets evaluation.json, predictions.csv and errors.csv"
+    command.add_argument("--out", type=Path, metavar="DIR", help=text)
+    command.json()
+    command.add_argument("--batch-size", type=whole, metavar="N", help="images at a time; by default 64")
+    command.add_argument(
+        "--workers", type=whole, metavar="N", help="processes that decode; by default one a core, at most 8"
+    )
     command.run_code()
     command = add_command(commands, "export", export)
     command.add_argument("run", type=Path, metavar="RUN", help="the directory of a run that has ended")

@@ -49,6 +49,7 @@ def compare(
     metrics: Sequence[FigureName] = COMPARED,
     stages: bool = False,
     any_environment: bool = False,
+    classes: bool = False,
 ) -> dict[str, Any]:
     """Compare runs.
 
@@ -58,6 +59,7 @@ def compare(
         metrics: the figures to show; differences in the first one are tested.
         stages: also the figures at each stage's end and before calibration.
         any_environment: average over runs whatever they were trained with, but never over other data.
+        classes: also recall, precision and F1 of each class.
 
     Returns:
         Plain data, figures as fractions: ``baseline``, ``metrics``, ``groups`` and ``left_out``; docs/compare.md has
@@ -86,6 +88,7 @@ def compare(
                 "runs": [str(run.path) for run in group.runs.values()],
                 "figures": _figures([run.result["after_calibration"] for run in group.runs.values()], metrics),
                 "stages": _stages(group, metrics) if stages else [],
+                "classes": _classes(group) if classes else [],
                 "published": [figure for figure in group.any.published if figure["metric"] in metrics],
                 "test": test,
             }
@@ -165,6 +168,31 @@ def _tested_otherwise(one: Group, other: Group) -> bool:
 
 def _figures(results: Sequence[Figures | None], metrics: Sequence[FigureName]) -> dict[str, dict[str, Any]]:
     return {name: asdict(spread([found.get(name) if found else None for found in results])) for name in metrics}
+
+
+def _classes(group: Group) -> list[dict[str, Any]]:
+    """Figures of each class after calibration, the most frequent first; recall alone for runs of earlier versions."""
+    results = [run.result for run in group.runs.values()]
+    counts, names = results[0]["class_counts"], results[0]["class_names"]
+    found = [result.get("classes") for result in results]
+    rows = []
+    for label in sorted(range(len(counts)), key=lambda label: (-counts[label], label)):
+        recall = [result["after_calibration"]["per_class_accuracy"][label] for result in results]
+        precision, f1 = ([each and each[name][label] for each in found] for name in ("precision", "f1"))
+        support = next((each["support"][label] for each in found if each), None)
+        figures = {"recall": recall, "precision": precision, "f1": f1}
+        spreads = {name: asdict(spread(values)) for name, values in figures.items()}
+        alone = found[0]["recall_interval"][label] if len(results) == 1 and found[0] else None
+        rows.append(
+            {
+                "class": names[label],
+                "training_images": counts[label],
+                "test_images": support,
+                "figures": spreads,
+                "recall_interval": alone,
+            }
+        )
+    return rows
 
 
 def _stages(group: Group, metrics: Sequence[FigureName]) -> list[dict[str, Any]]:

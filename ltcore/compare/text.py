@@ -77,6 +77,26 @@ def _rows(content: dict[str, Any]) -> list[list[_Cell]]:
     return rows
 
 
+def _class_rows(content: dict[str, Any]) -> list[list[_Cell]]:
+    """The cells of the table of classes, the heads first; none where it was not asked for."""
+    groups = [group for group in content["groups"] if group["classes"]]
+    if not groups:
+        return []
+    heads = ["class", "training", "test", "recipe", "recall", "95 % interval", "precision", "F1"]
+    rows = [[_Cell(head) for head in heads]]
+    for place in range(max(len(group["classes"]) for group in groups)):
+        for group in groups:
+            if place < len(group["classes"]):
+                found = group["classes"][place]
+                ends, tested = found["recall_interval"], found["test_images"]
+                shown = [found["class"], f"{found['training_images']:,}", "-" if tested is None else f"{tested:,}"]
+                shown += [group["label"], _spread(found["figures"]["recall"])]
+                shown.append("-" if ends is None else f"{100 * ends[0]:.1f}-{100 * ends[1]:.1f}")
+                shown += [_spread(found["figures"][name]) for name in ("precision", "f1")]
+                rows.append([_Cell(text) for text in shown])
+    return rows
+
+
 def _published(group: dict[str, Any], metric: str) -> str:
     """``80.48 (SAFA, table 1)``, as many as there are."""
     shown = []
@@ -118,9 +138,19 @@ def left_out(content: dict[str, Any]) -> list[str]:
 
 
 def _table(content: dict[str, Any]) -> str:
+    classes = _class_rows(content)
+    lines = [*_aligned(_rows(content)), *([""] * bool(classes)), *_aligned(classes)]
+    below = map(printable, (*_notes(content), *left_out(content)))
+    return "\n".join([*lines, "", *below]) + "\n"
+
+
+def _aligned(cells: list[list[_Cell]]) -> list[str]:
+    """A table as lines, its first column to the left and the others to the right."""
     from rich.cells import cell_len  # names may hold characters that are two columns wide
 
-    rows = [[printable(entry.text) for entry in row] for row in _rows(content)]
+    if not cells:
+        return []
+    rows = [[printable(entry.text) for entry in row] for row in cells]
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -128,8 +158,7 @@ def _table(content: dict[str, Any]) -> str:
         lines.append(
             "  ".join([row[0] + padding[0], *(p + text for p, text in zip(padding[1:], row[1:], strict=True))])
         )
-    below = map(printable, (*_notes(content), *left_out(content)))
-    return "\n".join([*(line.rstrip() for line in lines), "", *below]) + "\n"
+    return [line.rstrip() for line in lines]
 
 
 def _markdown(content: dict[str, Any]) -> str:
@@ -137,9 +166,13 @@ def _markdown(content: dict[str, Any]) -> str:
         text = markdown(entry.text)
         return f"**{text}**" if entry.best else text
 
-    heads, *body = [[shown(entry) for entry in row] for row in _rows(content)]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *body]
-    table = ["| " + " | ".join(line) + " |" for line in lines]
+    def tabled(cells: list[list[_Cell]]) -> list[str]:
+        heads, *body = [[shown(entry) for entry in row] for row in cells]
+        lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *body]
+        return ["| " + " | ".join(line) + " |" for line in lines]
+
+    classes = _class_rows(content)
+    table = [*tabled(_rows(content)), *(["", *tabled(classes)] if classes else [])]
     notes = [f"- {markdown(line)}" for line in (*_notes(content), *left_out(content))]
     return "\n".join([*table, "", *notes]) + "\n"
 
@@ -149,17 +182,23 @@ def _latex(content: dict[str, Any]) -> str:
         text = "--" if entry.text == "-" else latex(entry.text)
         return rf"\textbf{{{text}}}" if entry.best else text
 
-    heads, *body = [" & ".join(shown(entry) for entry in row) + r" \\" for row in _rows(content)]
-    columns = len(_rows(content)[0])
+    def tabled(cells: list[list[_Cell]]) -> list[str]:
+        heads, *body = [" & ".join(shown(entry) for entry in row) + r" \\" for row in cells]
+        begin = rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}"
+        return [begin, r"\toprule", heads, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+
+    classes = _class_rows(content)
     notes = ("needs \\usepackage{booktabs}", *_notes(content), *left_out(content))
     comments = [f"% {printable(line)}" for line in notes]
-    table = [rf"\begin{{tabular}}{{l{'r' * (columns - 1)}}}", r"\toprule", heads, r"\midrule", *body]
-    return "\n".join([*comments, *table, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    table = [*tabled(_rows(content)), *(["", *tabled(classes)] if classes else [])]
+    return "\n".join([*comments, *table]) + "\n"
 
 
 def _csv(content: dict[str, Any]) -> str:
     metrics = content["metrics"]
     spreads = [f"{metric}_{part}" for metric in metrics for part in ("mean", "sd", "n")]
+    if any(group["classes"] for group in content["groups"]):
+        return _class_csv(content)
     columns = ["label", "recipe", "stage", "seeds", *spreads, "published", "difference", "p", "p_holm", "no_p_because"]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
@@ -184,6 +223,24 @@ def _csv(content: dict[str, Any]) -> str:
         )
         for stage in group["stages"]:
             write(group, stage["name"], stage["figures"], {})
+    return stream.getvalue()
+
+
+def _class_csv(content: dict[str, Any]) -> str:
+    """A row for each class of each group, which is what a program wants of the classes."""
+    names = ("recall", "precision", "f1")
+    spreads = [f"{name}_{part}" for name in names for part in ("mean", "sd", "n")]
+    stream = io.StringIO()
+    columns = ["label", "recipe", "class", "training_images", "test_images", *spreads, "recall_low", "recall_high"]
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for group in content["groups"]:
+        for found in group["classes"]:
+            low, high = found["recall_interval"] or (None, None)
+            row = {"label": cell(group["label"]), "recipe": cell(group["recipe"]), "class": cell(found["class"])}
+            row |= {key: found[key] for key in ("training_images", "test_images")}
+            row |= {f"{name}_{part}": value for name in names for part, value in found["figures"][name].items()}
+            writer.writerow(row | {"recall_low": low, "recall_high": high})
     return stream.getvalue()
 
 

@@ -40,6 +40,45 @@ class Figures(TypedDict):
     """Expected calibration error of the largest softmax value, 15 bins of equal width (Guo et al. 2017, equation 3)."""
 
 
+Interval: TypeAlias = list[float]
+"""The lower and the upper end of an interval of confidence of 95 percent, fractions: what so few test images leave
+open, and nothing of what another seed or another training set would change."""
+
+
+class Intervals(TypedDict):
+    """Intervals of figures: Wilson's for accuracy, and for means over classes what follows from the classes' own.
+
+    None where the figure is None. See `ltcore.evaluation.intervals`.
+    """
+
+    top1: Interval
+    many: Interval | None
+    medium: Interval | None
+    few: Interval | None
+    balanced_accuracy: Interval
+
+
+class ClassFigures(TypedDict):
+    """Figures of each class, C values in label order."""
+
+    support: list[int]
+    """Test images of the class."""
+    predicted: list[int]
+    """Test images that were taken for the class."""
+    correct: list[int]
+    """Those of them that are of the class."""
+    recall: PerClass
+    """Correct over support, the class's accuracy; None without test images."""
+    recall_interval: list[Interval | None]
+    """Its interval (Wilson)."""
+    precision: PerClass
+    """Correct over predicted; None where no image was taken for the class."""
+    precision_interval: list[Interval | None]
+    """Its interval (Wilson)."""
+    f1: PerClass
+    """Harmonic mean of precision and recall, 2 correct / (support + predicted); None where both are 0."""
+
+
 class Diagnostics(TypedDict):
     """What is found out about each class at a stage's end, on training and test images as they are.
 
@@ -215,6 +254,11 @@ class Result(TypedDict):
     """Figures on the test images."""
     after_calibration: Figures
     """Figures on the test images; equal to those before where nothing calibrates."""
+    intervals: NotRequired[Intervals]
+    """How far figures after calibration may be off for want of test images; absent in files from before there were
+    any, as `classes`."""
+    classes: NotRequired[ClassFigures]
+    """Precision, recall and F1 of each class after calibration."""
     stages: list[StageResult]
     """A record for each stage, in order."""
     preparation: NotRequired[Preparation]

@@ -166,7 +166,7 @@ class ImageTable(Method[ImageTableOptions]):
             if not cells[file]:
                 raise table.error(row, f"column '{table.columns[file]}' names no file")
             files.append(cells[file].removeprefix("./") + o.suffix)
-        classes = _classes(table, o.label, {file, split, group})
+        classes = classes_of_rows(table, o.label, {file, split, group})
         splits = None if split is None else [_split(table, row, split) for row in range(len(table.rows))]
         groups = None if group is None else [cells[group] for cells in table.rows]
         if groups is not None and "" in groups:
@@ -191,7 +191,7 @@ def file_column(table: Table, asked: Column | None) -> int:
     return found
 
 
-def _classes(table: Table, asked: Column | list[Column] | None, taken: AbstractSet[int | None]) -> list[str]:
+def classes_of_rows(table: Table, asked: Column | list[Column] | None, taken: AbstractSet[int | None]) -> list[str]:
     """The class of each row."""
     others = [column for column in range(len(table.columns)) if column not in taken]
     if isinstance(asked, list):

@@ -25,11 +25,15 @@ class Damaged(RunError):
 
 
 class Outputs(NamedTuple):
-    """The content of ``predictions.npz``: labels [N] int64 and logits [N, C] float32, before and after calibration."""
+    """The content of ``predictions.npz``: labels [N] int64 and logits [N, C] float32, before and after calibration.
+
+    And what the images are called, [N], where they are files.
+    """
 
     targets: NDArray[np.int64]
     logits: NDArray[np.float32]
     calibrated_logits: NDArray[np.float32]
+    names: NDArray[np.str_] | None = None
 
 
 def read_text(path: Path) -> str:
@@ -71,12 +75,18 @@ def read_result(path: Path) -> Result:
     figures += [stage[part] for stage in result["stages"] for part in ("test", "validation") if part in stage]
     lengths = {"class_counts": len(result["class_counts"]), "class_names": len(result["class_names"])}
     lengths |= {f"per_class_accuracy {number}": len(each["per_class_accuracy"]) for number, each in enumerate(figures)}
+    lengths |= {f"classes/{name}": len(values) for name, values in result.get("classes", {}).items()}  # type: ignore[arg-type]
     for number, stage in enumerate(result["stages"]):
         found = stage.get("diagnostics", {}).items()
         lengths |= {f"diagnostics/{name} {number}": len(each) for name, each in found if isinstance(each, list)}
     for name, length in lengths.items():
         if length != classes:
             raise Damaged(path, f"{name.split(' ')[0]} has {length} entries for {classes} classes")
+    ends: list[Any] = [*result.get("intervals", {}).values()]
+    if "classes" in result:
+        ends += [*result["classes"]["recall_interval"], *result["classes"]["precision_interval"]]
+    if any(each is not None and len(each) != 2 for each in ends):
+        raise Damaged(path, "an interval has not two ends")
     if not all(0 <= count < 2**62 for count in result["class_counts"]):
         raise Damaged(path, "class_counts has what is no number of images")
     if not classes or not result["stages"]:
@@ -138,7 +148,8 @@ def read_predictions(path: Path, classes: int) -> Outputs:
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found = Outputs(*(np.asanyarray(stored[name]) for name in Outputs._fields))  # bytes, if its head is none
+            fields = Outputs._fields if "names" in stored else Outputs._fields[:-1]
+            found = Outputs(*(np.asanyarray(stored[name]) for name in fields))  # bytes, if its head is none
     except FileNotFoundError as error:
         raise RunError(f"{path} is not there; {_AGAIN}") from error
     except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise almost anything
@@ -147,9 +158,11 @@ def read_predictions(path: Path, classes: int) -> Outputs:
     whole = targets.ndim == 1 and len(targets) and targets.dtype == np.int64
     if not whole or targets.min() < 0 or targets.max() >= classes:
         raise Damaged(path, f"its targets are no labels of {classes} classes")
-    for array in found[1:]:
+    for array in (found.logits, found.calibrated_logits):
         if array.shape != (len(targets), classes) or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise Damaged(path, f"its logits are not finite numbers of shape {(len(targets), classes)}")
+    if found.names is not None and (found.names.shape != targets.shape or found.names.dtype.kind != "U"):
+        raise Damaged(path, f"its names are not those of {len(targets)} images")
     return found
 
 

@@ -137,19 +137,34 @@ def all_classes(runs: Runs) -> Element | None:
             if "diagnostics" in stage
             for name in _DIAGNOSTICS
         ]
+        found = run.result.get("classes")
+        if found:
+            extra = [
+                ("precision", "classes/precision", found["precision"], percent),
+                ("F1", "classes/f1", found["f1"], percent),
+                *extra,
+            ]
         rows = []
         for label in run.order:
             row: list[Content] = [run.names[label], shot_group(run.counts[label])]
             row.append(element("td", f"{run.counts[label]:,}", class_="number"))
             row.append(element("td", f"{images[label]:,}" if images is not None else "", class_="number"))
             row += [cell(values[label], f"{index}/{path}/{label}") for _, path, values in columns]
+            if found:
+                ends = found["recall_interval"][label]
+                row.append(element("td", "-".join(map(percent, ends)) if ends else "", class_="number"))
             row += [cell(values[label], f"{index}/{path}/{label}", write) for _, path, values, write in extra]
             rows.append(row)
-        titles = [*(f"accuracy, {name}" for name, _, _ in columns), *(title for title, *_ in extra)]
+        titles = [f"accuracy, {name}" for name, _, _ in columns]
+        titles += [*["95 % interval"] * bool(found), *(title for title, *_ in extra)]
         head = ["class", "group", "training images", "test images", *titles]
         return [details(f"All {len(rows)} classes", table(head, rows, "Every class, the most frequent first"))]
 
-    text = "The values of the charts by class, the most frequent first; accuracies in percent."
+    text = (
+        "The values of the charts by class, the most frequent first; fractions in percent. The interval of 95 percent "
+        "(Wilson) says how far the accuracy may be off with so few test images; precision and F1 are those after "
+        "calibration."
+    )
     return section("classes", "All classes", text, each_run(runs, draw))
 
 

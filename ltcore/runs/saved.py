@@ -124,14 +124,15 @@ class SavedRun:
         return f"<run {self.path}: {self.result['recipe']}, seed {self.result['seed']}, top-1 {100 * top1:.1f} %>"
 
     @cached_property
-    def _loaded(self) -> LoadedRecipe:
+    def loaded(self) -> LoadedRecipe:
+        """The recipe as it was trained, with where each of its values came from."""
         loaded = load_recipe(self.path / "recipe.yaml", runs_code=self._run_code)
         return as_selected(loaded, self.result.get("selection"))
 
     @property
     def recipe(self) -> Recipe:
         """The recipe as it was trained, with what was selected."""
-        return self._loaded.recipe
+        return self.loaded.recipe
 
     @property
     def metrics(self) -> Figures:
@@ -160,6 +161,11 @@ class SavedRun:
     def calibrated_logits(self) -> Floats:
         """[N, C] of the test images, after calibration."""
         return self._predictions.calibrated_logits
+
+    @property
+    def image_names(self) -> NDArray[np.str_] | None:
+        """[N] what the test images are called, relative to the data set's root; None where they lie in memory."""
+        return self._predictions.names
 
     @cached_property
     def calibrated(self) -> Calibrated:
@@ -192,7 +198,7 @@ class SavedRun:
         """
         found = self.calibrated
         try:
-            model = rebuild(self._loaded, found.description)
+            model = rebuild(self.loaded, found.description)
             checkpoint.restore_model(model, found.tensors, found.path)
         except LtcoreError as error:
             error.within(after=self._changed())
@@ -223,7 +229,7 @@ class SavedRun:
 
     def _files(self) -> list[File]:
         """The files of Python that the run keeps and that are there."""
-        return [file for file in self._loaded.code.values() if file.path.is_file()]
+        return [file for file in self.loaded.code.values() if file.path.is_file()]
 
     def predict(self, images: Images, batch_size: int = 64) -> Predictions:
         """What the calibrated model takes images for. See `ltcore.runs.predicting.predict`.
@@ -248,11 +254,11 @@ class SavedRun:
         Raises:
             DataError: it is not where the recipe says, or not what it was.
         """
-        answers = provider(self._loaded, "data", self.recipe.data.use)[1]
-        splits = read_splits(self._loaded, answers)
-        data = read_data(self._loaded, answers, splits=splits)
+        answers = provider(self.loaded, "data", self.recipe.data.use)[1]
+        splits = read_splits(self.loaded, answers)
+        data = read_data(self.loaded, answers, splits=splits)
         if self._directory.data.exists() and not data_changed:
-            changes = data_changes(self._directory, known(self._loaded, splits))
+            changes = data_changes(self._directory, known(self.loaded, splits))
             if changes:
                 raise DataError(
                     f"{self.path}: its data is not what it was trained and tested on: {'; '.join(changes)}. Bring it "
@@ -273,7 +279,7 @@ class SavedRun:
         Raises:
             LtcoreError: a plugin is missing or refuses.
         """
-        stages = make_plan(self._loaded.without_weights()[0], to_run=False).stages
+        stages = make_plan(self.loaded.without_weights()[0], to_run=False).stages
         return [index for index, stage in enumerate(stages) if stage.answers["augment_features"]]
 
     def for_each_stage(self, data: PreparedData, visit: Callable[[StageEnd], None]) -> None:
@@ -288,7 +294,7 @@ class SavedRun:
         """
         from ltcore.runs.reopening import for_each_stage
 
-        for_each_stage(self._loaded, data, self._directory, visit)
+        for_each_stage(self.loaded, data, self._directory, visit)
 
     def features(self, split: str, tap: str = "pooled") -> Floats:
         """Features of the run's images without augmentation, in the order of its data.

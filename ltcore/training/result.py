@@ -1,13 +1,16 @@
-"""What a run leaves when its stages are trained: the calibrated model, predictions.npz and result.json."""
+"""What a run leaves when its stages are trained: the calibrated model, what it says of test images, and the result."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
 
 from ltcore.contract.result import EnvironmentRecord, Figures, Result
 from ltcore.evaluation import calibrated
+from ltcore.evaluation.classes import class_figures, intervals
+from ltcore.evaluation.images import ImageRows, image_names, stored_names
 from ltcore.files.run_directory import RunDirectory
 from ltcore.files.writing import replacing
 from ltcore.training.assembly import Assembly
@@ -40,10 +43,16 @@ def write_result(
     pooled, before, targets = evaluation.outputs("test")
     after = evaluation.logits(classifier, pooled)
     calibrated.write(directory.calibrated, assembly.model, classifier, data, recipe.seed)
+    arrays: dict[str, Any] = {"targets": targets.numpy(), "logits": before.cpu().numpy()}
+    arrays["calibrated_logits"] = after.cpu().numpy()
+    tested = assembly.data.split("test")
+    if (names := stored_names(tested)) is not None:
+        arrays["names"] = names
     with replacing(directory.path / "predictions.npz") as file:
-        np.savez_compressed(
-            file, targets=targets.numpy(), logits=before.cpu().numpy(), calibrated_logits=after.cpu().numpy()
-        )
+        np.savez_compressed(file, **arrays)
+    images = ImageRows.of(image_names(tested), after, targets)
+    images.write(directory.path, data.class_names)
+    predictions = torch.from_numpy(images.predictions)
     if data.duplicates is not None:
         about = about | {"duplicates": data.duplicates.record()}
     result: Result = {
@@ -58,6 +67,8 @@ def write_result(
         "calibration": list(recipe.calibrate),
         "before_calibration": evaluation.figures_of(before, targets),
         "after_calibration": evaluation.figures_of(after, targets),
+        "intervals": intervals(predictions, targets, data.class_counts.tolist()),
+        "classes": class_figures(predictions, targets, assembly.state.num_classes),
         "stages": position.results,
         "preparation": {
             "transform": data.transform.name,

@@ -1,0 +1,103 @@
+"""What a model says of each test image: the files ``predictions.csv`` and ``errors.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltcore.contract.splits import ArraySplit, StreamedSplit
+from ltcore.evaluation.metrics import rank
+from ltcore.files.writing import replacing
+from ltcore.untrusted import cell
+
+#: The columns of both files.
+COLUMNS = ("image", "class", "predicted", "probability", "class_probability", "margin")
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """What is said of N images.
+
+    Attributes:
+        names: what the images are called: paths, or numbers in the order of the split where they are in memory.
+        targets: [N] int64.
+        predictions: [N] int64, the likeliest class of each.
+        probability: [N] float64, of the likeliest class.
+        own: [N] float64, the probability of the image's class.
+        margin: [N] float64, the probability of the likeliest class less that of the next one.
+    """
+
+    names: Sequence[str]
+    targets: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    own: NDArray[np.float64]
+    margin: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, names: Sequence[str], logits: Tensor, targets: Tensor) -> ImageRows:
+        """From logits [N, C] and targets [N] on the CPU.
+
+        Raises:
+            RunError: a logit is not finite.
+        """
+        predictions, _, probability = rank(logits, targets)
+        own, margin = [], []
+        for rows, wanted in zip(torch.split(logits, 4096), torch.split(targets, 4096), strict=True):
+            shares = rows.to("cpu", torch.float64).softmax(1)
+            own.append(shares.gather(1, wanted[:, None])[:, 0])
+            first, *others = shares.topk(min(2, shares.shape[1])).values.unbind(1)
+            margin.append(first - others[0] if others else first)
+        found = (targets, predictions, probability, torch.cat(own), torch.cat(margin))
+        return cls(names, *(each.numpy() for each in found))
+
+    @property
+    def wrong(self) -> list[int]:
+        """The places of images that are taken for another class, the surest first."""
+        places = np.flatnonzero(self.predictions != self.targets)
+        ordered: list[int] = places[np.argsort(-self.probability[places], kind="stable")].tolist()
+        return ordered
+
+    def write(self, folder: Path, class_names: Sequence[str]) -> None:
+        """Write both files, each whole or not at all."""
+        self._write(folder / "predictions.csv", range(len(self.targets)), class_names)
+        self._write(folder / "errors.csv", self.wrong, class_names)
+
+    def _write(self, path: Path, places: Sequence[int], class_names: Sequence[str]) -> None:
+        names = [cell(name) for name in class_names]
+        with replacing(path) as file:
+            # A name that is no text becomes an escape.
+            stream = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+            table = csv.writer(stream, lineterminator="\n")
+            table.writerow(COLUMNS)
+            for place in places:
+                shares = (self.probability[place], self.own[place], self.margin[place])
+                said = (names[self.targets[place]], names[self.predictions[place]])
+                table.writerow([cell(self.names[place]), *said, *(f"{share:.6f}" for share in shares)])
+            stream.flush()
+            stream.detach()
+
+
+def image_names(split: ArraySplit | StreamedSplit) -> list[str]:
+    """What the images of a split are called; their numbers, from 0, where they lie in memory."""
+    if isinstance(split, ArraySplit):
+        return [str(number) for number in range(len(split))]
+    return [split.name(number) for number in range(len(split))]
+
+
+def stored_names(split: ArraySplit | StreamedSplit) -> NDArray[np.str_] | None:
+    """The same for ``predictions.npz``, [N], relative to the data set's root where it is known; None in memory."""
+    if isinstance(split, ArraySplit):
+        return None
+    identities = getattr(split, "identities", None)
+    if identities is None:
+        return np.array(image_names(split))
+    return np.array([name.decode("utf-8", "backslashreplace") for name in identities()[0].tolist()])
