@@ -89,6 +89,8 @@ _OURS = {
     "stg": "ltcore-stg",
     "swa": "ltcore-averages",
     "tau_norm": "ltcore-tau-norm",
+    "temperature": "ltcore-scaling",
+    "vector_scaling": "ltcore-scaling",
     # end of plugins
 }
 
