@@ -367,3 +367,52 @@ def test_data(cli, write_recipe):
     assert digits.code == 0 and "10 classes" in digits.out
     refused = cli("data", "describe", "digit_lt")
     assert refused.code == 2 and "did you mean 'digits_lt'?" in refused.err
+
+
+# -- names of runs, and several seeds ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(cli, write_recipe, tmp_path, monkeypatch):
+    """A recipe that was run with three seeds where the command runs, and what was said of it."""
+    monkeypatch.chdir(tmp_path)
+    path = write_recipe()
+    return path, cli("run", path, "--seeds", "0..1", "--seeds", "5")
+
+
+def test_several_seeds_are_trained_and_averaged(cli, three, tmp_path):
+    path, said = three
+    assert (said.code, said.err) == (0, "")
+    runs = sorted(tmp_path.glob("runs/r/*/result.json"))
+    assert [json.loads(run.read_text())["seed"] for run in runs] == [0, 1, 5]
+    (row,) = (line for line in said.out.splitlines() if line.startswith("r  "))
+    assert row.split()[1] == "3" and "±" in row
+    again = cli("run", path, "--seeds", "0,1,2,5", "--resume")  # one of them is new
+    assert again.code == 0 and again.out.count("has already ended; this is its result") == 3
+    assert len(list(tmp_path.glob("runs/r/*"))) == 4
+    cli("run", path, "--seeds", "1", "--seed", "2").is_one_message(
+        2, "--seeds trains a RECIPE once for each seed, in place of --seed; name one"
+    )
+    cli("run", path, "--seeds", "4..1").is_one_message(
+        2, "--seeds 4..1: 4..1 holds no seed; the smaller one comes first"
+    )
+
+
+def test_latest_and_a_recipes_name_stand_for_a_run(cli, three, write_recipe, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    first, second, last = sorted(path.parent for path in tmp_path.glob("runs/r/*/result.json"))
+    unended = tmp_path / "runs" / "r" / "29990101-000000-seed9"
+    unended.mkdir()
+    (unended / "recipe.yaml").write_text("a: 1")
+    (tmp_path / "runs" / "r" / ".20300101-000000-seed9-x").mkdir()
+    expected = cli("predict", last, "a.png")
+    for name in ("latest", "r"):
+        found = cli("predict", name, "a.png")
+        assert found.out == expected.out and found.err == f"{name}: {last.relative_to(tmp_path)}\n"
+    assert cli("compare", "r", "--format", "json").out.count("seed") > 3 and cli("compare", "latest").code == 0
+    report = cli("report", "r", "-o", "r.html", "--no-features", "--no-images")
+    assert report.code == 0 and report.err == f"r: {last.relative_to(tmp_path)}\n"
+    (tmp_path / "r").symlink_to(first)  # what is there comes first
+    assert cli("predict", "r", "a.png").err == ""
+    assert "nobody: there is no such run" in cli("predict", "nobody", "a.png").err
+    assert second.is_dir()

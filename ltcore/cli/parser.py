@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +50,11 @@ class Parser(argparse.ArgumentParser):
         """The option ``--seed``."""
         self.add_argument("--seed", type=int, help="the run's seed, in place of the recipe's")
 
+    def ended_run(self) -> None:
+        """The argument RUN."""
+        text = "a run that has ended: its directory, a recipe's name, or latest"
+        self.add_argument("run", type=run_named, metavar="RUN", help=text)
+
     def run_code(self) -> None:
         """The option ``--run-code``."""
         self.flag("--run-code", "run the code that the run keeps, where its recipe named a file", "run_code")
@@ -75,6 +82,30 @@ def show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
         print(json.dumps(content, indent=2))
     else:
         print("\n".join(printable(line) for line in render(content).split("\n")))
+
+
+def run_named(text: str) -> Path:
+    """A run's directory, from an argument's text.
+
+    ``latest``, or a recipe's name, stands for the run in ``runs`` that was begun last, of those that have ended if
+    there is one; what is there under the text itself comes first.
+    """
+    path = Path(text)
+    if path.exists() or path.name != text:
+        return path
+    found = list(Path("runs").glob(f"{'*' if text == 'latest' else glob.escape(text)}/[!.]*/recipe.yaml"))
+    ended = [each for each in found if each.with_name("result.json").exists()]
+    if not found:
+        return path
+    chosen = max(ended or found, key=lambda each: each.stat().st_mtime_ns).parent
+    print(f"{text}: {printable(chosen)}", file=sys.stderr)
+    return chosen
+
+
+def runs_named(text: str) -> Path:
+    """Runs, from an argument's text: as `run_named`, but a recipe's name stands for all of its runs in ``runs``."""
+    folder = Path("runs", text)
+    return folder if text != "latest" and not Path(text).exists() and folder.is_dir() else run_named(text)
 
 
 def whole(text: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltcore.cli.parser import add_command
+from ltcore.cli.parser import add_command, run_named, runs_named
 from ltcore.contract.figures import COMPARED, FIGURES, FigureName
 from ltcore.untrusted import printable
 
@@ -82,7 +82,11 @@ def add(commands: Any) -> None:
     """Add these commands to the command line."""
     command = add_command(commands, "compare", compare)
     command.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUNS", help="run directories, or folders that hold them"
+        "runs",
+        nargs="+",
+        type=runs_named,
+        metavar="RUNS",
+        help="run directories, folders that hold them, or recipes' names",
     )
     text = "the recipe to test the others against; by default the first"
     command.add_argument("--baseline", metavar="NAME", help=text)
@@ -99,7 +103,9 @@ def add(commands: Any) -> None:
     command.add_argument("--format", dest="kind", choices=kinds, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of printing")
     command = add_command(commands, "report", report)
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories of runs")
+    command.add_argument(
+        "runs", type=run_named, nargs="+", metavar="RUN", help="runs: their directories, a recipe's name, or latest"
+    )
     text = "the page to write, by default report.html"
     command.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
     text = "leave out t-SNE, for which the model is rebuilt"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltcore import ranks
-from ltcore.cli.parser import add_command, whole
+from ltcore.cli.parser import add_command, run_named, whole
 from ltcore.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def run(
     data_changed: bool = False,
     environment_changed: bool = False,
     verify: bool = False,
+    seeds: Sequence[str] = (),
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes.
 
@@ -47,7 +48,14 @@ def run(
             "ltcore run: name a RECIPE; only --resume goes without one, and then without --set, --seed, --threads and "
             "--from"
         )
-    named = recipe and load_recipe(recipe, sets, seed, threads)
+    chosen: list[int | None] = [seed]
+    if seeds:
+        from ltcore.sweeps.grid import seeds_of
+
+        if recipe is None or seed is not None:
+            raise RecipeError("--seeds trains a RECIPE once for each seed, in place of --seed; name one")
+        chosen = list(seeds_of(seeds))
+    named = [load_recipe(recipe, sets, each, threads) for each in chosen] if recipe else []
 
     from ltcore.progress.logs import LoggingReporter, refuse_missing
 
@@ -61,21 +69,40 @@ def run(
         from ltcore.training.unchanged import Allowed
 
         going_on: bool | RunDirectory = resume
-        if named:
-            loaded = named
-        else:
+        if not named:
             going_on, others = RunDirectory.latest_unfinished(out)
-            recipe = going_on.path / "recipe.yaml"
-            loaded = load_recipe(recipe)
+            named = [load_recipe(going_on.path / "recipe.yaml")]
             more = f"; {others} more have not ended" if others else ""
             print(f"going on with {going_on.path}, the latest run in {out} that has not ended{more}", flush=True)
-        allowed = Allowed(data_changed, environment_changed)
-        try:
-            execute(loaded, out, going_on, LoggingReporter(log, loaded.source), source, allowed=allowed, verify=verify)
-        except KeyboardInterrupt as stop:
-            text = str(stop) or "stopped"
-            stop.args = (f"{text}; {_way_on(loaded, out, going_on)}",)
-            raise
+        allowed, ended = Allowed(data_changed, environment_changed), []
+        for loaded in named:
+            reporter = LoggingReporter(log, loaded.source)
+            if resume and seeds:
+                going_on = _begun(loaded, out)
+            try:
+                ended.append(execute(loaded, out, going_on, reporter, source, allowed=allowed, verify=verify)[1])
+            except KeyboardInterrupt as stop:
+                text = str(stop) or "stopped"
+                stop.args = (f"{text}; {_way_on(loaded, out, going_on)}",)
+                raise
+    if len(ended) > 1 and ranks.leading():
+        from ltcore.compare import compare
+        from ltcore.compare.text import render
+
+        print()
+        print(render(compare(ended), "table"), end="")
+
+
+def _begun(loaded: LoadedRecipe, out: Path) -> bool:
+    """Whether there is a run of this very recipe and seed to go on with."""
+    from ltcore.files.run_directory import RunDirectory
+    from ltcore.recipe.yaml_source import dump_yaml
+
+    try:
+        RunDirectory.find(out, loaded.recipe.name, dump_yaml(loaded.source))
+    except RecipeError:
+        return False
+    return True
 
 
 def _way_on(loaded: LoadedRecipe, out: Path, going_on: bool | RunDirectory) -> str:
@@ -101,6 +128,8 @@ def add(commands: Any) -> None:
     command = add_command(commands, "run", run)
     command.recipe(required=False)
     command.seed()
+    text = "train once for each seed, one after the other, and average: 0..4, or 0,2,7; --resume keeps what is there"
+    command.add_argument("--seeds", action="append", metavar="SEEDS", help=text)
     text = "threads that PyTorch computes with on the CPU, in place of the recipe's; figures depend on it"
     command.add_argument("--threads", type=whole, metavar="N", help=text)
     command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
@@ -111,6 +140,6 @@ def add(commands: Any) -> None:
     command.flag("--environment-changed", text, "environment_changed")
     command.flag("--verify", "decode every image before training, and name those that cannot be")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
-    command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
+    command.add_argument("--from", type=run_named, dest="source", metavar="RUN", help=text)
     text = "also log to tensorboard or wandb (extras tb and wandb of ltcore); may be repeated"
     command.add_argument("--log", action="append", choices=("tensorboard", "wandb"), metavar="WHERE", help=text)

@@ -104,7 +104,7 @@ def export(run: Path, to: str, out: Path | None = None, force: bool = False, run
 def add(commands: Any) -> None:
     """Add these commands to the command line."""
     command = add_command(commands, "predict", predict)
-    command.add_argument("run", type=Path, metavar="RUN", help="the directory of a run that has ended")
+    command.ended_run()
     command.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
     command.add_argument("--top", type=whole, metavar="N", help="how many classes an image gets; by default 5")
     text = "write a table (CSV) instead: image, class, probability, class_2, probability_2, ..."
@@ -115,7 +115,7 @@ def add(commands: Any) -> None:
     command.add_argument("--workers", type=whole, metavar="N", help=text)
     command.run_code()
     command = add_command(commands, "evaluate", evaluate)
-    command.add_argument("run", type=Path, metavar="RUN", help="the directory of a run that has ended")
+    command.ended_run()
     command.add_argument("data", type=Path, metavar="DATA", help="labelled images: a folder, a table, a list, a recipe")
     text = "how frequent the classes will be: uniform, training, forward:R, backward:R, or a table"
     command.add_argument("--prior", metavar="PRIOR", help=text)
@@ -130,7 +130,7 @@ def add(commands: Any) -> None:
     )
     command.run_code()
     command = add_command(commands, "export", export)
-    command.add_argument("run", type=Path, metavar="RUN", help="the directory of a run that has ended")
+    command.ended_run()
     formats = ("torchscript", "torch_export", "onnx", "safetensors", "hub")
     command.add_argument("--to", choices=formats, required=True, metavar="FORMAT", help=", ".join(formats))
     text = "the file, or the folder for hub; by default named after the recipe, in this directory"

@@ -124,7 +124,9 @@ def read_recipe_file(path: Path) -> Located:
         near = nearest(path.name, (p.name for p in path.parent.glob("*.y*ml")))
         raise RecipeError(f"{path}: no such file{near}") from None
     except IsADirectoryError:
-        raise RecipeError(f"{path}: is a directory; name a recipe file in it") from None
+        raise RecipeError(
+            f"{path}: is a directory; name a recipe file in it, or for a folder of images: ltcore init {path}"
+        ) from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     root = parse(text, lambda line: f"{path}:{line}")

@@ -138,7 +138,7 @@ def test_unreadable_files(tmp_path, monkeypatch):
     for name, message in [
         ("cifr.yaml", "cifr.yaml: no such file; did you mean 'cifar.yaml'?"),
         ("none/r.yaml", "none/r.yaml: no such file"),
-        ("folder", "folder: is a directory; name a recipe file in it"),
+        ("folder", "folder: is a directory; name a recipe file in it, or for a folder of images: ltcore init folder"),
         ("cifar.yaml/x", "cifar.yaml/x: cannot be read: Not a directory"),
     ]:
         with pytest.raises(RecipeError) as caught:
@@ -235,4 +235,6 @@ def test_special_files_are_refused_before_they_are_read(tmp_path, cli):
         child.write_text(f"extends: {path.name}\n")
         cli("plan", child).is_one_message(2, f"{child}:1: extends: {path}: is no file")
     cli("plan", large).is_one_message(2, f"{large}: has 1,099,511,627,776 bytes, and a recipe has at most 262,144")
-    cli("plan", tmp_path).is_one_message(2, f"{tmp_path}: is a directory; name a recipe file in it")
+    cli("plan", tmp_path).is_one_message(
+        2, f"{tmp_path}: is a directory; name a recipe file in it, or for a folder of images: ltcore init {tmp_path}"
+    )
