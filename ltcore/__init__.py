@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test hol
     from ltcore.contract.records import Features as Features
     from ltcore.contract.reported import ReportScatter as ReportScatter
     from ltcore.contract.reported import ReportTable as ReportTable
+    from ltcore.contract.samplers import BatchSampler as BatchSampler
     from ltcore.contract.samplers import ClassPools as ClassPools
     from ltcore.contract.samplers import EpochBatches as EpochBatches
     from ltcore.contract.samplers import PlainSampler as PlainSampler
@@ -59,6 +60,7 @@ _HOMES = {
     "ArraySplit": "contract.splits",
     "Backbone": "contract.backbone",
     "Batch": "contract.records",
+    "BatchSampler": "contract.samplers",
     "CalibratedClassifier": "contract.classifier",
     "ClassPools": "contract.samplers",
     "Context": "contract.context",

@@ -41,12 +41,15 @@ def test_commands(cli, digits_run, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     for number in (0, 1):
         Image.effect_noise((20, 20), 60).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "labelled" / "3").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "labelled" / "3" / "a.png")
     commands = re.findall(r"^\$ ltcore (.+)$", PAGE, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         words = [str(digits_run) if word.startswith("runs/") else word for word in command.split()]
         result = cli(*words)
         assert (result.code, result.err) == (0, "")
+    assert (tmp_path / "evaluated" / "errors.csv").is_file()
     assert (tmp_path / "predictions.csv").is_file() and (tmp_path / "digits.onnx").is_file()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from ltcore.seeding import generator_for
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,79 @@ class PlainSampler:
         else:
             order = self.pools.draw_images(draw_classes(distribution, (self.size,), generator), generator)
         return EpochBatches(list(torch.split(order[: steps * self.batch_size], self.batch_size)))
+
+
+class BatchSampler:
+    """Batches for a plain ``torch.utils.data.DataLoader(batch_sampler=...)``, drawn as core draws them.
+
+    The indices of an epoch are a function of `seed` and the epoch alone: a program that goes on in epoch e calls
+    ``set_epoch(e)``, and no state is to be kept. Of several processes each takes its rows of every batch.
+
+    Args:
+        targets: [N] labels from 0, of the training images.
+        batch_size: rows of a batch, over all processes.
+        distribution: how often each class is drawn: ``instance`` (each image once an epoch, in random order),
+            ``class_balanced``, ``square_root``, or [C] positive numbers on any scale.
+        seed: of the draws.
+        rank: which of several processes this is.
+        world_size: how many there are.
+
+    Raises:
+        ValueError: the distribution is none, the labels are no labels, or there are more processes than rows.
+    """
+
+    def __init__(
+        self,
+        targets: Tensor | Sequence[int],
+        batch_size: int,
+        distribution: str | Tensor = "class_balanced",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        labels = torch.as_tensor(targets).detach().to("cpu", torch.int64)
+        if labels.ndim != 1 or not len(labels) or int(labels.min()) < 0:
+            raise ValueError("targets are labels [N] from 0, at least one")
+        if not 0 <= rank < world_size <= batch_size:
+            raise ValueError(f"rank {rank} of {world_size} processes does not suit batches of {batch_size} rows")
+        counts = torch.bincount(labels)
+        self.distribution = _shares(distribution, counts)
+        self.seed, self.epoch, self.rank, self.world_size = seed, 0, rank, world_size
+        self._sampler = PlainSampler(labels, len(counts), batch_size)
+
+    @property
+    def sampler(self) -> BatchSampler:
+        """Itself: Lightning tells the epoch to the sampler that it finds inside of a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw those of this epoch, from 0, from now on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self._sampler.steps_per_epoch()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of the epoch, each as indices."""
+        generator = generator_for("cpu", self.seed, "batch sampler", self.epoch)
+        for batch in self._sampler.draw(len(self), self.distribution, generator).indices:
+            yield batch[self.rank :: self.world_size].tolist()
+
+
+def _shares(distribution: str | Tensor, counts: Tensor) -> Tensor | None:
+    if isinstance(distribution, str):
+        if distribution not in DISTRIBUTIONS:
+            raise ValueError(f"distribution '{distribution}' is none of {', '.join(DISTRIBUTIONS)}")
+        named = DISTRIBUTIONS[distribution]
+        found = None if named is None else named(counts)
+    else:
+        found = distribution.detach().cpu().double()
+        if found.shape != counts.shape or not (found >= 0).all() or not 0 < float(found.sum()) < float("inf"):
+            raise ValueError(
+                f"distribution is [{len(counts)}] numbers, a share for each class, not {list(found.shape)}"
+            )
+    if found is not None and bool(((found > 0) & (counts == 0)).any()):
+        label = int(((found > 0) & (counts == 0)).nonzero()[0])
+        raise ValueError(f"class {label} shall be drawn, and has no image")
+    return found
