@@ -1,6 +1,7 @@
 """The page of ``ltcore report``: every figure on it is the run's own, whatever its names and however far it is."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -45,7 +46,7 @@ def train(write_recipe, tmp_path):
 
 SECTIONS = (
     "overview configuration frequency accuracy stages training confusion reliability diagnostics features hardest "
-    "classes"
+    "errors classes"
 ).split()
 
 
@@ -138,6 +139,19 @@ def test_hardest_classes_with_their_images(digits_page, digits_run):
         assert first == [label for label, _ in each.taken_for][: len(first)]
     assert len(page.images) == sum(len(each.examples) for each in found)
     assert all(source.startswith("data:image/png;base64,") for source in page.images)
+
+
+def test_the_surest_errors_are_those_of_the_list(digits_page, digits_run):
+    page = digits_page[0]
+    with (digits_run / "errors.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    number, surest = read_run(digits_run).predictions.errors
+    assert number == len(rows) and len(surest) == min(20, number) > 1
+    names = ltcore.load(digits_run).class_names
+    for row, each in zip(rows, surest, strict=False):
+        assert (row["image"], row["class"], row["predicted"]) == (each.name, names[each.label], names[each.said])
+        assert (row["probability"], row["class_probability"]) == (f"{each.probability:.6f}", f"{each.own:.6f}")
+    assert f"{len(surest)} of {number:,} errors; errors.csv in the run's directory has all" in page.text
 
 
 def test_images_and_features_can_be_left_out(digits_run, tmp_path, monkeypatch):

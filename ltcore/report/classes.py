@@ -168,6 +168,37 @@ def all_classes(runs: Runs) -> Element | None:
     return section("classes", "All classes", text, each_run(runs, draw))
 
 
+def errors(runs: Runs) -> Element | None:
+    """The test images that are taken for another class, the surest errors first."""
+    if not any(run.predictions and run.predictions.errors[0] for run in runs):
+        return None
+
+    def draw(index: int, run: ReportedRun) -> list[Content]:
+        if not run.predictions:
+            return [element("p", "There are no predictions.")]
+        number_of, surest = run.predictions.errors
+        if not surest:
+            return [element("p", "There is no error.")]
+        rows: list[list[Content]] = [
+            [
+                each.name,
+                run.names[each.label],
+                run.names[each.said],
+                *(element("td", percent(share), class_="number") for share in (each.probability, each.own)),
+            ]
+            for each in surest
+        ]
+        head = ["image", "class", "taken for", "probability of that", "of its class"]
+        said = f"{len(rows)} of {number_of:,} errors; errors.csv in the run's directory has all"
+        return [details(said, table(head, rows, "The surest errors, probabilities in percent"))]
+
+    text = (
+        "Test images that the model is surest about and wrong: labels that may be mistaken, images that look like "
+        "another class, and what the model has learnt wrongly."
+    )
+    return section("errors", "The surest errors", text, each_run(runs, draw))
+
+
 def _final(run: ReportedRun) -> Figures:
     assert run.result is not None
     return run.result["after_calibration"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from ltcore.contract.result import Figures, Result, StageResult
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.evaluation import metrics
+from ltcore.evaluation.images import ImageRows
 from ltcore.files import checkpoint, reading
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
@@ -46,6 +47,29 @@ class Outcome:
         return cls(predictions.numpy(), samples.tolist(), right.tolist(), summed.tolist())
 
 
+#: How many of the errors a page lists, the surest first.
+SUREST = 20
+
+
+@dataclass(frozen=True)
+class ImageError:
+    """A test image that is taken for another class.
+
+    Attributes:
+        name: its path relative to the data set's root; its number where the images lie in memory.
+        label: its class.
+        said: what it is taken for.
+        probability: of that class.
+        own: of its own class.
+    """
+
+    name: str
+    label: int
+    said: int
+    probability: float
+    own: float
+
+
 @dataclass(frozen=True)
 class Outcomes:
     """What is said of the test images, before and after calibration.
@@ -54,11 +78,13 @@ class Outcomes:
         targets: [N] int64.
         before: without calibration; None where nothing calibrates.
         after: the run's result.
+        errors: the number of errors after calibration, and the surest of them.
     """
 
     targets: NDArray[np.int64]
     before: Outcome | None
     after: Outcome
+    errors: tuple[int, list[ImageError]]
 
     @cached_property
     def confusion(self) -> list[tuple[int, int, int]]:
@@ -195,4 +221,16 @@ def _predictions(path: Path, result: Result) -> Outcomes | None:
     targets = torch.from_numpy(stored.targets)
     after = Outcome.of(stored.calibrated_logits, targets)
     before = Outcome.of(stored.logits, targets) if result["calibration"] else None
-    return Outcomes(stored.targets, before, after)
+    names = stored.names if stored.names is not None else np.arange(len(targets)).astype(str)
+    rows = ImageRows.of(names.tolist(), torch.from_numpy(stored.calibrated_logits), targets)
+    surest = [
+        ImageError(
+            rows.names[at],
+            int(rows.targets[at]),
+            int(rows.predictions[at]),
+            float(rows.probability[at]),
+            float(rows.own[at]),
+        )
+        for at in rows.wrong[:SUREST]
+    ]
+    return Outcomes(stored.targets, before, after, (len(rows.wrong), surest))

@@ -43,6 +43,7 @@ def compose(runs: Runs, materials: Sequence[Material]) -> list[Element]:
         projected.decisions(runs, materials),
         projected.shown(runs, materials),
         pictured.hardest(runs, materials),
+        classes.errors(runs),
         classes.all_classes(runs),
     ]
     return [each for each in found if each is not None]
