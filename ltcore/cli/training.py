@@ -32,6 +32,7 @@ def run(
     data_changed: bool = False,
     environment_changed: bool = False,
     verify: bool = False,
+    features: Path | None = None,
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes.
 
@@ -71,7 +72,8 @@ def run(
             print(f"going on with {going_on.path}, the latest run in {out} that has not ended{more}", flush=True)
         allowed = Allowed(data_changed, environment_changed)
         try:
-            execute(loaded, out, going_on, LoggingReporter(log, loaded.source), source, allowed=allowed, verify=verify)
+            reporter = LoggingReporter(log, loaded.source)
+            execute(loaded, out, going_on, reporter, source, allowed=allowed, verify=verify, features=features)
         except KeyboardInterrupt as stop:
             text = str(stop) or "stopped"
             stop.args = (f"{text}; {_way_on(loaded, out, going_on)}",)
@@ -112,5 +114,7 @@ def add(commands: Any) -> None:
     command.flag("--verify", "decode every image before training, and name those that cannot be")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
     command.add_argument("--from", type=Path, dest="source", metavar="RUN", help=text)
+    text = "keep features of frozen stages there, and take those that another run of the same frozen part has left"
+    command.add_argument("--features", type=Path, metavar="DIR", help=text)
     text = "also log to tensorboard or wandb (extras tb and wandb of ltcore); may be repeated"
     command.add_argument("--log", action="append", choices=("tensorboard", "wandb"), metavar="WHERE", help=text)
