@@ -58,9 +58,9 @@ class Rows:
             OSError: the system refuses.
         """
         lying = rows.detach().to("cpu", self._dtype).contiguous()
-        content = memoryview(lying.view(torch.uint8).numpy()).cast("B")
-        self._file.write(content)
-        self._sum = zlib.crc32(content, self._sum)
+        content = lying.view(torch.uint8).numpy()
+        self._file.write(content.data)
+        self._sum = zlib.crc32(content.data, self._sum)
         self._count, self._row = self._count + len(rows), tuple(rows.shape[1:])
 
     def end(self, key: str, notes: dict[str, bool]) -> None:
@@ -93,8 +93,8 @@ def refuse_too_large(path: Path, size: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if size + _HEAD > free:
         raise RunError(
-            f"{path} would have {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; free some space, cache fewer "
-            "views or in half precision (cache_precision), or put the run elsewhere with --out"
+            f"{path} would have {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; free some space, cache "
+            "fewer views or in half precision (cache_precision), or put the run elsewhere with --out"
         )
 
 

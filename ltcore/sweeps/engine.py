@@ -244,10 +244,11 @@ class Engine:
         together = [other for other in self.jobs if self._group(other) == self._group(job)]
         if not all(other.address in self._settled for other in together):
             return
-        here = {other.address for other in together}
-        others = [other for other in folders(features.parents[1]) if other.address not in here]
-        if not any(self._group(other) == self._group(job) and other.locked for other in others):
-            shutil.rmtree(features, ignore_errors=True)
+        for other in folders(features.parents[1]):
+            with suppress(LtcoreError):  # a damaged one waits for nothing
+                if self._group(other) == self._group(job) and other.locked and other != job:
+                    return
+        shutil.rmtree(features, ignore_errors=True)
 
     def _left(self, work: Work) -> None:
         """A training has ended, well or not."""

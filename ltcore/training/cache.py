@@ -80,8 +80,10 @@ class FeatureCache:
         #: [V * N, ...], on the device or mapped; where the rehearsal of a file has fewer, it begins again.
         self._rows = self._filled(files, key)
         del self._model, self._loader  # what only they hold may go
-        #: Where views are drawn for a file that is mapped into the host's memory; None where the rows are on the device.
-        self._stream = torch.cuda.Stream(self.device) if self._rows.device.type != self.device.type else None
+        #: Where views are drawn, while rows are mapped into the host's memory; None where they are on the device.
+        self._stream: torch.cuda.Stream | None = None
+        if self._rows.device.type != self.device.type:
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     # -- where they come from --------------------------------------------------------------------------------------
 

@@ -121,5 +121,5 @@ def _digest(module: nn.Module) -> str:
     for name, tensor in sorted(tensors.items()):
         lying = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name}\0{list(tensor.shape)}\0{tensor.dtype}\0".encode())
-        digest.update(memoryview(lying.view(torch.uint8).numpy()))
+        digest.update(lying.view(torch.uint8).numpy().data)
     return digest.hexdigest()
