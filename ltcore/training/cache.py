@@ -151,10 +151,9 @@ class FeatureCache:
     # -- where they lie --------------------------------------------------------------------------------------------
 
     def _in_memory(self, batches: Iterator[Tensor]) -> Tensor:
-        if isinstance(self._loader, PartialLoader):
-            return torch.cat(list(batches))
         first = next(batches)
-        rows, start = first.new_empty((self._views * self._images, *first.shape[1:])), 0
+        a_view = len(first) if isinstance(self._loader, PartialLoader) else self._images
+        rows, start = first.new_empty((self._views * a_view, *first.shape[1:])), 0
         for part in itertools.chain((first,), batches):
             rows[start : start + len(part)] = part
             start += len(part)
