@@ -88,3 +88,20 @@ def test_what_changes_figures_is_told_from_what_does_not(before, change, matters
 def test_another_device_changes_figures():
     assert "device was cpu and is cuda" in differences(BEFORE, GPU)[0]
     assert "device was cuda and is cpu" in differences(GPU, BEFORE)[0]
+
+
+def test_mps_is_seen_where_somebody_listens(tmp_path, monkeypatch):
+    import socket
+
+    from ltcore.files.environment import mps
+
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert not mps()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.bind(str(tmp_path / "control"))
+        daemon.listen()
+        daemon.settimeout(0.1)
+        assert mps()
+        with pytest.raises(TimeoutError):
+            daemon.accept()  # and has heard nothing
+    assert not mps(), "its socket is left, and nobody listens"

@@ -6,7 +6,7 @@ from ltcore.contract.model import evaluating
 from ltcore.errors import RunError
 from ltcore.evaluation.outputs import pooled_features
 from ltcore.seeding import generator_for
-from ltcore.training.features import FeatureCache
+from ltcore.training.cache import FeatureCache
 
 SEEN: dict = {}
 DATA = "{use: synthetic, options: {class_counts: [24, 16, 8, 4], image_size: 8, test_per_class: 4}, holdout: 1}"

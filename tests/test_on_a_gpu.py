@@ -1,6 +1,7 @@
 """`benchmarks/on_a_gpu.py`: what is trained in which order, what travels, and what survives a cut-off."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import torch
 
 import ltcore
 from ltcore.data.prepare import prepare
+from ltcore.errors import RunError
 from ltcore.plan.plan import make_plan
 from ltcore.recipe.identity import digest
 from ltcore.recipe.loading import load_recipe
@@ -173,6 +175,75 @@ def test_the_clock_times_epochs_and_profiles_steps(write_recipe, tmp_path, offer
     assert found["step_ms"] == pytest.approx(1000 * found["epoch_s"] / 7, abs=0.2)
     assert found["device_share"] == pytest.approx(found["device_ms"] / found["step_ms"], rel=0.05)
     assert 0 < found["device_ms"] and 0 < found["host_cpu_ms"]
+
+
+# -- several seeds at once ---------------------------------------------------------------------------------------------
+
+
+def test_turns_are_of_the_lowest_numbers(few, tmp_path, offer_methods):
+    sharing = import_module("gpu.sharing")
+    assert sharing.TURNS == (1, 8, 4, 2)
+    assert [sharing.own_turns(sharing.TURNS, number) for number in (0, 1, 2, 3, 4, 7)] == [
+        *([0, 1, 2, 3], [1, 2, 3], [1, 2], [1, 2], [1], [1]),
+    ]
+    offer_methods(seed_turns=sharing.SeedTurns)
+    path = sharing.recipe_of(3, sharing.TURNS, ROOT, tmp_path, few, False)
+    recipe = load_recipe(path, seed=3).recipe
+    make_plan(load_recipe(path, seed=3))
+    (stage,) = recipe.stages
+    assert stage.iterations == 2 * 3 * 2 and stage.methods[-1] == "seed_turns" and stage.precision == "fp32"
+    assert list(recipe.methods["seed_turns"].options["turns"]) == [1, 8, 4, 2]
+
+
+def test_a_process_times_its_turns_and_waits_for_the_others(write_recipe, tmp_path, offer_methods, capsys, monkeypatch):
+    sharing = import_module("gpu.sharing")
+    offer_methods(seed_turns=sharing.SeedTurns)
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    for name, text in {"up-0": "", "done-0-0": "[9, 1, 1]", "done-1-0": "[9, 4, 2]"}.items():  # of the other process
+        (meeting / name).write_text(text)
+
+    def train(number, name):
+        options = {"folder": str(meeting), "number": number, "turns": [1, 2]}
+        stage = {"name": "joint", "iterations": 21, "batch_size": 8, "methods": ["t"], "optimizer": {"lr": 0.1}}
+        methods = {"t": {"use": "seed_turns", "options": options}}
+        ltcore.run(write_recipe(name, methods=methods, stages=[stage]), out=tmp_path / "runs")
+
+    train(1, "a")
+    assert (meeting / "up-1").exists() and len(json.loads((meeting / "done-1-1").read_text())) == 3
+    (meeting / "done-1-1").write_text("[9, 3, 3]")
+    sharing.Lines(meeting, (1, 2), 4).looked(None)
+    one, two = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
+    assert (one["at_once"], one["epoch_s"], one["over_one"]) == (1, 1, 1)
+    assert (two["at_once"], two["epoch_s"], two["step_ms"], two["over_one"]) == (2, 3, 750, 3)
+    assert "3" in import_module("gpu.home").timing_table([one, two]).splitlines()[-1]
+    monkeypatch.setattr(sharing, "PATIENCE", 0.05)
+    (meeting / "done-0-0").unlink()
+    with pytest.raises(RunError, match="no done-0-0 within"):
+        train(1, "b")
+    parents = iter([1, 2])
+    monkeypatch.setattr(sharing.os, "getppid", lambda: next(parents))
+    with pytest.raises(RunError, match="the engine has ended"):
+        train(1, "c")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two processes want two cores")
+def test_two_seeds_take_turns(few, tmp_path):
+    site = tmp_path / "site"
+    program = (
+        "import sys, pathlib; from gpu.machine import prepare_site; folder = pathlib.Path(sys.argv[1]); "
+        "prepare_site(folder / 'none', folder / 'site'); from gpu.sharing import share; "
+        "share(pathlib.Path(sys.argv[2]), folder / 'few.npz', folder / 'room', True)"
+    )
+    site.mkdir()
+    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT / 'benchmarks'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path, ROOT], capture_output=True, text=True, env=environment, check=False
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line.get("at_once") for line in lines] == [1, 2], done.stdout + done.stderr
+    assert lines[0]["over_one"] == 1 and lines[1]["over_one"] > 0 and not lines[1]["mps"]
 
 
 # -- what travels ------------------------------------------------------------------------------------------------------

@@ -152,10 +152,10 @@ class TestPasses:
         assert full.shape == (100, 3) and len(full.unique(dim=0)) == 100
 
     def test_features_that_do_not_fit_are_a_message(self, monkeypatch):
-        monkeypatch.setattr("ltcore.data.partial._free_memory", lambda: 2000.0)
+        monkeypatch.setattr("ltcore.data.partial.free_memory", lambda: 2000.0)
         with pytest.raises(RunError, match=r"features of 100 images, \[3\] each"):
             self.loader().completed(torch.rand(7, 3))
-        monkeypatch.setattr("ltcore.data.partial._free_memory", lambda: 2400.0)
+        monkeypatch.setattr("ltcore.data.partial.free_memory", lambda: 2400.0)
         assert len(self.loader().completed(torch.rand(7, 3))) == 100
 
 

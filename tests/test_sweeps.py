@@ -17,7 +17,7 @@ import pytest
 from ltcore.errors import RecipeError
 from ltcore.recipe.identity import digest
 from ltcore.recipe.loading import load_recipe
-from ltcore.sweeps.engine import TRIES, Engine, Observer, Slots, _cards, slots_of
+from ltcore.sweeps.engine import TRIES, Engine, Observer, Slots, Work, _cards, slots_of
 from ltcore.sweeps.folder import JobFolder, folders, write_job
 from ltcore.sweeps.grid import axis, combinations, seeds_of
 from ltcore.sweeps.jobs import Job, code_of, with_shared
@@ -39,6 +39,12 @@ run.mkdir(parents=True, exist_ok=True)
 with open("calls.txt", "a") as calls:
     calls.write(" ".join(arguments) + "\\n")
 print("begun", flush=True)
+if "--features" in arguments:
+    features = pathlib.Path(arguments[arguments.index("--features") + 1])
+    features.mkdir(parents=True, exist_ok=True)
+    (features / pathlib.Path().absolute().name).touch()
+    pathlib.Path("seen.txt").write_text(str(len(list(features.iterdir()))))
+pathlib.Path("card.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 if pathlib.Path("busy").exists():  # until another has tried
     while len(list(pathlib.Path("..").glob("*/failed"))) < 1:
         time.sleep(0.01)
@@ -296,6 +302,44 @@ def test_cards_are_shared_out(make, engine, tmp_path, monkeypatch):
     assert slots_of(None, None) == Slots(1, cores) and slots_of(1, 1).threads == 1
     with pytest.raises(RecipeError, match=f"--jobs {cores + 1}: this machine has {cores} cores and no GPU"):
         slots_of(cores + 1, None)
+
+
+def test_a_card_more_is_used_before_one_is_shared_more(make, engine, tmp_path):
+    _, told = engine([make("slow", seed=seed) for seed in range(4)], slots=4, cards=("5", "7"))
+    assert [kind for kind, _ in told] == ["began"] * 4
+    cards = Counter(path.read_text() for path in tmp_path.glob("sweep/jobs/*/card.txt"))
+    assert cards == {"5": 2, "7": 2}
+    left = Engine([], Slots(4, 1, ("5", "7")))
+    left.running = [Work(None, None, 0, card, False) for card in ("5", "5")]  # the others have ended
+    assert left._card() == "7"
+    left.running.append(Work(None, None, 0, "7", False))
+    assert left._card() == "7"
+    assert Engine([], Slots(4, 1))._card() is None
+
+
+def test_features_are_shared_behind_the_same_first_stages_until_the_last_is_done(make, engine, tmp_path):
+    cached = {**SECOND, "cache": "eval"}
+    arms = [make("x", stages=[STAGE, {**cached, "epochs": number}]) for number in (1, 2, 3)]
+    alone = make("x", seed=1, stages=[STAGE, cached])
+    frozen = [make("x", seed=seed, stages=[{**cached, "batch_size": seed + 1}]) for seed in range(2)]
+    outcome, _ = engine([*arms, alone, *frozen], slots=1)
+    assert len(outcome.done) == 7 and not list((tmp_path / "sweep" / "features").glob("*/*"))
+    seen = {job.address: tmp_path / "sweep" / "jobs" / job.address / "seen.txt" for job in [*arms, alone, *frozen]}
+    assert sorted(seen[job.address].read_text() for job in arms) == ["1", "2", "3"]
+    assert sorted(seen[job.address].read_text() for job in frozen) == ["1", "2"], "of their own"
+    assert not seen[alone.address].exists(), "nobody has the same frozen part"
+
+
+def test_features_stay_while_another_command_waits_for_them(make, engine, tmp_path):
+    arms = [make("x", stages=[STAGE, {**SECOND, "cache": "eval", "epochs": number}]) for number in (1, 2, 3)]
+    elsewhere = write_job(tmp_path / "sweep", next(job for job in with_shared(arms) if job.address == arms[2].address))
+    lock = elsewhere.lock()
+    engine(arms[:2])
+    (features,) = (tmp_path / "sweep" / "features").iterdir()
+    assert len(list(features.iterdir())) == 2
+    os.close(lock)
+    engine(arms)
+    assert not features.exists()
 
 
 def test_a_damaged_job_is_named(make, engine, tmp_path):

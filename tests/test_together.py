@@ -123,6 +123,19 @@ def test_two_processes_train_as_one_does(answers, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cache", ["eval", "views:2"])
+def test_cached_features_in_a_file_are_those_of_all_processes(answers, tmp_path, cache):
+    """The first process writes, all look at the file; nothing else differs from features in memory."""
+    recipe, sets = job("ofa")
+    sets = [*sets, f"stages.finetune.cache={cache}", "eval_batch_size=50"]
+    (one,), two = answers(1, {"a": [recipe, sets]}), answers(2, {"a": [recipe, sets, True], "b": [recipe, sets]})
+    compare(one["a"], [answer["a"] for answer in two])
+    for answer in two:
+        assert (answer["a"]["steps"], answer["a"]["figures"]) == (answer["b"]["steps"], answer["b"]["figures"])
+    assert len(list(tmp_path.glob("runs-2/a/features/*.features"))) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "what"),
     [

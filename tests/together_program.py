@@ -33,10 +33,11 @@ class Seen(Observer):
         self.steps[-1][2] = loop.position.images
 
 
-def trained(out, recipe, sets):
-    """Steps of a run, its figures, and what it has written."""
-    seen = Seen()
-    result, path = execute(load_recipe(Path(recipe), sets), out, False, Reporter(io.StringIO()), observers=[seen])
+def trained(out, recipe, sets, shares=False):
+    """Steps of a run, its figures, and what it has written; it may keep features of frozen stages in a file."""
+    seen, features = Seen(), out / "features" if shares else None
+    loaded, quiet = load_recipe(Path(recipe), sets), Reporter(io.StringIO())
+    result, path = execute(loaded, out, False, quiet, observers=[seen], features=features)
     figures = {name: value for name, value in result["after_calibration"].items() if isinstance(value, float)}
     files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     return {"steps": seen.steps, "figures": figures, "files": files, "environment": result.get("environments")}

@@ -14,10 +14,13 @@ from gpu.records import read_lines, unpack
 
 
 def timing_table(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown: the timed stages."""
+    """Markdown: the timed stages, and several seeds at once."""
     columns = ("epoch_s", "step_ms", "device_ms", "host_cpu_ms", "device_share", "steps_an_epoch", "steps_profiled")
+    columns += ("over_one", "mps", "failed")
     rows = [f"| stage | {' | '.join(columns)} |", "|" + " --- |" * (len(columns) + 1)]
-    return "\n".join(rows + [f"| {line['stage']} | {' | '.join(str(line[c]) for c in columns)} |" for line in lines])
+    return "\n".join(
+        rows + [f"| {line['stage']} | {' | '.join(str(line.get(c, '')) for c in columns)} |" for line in lines]
+    )
 
 
 def keep(lines: Sequence[dict[str, Any]], tables: Path, records: Path) -> None:

@@ -31,10 +31,11 @@ def prepare_site(wheels: Path, site: Path) -> None:
     """Unpack the wheels (a wheel is a zip file: no installer is needed) and let this process import them."""
     for wheel in sorted(wheels.glob("*.whl")):
         zipfile.ZipFile(wheel).extractall(site)
-    clock = site / "ltcore_epoch_clock-0.dist-info"  # so that recipes can name the method of timing.py
+    clock = site / "ltcore_epoch_clock-0.dist-info"  # so that recipes can name the methods of the two
     clock.mkdir(exist_ok=True)
     (clock / "METADATA").write_text("Metadata-Version: 2.1\nName: ltcore-epoch-clock\nVersion: 0\n")
-    (clock / "entry_points.txt").write_text("[ltcore.plugins]\nepoch_clock = gpu.timing:EpochClock\n")
+    offers = "epoch_clock = gpu.timing:EpochClock\nseed_turns = gpu.sharing:SeedTurns\n"
+    (clock / "entry_points.txt").write_text(f"[ltcore.plugins]\n{offers}")
     sys.path.insert(0, str(site))
 
 
@@ -122,7 +123,7 @@ def gpu_tests(notes: Notes, seconds: float) -> None:
 
 
 def timings(notes: Notes, room: Path, data: Path, short: bool, seconds: float) -> None:
-    """Time the four stages; a line as soon as one is done."""
+    """Time the four stages, and several seeds at once; a line as soon as one is done."""
     command = [sys.executable, "-m", "gpu.timing", "--root", ROOT, "--data", data]
     command += ["--room", room / "timing", *(["--short"] if short else [])]
     said, until, told = room / "timing.out", time.monotonic() + seconds, 0

@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import ltcore
 from gpu.jobs import recipe_file
+from gpu.sharing import share
 from ltcore import Context, Method, Options, hookimpl
 
 EPOCHS, PROFILED, BATCH = 5, 20, 128
@@ -157,6 +158,7 @@ def main() -> None:
         recipe.write_text(json.dumps(content))
         ltcore.run(recipe, out=arguments.room / "runs")
         print(json.dumps({"stage": label, **json.loads(file.read_text())}), flush=True)
+    share(arguments.root, arguments.data, arguments.room / "several", arguments.short)
 
 
 if __name__ == "__main__":

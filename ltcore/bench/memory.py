@@ -106,8 +106,8 @@ def _trained(subject: Subject) -> dict[str, int]:
     from ltcore.progress.console import Reporter
     from ltcore.rehearsal.run import PartialLoaders
     from ltcore.training.assembly import Assembly
+    from ltcore.training.cache import FeatureCache
     from ltcore.training.data import RunData
-    from ltcore.training.features import FeatureCache
     from ltcore.training.loop import Loop, Losses, Observer
     from ltcore.training.run import Run
 

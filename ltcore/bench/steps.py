@@ -26,8 +26,8 @@ from ltcore.networks.optimizers import build_optimizer
 from ltcore.progress.console import Reporter
 from ltcore.rehearsal.run import PartialLoaders
 from ltcore.training.assembly import Assembly
+from ltcore.training.cache import FeatureCache
 from ltcore.training.data import RunData
-from ltcore.training.features import FeatureCache
 from ltcore.training.loop import Loop, Observer, Whole
 from ltcore.training.run import Run
 from ltcore.training.stage import set_up

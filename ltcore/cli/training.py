@@ -33,6 +33,7 @@ def run(
     environment_changed: bool = False,
     verify: bool = False,
     seeds: Sequence[str] = (),
+    features: Path | None = None,
 ) -> None:
     """Train, evaluate and calibrate what a recipe describes.
 
@@ -80,7 +81,10 @@ def run(
             if resume and seeds:
                 going_on = _begun(loaded, out)
             try:
-                ended.append(execute(loaded, out, going_on, reporter, source, allowed=allowed, verify=verify)[1])
+                _, path = execute(
+                    loaded, out, going_on, reporter, source, allowed=allowed, verify=verify, features=features
+                )
+                ended.append(path)
             except KeyboardInterrupt as stop:
                 text = str(stop) or "stopped"
                 stop.args = (f"{text}; {_way_on(loaded, out, going_on)}",)
@@ -141,5 +145,7 @@ def add(commands: Any) -> None:
     command.flag("--verify", "decode every image before training, and name those that cannot be")
     text = "take over the first stages of a run that has ended, as many as are the same in both recipes"
     command.add_argument("--from", type=run_named, dest="source", metavar="RUN", help=text)
+    text = "keep features of frozen stages there, and take those that another run of the same frozen part has left"
+    command.add_argument("--features", type=Path, metavar="DIR", help=text)
     text = "also log to tensorboard or wandb (extras tb and wandb of ltcore); may be repeated"
     command.add_argument("--log", action="append", choices=("tensorboard", "wandb"), metavar="WHERE", help=text)

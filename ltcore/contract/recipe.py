@@ -251,6 +251,8 @@ class Stage(BaseModel):
     cache: str = "off"
     """Whether the frozen part runs once and its features are kept: `off`; `eval` for images without random changes;
     `views:V` for V random views of every image."""
+    cache_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """What cached features are kept in; methods and the classifier get float32 all the same."""
     auxiliary_weights: dict[str, float] = {}
     """Weights of the methods' auxiliary losses, by `method/term`; 1 where none is given."""
 
@@ -278,6 +280,8 @@ class Stage(BaseModel):
             yield (), "give the stage's length: either epochs or iterations"
         if self.epochs is not None and self.iterations is not None:
             yield (), "give either epochs or iterations, not both"
+        if self.cache == "off" and self.cache_precision != "fp32":
+            yield ("cache_precision",), "nothing is cached here; set cache to eval or views:V, or leave this out"
         for key in ("methods", "trainable"):
             yield from (((key, *path), message) for path, message in _repeated(getattr(self, key)))
         for key in self.auxiliary_weights:

@@ -160,6 +160,8 @@ class EnvironmentRecord(TypedDict):
     """By distribution a digest of the source files."""
     processes: NotRequired[int]
     """How many processes train together, where it is more than one."""
+    mps: NotRequired[bool]
+    """On a GPU, whether processes share it through NVIDIA's MPS."""
     data_changed: NotRequired[list[str]]
     """What of the data has changed since the entry before (``--data-changed``)."""
 

@@ -129,11 +129,16 @@ def fingerprint(splits: DataSplits) -> Fingerprint:
         DataError: a file is missing.
     """
     found = {"train": splits.train, "val": splits.val, "test": splits.test}
-    prints = {name: _of_split(split) for name, split in found.items() if split is not None}
+    prints = {name: print_of(split) for name, split in found.items() if split is not None}
     return Fingerprint(splits.class_names, prints)
 
 
-def _of_split(split: ArraySplit | StreamedSplit) -> SplitPrint:
+def print_of(split: ArraySplit | StreamedSplit) -> SplitPrint:
+    """What is remembered of one split.
+
+    Raises:
+        DataError: a file is missing.
+    """
     labels = split.targets.numpy()
     if isinstance(split, ArraySplit):
         return SplitPrint(None, _hashes(split), labels)

@@ -136,7 +136,7 @@ class PartialLoader:
             RunError: they would not fit into memory.
         """
         total, row_bytes = len(self), rows[0].numel() * rows.element_size()
-        needed, free = 2 * total * row_bytes, _free_memory()  # the parts, and what they are joined into
+        needed, free = 2 * total * row_bytes, free_memory()  # the parts, and what they are joined into
         if rows.device.type == "cpu" and needed > free:
             raise RunError(
                 f"the features of {total} images, {list(rows.shape[1:])} each, take {total * row_bytes / 1e9:.1f} GB "
@@ -168,7 +168,7 @@ def completed(rows: Tensor, loader: Loader) -> Tensor:
     return loader.completed(rows) if isinstance(loader, PartialLoader) else rows
 
 
-def _free_memory() -> float:
+def free_memory() -> float:
     """Bytes that can be had on the CPU; infinite where the system does not say."""
     path = Path("/proc/meminfo")
     if not path.is_file():

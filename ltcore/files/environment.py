@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import platform
+import socket
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -59,7 +62,24 @@ def environment(device: str, methods: Iterable[tuple[str, str]]) -> EnvironmentR
     }
     if ranks.size() > 1:
         found["processes"] = ranks.size()
+    if device.startswith("cuda"):
+        found["mps"] = mps()
     return found
+
+
+def mps() -> bool:
+    """Whether NVIDIA's MPS is at work, through which processes on one GPU compute at the same time.
+
+    CUDA looks for the socket of its daemon in the same place. A socket of another type is refused in two ways, which
+    tell whether anybody listens, and the daemon hears nothing of it.
+    """
+    path = os.path.join(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError as error:
+            return error.errno == errno.EPROTOTYPE
+    return True
 
 
 def compared(found: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:

@@ -39,6 +39,8 @@ class RunDirectory:
         self.data = path / "data.npz"
         #: The calibrated model, written when the run has ended; see `ltcore.evaluation.calibrated`.
         self.calibrated = path / "checkpoints" / "calibrated.safetensors"
+        #: Cached features that do not lie in memory, while their stage is trained.
+        self.features = path / "features"
 
     @classmethod
     def create(
@@ -159,7 +161,12 @@ class RunDirectory:
         if not ranks.leading():
             yield
             return
-        for folder in (self.path / "select", *self.path.glob("select/*"), *self.path.glob("**/checkpoints")):
+        for folder in (
+            self.features,
+            self.path / "select",
+            *self.path.glob("select/*"),
+            *self.path.glob("**/checkpoints"),
+        ):
             if folder.is_symlink():
                 raise RunError(
                     f"{folder} is a link to {os.readlink(folder)}, and a run writes nothing outside of its directory; "

@@ -149,7 +149,7 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         "optimizer": _optimizer(plan, stage_plan),
         "schedule": {"name": stage.schedule.name, **stage.schedule.model_dump()},
         "precision": stage.precision,
-        "cache": stage.cache,
+        "cache": stage.cache if stage.cache_precision == "fp32" else f"{stage.cache}, {stage.cache_precision}",
         "hooks": hooks,
     }
 

@@ -18,6 +18,9 @@ def settings(loaded: LoadedRecipe) -> dict[str, Any]:
     told = dict(flat(loaded.recipe.model_dump(mode="json", exclude={"published"})))
     if not loaded.recipe.sync_batch_norm:  # which came later, and then says nothing
         del told["sync_batch_norm"]
+    for stage in loaded.recipe.stages:
+        if stage.cache_precision == "fp32":  # the same
+            del told[f"stages.{stage.name}.cache_precision"]
     return {key: value for key, value in told.items() if key not in NEUTRAL}
 
 

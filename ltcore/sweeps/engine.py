@@ -7,6 +7,7 @@ engine is killed and the training goes on; whoever finds the lock free takes the
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any, ClassVar
 
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.files.writing import telling
-from ltcore.sweeps.folder import AGAIN, JobFolder
+from ltcore.sweeps.folder import AGAIN, JobFolder, folders
 
 #: How often a training that was killed is taken up again, before it counts as failed.
 TRIES = 3
@@ -36,7 +37,7 @@ class Slots:
     Attributes:
         jobs: how many at a time.
         threads: of each, where its recipe does not say.
-        cards: the GPUs by number; jobs are spread over them. Empty without any.
+        cards: the GPUs by number; a job gets the one with the fewest. Empty without any.
     """
 
     jobs: int
@@ -51,7 +52,7 @@ class Work:
     job: JobFolder
     process: subprocess.Popen[bytes]
     lock: int
-    slot: int
+    card: str | None
     crowded: bool
     began: float = field(default_factory=time.time)
 
@@ -152,7 +153,7 @@ class Engine:
             return False
         after = job.about["after"]
         if after in self.outcome.failed or any(after == other.address for other in self.outcome.blocked):
-            self._settled.add(job.address)
+            self._settle(job)
             self.outcome.blocked.append(job)
             return False
         failure = job.failure
@@ -178,30 +179,32 @@ class Engine:
                 held.callback(os.close, lock)
                 if job.finished:  # between the look and the lock
                     return
-                slot = min(set(range(self.slots.jobs)) - {work.slot for work in self.running})
+                card = self._card()
                 begun = [attempt["threads"] for attempt in job.attempts()]
                 threads = job.about["threads"] or (begun[0] if begun else self.slots.threads)
                 resumed = job.run is not None
                 job.begin(threads, resumed)
-                process = self._process(job, source, threads, resumed, slot, lock)
+                process = self._process(job, source, threads, resumed, card, lock)
                 held.pop_all()
         except LtcoreError as error:
             self._failed(job, str(error))
             return
-        self.running.append(Work(job, process, lock, slot, crowded=bool(self.running)))
+        self.running.append(Work(job, process, lock, card, crowded=bool(self.running)))
         self.observer.began(job, resumed)
 
     def _process(
-        self, job: JobFolder, source: Path | None, threads: int, resumed: bool, slot: int, lock: int
+        self, job: JobFolder, source: Path | None, threads: int, resumed: bool, card: str | None, lock: int
     ) -> subprocess.Popen[bytes]:
         folder = job.path.absolute()
         command = [*self.program, "run", str(folder / "recipe.yaml"), "--out", str(folder / "runs")]
         command += ["--threads", str(threads)]
         command += ["--resume"] if resumed else []
         command += ["--from", str(source.absolute())] if source else []
+        if features := self._features(job):
+            command += ["--features", str(features.absolute())]
         environment = dict(os.environ)
-        if self.slots.cards:
-            environment["CUDA_VISIBLE_DEVICES"] = self.slots.cards[slot % len(self.slots.cards)]
+        if card is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = card
         path = job.path / "log.txt"
         with telling(path, AGAIN), open(path, "ab") as log:
             return subprocess.Popen(  # it starts where the engine did: relative paths of a recipe stay what they are
@@ -213,6 +216,39 @@ class Engine:
                 pass_fds=[lock],
                 start_new_session=True,
             )
+
+    def _card(self) -> str | None:
+        """The GPU that the fewest of the running jobs are on; the first of several such."""
+        taken = [work.card for work in self.running]
+        return min(self.slots.cards, key=taken.count, default=None)
+
+    def _features(self, job: JobFolder) -> Path | None:
+        """Where a job keeps features of its frozen part, and finds those of others; None where no other has the same.
+
+        Those that go on behind the same first stages are together; so are those that begin with a frozen network.
+        """
+        group = self._group(job)
+        others = [other for other in self.jobs if self._group(other) == group]
+        return job.path.parents[1] / "features" / group if group and len(others) > 1 else None
+
+    @staticmethod
+    def _group(job: JobFolder) -> str | None:
+        return job.about["after"] or ("beginning" if job.about.get("frozen") else None)
+
+    def _settle(self, job: JobFolder) -> None:
+        """A job is done, or will not be; features that nobody here or elsewhere waits for are removed."""
+        self._settled.add(job.address)
+        features = self._features(job)
+        if features is None or not features.is_dir():
+            return
+        together = [other for other in self.jobs if self._group(other) == self._group(job)]
+        if not all(other.address in self._settled for other in together):
+            return
+        for other in folders(features.parents[1]):
+            with suppress(LtcoreError):  # a damaged one waits for nothing
+                if self._group(other) == self._group(job) and other.locked and other != job:
+                    return
+        shutil.rmtree(features, ignore_errors=True)
 
     def _left(self, work: Work) -> None:
         """A training has ended, well or not."""
@@ -244,12 +280,12 @@ class Engine:
             os.close(work.lock)
 
     def _done(self, job: JobFolder) -> None:
-        self._settled.add(job.address)
+        self._settle(job)
         self.outcome.done.append(job)
         self.observer.ended(job)
 
     def _failed(self, job: JobFolder, message: str) -> None:
-        self._settled.add(job.address)
+        self._settle(job)
         self.outcome.failed[job.address] = message
         self.observer.failed(job, message)
 

@@ -184,6 +184,7 @@ def write_job(folder: Path, job: Job) -> JobFolder:
         "after": job.after,
         "lengths": [[stage.name, stage.epochs] for stage in recipe.stages],
         "threads": None if recipe.threads == "auto" else recipe.threads,
+        "frozen": recipe.stages[0].cache != "off" and recipe.select is None,
     }
     with telling(path, AGAIN):
         path.parent.mkdir(parents=True, exist_ok=True)

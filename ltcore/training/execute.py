@@ -43,6 +43,7 @@ def execute(
     observers: Sequence[Observer] = (),
     allowed: Allowed | None = None,
     verify: bool = False,
+    features: Path | None = None,
 ) -> tuple[Result, Path]:
     """Run a recipe, or go on with its latest run.
 
@@ -55,6 +56,7 @@ def execute(
         observers: look on while stages are trained, but for the networks of a selection.
         allowed: what may differ from what the run, or the one whose stages are taken over, was trained with.
         verify: decode all images before training.
+        features: a folder in which other runs look for features of frozen stages, too.
 
     Returns:
         The content of ``result.json`` and the run directory.
@@ -65,7 +67,9 @@ def execute(
     plan, device = make_plan(loaded), choose_device(loaded)
     with ranks.together(device.type), naming_dead_workers():
         reporter = reporter if ranks.leading() else Reporter(io.StringIO())
-        return _execute(loaded, plan, device, out, resume, reporter, source, observers, allowed or Allowed(), verify)
+        return _execute(
+            loaded, plan, device, out, resume, reporter, source, observers, allowed or Allowed(), verify, features
+        )
 
 
 def _execute(
@@ -79,6 +83,7 @@ def _execute(
     observers: Sequence[Observer],
     allowed: Allowed,
     verify: bool,
+    features: Path | None,
 ) -> tuple[Result, Path]:
     recipe = loaded.recipe
     selection = Selection(loaded) if recipe.select else None
@@ -128,7 +133,8 @@ def _execute(
                 data = replace(held, notes=data.notes, duplicates=data.duplicates)
         if taken:
             about["reused"] = taken
-        run = Run(Assembly(plan, RunData(plan, data, device), device), directory, reporter, reused, observers)
+        assembly = Assembly(plan, RunData(plan, data, device), device)
+        run = Run(assembly, directory, reporter, reused, observers, features=features)
         return run.execute(about, surroundings), directory.path
 
 

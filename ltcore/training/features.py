@@ -1,30 +1,23 @@
-"""Features of the frozen backbone, computed once: the stage's cache, and what methods ask of the context."""
+"""What methods ask of the context: features of images, the images themselves, and earlier models."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ltcore import ranks
 from ltcore.contract.context import NO_VALIDATION
-from ltcore.contract.experts import by_image
 from ltcore.contract.model import Model, evaluating
 from ltcore.data.image_functions import ImageFunctions
-from ltcore.data.partial import augmented_pass, completed
 from ltcore.errors import PluginError, RunError, listed, nearest
 from ltcore.evaluation.outputs import pooled_features
-from ltcore.seeding import generator_for
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.context import RunState
     from ltcore.contract.images import ImageFunction
-    from ltcore.data.image_functions import ImageChanges
     from ltcore.data.loader import Loader
 
 
@@ -135,63 +128,3 @@ class FeatureProvider:
                 f"the backbone has no tap '{tap}'{nearest(tap, backbone.taps) or ';'} it has {listed(backbone.taps)}"
             )
         return backbone
-
-
-class FeatureCache:
-    """Training features of a frozen backbone, at ``maps`` or ``pooled``.
-
-    With ``eval``, the images as they are; with ``views:V``, V augmented views of each, of which one is drawn at every
-    visit. It lives in memory for the length of a stage; a resumed stage computes it again, to the same bits.
-
-    Args:
-        model: the model; its backbone is frozen.
-        loader: the training images.
-        tap: ``maps`` or ``pooled``.
-        views: V; None for ``eval``.
-        batch_size: images at a time.
-        seed: parts of the seed that the views are drawn with.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        loader: Loader,
-        tap: str,
-        views: int | None,
-        batch_size: int,
-        seed: tuple[int | str, ...],
-    ) -> None:
-        self.tap, self.generator_device, experts = tap, loader.device, model.backbone.experts
-        if views is None:
-            self._features = pooled_features(model, loader, batch_size, tap)[None]
-            return
-        rows = []
-        with evaluating(model):
-            for view in range(views):
-                generator = generator_for(loader.generator_device, *seed, "view", view)
-                batches = torch.split(torch.arange(len(loader)), batch_size)
-                images = augmented_pass(loader, batches, repeat(generator))
-                found = (by_image(self._maps_or_pooled(model.backbone, x), experts) for x in images)
-                parts = [ranks.joined(part, len(batch)) for part, batch in zip(found, batches, strict=False)]
-                rows.append(completed(torch.cat(parts), loader))
-        self._features = torch.stack(rows)
-
-    def _maps_or_pooled(self, backbone: Backbone, images: Tensor) -> Tensor:
-        maps = backbone.forward_maps(images)
-        return maps if self.tap == "maps" else backbone.pool(maps)
-
-    def train_batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Features of the images at `indices` [B], each in a view drawn at random, [B, ...]; [B, E, ...] of experts."""
-        device = self.generator_device
-        indices = indices.to(device, non_blocking=True)
-        views = torch.randint(len(self._features), indices.shape, generator=generator, device=device)
-        return self._features[views, indices]
-
-    def train_batches(
-        self,
-        indices: Iterable[Tensor],
-        generators: Iterable[torch.Generator],
-        changes: ImageChanges | None = None,
-    ) -> Iterator[Tensor]:
-        """Features batch by batch, see `train_batch`; each is made when it is asked for. The plan refuses `changes`."""
-        return map(self.train_batch, indices, generators)

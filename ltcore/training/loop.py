@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ltcore.data.loader import Loader
     from ltcore.discovery.binding import Hooks
     from ltcore.plan.plan import StagePlan
-    from ltcore.training.features import FeatureCache
+    from ltcore.training.cache import FeatureCache
     from ltcore.training.position import Position
 
 #: The weighted loss terms of a batch, each 0-d float32; their sum is what is minimised.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ltcore import ranks
@@ -11,6 +12,7 @@ from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.untrained import untrained
 from ltcore.training import stopping
 from ltcore.training.assembly import Assembly
+from ltcore.training.cache_files import CacheFiles
 from ltcore.training.evaluation import Evaluation
 from ltcore.training.groups import check_groups
 from ltcore.training.loop import Extent, Observer, Whole
@@ -48,6 +50,7 @@ class Run:
         extent: how much of each stage is trained.
         traced: takes what was seen of a stage's hooks; by default it is written and shown where steps were traced.
         traced_steps: how many steps of each stage are traced; by default what the environment asks for.
+        features: a folder in which other runs look for features of frozen stages, too.
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class Run:
         extent: Extent | None = None,
         traced: Callable[[HookTrace], None] | None = None,
         traced_steps: int | None = None,
+        features: Path | None = None,
     ) -> None:
         self.assembly, self.directory, self.reporter, self._reused = assembly, directory, reporter, reused
         self._others, self._extent = observers, extent or Whole()
         self._traced = traced
+        self._files = CacheFiles(directory.features, features)
         self.plan, self.recipe = assembly.plan, assembly.recipe
         self.evaluation = Evaluation(assembly)
         self.position = Position()
@@ -102,6 +107,7 @@ class Run:
                 self._train_stage(index, hooks, restored)
                 restored = None
             self.assembly.provider.freeze(stage.stage.name)
+        self._files.clear()  # of a run that was killed between a stage and the next
 
     def _restore(self) -> Restored | None:
         """Stand where the run stood; returns the checkpoint, if it is one inside a stage."""
@@ -146,7 +152,9 @@ class Run:
         assembly.prepare(index, hooks)
         if restored is not None:
             checkpoint.restore_model(assembly.model, restored.tensors, self.directory.last)
-        loop = set_up(assembly, index, hooks, position, restored, self._observers(trace), self._extent)
+        loop = set_up(
+            assembly, index, hooks, position, restored, self._observers(trace), self._extent, files=self._files
+        )
         with stopping.steps():
             loop.train()
         figures = self.evaluation.figures()
@@ -157,6 +165,7 @@ class Run:
         checkpoint.save(self.directory.stage_file(index, stage.name), checkpoint.model_tensors(assembly.model), {})
         position.end_stage(index)
         position.write_boundary(self.directory)
+        self._files.clear()
         for observer in self._others:
             observer.stage_left(index)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,8 @@ from ltcore.files import checkpoint
 from ltcore.networks.optimizers import Parameters, build_optimizer
 from ltcore.networks.schedules import never_comes
 from ltcore.plan.checks import late_start, wrong_group
-from ltcore.training.features import FeatureCache
+from ltcore.training.cache import FeatureCache
+from ltcore.training.cache_files import CacheFiles, key_of
 from ltcore.training.gradients import GivenGradients
 from ltcore.training.groups import parameter_groups
 from ltcore.training.loop import Extent, Loop, Observer, refuse_strays, seed_step
@@ -40,6 +42,7 @@ def set_up(
     observers: Sequence[Observer],
     extent: Extent,
     caches: bool = True,
+    files: CacheFiles | None = None,
 ) -> Loop:
     """Set up a stage, at its beginning or inside it.
 
@@ -52,6 +55,7 @@ def set_up(
         observers: look on.
         extent: how much of the stage is trained.
         caches: whether a cache that the stage asks for is filled; else its batches are images all the same.
+        files: where a cache lies that does not lie in memory; by default it does.
 
     Raises:
         LtcoreError: the stage cannot begin, or not where the checkpoint stands; the message says why.
@@ -81,9 +85,11 @@ def set_up(
         _refuse_late_starts(assembly, index, epochs)
         notes = [*notes, *never_comes(stage.schedule, epochs)]
     began = time.perf_counter()
-    source = _source(assembly, index, hooks) if caches else assembly.data.loaders["train"]
+    source = _source(assembly, index, hooks, files) if caches else assembly.data.loaders["train"]
     position.seconds += time.perf_counter() - began
-    start = source.tap if isinstance(source, FeatureCache) else "images"
+    start = "images"
+    if isinstance(source, FeatureCache):
+        start, notes = source.tap, [*notes, *source.notes]
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")
     forward = StepForward(model, hooks, start, stage.classification, torch.bfloat16 if bf16 else None)
     given = _given_gradients(assembly, index, hooks, forward)
@@ -183,7 +189,7 @@ def _start(assembly: Assembly, hooks: Hooks) -> None:
             )
 
 
-def _source(assembly: Assembly, index: int, hooks: Hooks) -> Loader | FeatureCache:
+def _source(assembly: Assembly, index: int, hooks: Hooks, files: CacheFiles | None) -> Loader | FeatureCache:
     """Where batches come from: the training images, or a cache of their features."""
     stage, loader = assembly.plan.stages[index].stage, assembly.data.loaders["train"]
     if stage.cache == "off":
@@ -191,4 +197,9 @@ def _source(assembly: Assembly, index: int, hooks: Hooks) -> Loader | FeatureCac
     tap = "maps" if "maps" in hooks.taps else "pooled"
     views = None if stage.cache == "eval" else stage.cache_views
     seed = (assembly.state.seed, "cache", stage.name)
-    return FeatureCache(assembly.model, loader, tap, views, assembly.recipe.eval_batch_size, seed)
+    size, key = assembly.recipe.eval_batch_size, partial(key_of, assembly, index, tap)
+    try:
+        return FeatureCache(assembly.model, loader, tap, views, size, seed, stage.cache_precision, files, key)
+    except RunError as error:
+        error.within(f"stage '{stage.name}': ")
+        raise

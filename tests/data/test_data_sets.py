@@ -136,7 +136,10 @@ def write_cifar(root, cls, monkeypatch, classes):
     for name in cls.files:
         data = np.arange(2 * classes * 3072, dtype=np.uint32).astype(np.uint8).reshape(-1, 3072)
         rows = {"data": data, cls.labels: list(range(classes)) * 2}
-        content = pickle.dumps(names if name == cls.files[-1] else rows)
+        content = pickle.dumps(names if name == cls.files[-1] else rows, protocol=3)
+        bytes_of = data.nbytes.to_bytes(4, "little")
+        assert content.count(b"B" + bytes_of) == (name != cls.files[-1])
+        content = content.replace(b"B" + bytes_of, b"T" + bytes_of)  # as Python 2 wrote them
         (folder / name).write_bytes(content)
         monkeypatch.setitem(cifar_files.CHECKSUMS[cls.folder], name, md5(content).hexdigest())
 
