@@ -104,11 +104,12 @@ def leading() -> bool:
 
 
 @contextmanager
-def together(device: str) -> Iterator[None]:
+def together(device: str, store: Any = None) -> Iterator[None]:
     """Train together with the other processes that were started; a process that was started alone stays alone.
 
     Args:
         device: ``cpu`` or ``cuda``.
+        store: where they find each other (``torch.distributed.Store``); by default where torchrun has told them.
 
     Raises:
         RunError: the others cannot be reached, or one of them has ended.
@@ -122,7 +123,7 @@ def together(device: str) -> Iterator[None]:
     backend = "nccl" if device == "cuda" else "gloo"
     with _one_message():
         here = started()
-        dist.init_process_group(backend, store=_store(), rank=here.rank, world_size=here.size)
+        dist.init_process_group(backend, store=store or _store(), rank=here.rank, world_size=here.size)
         _groups = _Groups(dist.new_group(), dist.new_group(backend="gloo"))
     try:
         with _one_message():

@@ -1,7 +1,8 @@
 """What a process of several does in tests: ``python together_program.py OUT < JOBS``; its rank is in the environment.
 
-A job is a recipe with changes, of which the losses of the first steps are kept, or ``units``: the exchange itself. Each
-process writes ``OUT/RANK.json``, the answers by the jobs' names. One process alone does the same.
+A job is a recipe with changes, of which the losses of the first steps are kept; ``units``, the exchange itself; or
+``parts``, batches that go through the backbone in parts. Each process writes ``OUT/RANK.json``, the
+answers by the jobs' names. One process alone does the same.
 """
 
 import io
@@ -12,12 +13,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ltcore import ranks
+from ltcore import Backbone, Batch, ranks
+from ltcore.contract.model import Model
+from ltcore.discovery.binding import Hooks, implementations
 from ltcore.networks.synchronised import synchronise
 from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
+from ltcore.training.accumulation import Accumulation
 from ltcore.training.execute import execute
 from ltcore.training.loop import Observer
+from ltcore.training.step import StepForward
+from ltcore.training.together import together
 
 
 class Seen(Observer):
@@ -76,11 +82,55 @@ def units():
     return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in found.items()}
 
 
+class Small(Backbone):
+    """With batch norm, and a parameter that takes no part."""
+
+    feature_dim = 5
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward_maps(self, images):
+        return self.norm(self.conv(images)).relu()
+
+
+def parts(rows=11, number=2, processes=2):
+    """Two steps in parts, in each of two processes; alone, what that should be, with one graph."""
+    torch.manual_seed(0)
+    batch = Batch(torch.randn(rows, 3, 4, 4), torch.arange(rows) % 3, torch.arange(rows))
+    model = Model(Small(), nn.Linear(5, 3), {})
+    if ranks.size() > 1:
+        synchronise(model.backbone)
+        forward = StepForward(model, Hooks(implementations([]), {}), "images", True, None, Accumulation(number, rows))
+        step = together(model, forward)
+    shares = [torch.arange(rows)[ranks._part(rows, rank, processes)] for rank in range(processes)]
+    # Together, the processes' first parts go through batch norm, and then their second ones.
+    turns = [torch.cat([torch.tensor_split(share, number)[turn] for share in shares]) for turn in range(number)]
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    losses = []
+    for _ in range(2):
+        if ranks.size() > 1:
+            loss = step(batch, None)["classification"]
+        else:
+            pooled = torch.cat([model.backbone(batch.images[turn]) for turn in turns])[torch.cat(turns).argsort()]
+            loss = nn.functional.cross_entropy(model.classifier(pooled), batch.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        gradients = [None if each.grad is None else each.grad.tolist() for each in model.parameters()]
+        optimizer.step()
+    return {"losses": losses, "gradients": gradients, "buffers": [each.tolist() for each in model.buffers()]}
+
+
 def main(out, jobs):
     """All jobs, in one group of processes."""
     with ranks.together("cpu"):
         answers = {
-            name: units() if job == "units" else trained(out / f"runs-{ranks.size()}" / name, *job)
+            name: {"units": units, "parts": parts}[job]()
+            if isinstance(job, str)
+            else trained(out / f"runs-{ranks.size()}" / name, *job)
             for name, job in jobs.items()
         }
         (out / f"{ranks.size()}-{ranks.rank()}.json").write_text(json.dumps(answers))

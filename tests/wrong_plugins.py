@@ -8,7 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ltcore import Batch, Context, EpochBatches, Features, Method, Options, RecipeError, hookimpl
 from ltcore.contract.classifier import CalibratedClassifier
@@ -1034,6 +1036,112 @@ class LooksAhead(Method):
         ahead = objective.gradients(objective())
         at = {name: each + 0.01 * ahead.get(name, 0) for name, each in objective.parameters.items()}
         return objective.gradients(objective(at=at), at=at)
+
+
+# -- in two processes ------------------------------------------------------------------------------------------------
+
+
+class DrawsByRank(Method):
+    """Noise that is other noise in each process, as one would have it who shares out the batch himself."""
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        noise = torch.Generator(logits.device).manual_seed(int(os.environ.get("RANK", "0")))
+        return logits + 0.1 * torch.randn(logits.shape, generator=noise, device=logits.device)
+
+
+class KeepsStatisticsOfItsOwnRows(Method):
+    """A mean of features, of the rows that are this process's by its own count."""
+
+    auxiliary = ("pull",)
+    requires = frozenset({"one_network"})
+
+    @hookimpl
+    def on_run_start(self, context: Context) -> None:
+        self.register_buffer("mean", torch.zeros(context.feature_shape("pooled"), device=context.device))
+
+    def own(self, rows: torch.Tensor) -> torch.Tensor:
+        if not dist.is_initialized():
+            return rows
+        return rows[dist.get_rank() :: dist.get_world_size()]
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features) -> dict[str, torch.Tensor]:
+        loss = 0.1 * (features.features - self.mean).square().mean()
+        self.mean.copy_(0.9 * self.mean + 0.1 * self.own(features.features.detach()).mean(0))
+        return {"pull": loss}
+
+
+class KeepsStatisticsOfTheBatch(KeepsStatisticsOfItsOwnRows):
+    def own(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+    @hookimpl
+    def auxiliary_losses(self, features: Features) -> dict[str, torch.Tensor]:
+        return super().auxiliary_losses(features)
+
+
+class SumsWhatAllHave(Method):
+    """Counts a batch's classes, and those of all processes, which have seen the same batch."""
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        counts = nn.functional.one_hot(targets, logits.shape[1]).sum(0).to(logits.dtype)
+        if dist.is_initialized():
+            dist.all_reduce(counts)
+        return logits + 0.1 * counts
+
+
+class _OwnShare:
+    """Every second row of each batch, the process's share."""
+
+    def __init__(self, sampler: PlainSampler) -> None:
+        self.sampler = sampler
+
+    def steps_per_epoch(self) -> int:
+        return self.sampler.steps_per_epoch()
+
+    def draw(self, steps: int, distribution: torch.Tensor | None, generator: torch.Generator) -> EpochBatches:
+        drawn = self.sampler.draw(steps, distribution, generator)
+        if not dist.is_initialized():
+            return drawn
+        rank, size = dist.get_rank(), dist.get_world_size()
+        return EpochBatches([each[rank::size] for each in drawn.indices], drawn.layout)
+
+
+class DrawsItsShareOfTheBatch(Method):
+    @hookimpl
+    def build_sampler(self, batch_size: int, context: Context) -> _OwnShare:
+        return _OwnShare(PlainSampler(context.training_targets, context.num_classes, batch_size))
+
+
+class TakesGradientsOfGradients(Method):
+    """A penalty on the gradient's size."""
+
+    interface = "1.1"
+
+    @hookimpl
+    @sdpa_kernel(SDPBackend.MATH)
+    def compute_gradients(self, objective) -> dict[str, torch.Tensor]:
+        loss = objective()
+        given = objective.gradients(loss, create_graph=True)
+        return objective.gradients(loss + 0.01 * sum(each.square().sum() for each in given.values()))
+
+
+class SaysThatItTakesGradientsOfGradients(TakesGradientsOfGradients):
+    requires = frozenset({"second_order"})
+
+    @hookimpl
+    def compute_gradients(self, objective) -> dict[str, torch.Tensor]:
+        return super().compute_gradients(objective)
+
+
+class DrawsByRankAndSaysSo(DrawsByRank):
+    requires = frozenset({"one_process"})
+
+    @hookimpl
+    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        return super().adjust_logits(logits)
 
 
 class _Stale(nn.Module):

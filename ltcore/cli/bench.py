@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltcore.cli.parser import add_command, show
+from ltcore.cli.parser import add_command, number_of, show
 
 
 def bench(
@@ -37,16 +36,6 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds")
-    return number
-
-
 def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = add_command(commands, "bench", bench)
@@ -54,7 +43,7 @@ def add(commands: Any) -> None:
     text = "measure these parts alone: input, step, hooks, stages, start-up, memory"
     command.add_argument("--only", nargs="+", metavar="PART", help=text)
     text = "about so many for each part; by default 20"
-    command.add_argument("--seconds", type=_seconds, metavar="N", help=text)
+    command.add_argument("--seconds", type=number_of("seconds"), metavar="N", help=text)
     text = "a program that takes turns, such as benchmarks/reference.py"
     command.add_argument("--compare", type=Path, metavar="PROGRAM", help=text)
     command.json()

@@ -115,12 +115,16 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def minutes(text: str) -> float:
-    """A number of minutes, from an argument's text."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of minutes")
-    return number
+def number_of(unit: str) -> Callable[[str], float]:
+    """Reads a number of a unit, such as minutes, above 0 and finite, from an argument's text."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < float("inf"):
+            raise argparse.ArgumentTypeError(f"'{text}' is no number of {unit}")
+        return number
+
+    return read

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltcore.cli.parser import add_command, minutes, show, whole
+from ltcore.cli.parser import add_command, number_of, show, whole
 
 
 def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **wished: Any) -> None:
@@ -77,7 +77,9 @@ def add(commands: Any) -> None:
     text = "pixels of a side that images are brought to; by default what suits and fits the time"
     command.add_argument("--image-size", type=whole, metavar="PIXELS", help=text)
     command.add_argument("--epochs", type=whole, metavar="N", help="epochs of training; by default what fits the time")
-    command.add_argument("--minutes", type=minutes, metavar="M", help="how long a run may take; by default 30")
+    command.add_argument(
+        "--minutes", type=number_of("minutes"), metavar="M", help="how long a run may take; by default 30"
+    )
     command = add_command(commands, "plan", plan)
     command.recipe()
     command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")

@@ -55,6 +55,7 @@ class Objective(Protocol):
         Args:
             loss: 0-d.
             at: parameters to differentiate by; None for the weights as they are.
-            create_graph: whether the gradients can be differentiated again.
+            create_graph: whether the gradients can be differentiated again; a method that wants it says
+                ``requires = frozenset({"second_order"})``.
             retain_graph: whether the loss's graph is asked for more gradients; it is kept with `create_graph`, too.
         """

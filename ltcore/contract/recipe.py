@@ -238,6 +238,9 @@ class Stage(BaseModel):
     """How often each class is drawn; by default as one of the stage's methods says, else every image once."""
     batch_size: int = Field(default=128, gt=0)
     """Images in a training batch."""
+    accumulate: int = Field(default=1, ge=1)
+    """In how many parts a batch goes through the backbone, whose activations are held one part at a time; `batch_size`
+    stays the whole."""
     optimizer: Optimizer
     """The optimiser."""
     schedule: Schedule = ConstantSchedule()
@@ -282,6 +285,12 @@ class Stage(BaseModel):
             yield (), "give either epochs or iterations, not both"
         if self.cache == "off" and self.cache_precision != "fp32":
             yield ("cache_precision",), "nothing is cached here; set cache to eval or views:V, or leave this out"
+        if self.accumulate > self.batch_size:
+            yield (
+                ("accumulate",),
+                f"a batch of {self.batch_size} images has no {self.accumulate} parts; give at most batch_size, which "
+                "is the number of all parts together",
+            )
         for key in ("methods", "trainable"):
             yield from (((key, *path), message) for path, message in _repeated(getattr(self, key)))
         for key in self.auxiliary_weights:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ltcore import ranks
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.errors import RecipeError, listed, nearest
 from ltcore.plan.adapting import named
@@ -26,12 +27,16 @@ NEEDS = {
     "fixed_backbone": "a backbone that stays as it is",
     "hard_labels": "one label an image",
     "one_network": "a backbone without experts, or a tap before it splits",
+    "one_process": "a run in one process",
     "own_parameters_train": "that the stage trains the method's own parameters",
+    "second_order": "gradients of gradients",
     "single_images": "one image a row",
     "spatial_features": "a tap with feature maps whose plain mean the classifier reads",
     "validation": "held-out images: set data.holdout",
 }
 
+#: Those that ask for a batch in one piece.
+_WHOLE = ("one_process", "second_order")
 #: Those that ask for maps at the method's tap.
 SPATIAL = ("feature_maps", "spatial_features")
 
@@ -148,6 +153,7 @@ class StageChecks:
         self.needs_are_met()
         self.every_start_comes()
         self.cache_is_possible()
+        self.parts_save_something()
         self.trainable_matches()
         self.auxiliary_terms_exist()
         self.optimizer_exists()
@@ -227,6 +233,7 @@ class StageChecks:
         if self.loaded.recipe.data.holdout:
             provided.add("validation")
         provided.add("experts" if self.skeleton.experts > 1 else "one_network")
+        provided |= {need for need in _WHOLE if not self._taken_apart(need)}
         provided = provided.union(*(entry.method.provides for entry in (*self.active, *self.before)))
         moving = self._moves_the_backbone()
         provided |= set() if moving else {"fixed_backbone"}
@@ -252,7 +259,7 @@ class StageChecks:
                     why = (
                         self._without_maps(entry.method.tap, maps)
                         if need in SPATIAL
-                        else self._experts(need, entry.method.tap)
+                        else self._taken_apart(need) or self._experts(need, entry.method.tap)
                     )
                     raise self.refuse_method(entry, f"needs {meaning}, and {why}")
 
@@ -268,6 +275,15 @@ class StageChecks:
         if need == "one_network":
             return f"{backbone} has {self.skeleton.experts}, whose rows are not told apart at '{tap}'"
         return f"{backbone} has none" if need == "experts" else "nothing provides it"
+
+    def _taken_apart(self, need: str) -> str:
+        """What takes a batch apart that a method needs in one piece, and what to do; empty where nothing does."""
+        processes = ranks.started().size
+        if need in _WHOLE and processes > 1:
+            return f"{processes} processes share the batch out; train with one"
+        if need == "second_order" and self.stage.accumulate > 1:
+            return f"accumulate: {self.stage.accumulate} computes the backbone's in parts; use accumulate: 1"
+        return ""
 
     def _moves_the_backbone(self) -> str:
         """What of the stage changes the backbone, and what to write instead; empty where nothing does."""
@@ -330,6 +346,24 @@ class StageChecks:
             raise self.refuse(
                 f"{answer.entry.whose} changes the images, which cache '{self.stage.cache}' skips; use cache: off",
                 "cache",
+            )
+
+    def parts_save_something(self) -> None:
+        """A batch goes through the backbone in parts where its activations are held."""
+        parts = self.stage.accumulate
+        if parts == 1:
+            return
+        if self.stage.cache != "off":
+            raise self.refuse(
+                f"accumulate: {parts} takes a batch through the backbone in parts, and with cache "
+                f"'{self.stage.cache}' none goes through it; use accumulate: 1",
+                "accumulate",
+            )
+        if not self._matching(backbone_names(self.skeleton)):
+            raise self.refuse(
+                f"accumulate: {parts} saves activations of the backbone, and none are held where nothing of it trains: "
+                f"trainable is {listed(self.stage.trainable)}; use accumulate: 1",
+                "accumulate",
             )
 
     def trainable_matches(self) -> None:

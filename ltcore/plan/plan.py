@@ -143,7 +143,7 @@ def _check_calibration(
         RecipeError: one of them requires what is not there.
     """
     stages, active = loaded.recipe.stages, tuple(entries[key] for key in loaded.recipe.calibrate)
-    still = stages[-1].model_copy(update={"trainable": [], "batch_norm": "frozen"})
+    still = stages[-1].model_copy(update={"trainable": [], "batch_norm": "frozen", "accumulate": 1})
     every = tuple(entries.values())
     CalibrationChecks(
         loaded, len(stages), still, data, backbone, active, calibration, skeleton, False, False, every

@@ -139,6 +139,7 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         "epochs": stage.epochs,
         "iterations": stage.iterations,
         "batch_size": stage.batch_size,
+        "accumulate": _accumulation(plan, stage_plan),
         "trainable": list(stage.trainable),
         "trained_backbone_parameters": sum(
             size for name, size in sizes.items() if any(matches(name, pattern) for pattern in stage.trainable)
@@ -152,6 +153,16 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         "cache": stage.cache if stage.cache_precision == "fp32" else f"{stage.cache}, {stage.cache_precision}",
         "hooks": hooks,
     }
+
+
+def _accumulation(plan: Plan, stage_plan: StagePlan) -> dict[str, Any] | None:
+    """In which parts a batch goes through the backbone, and up to which tap; None where it goes as a whole."""
+    stage = stage_plan.stage
+    if stage.accumulate == 1:
+        return None
+    acting = {answer.entry.method.tap for answer in stage_plan.answers["augment_features"]}
+    until = next((tap for tap in plan.skeleton.taps if tap in acting), "pooled")
+    return {"parts": stage.accumulate, "rows": -(-stage.batch_size // stage.accumulate), "until": until}
 
 
 def _optimizer(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
@@ -225,6 +236,7 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
     share = f"{trained / 1e6:.2f} of the backbone's {whole / 1e6:.2f} million parameters"
     lines = [
         f"stage {number}/{count}  {stage['name']}: {length}, batch {stage['batch_size']}",
+        *_render_accumulation(stage["accumulate"]),
         f"  trains      {', '.join(stage['trainable'])} ({share})",
         f"  sampler     {stage['sampler']}",
         *_render_optimizer(stage["optimizer"]),
@@ -238,6 +250,17 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
             for i, person in enumerate(people)
         ]
     return lines
+
+
+def _render_accumulation(parts: dict[str, Any] | None) -> list[str]:
+    if parts is None:
+        return []
+    number, until = parts["parts"], parts["until"]
+    return [
+        f"  accumulate  {number} parts of at most {parts['rows']} rows up to '{until}', one held at a time; costs "
+        f"{number - 1}/{number} of a forward pass more",
+        *([] if until == "pooled" else [f"              behind '{until}' activations of all rows are held"]),
+    ]
 
 
 def _render_optimizer(optimizer: dict[str, Any]) -> list[str]:

@@ -11,17 +11,17 @@ from typing import Any
 from ltcore.recipe.loading import NEUTRAL, LoadedRecipe
 
 _PRECISION = re.compile(r"stages\.[^.]+\.precision")
+#: Keys that came later, and what each says where it says nothing: then no digest changes.
+_LATER = ((re.compile("sync_batch_norm"), False), (re.compile(r"stages\.[^.]+\.accumulate"), 1))
 
 
 def settings(loaded: LoadedRecipe) -> dict[str, Any]:
     """The recipe with its defaults as a flat mapping by path, without what changes no result (`NEUTRAL`)."""
     told = dict(flat(loaded.recipe.model_dump(mode="json", exclude={"published"})))
-    if not loaded.recipe.sync_batch_norm:  # which came later, and then says nothing
-        del told["sync_batch_norm"]
-    for stage in loaded.recipe.stages:
-        if stage.cache_precision == "fp32":  # the same
-            del told[f"stages.{stage.name}.cache_precision"]
-    return {key: value for key, value in told.items() if key not in NEUTRAL}
+    silent = {
+        key for key, value in told.items() for late, default in _LATER if late.fullmatch(key) and value == default
+    }
+    return {key: value for key, value in told.items() if key not in NEUTRAL and key not in silent}
 
 
 def digest(loaded: LoadedRecipe) -> str:

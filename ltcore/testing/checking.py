@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +19,23 @@ from ltcore.discovery import catalogue
 from ltcore.discovery.offer import Offer
 from ltcore.errors import LtcoreError, RecipeError, listed, nearest
 from ltcore.new.names import spelled
+from ltcore.plan.checks import NEEDS
 from ltcore.recipe.loading import recipe_from
-from ltcore.testing import order, pairs, reopening, synchronisation
+from ltcore.testing import order, pairs, reopening, synchronisation, together
 from ltcore.testing.options import check_options
 from ltcore.testing.parts import PARTS
-from ltcore.testing.processes import elsewhere, start
-from ltcore.testing.recipes import WHERE, beside, changed, compose, part_of, plainly, plan_of, with_companions
+from ltcore.testing.processes import elsewhere, in_two, start
+from ltcore.testing.recipes import (
+    WHERE,
+    beside,
+    changed,
+    compose,
+    part_of,
+    plainly,
+    plan_of,
+    slowly,
+    with_companions,
+)
 from ltcore.testing.records import Records
 from ltcore.testing.reopening import BUILDING, reopened
 from ltcore.testing.report import CHECKS, Check, ConformanceError, Report
@@ -53,7 +65,7 @@ _WATCHED = {
     "synchronisation": "the operators of every step" + "; and what CUDA reports" * torch.cuda.is_available(),
 }
 WITHOUT_TRAINING = frozenset({"options", "hooks", "interface"})
-_NEEDS_STEADY = frozenset({"resume", "test_data", "validation", "processes", "row_order"})
+_NEEDS_STEADY = frozenset({"resume", "test_data", "validation", "processes", "together", "row_order"})
 #: Of checks that say something of some hooks only, those hooks.
 _RECORDS = frozenset({"mix_inputs", "augment_features"})
 _OF_STEPS = frozenset(name for name, hook in HOOKS.items() if hook.called == "step")
@@ -71,7 +83,11 @@ _ABOUT = {
     "reopening": BUILDING,
 }
 #: What would be wrong for the same reason, and is not tried where a check has failed.
-_FOLLOWS = {"resume": frozenset({"frozen_models"}), "others_rows": frozenset({"relabelling"})}
+_FOLLOWS = {
+    "resume": frozenset({"frozen_models"}),
+    "others_rows": frozenset({"relabelling"}),
+    "together": frozenset({"processes"}),
+}
 _SMALL, _ODD = 1, 7
 _FEW = 4
 
@@ -215,6 +231,7 @@ class _Conformance:
     def _compared(self, folder: Path, watch: Watch) -> Iterator[Check]:
         """The checks that train again; where the same seed gives another result, equal results are not asked for."""
         found = {fault.check for fault in watch.faults}
+        failed: set[str] = set()
         comparisons: dict[str, Callable[[], Check]] = {
             "seed": self._same_seed,
             "resume": lambda: self._resume(folder),
@@ -223,16 +240,18 @@ class _Conformance:
             "others_rows": self._others_rows,
             "row_order": self._row_order,
             "processes": self._processes,
+            "together": self._together,
             "batch_sizes": self._batch_sizes,
             "pairs": self._pairs,
         }
         steady = "seed" not in found
         for name, compare in comparisons.items():
-            follows = _FOLLOWS.get(name, frozenset()) & found
+            follows = _FOLLOWS.get(name, frozenset()) & (found | failed)
             if name in found or name in self.without or follows or (name in _NEEDS_STEADY and not steady):
                 continue
             made = compare()
             steady = steady and (name != "seed" or made.outcome == "passed")
+            failed |= {name} if made.outcome == "failed" else set()
             yield made
 
     def _recipe(self) -> dict[str, Any]:
@@ -468,6 +487,34 @@ class _Conformance:
                 "let nothing depend on hash(), the order of a set, id(), the time or the process",
             )
         return Check("processes", tried, "passed")
+
+    def _together(self) -> Check:
+        tried = "the same training in two processes together, as torchrun starts them, beside that in one"
+        if "<locals>" in self.kind.__qualname__:
+            why = "other processes cannot import a class made in a function"
+            return Check("together", tried, "not applicable", why)
+        if sys.platform != "linux":
+            return Check("together", tried, "not applicable", "processes are forked for it, which only Linux bears")
+        parts = with_companions(self.part)
+        for part in parts:
+            if said := sorted(together.SAYING & set(part.method.requires)):
+                who = "it" if part is self.part else f"'{part.name}'"
+                why = f"{who} says that it needs {said[0]} ({NEEDS[said[0]]})"
+                return Check("together", tried, "not applicable", why)
+        message: str | None = None
+        for recipe in (self.recipe, slowly(self.recipe)):
+            one = self.trained if recipe is self.recipe else train(recipe, self._quiet())
+            answer = in_two(self.offer, self.kind, changed(recipe, sync_batch_norm=True))
+            if isinstance(answer, str):
+                return Check("together", tried, "failed", answer, together.CHANGE)
+            if all(each.refused for each in answer):
+                return Check("together", tried, "not applicable", f"the plan refuses it: {answer[0].error}")
+            message = together.difference(one, answer)
+            if message is None or any(each.error for each in answer):
+                break  # else it may be what was rounded otherwise, and has grown
+        return Check(
+            "together", tried, "failed" if message else "passed", message or "", together.CHANGE * bool(message)
+        )
 
     def _pairs(self) -> Check:
         if self.asked or self.part.role == "data":

@@ -1,4 +1,7 @@
-"""The same training in another process, which is started once and serves all checks of this one."""
+"""The same training in another process, which is started once and serves all checks of this one.
+
+It also forks two more, which train together (`ltcore.testing.together`): they have imported all that they need.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from ltcore.contract.method import Method
     from ltcore.discovery.offer import Offer
+    from ltcore.testing.together import Shared
     from ltcore.testing.trial import Trained
 
 _HASH_SEED = "20260713"
@@ -47,6 +51,7 @@ def start() -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
             "PYTHONHASHSEED": _HASH_SEED,
+            "CUDA_VISIBLE_DEVICES": "",  # it trains on the CPU, and could not fork once it had used a GPU
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
         process = subprocess.Popen(
@@ -77,21 +82,35 @@ def elsewhere(offer: Offer, kind: type[Method], recipe: Mapping[str, Any]) -> Tr
     Returns:
         What came of it; or, as text, why nothing did.
     """
+    answer: Trained | str = _asked("alone", offer, kind, recipe)
+    return answer
+
+
+def in_two(offer: Offer, kind: type[Method], recipe: Mapping[str, Any]) -> tuple[Shared, Shared] | str:
+    """Train a recipe in two processes together, which the other one forks; arguments as for `elsewhere`.
+
+    Returns:
+        What came of it in each of them; or, as text, why nothing did.
+    """
+    answer: tuple[Shared, Shared] | str = _asked("together", offer, kind, recipe)
+    return answer
+
+
+def _asked(how: str, offer: Offer, kind: type[Method], recipe: Mapping[str, Any]) -> Any:
     module = sys.modules.get(kind.__module__)
-    task = (offer.name, kind.__module__, kind.__qualname__, getattr(module, "__file__", None), dict(recipe))
+    task = (how, offer.name, kind.__module__, kind.__qualname__, getattr(module, "__file__", None), dict(recipe))
     process = start()
     assert process.stdin is not None and process.stdout is not None
     try:
         with _turn:
             pickle.dump(task, process.stdin)
             process.stdin.flush()
-            answer: Trained | str = pickle.load(process.stdout)
+            return pickle.load(process.stdout)
     except (OSError, EOFError) as error:
         if _running[0].ours:
             return f"the other process ended ({type(error).__name__}, exit code {process.poll()})"
         _running.clear()  # it may have ended over another one's task
-        return elsewhere(offer, kind, recipe)
-    return answer
+        return _asked(how, offer, kind, recipe)
 
 
 def serve() -> None:
@@ -102,7 +121,7 @@ def serve() -> None:
         import torch
 
         import_module("torch._dynamo")
-        from ltcore.testing.trial import train as _  # noqa: F401
+        from ltcore.testing.together import two as _  # noqa: F401
 
         torch.set_num_threads(1)
         source: BinaryIO = sys.stdin.buffer
@@ -115,9 +134,12 @@ def serve() -> None:
             out.flush()
 
 
-def _answer(name: str, module: str, qualname: str, file: str | None, recipe: Mapping[str, Any]) -> Trained | str:
+def _answer(
+    how: str, name: str, module: str, qualname: str, file: str | None, recipe: Mapping[str, Any]
+) -> Trained | tuple[Shared, Shared] | str:
     from ltcore.discovery import catalogue
     from ltcore.testing.parts import PARTS
+    from ltcore.testing.together import two
     from ltcore.testing.trial import train
     from ltcore.testing.watch import Watch
 
@@ -130,6 +152,8 @@ def _answer(name: str, module: str, qualname: str, file: str | None, recipe: Map
     installed = any(offer.name == name for offer in catalogue.offers())
     try:
         with catalogue.lent(PARTS if installed else {**PARTS, name: kind}):
+            if how == "together":
+                return two(recipe, name)
             trained = train(recipe, Watch(frozenset({name})))
     except Exception as error:
         return f"{type(error).__name__}: {error}"

@@ -159,6 +159,14 @@ def changed(
     return out
 
 
+def slowly(recipe: Mapping[str, Any], rate: float = 0.0001) -> dict[str, Any]:
+    """A copy of a recipe with learning rates that are no larger than `rate`."""
+    out = copy.deepcopy(dict(recipe))
+    for stage in out["stages"]:
+        stage["optimizer"]["lr"] = min(rate, stage["optimizer"]["lr"])
+    return out
+
+
 def beside(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A copy of a recipe with other methods in front of its own, in every stage that has some.
 

@@ -41,6 +41,7 @@ CHECKS = {
     "reopening": "the run's model opened again and exported is the same",
     "batch_sizes": "a batch of one image and one of an odd number train, or are refused before any data is read",
     "processes": "another process gives the same bits",
+    "together": "two processes that train together get what one gets",
     "pairs": "beside every other installed method it trains, or is refused by name",
 }
 

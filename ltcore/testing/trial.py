@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,21 @@ class Saved:
     plain: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step of a training.
+
+    Attributes:
+        at: stage, epoch and step, from 0.
+        losses: its terms.
+        images: how many images the stage has seen behind it.
+    """
+
+    at: tuple[str, int, int]
+    losses: dict[str, float]
+    images: int
+
+
 @dataclass
 class Trained:
     """What must be equal wherever a training is the same.
@@ -61,11 +76,15 @@ class Trained:
         losses: stage, epoch and mean loss.
         tensors: the model with the methods' modules and buffers, and the logits after calibration.
         saved: checkpoints inside stages, where they were asked for.
+        steps: every step. Of these and `tested` the comparison to the bit says nothing that it does not say anyway.
+        tested: how many test images there are logits of, and the accuracy on them; None where there are none.
     """
 
     losses: list[tuple[str, int, float]] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     saved: list[Saved] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    tested: tuple[int, float] | None = None
 
     def difference(self, other: Trained) -> str | None:
         """What differs first; None where all is the same, bit for bit."""
@@ -89,6 +108,8 @@ class _Trial(Observer):
     def __init__(self, watch: Watch, plan: Plan, directory: RunDirectory) -> None:
         self._watch, self._plan, self._directory = watch, plan, directory
         self.saved: list[Saved] = []
+        self.steps: list[Step] = []
+        self._losses: dict[str, float] = {}
 
     def _held(self) -> dict[str, str]:
         """What the methods hold outside of their state, by ``method.attribute``."""
@@ -112,7 +133,12 @@ class _Trial(Observer):
         for inspector in self._watch.inspectors:
             inspector.epoch_started(loop)
 
+    def losses_computed(self, loop: Loop, losses: dict[str, Tensor]) -> None:
+        self._losses = {name: value.item() for name, value in losses.items()}
+
     def step_ended(self, loop: Loop) -> None:
+        position = loop.position
+        self.steps.append(Step((loop.stage.name, position.epoch, position.step - 1), self._losses, position.images))
         for inspector in self._watch.inspectors:
             inspector.step_ended(loop)
 
@@ -138,9 +164,10 @@ class WatchedRun:
         plan: the plan.
         watch: looks at what the method does.
         folder: where the run's files are.
+        observers: look on, too.
     """
 
-    def __init__(self, plan: Plan, watch: Watch, folder: Path) -> None:
+    def __init__(self, plan: Plan, watch: Watch, folder: Path, observers: Sequence[Observer] = ()) -> None:
         (folder / "checkpoints").mkdir(exist_ok=True)
         loaded, device = plan.loaded, torch.device(plan.loaded.recipe.device)
         plan, self._watch = watch.wrapped(plan), watch
@@ -150,7 +177,7 @@ class WatchedRun:
         self.assembly, self.directory = Assembly(plan, data, device), RunDirectory(folder)
         watch.attach(self.assembly.state)
         self._trial = _Trial(watch, plan, self.directory)
-        self._run = Run(self.assembly, self.directory, Reporter(io.StringIO()), observers=[self._trial])
+        self._run = Run(self.assembly, self.directory, Reporter(io.StringIO()), observers=[self._trial, *observers])
         metrics_of(self.directory).touch()
 
     def outcome(self) -> Trained:
@@ -163,11 +190,18 @@ class WatchedRun:
         if self.reopening is not None:
             self.reopening(assembly, classifier)
         lines = metrics_of(self.directory).read_text(encoding="utf-8").splitlines()
+        trained.steps, trained.tested = self._trial.steps, self._tested()
         trained.losses = [(line["stage"], line["epoch"], line["loss"]) for line in map(json.loads, lines)]
         trained.tensors = {name: tensor.detach().clone() for name, tensor in assembly.model.state_dict().items()}
         pooled = assembly.provider.features("train", "pooled")
         trained.tensors[CALIBRATED] = logits_of(classifier, pooled, 500)
         return trained
+
+    def _tested(self) -> tuple[int, float] | None:
+        if self.assembly.data.whole.test is None:
+            return None
+        _, logits, _ = self._run.evaluation.outputs("test")
+        return len(logits), self._run.position.results[-1]["test"]["top1"]
 
 
 def train(
@@ -176,6 +210,7 @@ def train(
     going_on: Saved | None = None,
     folder: Path | None = None,
     reopening: Callable[[Assembly, nn.Module], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Trained:
     """Train a recipe.
 
@@ -185,6 +220,7 @@ def train(
         going_on: go on from this checkpoint, of a run in `folder`.
         folder: where the run's files are; by default a folder that is gone afterwards.
         reopening: is given the run's parts and its calibrated classifier at the end.
+        observers: look on, too.
 
     Raises:
         LtcoreError: anything that ends a run.
@@ -192,11 +228,11 @@ def train(
     if folder is None:
         temporary = Path(tempfile.mkdtemp(prefix="ltcore-check-"))
         try:
-            return train(recipe, watch, going_on, temporary, reopening)
+            return train(recipe, watch, going_on, temporary, reopening, observers)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     with watch.alone():
-        run = WatchedRun(plan_of(recipe) if isinstance(recipe, Mapping) else recipe, watch, folder)
+        run = WatchedRun(plan_of(recipe) if isinstance(recipe, Mapping) else recipe, watch, folder, observers)
     run.reopening = reopening
     if going_on is not None:
         run.directory.last.write_bytes(going_on.content)

@@ -6,30 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from ltcore import ranks
 from ltcore.contract.hookspecs import compute_gradients
 from ltcore.errors import PluginError
+from ltcore.training.functional import called_with
 
 if TYPE_CHECKING:
-    from ltcore.contract.model import Model
     from ltcore.contract.records import Batch
     from ltcore.discovery.binding import Entry, Hooks
     from ltcore.training.step import StepForward
-
-
-class _At(nn.Module):
-    """A function of the model as a module, so that its parameters and buffers can be other ones for a call."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, function: Callable[[], Tensor]) -> Tensor:
-        """What the function gives."""
-        return function()
 
 
 class BatchObjective:
@@ -93,17 +80,17 @@ class BatchObjective:
         retain_graph: bool = False,
     ) -> dict[str, Tensor]:
         """See `Objective`."""
+        if create_graph and (why := self._forward.in_pieces()):
+            raise PluginError(
+                f"takes gradients of gradients, and {why}; tell its author to write "
+                "requires = frozenset({'second_order'}), which the plan looks at"
+            )
         by, retain = self.parameters if at is None else at, retain_graph or create_graph
         found = torch.autograd.grad(
             loss, list(by.values()), retain_graph=retain, create_graph=create_graph, allow_unused=True
         )
         given = {name: gradient for name, gradient in zip(by, found, strict=True) if gradient is not None}
-        if ranks.size() > 1:
-            if create_graph:
-                raise PluginError(
-                    f"takes gradients of gradients, which {ranks.size()} processes cannot share out; train with one"
-                )
-            ranks.averaged(list(given.values()))
+        ranks.averaged(list(given.values()))
         return given
 
     def _evaluate(self, function: Callable[[], Tensor], at: Mapping[str, Tensor] | None, learn: bool) -> Tensor:
@@ -113,9 +100,7 @@ class BatchObjective:
         given |= at or {}
         if not given:
             return function()
-        others = {f"model.{name}": tensor for name, tensor in given.items()}
-        value: Tensor = functional_call(_At(self._model), others, (function,))
-        return value
+        return called_with(self._model, given, function)
 
 
 class GivenGradients:

@@ -8,6 +8,29 @@ from torch import Tensor
 from ltcore import ranks
 from ltcore.seeding import derive_seed
 
+#: The states of torch's global generators.
+States = tuple[Tensor, ...]
+
+
+def states(device: torch.device) -> States:
+    """Those of the CPU and, where the rows are on a GPU, of that one."""
+    found = (torch.get_rng_state(),)
+    return (*found, torch.cuda.get_rng_state(device)) if device.type == "cuda" else found
+
+
+def restore(found: States, device: torch.device) -> None:
+    """Set the global generators to what `states` gave."""
+    torch.set_rng_state(found[0])
+    if len(found) > 1:
+        torch.cuda.set_rng_state(found[1], device)
+
+
+def seed(number: int, device: torch.device) -> None:
+    """Seed the global generators of the CPU and, where the rows are on a GPU, of that one."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+
 
 class Shares:
     """One batch, from the images to the last tap.
@@ -24,30 +47,18 @@ class Shares:
         self._experts, self._device = experts, device
         self._rows = 0
         self._seed, self._visits = torch.initial_seed(), 0
-        self._common: tuple[Tensor, ...] = ()
+        self._common: States = ()
 
     def own(self, rows: Tensor) -> Tensor:
         """This process's part of the rows [R, ...], with which the backbone goes on."""
         self._rows = len(rows)
-        self._common = self._state()
-        seed = derive_seed("rank", self._seed, ranks.rank(), self._visits)
-        torch.default_generator.manual_seed(seed)
-        if self._device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        self._common = states(self._device)
+        seed(derive_seed("rank", self._seed, ranks.rank(), self._visits), self._device)
         self._visits += 1
         return rows[ranks.part(len(rows))]
 
     def joined(self, own: Tensor) -> Tensor:
         """The rows of all processes, of which this one has `own`; where the network has split, expert by expert."""
-        self._restore(self._common)
+        restore(self._common, self._device)
         split = self._experts > 1 and len(own) == self._experts * len(range(self._rows)[ranks.part(self._rows)])
         return ranks.joined(own, self._rows, self._experts if split else 1)
-
-    def _state(self) -> tuple[Tensor, ...]:
-        states = (torch.get_rng_state(),)
-        return (*states, torch.cuda.get_rng_state(self._device)) if self._device.type == "cuda" else states
-
-    def _restore(self, states: tuple[Tensor, ...]) -> None:
-        torch.set_rng_state(states[0])
-        if len(states) > 1:
-            torch.cuda.set_rng_state(states[1], self._device)

@@ -18,6 +18,7 @@ from ltcore.files import checkpoint
 from ltcore.networks.optimizers import Parameters, build_optimizer
 from ltcore.networks.schedules import never_comes
 from ltcore.plan.checks import late_start, wrong_group
+from ltcore.training.accumulation import Accumulation
 from ltcore.training.cache import FeatureCache
 from ltcore.training.cache_files import CacheFiles, key_of
 from ltcore.training.gradients import GivenGradients
@@ -91,7 +92,8 @@ def set_up(
     if isinstance(source, FeatureCache):
         start, notes = source.tap, [*notes, *source.notes]
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")
-    forward = StepForward(model, hooks, start, stage.classification, torch.bfloat16 if bf16 else None)
+    accumulation = Accumulation(stage.accumulate, stage.batch_size) if stage.accumulate > 1 else None
+    forward = StepForward(model, hooks, start, stage.classification, torch.bfloat16 if bf16 else None, accumulation)
     given = _given_gradients(assembly, index, hooks, forward)
     step = given or (together(model, forward) if ranks.size() > 1 else forward)
     loop = Loop(

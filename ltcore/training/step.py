@@ -15,6 +15,7 @@ from ltcore.contract.hookspecs import adjust_logits, auxiliary_losses, compute_l
 from ltcore.contract.records import Batch, Features, count_rows
 from ltcore.errors import PluginError
 from ltcore.networks.optimizers import set_learning_rate
+from ltcore.training.accumulation import Accumulation, Parts
 from ltcore.training.shares import Shares
 
 if TYPE_CHECKING:
@@ -31,13 +32,20 @@ class StepForward:
         start: what a batch holds: ``images``, or cached features at ``maps`` or ``pooled``.
         classification: whether there is a classification loss at all.
         autocast: dtype of the forward pass; None for float32 throughout.
+        accumulation: how much of a batch goes through the backbone at a time; None for all of it.
     """
 
     def __init__(
-        self, model: Model, hooks: Hooks, start: str, classification: bool, autocast: torch.dtype | None
+        self,
+        model: Model,
+        hooks: Hooks,
+        start: str,
+        classification: bool,
+        autocast: torch.dtype | None,
+        accumulation: Accumulation | None = None,
     ) -> None:
         self.model, self.hooks, self.start = model, hooks, start
-        self.classification, self.autocast = classification, autocast
+        self.classification, self.autocast, self.accumulation = classification, autocast, accumulation
 
     def __call__(self, batch: Batch, class_weights: Tensor | None, factors: Tensor | None = None) -> dict[str, Tensor]:
         """The weighted loss terms of a batch, each 0-d float32; their sum is what is minimised.
@@ -72,20 +80,38 @@ class StepForward:
             logits: Tensor = self.model(images).float()
             return logits
 
+    def in_pieces(self) -> str:
+        """What takes the gradient of a batch apart, so that it cannot be differentiated again; empty if nothing."""
+        if ranks.size() > 1:
+            return f"{ranks.size()} processes share the batch out; train with one"
+        if self.accumulation:
+            return f"accumulate: {self.accumulation.parts} computes the backbone's in parts; use accumulate: 1"
+        return ""
+
     def _low_precision(self, images: Tensor) -> torch.autocast:
         return torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None)
+
+    def _first_tap(self) -> str:
+        return next((tap for tap in self.model.backbone.taps if tap in self.hooks.taps), "pooled")
 
     def _features(self, batch: Batch) -> Features:
         """Run the backbone; at each tap the fold sees the rows as they are there.
 
-        Of several processes each runs its part of the rows, and at a tap has those of all.
+        Of several processes each runs its part of the rows, and at a tap has those of all. With an accumulation the
+        rows of a process go to the first tap in parts, and on from there together.
         """
         images, experts = batch.images if self.start == "images" else None, self.model.backbone.experts
         shared = self.start == "images" and ranks.size() > 1
         shares = Shares(experts, batch.images.device) if shared else None
+        rows = batch.rows if experts == 1 or self.start == "images" else as_rows(batch.rows)
+        number = self.accumulation.number(len(rows)) if self.accumulation and self.start == "images" else 1
+        rows = rows if shares is None else shares.own(rows)
+        parts = Parts(self.model, self._first_tap(), rows, number, self.autocast) if number > 1 else None
         record: Features | None = None
 
         def recorded(x: Tensor) -> Features:
+            if parts and record is None:
+                x = parts.joined(x)
             if shares:
                 x = shares.joined(x)
             if experts > 1 and (record is None or not record.expert_rows):
@@ -102,9 +128,8 @@ class StepForward:
 
             return change
 
-        rows = batch.rows if experts == 1 or self.start == "images" else as_rows(batch.rows)
         taps = {tap: through(tap) for tap in self.hooks.taps}
-        pooled = self.model.backbone.run(rows if shares is None else shares.own(rows), self.start, taps)
+        pooled = self.model.backbone.run(parts.last if parts else rows, self.start, taps)
         last = recorded(pooled)
         if experts > 1 and not last.expert_rows:
             raise PluginError(

@@ -50,14 +50,15 @@ def together(model: Model, step: StepForward) -> Callable[[Batch, Tensor | None]
 
 
 def refuse_too_many(loaded: LoadedRecipe, index: int, stage: Stage) -> None:
-    """Every process computes a part of every batch.
+    """Every process computes a part of every batch, and with ``accumulate`` takes it in parts.
 
     Raises:
         RecipeError: there are more of them than rows.
     """
-    if stage.batch_size < ranks.size():
+    if stage.batch_size < ranks.size() * stage.accumulate:
+        parts = f" in {stage.accumulate} parts each (accumulate)" if stage.accumulate > 1 else ""
         raise loaded.fail(
             ("stages", index, "batch_size"),
-            f"stage '{stage.name}': a batch of {stage.batch_size} images cannot be shared by {ranks.size()} processes; "
-            "start fewer with torchrun, or raise batch_size, which is the number of all processes together",
+            f"stage '{stage.name}': a batch of {stage.batch_size} images cannot be shared by {ranks.size()} processes"
+            f"{parts}; start fewer with torchrun, or raise batch_size, which is the number of all processes together",
         )

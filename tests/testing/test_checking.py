@@ -90,6 +90,16 @@ WRONG = [
         "compute_gradients changed context.model.backbone.layer1.0.weight",
     ),
     (made.BuildsAClassifierWithAnOldWeight, "classifier", "once its parameters have changed"),
+    # In two processes.
+    (made.DrawsByRank, "together", "stage 'second', epoch 1, step 1: the loss 'classification' is "),
+    (
+        made.KeepsStatisticsOfItsOwnRows,
+        "together",
+        "stage 'second', epoch 1, step 1: 'keeps_statistics_of_its_own_rows.mean' is another one in the second process",
+    ),
+    (made.SumsWhatAllHave, "together", " in two together"),
+    (made.DrawsItsShareOfTheBatch, "together", "two processes have seen 8 images of the stage, and one has seen 16"),
+    (made.TakesGradientsOfGradients, "together", "takes gradients of gradients, and 2 processes share the batch out"),
 ]
 RIGHT = {
     made.LeavesItsInput: "inputs",
@@ -121,11 +131,14 @@ RIGHT = {
     made.GoesByLabels: "row_order",
     made.MakesRowsOfExtraRows: "extra_rows",
     made.LooksAhead: "given_gradients",
+    made.KeepsStatisticsOfTheBatch: "together",
 }
 #: Twins that are right because they say what they do, so that there is nothing to check.
 SAYING = {
     made.LearnsFromHeldOutImagesAndSaysSo: "validation",
     made.SaysThatOrderMatters: "row_order",
+    made.SaysThatItTakesGradientsOfGradients: "together",
+    made.DrawsByRankAndSaysSo: "together",
 }
 
 
@@ -183,7 +196,7 @@ def test_check_method_raises_with_every_failure():
     with pytest.raises(ConformanceError) as caught:
         check_method(made.MisspellsAHook, without=["pairs"])
     assert caught.value.report["hooks"].outcome == "failed"
-    assert "misspells_a_hook (wrong_plugins MisspellsAHook) failed 1 of 32 checks" in str(caught.value)
+    assert "misspells_a_hook (wrong_plugins MisspellsAHook) failed 1 of 33 checks" in str(caught.value)
     assert "change: mark it with @hookimpl and call it adjust_logits" in str(caught.value)
 
 

@@ -46,7 +46,7 @@ class _Reweighting(Method[OptionsT]):
     """Weighs training images so that held-out ones, balanced over the classes, are classified better."""
 
     interface = "1.1"
-    requires: ClassVar = {"validation"}
+    requires: ClassVar = {"validation", "second_order"}
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse a stage without classification, in which there is nothing to weigh.
@@ -94,7 +94,7 @@ class MetaWeightNet(_Reweighting[MetaWeightNetOptions]):
     It learns from the loss of the held-out images one step ahead.
     """
 
-    requires: ClassVar = {"validation", "own_parameters_train"}
+    requires: ClassVar = {"validation", "own_parameters_train", "second_order"}
 
     def __init__(self, options: MetaWeightNetOptions | None = None) -> None:
         """Make the network."""
