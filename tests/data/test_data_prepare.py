@@ -137,6 +137,12 @@ def test_describe_and_render():
     assert text.splitlines()[-3:] == ["cat  14  " + "#" * 40, "dog   5  " + "#" * 14, "owl   4  " + "#" * 11]
 
 
+def test_a_long_name_is_cut_after_24_characters():
+    record = describe(cut(data_set()), "birds") | {"class_names": ["abcdefghijklmnopqrstuvwxyz", "dog", "cat"]}
+    shown = [line.split()[0] for line in render(record).splitlines() if "#" in line]
+    assert "abcdefghijklmnopqrstuvwx" in shown
+
+
 def test_many_classes_share_rows():
     counts = [int(500 * 0.01 ** (i / 99)) for i in range(100)]
     names = tuple(f"n{i}" for i in range(100))

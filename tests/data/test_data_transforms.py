@@ -10,7 +10,7 @@ from torchvision.transforms import functional as F
 
 from ltcore.contract.recipe import Transform
 from ltcore.contract.splits import ArraySplit, DataSplits
-from ltcore.data.transforms import TRANSFORMS, ImageTransform, cut_out, resolve
+from ltcore.data.transforms import TRANSFORMS, ImageTransform, _random_area, cut_out, resolve
 from ltcore.errors import DataError
 
 
@@ -55,6 +55,18 @@ def test_evaluation_is_torchvisions(name, width, height):
     found = ImageTransform(name, size).evaluate(image.copy())
     difference = np.asarray(found).astype(int) - np.asarray(expected)
     assert np.abs(difference).max() <= 1 and np.abs(difference).mean() < 0.1  # eight bits, rounded between two passes
+
+
+def test_a_random_area_is_between_three_to_four_and_four_to_three():
+    """Sides are whole pixels, so that a large image shows the ratios; both ends are reached."""
+    torch.manual_seed(0)
+    ratios, shares = [], []
+    for _ in range(400):
+        left, top, right, bottom = _random_area(Image.new("RGB", (1000, 1000)))
+        ratios.append((right - left) / (bottom - top))
+        shares.append((right - left) * (bottom - top) / 1e6)
+    assert 0.745 < min(ratios) < 0.77 and 1.30 < max(ratios) < 1.34
+    assert 0.079 < min(shares) < 0.1 and max(shares) > 0.9
 
 
 @pytest.mark.parametrize(("name", "shorter"), [("imagenet", 256), ("resize_crop", 256), ("none", 224)])

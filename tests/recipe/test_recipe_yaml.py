@@ -204,6 +204,13 @@ def test_depth_is_limited_while_parsing(text):
     assert time.process_time() - began < 2
 
 
+def test_depth_is_that_of_the_place_and_not_of_what_stood_before():
+    before = ", ".join(["[]"] * 2000)
+    assert value(f"[{before}, {'[' * 49}{']' * 49}]")
+    with pytest.raises(RecipeError, match=r"nested more than 50 deep"):
+        value(f"[{before}, {'[' * 2000}{']' * 2000}]")  # deeper than Python's stack
+
+
 def test_the_number_of_values_is_limited_while_parsing():
     with pytest.raises(RecipeError, match=r"^r\.yaml:1: more than 100000 values"):
         value("[" + "1," * 100_001 + "]")

@@ -111,6 +111,17 @@ def test_pairs_are_tried_before_the_methods_and_each_once(monkeypatch):
         }
 
 
+def test_two_parts_of_one_role_do_not_stand_beside_each_other(monkeypatch):
+    chosen = [offer for offer in catalogue.offers() if offer.name in {"focal", "cifar_resnet", "cifar_densenet"}]
+    monkeypatch.setattr(catalogue, "_INSTALLED", chosen)
+    with catalogue.lent(PARTS):
+        beside = {
+            name: {other.name for other in pairs.others(pairs.installed_part(catalogue.find(name)))}
+            for name in ("focal", "cifar_resnet")
+        }
+    assert beside == {"focal": {"focal", "cifar_resnet", "cifar_densenet"}, "cifar_resnet": {"focal"}}
+
+
 @pytest.mark.slow
 def test_another_process_is_started_where_the_one_of_the_first_process_has_ended(monkeypatch):
     gone = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

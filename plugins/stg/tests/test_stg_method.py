@@ -91,6 +91,10 @@ def test_defaults_are_the_papers():
     assert STG.requires == {"hard_labels", "one_network"} and STG.auxiliary == ("statistics",) and STG().tap == "pooled"
 
 
+def test_a_hidden_layer_may_have_a_single_unit():
+    assert STGOptions(hidden=1).hidden == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
