@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.errors import RecipeError, listed, nearest
+from ltcore.plan.acceleration import obstacle, refused
 from ltcore.plan.adapting import named
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class StageChecks:
         self.needs_are_met()
         self.every_start_comes()
         self.cache_is_possible()
+        self.acceleration_is_possible()
         self.trainable_matches()
         self.auxiliary_terms_exist()
         self.optimizer_exists()
@@ -331,6 +333,12 @@ class StageChecks:
                 f"{answer.entry.whose} changes the images, which cache '{self.stage.cache}' skips; use cache: off",
                 "cache",
             )
+
+    def acceleration_is_possible(self) -> None:
+        """What a stage asks for by name can be tried; what is left to the device is told by the plan."""
+        why = obstacle(self.stage, self.answers, self.skeleton)
+        if wrong := refused(self.stage, self.loaded.recipe.device, why):
+            raise self.refuse(wrong, "accelerate")
 
     def trainable_matches(self) -> None:
         """Every entry of ``trainable`` names something.

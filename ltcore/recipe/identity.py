@@ -11,6 +11,7 @@ from typing import Any
 from ltcore.recipe.loading import NEUTRAL, LoadedRecipe
 
 _PRECISION = re.compile(r"stages\.[^.]+\.precision")
+_ACCELERATE = re.compile(r"stages\.[^.]+\.accelerate")
 
 
 def settings(loaded: LoadedRecipe) -> dict[str, Any]:
@@ -18,7 +19,12 @@ def settings(loaded: LoadedRecipe) -> dict[str, Any]:
     told = dict(flat(loaded.recipe.model_dump(mode="json", exclude={"published"})))
     if not loaded.recipe.sync_batch_norm:  # which came later, and then says nothing
         del told["sync_batch_norm"]
-    return {key: value for key, value in told.items() if key not in NEUTRAL}
+    # Graphs replay the eager operations; compiled code has operations of its own, which round otherwise.
+    return {
+        key: value
+        for key, value in told.items()
+        if key not in NEUTRAL and (value == "compile" or not _ACCELERATE.fullmatch(key))
+    }
 
 
 def digest(loaded: LoadedRecipe) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,9 @@ from ltcore.errors import PluginError, RunError
 from ltcore.files import checkpoint
 from ltcore.networks.optimizers import Parameters, build_optimizer
 from ltcore.networks.schedules import never_comes
+from ltcore.plan.acceleration import NAMES, Choice
 from ltcore.plan.checks import late_start, wrong_group
+from ltcore.training import acceleration
 from ltcore.training.features import FeatureCache
 from ltcore.training.gradients import GivenGradients
 from ltcore.training.groups import parameter_groups
@@ -27,6 +30,7 @@ from ltcore.training.together import refuse_too_many, together
 if TYPE_CHECKING:
     from ltcore.data.loader import Loader
     from ltcore.discovery.binding import Hooks
+    from ltcore.training.acceleration import Accelerator
     from ltcore.training.assembly import Assembly
     from ltcore.training.position import Position, Restored
 
@@ -40,6 +44,8 @@ def set_up(
     observers: Sequence[Observer],
     extent: Extent,
     caches: bool = True,
+    warn: Callable[[str], None] = lambda _: None,
+    eager: bool = False,
 ) -> Loop:
     """Set up a stage, at its beginning or inside it.
 
@@ -52,6 +58,8 @@ def set_up(
         observers: look on.
         extent: how much of the stage is trained.
         caches: whether a cache that the stage asks for is filled; else its batches are images all the same.
+        warn: tells the user what comes up while the stage is trained.
+        eager: whether the backbone is left as it is, whatever the recipe says.
 
     Raises:
         LtcoreError: the stage cannot begin, or not where the checkpoint stands; the message says why.
@@ -85,7 +93,9 @@ def set_up(
     position.seconds += time.perf_counter() - began
     start = source.tap if isinstance(source, FeatureCache) else "images"
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")
-    forward = StepForward(model, hooks, start, stage.classification, torch.bfloat16 if bf16 else None)
+    autocast = torch.bfloat16 if bf16 else None
+    accelerator = None if eager else _accelerator(assembly, index, hooks, position, autocast, warn)
+    forward = StepForward(model, hooks, start, stage.classification, autocast, accelerator)
     given = _given_gradients(assembly, index, hooks, forward)
     step = given or (together(model, forward) if ranks.size() > 1 else forward)
     loop = Loop(
@@ -101,7 +111,7 @@ def set_up(
         forward=step,
         update=Update(optimizer, parameters, stage.clip_grad_norm, given is None, list(model.backbone.buffers())),
         loss_sum=loss_sum,
-        observers=observers,
+        observers=observers if accelerator is None else [*observers, accelerator],
         extent=extent,
         notes=notes,
     )
@@ -141,6 +151,36 @@ def _given_gradients(assembly: Assembly, index: int, hooks: Hooks, forward: Step
 
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return GivenGradients(forward, hooks, answers[0].entry, trained, reseed)
+
+
+def _accelerator(
+    assembly: Assembly,
+    index: int,
+    hooks: Hooks,
+    position: Position,
+    autocast: torch.dtype | None,
+    warn: Callable[[str], None],
+) -> Accelerator | None:
+    """What stands in for the stage's backbone; None where that is run itself. The choice goes into `position`.
+
+    Raises:
+        RecipeError: what the stage asks for by name cannot be had.
+    """
+    stage, before = assembly.plan.stages[index].stage, position.acceleration
+    found = acceleration.chosen(assembly.plan, index, assembly.device)
+    if before and before["chosen"] == "off" and found.chosen != "off" and found.asked == "auto":
+        found = Choice("auto", "off", before["why"])  # what could not be had is not tried again
+    elif before and before["chosen"] != found.chosen:
+        names = NAMES[before["chosen"]], NAMES[found.chosen]
+        found = replace(found, why=f"begun {names[0]}, gone on with {names[1]}: {found.why}".removesuffix(": "))
+        warn(f"stage '{stage.name}': {found.why}; the same up to rounding")
+    if not before or found.chosen != before["chosen"]:
+        position.acceleration = {"asked": found.asked, "chosen": found.chosen, "why": found.why}
+    if found.chosen == "off" or position.acceleration is None:
+        return None
+    gives = "maps" if "maps" in hooks.taps else "pooled"
+    piece = acceleration.Piece(assembly.model.backbone, gives, autocast)
+    return acceleration.Accelerator(piece, found, stage, position.acceleration, warn)
 
 
 def _trained(assembly: Assembly, index: int) -> set[str]:
