@@ -15,9 +15,11 @@ from gpu.records import read_lines, unpack
 
 def timing_table(lines: Sequence[dict[str, Any]]) -> str:
     """Markdown: the timed stages."""
-    columns = ("epoch_s", "step_ms", "device_ms", "host_cpu_ms", "device_share", "steps_an_epoch", "steps_profiled")
+    columns = ("epoch_s", "train_s_200", "step_ms", "images_s", "device_ms", "host_cpu_ms", "device_share", "chosen")
     rows = [f"| stage | {' | '.join(columns)} |", "|" + " --- |" * (len(columns) + 1)]
-    return "\n".join(rows + [f"| {line['stage']} | {' | '.join(str(line[c]) for c in columns)} |" for line in lines])
+    return "\n".join(
+        rows + [f"| {line['stage']} | {' | '.join(str(line.get(c, '')) for c in columns)} |" for line in lines]
+    )
 
 
 def keep(lines: Sequence[dict[str, Any]], tables: Path, records: Path) -> None:

@@ -20,6 +20,7 @@ from gpu.images import noise, save
 from gpu.jobs import ORDER
 from gpu.packing import MIB, PACKED, ROOT, pack, run, travelling
 from gpu.records import read_lines
+from gpu.timing import lines
 
 
 def fresh_python(folder: Path, python: str, torch: str | None) -> Path:
@@ -98,8 +99,9 @@ def rehearse(arguments: argparse.Namespace) -> None:
             sys.exit(f"on_a_gpu.py: the second call ended with {again.returncode} and these results: {names}")
         if twice := [str(path) for path, when in ended.items() if path.stat().st_mtime_ns != when]:
             sys.exit(f"on_a_gpu.py: trained twice: {twice}")
-        if len(timed := read_lines(out / "timing.jsonl")) != 4:
-            sys.exit(f"on_a_gpu.py: four stages should have been timed, and these were: {timed}")
+        timed = read_lines(out / "timing.jsonl")
+        if [line["stage"] for line in timed] != list(lines(ROOT, room, room, True)) or any("error" in x for x in timed):
+            sys.exit(f"on_a_gpu.py: not everything was timed: {timed}")
         home = list(out.iterdir())
         if len(home) > 8 or any(path.stat().st_size > 16 * MIB for path in home):
             sys.exit(f"on_a_gpu.py: too much comes home: {[(path.name, path.stat().st_size) for path in home]}")

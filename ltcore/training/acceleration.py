@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ltcore import ranks
 from ltcore.errors import RunError
-from ltcore.plan.acceleration import NAMES, choice, obstacle, refused
+from ltcore.plan.acceleration import choice, obstacle, refused
 from ltcore.training.loop import Loop, Observer
 from ltcore.training.sameness import Kept, compared, rounding
 
@@ -177,7 +177,7 @@ class Accelerator(Observer):
         self._record["chosen"], self._record["why"] = "off", reason
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # of what was tried
-        self._warn(f"{where} trains with the eager backbone, because {NAMES[kind]} cannot be had: {reason}")
+        self._warn(f"{where} trains with the eager backbone, because {kind} cannot be had: {reason}")
 
     # -- whether it still holds ------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from ltcore.errors import PluginError, RunError
 from ltcore.files import checkpoint
 from ltcore.networks.optimizers import Parameters, build_optimizer
 from ltcore.networks.schedules import never_comes
-from ltcore.plan.acceleration import NAMES, Choice
+from ltcore.plan.acceleration import Choice
 from ltcore.plan.checks import late_start, wrong_group
 from ltcore.training import acceleration
 from ltcore.training.features import FeatureCache
@@ -171,8 +171,8 @@ def _accelerator(
     if before and before["chosen"] == "off" and found.chosen != "off" and found.asked == "auto":
         found = Choice("auto", "off", before["why"])  # what could not be had is not tried again
     elif before and before["chosen"] != found.chosen:
-        names = NAMES[before["chosen"]], NAMES[found.chosen]
-        found = replace(found, why=f"begun {names[0]}, gone on with {names[1]}: {found.why}".removesuffix(": "))
+        text = f"begun with {before['chosen']}, gone on with {found.chosen}: {found.why}"
+        found = replace(found, why=text.removesuffix(": "))
         warn(f"stage '{stage.name}': {found.why}; the same up to rounding")
     if not before or found.chosen != before["chosen"]:
         position.acceleration = {"asked": found.asked, "chosen": found.chosen, "why": found.why}
