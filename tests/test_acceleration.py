@@ -10,13 +10,17 @@ from torch.nn.functional import dropout
 
 from ltcore import Backbone, Method, hookimpl
 from ltcore.contract.recipe import Optimizer, Stage
+from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.acceleration import Choice, choice
+from ltcore.plan.plan import make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.identity import digest
 from ltcore.recipe.loading import load_recipe
+from ltcore.runs.reopening import for_each_stage
 from ltcore.training import acceleration
 from ltcore.training.acceleration import Accelerator, Piece, without_compiler
 from ltcore.training.arithmetic import arithmetic
+from ltcore.training.data import read_data
 from ltcore.training.execute import execute
 from ltcore.training.loop import Observer
 from ltcore.training.sameness import EPSILON, Kept, compared
@@ -457,8 +461,8 @@ def test_graphs_are_made_by_pytorch_without_autocast_of_a_copy_and_their_memory_
     piece, rows = a_piece()
     seen = {}
 
-    def make(module, sample, allow_unused_input):
-        seen.update(module=module, sample=sample[0], autocast=torch.is_autocast_enabled("cpu"))
+    def make(module, sample, allow_unused_input, capture_error_mode="global"):
+        seen.update(mode=capture_error_mode, module=module, sample=sample[0], autocast=torch.is_autocast_enabled("cpu"))
         assert allow_unused_input and not module._forward_hooks
         for _ in range(3):
             out = module(*sample)
@@ -484,6 +488,7 @@ def test_graphs_are_made_by_pytorch_without_autocast_of_a_copy_and_their_memory_
     with torch.autocast("cpu", torch.bfloat16):
         first = accelerator(rows, 8)
     assert not said and record["chosen"] == "graphs" and record["gradients_difference"] == 0
+    assert seen["mode"] == "thread_local", "other threads of the run use the GPU meanwhile"
     assert not seen["autocast"] and seen["module"] is not piece
     assert torch.equal(seen["sample"], rows) and seen["sample"].data_ptr() != rows.data_ptr()
     kept = first.clone()
@@ -694,6 +699,17 @@ def test_a_method_that_changes_modes_gets_what_it_asks_for(write_recipe, tmp_pat
     assert quick.losses == plain.losses
     assert counting.calls == 1 + 6, "the first epoch's full batches"
     assert "steps in which it is so run with the eager backbone" in " ".join(said.split())
+
+
+def test_a_run_is_opened_where_it_could_not_be_accelerated(write_recipe, tmp_path, fake, monkeypatch):
+    fake()
+    loaded = load_recipe(stage_of(write_recipe, accelerate="compile"))
+    _, folder = execute(loaded, tmp_path, False, Reporter(io.StringIO()))
+    monkeypatch.setattr(acceleration, "without_compiler", lambda: "no compiler")
+    data = read_data(loaded, make_plan(loaded).answers["data"])
+    opened = []
+    for_each_stage(loaded, data, RunDirectory(folder), lambda end: opened.append(end._set_up().forward.accelerator))
+    assert opened == [None]
 
 
 def test_pytorchs_compiler_traces_the_piece_and_gives_the_same(write_recipe, tmp_path, monkeypatch):

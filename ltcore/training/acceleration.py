@@ -6,6 +6,7 @@ the stage's first batch; after that every buffer, random state and gradient is a
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import sys
@@ -64,8 +65,14 @@ def _graphed(piece: Piece, rows: Tensor) -> Callable[[Tensor], Tensor]:
 
     Every replay writes into the same memory, so what comes out is copied: a method may keep it.
     """
+    make: Any = torch.cuda.make_graphed_callables
+    told: dict[str, Any] = {
+        "allow_unused_input": True
+    }  # behind the maps there may be parameters, which it does not use
+    if "capture_error_mode" in inspect.signature(make).parameters:  # not in every version
+        told["capture_error_mode"] = "thread_local"  # the thread that pins decoded images goes on meanwhile
     with torch.autocast(rows.device.type, enabled=False):
-        graphed: Any = torch.cuda.make_graphed_callables(piece, (rows.clone(),), allow_unused_input=True)
+        graphed = make(piece, (rows.clone(),), **told)
     return lambda rows: graphed(rows).clone()
 
 
@@ -149,7 +156,7 @@ class Accelerator(Observer):
         epsilon = rounding(self._stage.precision, self.eager.autocast)
         piece, kept = Piece(self.eager.backbone, self.gives, self.eager.autocast), Kept(self.eager)
         try:
-            with _one_message(kept):
+            with _waiting_allowed(), _one_message(kept):
                 quick = MAKERS[self._choice.chosen](piece, rows)
                 found, natural = compared(self.eager, quick, rows, kept, epsilon)
         except _Failed as failure:
@@ -225,6 +232,20 @@ def chosen(plan: Plan, index: int, device: torch.device) -> Choice:
 
 class _Failed(Exception):
     """What was tried cannot be done; the message says why."""
+
+
+@contextmanager
+def _waiting_allowed() -> Iterator[None]:
+    """Whoever looks for steps that wait for a GPU does not mean this one."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 @contextmanager
