@@ -66,9 +66,7 @@ def _graphed(piece: Piece, rows: Tensor) -> Callable[[Tensor], Tensor]:
     Every replay writes into the same memory, so what comes out is copied: a method may keep it.
     """
     make: Any = torch.cuda.make_graphed_callables
-    told: dict[str, Any] = {
-        "allow_unused_input": True
-    }  # behind the maps there may be parameters, which it does not use
+    told: dict[str, Any] = {"allow_unused_input": True}  # parameters behind the maps
     if "capture_error_mode" in inspect.signature(make).parameters:  # not in every version
         told["capture_error_mode"] = "thread_local"  # the thread that pins decoded images goes on meanwhile
     with torch.autocast(rows.device.type, enabled=False):
