@@ -16,7 +16,9 @@ from ltcore.bench.memory import measure as weigh
 from ltcore.bench.subject import cifar_sized, subject
 from ltcore.bench.text import render
 from ltcore.errors import RunError
+from ltcore.plan.acceleration import Choice
 from ltcore.recipe.loading import recipe_from
+from ltcore.training import acceleration
 
 ROOT = Path(__file__).parents[1]
 STUB = """
@@ -127,6 +129,37 @@ def test_without_methods_or_a_program(recipe):
     assert list(found["parts"]) == ["step"] and "reference" not in found["parts"]["step"]
     text = render(found)
     assert "the trainer beside a loop by hand" in text and "reference" not in text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_accelerated_step_takes_turns_with_an_eager_one(recipe, monkeypatch, whole):
+    used = []
+
+    def make(piece, rows):
+        def slower(rows):
+            used.append(len(rows))
+            return piece(piece(rows)[:, :1, None, None] * 0 + rows)  # twice, to the same values
+
+        return slower
+
+    monkeypatch.setattr(acceleration, "without_compiler", lambda: "")
+    monkeypatch.setitem(acceleration.MAKERS, "compile", make)
+    sets = [] if whole else ["stages.first.epochs=1"]
+
+    def chosen(plan, index, device):
+        return Choice("auto", "off" if index else "compile")
+
+    for where in ("acceleration", "run"):
+        monkeypatch.setattr(f"ltcore.training.{where}.chosen", chosen)
+    found = command.bench(recipe, sets, ["step", "stages"] if whole else ["step"], 0.2)
+    part = found["parts"]["step"]["acceleration"]
+    assert (part["asked"], part["chosen"]) == ("auto", "off"), "statistics are learned from twice: it differs"
+    assert used == [8] and 0.2 < part["gain"] < 5 and part["eager_step_seconds"] > 0
+    assert "  eager after all" in render(found)
+    monkeypatch.setitem(acceleration.MAKERS, "compile", lambda piece, rows: piece)
+    found = command.bench(recipe, sets, ["step"], 0.2)
+    assert found["parts"]["step"]["acceleration"]["chosen"] == "compile"
+    assert "  compile, beside eager steps" in render(found)
 
 
 def test_methods_are_said_to_be_in_the_step(write_recipe):

@@ -163,6 +163,51 @@ def test_the_timed_stages_time_what_acts_late(few, tmp_path, offer_methods, labe
     assert {stage.precision for stage in recipe.stages} == {"fp32"}
 
 
+def test_lines_are_timed_in_order_of_worth(few, tmp_path):
+    timing = import_module("gpu.timing")
+    names = list(timing.lines(ROOT, tmp_path, few, False))
+    assert names[:3] == ["CE", "reference", "CE fp32 off"], "what must be shown first"
+    assert names.index("ResNet-50 bf16 graphs") < names.index("LDAM-DRW") < names.index("CE fp32 compile")
+    ways = {f"CE {precision} {way}" for precision in ("fp32", "tf32", "bf16") for way in ("off", "graphs", "compile")}
+    assert ways - {"CE fp32 graphs"} < set(names), "which CE itself is, by auto"
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_each_precision_and_way_is_timed(few, tmp_path, offer_methods, short, monkeypatch):
+    timing = import_module("gpu.timing")
+    offer_methods(epoch_clock=timing.EpochClock)
+    monkeypatch.setattr(timing, "there", lambda accelerate: accelerate)
+    for precision, way in timing.QUICK:
+        content = timing.quick_recipe(precision, way, ROOT, tmp_path, few, tmp_path / "clock.json", short)
+        (tmp_path / "timed.yaml").write_text(json.dumps(content))
+        (stage,) = load_recipe(tmp_path / "timed.yaml").recipe.stages
+        assert (stage.precision, stage.accelerate) == (precision, way)
+    (tmp_path / "large.yaml").write_text(json.dumps(timing.large_recipe("graphs", tmp_path / "clock.json", short)))
+    loaded = load_recipe(tmp_path / "large.yaml")
+    make_plan(loaded)
+    (stage,) = loaded.recipe.stages
+    assert (stage.precision, stage.accelerate, stage.batch_size) == ("bf16", "graphs", 8 if short else 128)
+
+
+def test_without_time_nothing_more_is_begun_and_what_fails_is_a_line(few, tmp_path, monkeypatch, capsys):
+    timing = import_module("gpu.timing")
+
+    def fails():
+        raise ltcore.RunError("too small a card")
+
+    made = {"CE": lambda: {"epoch_s": 1.0}, "b": fails, "c": lambda: {"epoch_s": 2.0}}
+    monkeypatch.setattr(timing, "lines", lambda *_: made)
+    words = ["timing", "--root", str(ROOT), "--data", str(few), "--room", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*words, "--seconds", "60"])
+    timing.main()
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["stage"] for line in said] == ["CE", "b", "c"] and said[1]["error"] == "too small a card"
+    monkeypatch.setattr(sys, "argv", [*words, "--seconds", "-1"])
+    timing.main()
+    found = capsys.readouterr()
+    assert not found.out and "no time for CE and what comes after it" in found.err
+
+
 def test_the_clock_times_epochs_and_profiles_steps(write_recipe, tmp_path, offer_methods):
     timing = import_module("gpu.timing")
     offer_methods(epoch_clock=timing.EpochClock)

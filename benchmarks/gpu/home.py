@@ -15,7 +15,7 @@ from gpu.records import read_lines, unpack
 
 def timing_table(lines: Sequence[dict[str, Any]]) -> str:
     """Markdown: the timed stages, and several seeds at once."""
-    columns = ("epoch_s", "step_ms", "device_ms", "host_cpu_ms", "device_share", "steps_an_epoch", "steps_profiled")
+    columns = ("epoch_s", "train_s_200", "step_ms", "images_s", "device_ms", "host_cpu_ms", "device_share", "chosen")
     columns += ("over_one", "mps", "failed")
     rows = [f"| stage | {' | '.join(columns)} |", "|" + " --- |" * (len(columns) + 1)]
     return "\n".join(

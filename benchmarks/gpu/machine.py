@@ -82,10 +82,6 @@ def describe_machine(packed: dict[str, Any]) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
-        "tf32": {
-            "convolutions": torch.backends.cudnn.allow_tf32,
-            "products": torch.backends.cuda.matmul.allow_tf32,
-        },
         "commit": packed["commit"],
     }
 
@@ -123,9 +119,9 @@ def gpu_tests(notes: Notes, seconds: float) -> None:
 
 
 def timings(notes: Notes, room: Path, data: Path, short: bool, seconds: float) -> None:
-    """Time the four stages, and several seeds at once; a line as soon as one is done."""
+    """Time what `gpu.timing` has; a line as soon as one is done."""
     command = [sys.executable, "-m", "gpu.timing", "--root", ROOT, "--data", data]
-    command += ["--room", room / "timing", *(["--short"] if short else [])]
+    command += ["--room", room / "timing", "--seconds", str(seconds), *(["--short"] if short else [])]
     said, until, told = room / "timing.out", time.monotonic() + seconds, 0
     with said.open("w") as output, (room / "timing.err").open("w") as errors:
         process = subprocess.Popen(command, cwd=room, stdout=output, stderr=errors)
@@ -173,7 +169,7 @@ def go(arguments: argparse.Namespace) -> None:
     measured = {line["stage"]: line for line in read_lines(room / "timing.jsonl")}.get("CE", {})
     share = measured.get("device_share") if environment["gpu"] else None
     at_once = arguments.jobs or default_jobs(environment["cores"], environment["gpu_gib"], share)
-    if measured:
+    if "epoch_s" in measured:
         notes.say(f"a run of CE alone needs about {200 * measured['epoch_s']:.0f} s")
     from gpu.training import train  # the packed core is importable by now
     from ltcore.tables.records import Records

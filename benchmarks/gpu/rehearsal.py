@@ -21,6 +21,7 @@ from gpu.jobs import ORDER
 from gpu.packing import MIB, PACKED, ROOT, pack, run, travelling
 from gpu.records import read_lines
 from gpu.sharing import FEW
+from gpu.timing import lines
 
 
 def fresh_python(folder: Path, python: str, torch: str | None) -> Path:
@@ -99,8 +100,11 @@ def rehearse(arguments: argparse.Namespace) -> None:
             sys.exit(f"on_a_gpu.py: the second call ended with {again.returncode} and these results: {names}")
         if twice := [str(path) for path, when in ended.items() if path.stat().st_mtime_ns != when]:
             sys.exit(f"on_a_gpu.py: trained twice: {twice}")
-        if len(timed := read_lines(out / "timing.jsonl")) != 4 + len(FEW) or not timed[-1].get("over_one"):
-            sys.exit(f"on_a_gpu.py: four stages and two turns should have been timed, and these were: {timed}")
+        timed = read_lines(out / "timing.jsonl")
+        alone, together = list(lines(ROOT, room, room, True)), timed[len(timed) - len(FEW) :]
+        whole = [line["stage"] for line in timed[: -len(FEW)]] == alone and bool(together[-1].get("over_one"))
+        if not whole or any("error" in line for line in timed):
+            sys.exit(f"on_a_gpu.py: not everything was timed: {timed}")
         home = list(out.iterdir())
         if len(home) > 8 or any(path.stat().st_size > 16 * MIB for path in home):
             sys.exit(f"on_a_gpu.py: too much comes home: {[(path.name, path.stat().st_size) for path in home]}")

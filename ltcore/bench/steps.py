@@ -104,8 +104,11 @@ class Turns(Observer):
             loop.source = source  # type: ignore[assignment]
         if loop.stage.classification and not cached and self._index == 0:
             self._ways["by_hand"] = ByHand(loop, self.assembly, source, device)
+        if getattr(loop.forward, "accelerator", None) is not None:
+            self._ways["eager"] = _Twin(self, loop, source, eager=True)
+            self._acceleration = loop.position.acceleration  # which is filled in later, and is no longer there then
         if cached:
-            self._ways["without_cache"] = _Uncached(self, loop, source)
+            self._ways["without_cache"] = _Twin(self, loop, source, caches=False)
         if self._beside is not None:
             trains = any(name.startswith("backbone.") for name in loop.trained)
             part, program = "run" if trains else "classifier", self._beside
@@ -179,6 +182,12 @@ class Turns(Observer):
         }
         if hand := self.figures.get("by_hand"):
             found["by_hand"] = {"step_seconds": middle(hand), "tax": ratio(ours, hand)}
+        if eager := self.figures.get("eager"):
+            found["acceleration"] = {
+                **(self._acceleration or {}),
+                "eager_step_seconds": middle(eager),
+                "gain": ratio(eager, ours),
+            }
         if plain := self.figures.get("without_cache"):
             uncached = stage(plain, 0.0)
             found["cache"] = {
@@ -257,11 +266,12 @@ class ByHand:
         return (time.perf_counter() - began) / steps
 
 
-class _Uncached:
-    """The same stage, the frozen part run again for every batch."""
+class _Twin:
+    """The same stage set up otherwise: the frozen part run again for every batch, or the backbone left eager."""
 
-    def __init__(self, turns: Turns, loop: Loop, source: Any) -> None:
+    def __init__(self, turns: Turns, loop: Loop, source: Any, caches: bool = True, eager: bool = False) -> None:
         self._turns, self._loop, self._source = turns, loop, source
+        self._caches, self._eager = caches, eager
         self._twin: Loop | None = None
         self._batches: Iterator[Any] = iter(())
 
@@ -280,7 +290,7 @@ class _Uncached:
     def _made(self) -> Loop:
         assembly, index, loop = self._turns.assembly, self._turns._index, self._loop
         position = replace(loop.position, epoch=0, step=0)
-        twin = set_up(assembly, index, loop.hooks, position, None, [], Whole(), caches=False)
+        twin = set_up(assembly, index, loop.hooks, position, None, [], Whole(), caches=self._caches, eager=self._eager)
         if isinstance(self._source, _Held):
             twin.source = self._source  # type: ignore[assignment]
         return twin

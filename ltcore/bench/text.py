@@ -62,6 +62,9 @@ def _step(part: dict[str, Any]) -> list[str]:
         ),
         _row("  images a second", f"{part['images_per_second']:,.0f}/s"),
     ]
+    if quick := part.get("acceleration"):
+        title = f"  {quick['chosen']}, beside eager steps" if quick["chosen"] != "off" else "  eager after all"
+        rows.append(_row(title, f"{quick['gain']:.2f} times"))
     if hand:
         what = "the trainer beside a loop by hand" if not part["methods"] else "with methods, beside a plain loop"
         rows.append(_row(f"  {what}", f"{hand['tax']:.3f} times"))

@@ -108,6 +108,22 @@ class Evaluation(TypedDict, total=False):
     """Class by class; absent with ``diagnostics: off``, and in files from before there were any."""
 
 
+class AccelerationRecord(TypedDict):
+    """How the backbone's steps were made quicker, or why they were not."""
+
+    asked: str
+    """The stage's `accelerate`."""
+    chosen: str
+    """``off``, ``compile`` or ``graphs``."""
+    why: str
+    """Why it was not more, or not for all steps; empty where nothing stood in its way."""
+    features_difference: NotRequired[float]
+    """Where it was tried: how far what the backbone gave, and wrote into its buffers, was off from the eager one on the
+    stage's first batch, relative to its size."""
+    gradients_difference: NotRequired[float]
+    """The same of the parameters' gradients, the largest of all parameters."""
+
+
 class StageResult(Evaluation):
     """What is recorded of a stage that has ended."""
 
@@ -117,6 +133,8 @@ class StageResult(Evaluation):
     """Time in its steps, checkpoints and the filling of a cache included; epoch events and evaluation are not."""
     images_per_second: float
     """Rows trained on, over that time."""
+    acceleration: NotRequired[AccelerationRecord]
+    """How its steps were made quicker; absent in files from before it was recorded."""
 
 
 class Candidate(TypedDict):

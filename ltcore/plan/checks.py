@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ltcore import ranks
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.errors import RecipeError, listed, nearest
+from ltcore.plan.acceleration import obstacle, refused
 from ltcore.plan.adapting import named
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class StageChecks:
         self.every_start_comes()
         self.cache_is_possible()
         self.parts_save_something()
+        self.acceleration_is_possible()
         self.trainable_matches()
         self.auxiliary_terms_exist()
         self.optimizer_exists()
@@ -365,6 +367,12 @@ class StageChecks:
                 f"trainable is {listed(self.stage.trainable)}; use accumulate: 1",
                 "accumulate",
             )
+
+    def acceleration_is_possible(self) -> None:
+        """What a stage asks for by name can be tried; what is left to the device is told by the plan."""
+        why = obstacle(self.stage, self.answers, self.skeleton)
+        if wrong := refused(self.stage, self.loaded.recipe.device, why):
+            raise self.refuse(wrong, "accelerate")
 
     def trainable_matches(self) -> None:
         """Every entry of ``trainable`` names something.

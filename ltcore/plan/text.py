@@ -10,6 +10,7 @@ from ltcore.contract.model import matches
 from ltcore.data.pretraining import as_pretrained
 from ltcore.errors import RecipeError, listed
 from ltcore.networks.optimizers import group_parameters
+from ltcore.plan import acceleration
 from ltcore.plan.checks import backbone_names, linear_names
 from ltcore.plan.plan import build_skeleton
 from ltcore.untrusted import printable
@@ -150,6 +151,7 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         "optimizer": _optimizer(plan, stage_plan),
         "schedule": {"name": stage.schedule.name, **stage.schedule.model_dump()},
         "precision": stage.precision,
+        "accelerate": acceleration.described(stage, stage_plan.answers, plan.skeleton),
         "cache": stage.cache if stage.cache_precision == "fp32" else f"{stage.cache}, {stage.cache_precision}",
         "hooks": hooks,
     }
@@ -242,6 +244,7 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
         *_render_optimizer(stage["optimizer"]),
         f"  schedule    {_pairs(stage['schedule'])}",
         f"  precision   {stage['precision']}, cache {stage['cache']}",
+        f"  accelerate  {acceleration.rendered(stage['accelerate'])}",
     ]
     for hook, answer in stage["hooks"].items():
         people = [_person(method) for method in answer["methods"]] or [f"core: {answer['core']}"]

@@ -12,7 +12,12 @@ from ltcore.recipe.loading import NEUTRAL, LoadedRecipe
 
 _PRECISION = re.compile(r"stages\.[^.]+\.precision")
 #: Keys that came later, and what each says where it says nothing: then no digest changes.
-_LATER = ((re.compile("sync_batch_norm"), False), (re.compile(r"stages\.[^.]+\.accumulate"), 1))
+_LATER = (
+    (re.compile("sync_batch_norm"), False),
+    (re.compile(r"stages\.[^.]+\.accumulate"), 1),
+    (re.compile(r"stages\.[^.]+\.cache_precision"), "fp32"),
+)
+_ACCELERATE = re.compile(r"stages\.[^.]+\.accelerate")
 
 
 def settings(loaded: LoadedRecipe) -> dict[str, Any]:
@@ -21,6 +26,8 @@ def settings(loaded: LoadedRecipe) -> dict[str, Any]:
     silent = {
         key for key, value in told.items() for late, default in _LATER if late.fullmatch(key) and value == default
     }
+    # Graphs replay the eager operations; compiled code has operations of its own, which round otherwise.
+    silent |= {key for key, value in told.items() if _ACCELERATE.fullmatch(key) and value != "compile"}
     return {key: value for key, value in told.items() if key not in NEUTRAL and key not in silent}
 
 

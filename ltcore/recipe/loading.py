@@ -38,8 +38,9 @@ NEUTRAL = frozenset(
     }
 )
 
-#: A change that leaves published figures true, whatever the recipe says: they were measured so.
-_PUBLISHED_PRECISION = re.compile(r"stages\.[^.=]+\.precision\s*=\s*fp32")
+#: Changes that leave published figures true, whatever the recipe says: they were measured in fp32, and what is
+#: accelerated is compared with what is not.
+_PUBLISHED_PRECISION = re.compile(r"stages\.[^.=]+\.(precision\s*=\s*fp32|accelerate\s*=.*)")
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 

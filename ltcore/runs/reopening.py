@@ -156,7 +156,9 @@ class StageEnd:
         """The stage's loop; what trains in it requires a gradient, by which a method may tell what it is there for."""
         if self._loop is None:
             position = Position(stage=self.index, begun=True)
-            self._loop = set_up(self.assembly, self.index, self._hooks, position, None, (), Whole(), caches=False)
+            self._loop = set_up(
+                self.assembly, self.index, self._hooks, position, None, (), Whole(), caches=False, eager=True
+            )
         return self._loop
 
 

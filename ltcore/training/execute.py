@@ -16,6 +16,7 @@ from ltcore.plan.plan import Plan, make_plan
 from ltcore.progress.console import Reporter
 from ltcore.recipe.yaml_source import dump_yaml
 from ltcore.training import reuse
+from ltcore.training.acceleration import chosen
 from ltcore.training.assembly import Assembly
 from ltcore.training.data import RunData, choose_device, inspected, known, read_data, read_splits
 from ltcore.training.loop import Observer
@@ -86,6 +87,8 @@ def _execute(
     features: Path | None,
 ) -> tuple[Result, Path]:
     recipe = loaded.recipe
+    for index in range(len(plan.stages)):
+        chosen(plan, index, device)  # which may refuse the stage, before data is read
     selection = Selection(loaded) if recipe.select else None
     text = dump_yaml(loaded.source)
     with ranks.first():  # which may make a new one behind that

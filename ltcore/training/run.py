@@ -11,6 +11,8 @@ from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.untrained import untrained
 from ltcore.training import stopping
+from ltcore.training.acceleration import chosen
+from ltcore.training.arithmetic import arithmetic
 from ltcore.training.assembly import Assembly
 from ltcore.training.cache_files import CacheFiles
 from ltcore.training.evaluation import Evaluation
@@ -82,7 +84,7 @@ class Run:
             surroundings: the environment of this process, where it is known already.
         """
         surroundings = surroundings or environment_of(self.plan, self.assembly.device)
-        with self.reporter:
+        with arithmetic(tf32=False), self.reporter:
             self.reporter.run_started(self.recipe.name, self.directory.path, self._summary())
             self.train()
             result = write_result(self.assembly, self.directory, self.position, surroundings, about or {})
@@ -91,6 +93,10 @@ class Run:
 
     def train(self) -> None:
         """Train the stages that are not done yet; the others are read from their files."""
+        with arithmetic(tf32=False):
+            self._train()
+
+    def _train(self) -> None:
         self.assembly.start()
         check_groups(self.plan, self.assembly.model)
         for text in untrained(self.plan.loaded, [(plan.stage, plan.entries) for plan in self.plan.stages]):
@@ -101,11 +107,13 @@ class Run:
         restored = self._restore()
         for index, stage in enumerate(self.plan.stages):
             hooks = self.assembly.hooks(index)
-            if index < self.position.stage:
-                self._reopen_stage(index, hooks)
-            else:
-                self._train_stage(index, hooks, restored)
-                restored = None
+            quick = chosen(self.plan, index, self.assembly.device).chosen != "off"
+            with arithmetic(stage.stage.precision == "tf32", same_shapes=quick):
+                if index < self.position.stage:
+                    self._reopen_stage(index, hooks)
+                else:
+                    self._train_stage(index, hooks, restored)
+                    restored = None
             self.assembly.provider.freeze(stage.stage.name)
         self._files.clear()  # of a run that was killed between a stage and the next
 
@@ -152,15 +160,27 @@ class Run:
         assembly.prepare(index, hooks)
         if restored is not None:
             checkpoint.restore_model(assembly.model, restored.tensors, self.directory.last)
+        observers = self._observers(trace)
         loop = set_up(
-            assembly, index, hooks, position, restored, self._observers(trace), self._extent, files=self._files
+            assembly,
+            index,
+            hooks,
+            position,
+            restored,
+            observers,
+            self._extent,
+            files=self._files,
+            warn=self._warn,
         )
         with stopping.steps():
             loop.train()
         figures = self.evaluation.figures()
         speed = round(position.images / max(position.seconds, 1e-9), 1)
         seconds = round(position.seconds, 3)
-        position.results.append({"name": stage.name, "seconds": seconds, "images_per_second": speed, **figures})
+        found: Any = {"name": stage.name, "seconds": seconds, "images_per_second": speed, **figures}
+        if position.acceleration is not None:
+            found["acceleration"] = position.acceleration
+        position.results.append(found)
         self.reporter.stage_ended(stage.name, figures.get("test", figures.get("validation")), position.seconds)
         checkpoint.save(self.directory.stage_file(index, stage.name), checkpoint.model_tensors(assembly.model), {})
         position.end_stage(index)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ from ltcore.errors import PluginError, RunError
 from ltcore.files import checkpoint
 from ltcore.networks.optimizers import Parameters, build_optimizer
 from ltcore.networks.schedules import never_comes
+from ltcore.plan.acceleration import Choice
 from ltcore.plan.checks import late_start, wrong_group
+from ltcore.training import acceleration
 from ltcore.training.accumulation import Accumulation
 from ltcore.training.cache import FeatureCache
 from ltcore.training.cache_files import CacheFiles, key_of
@@ -30,6 +33,7 @@ from ltcore.training.together import refuse_too_many, together
 if TYPE_CHECKING:
     from ltcore.data.loader import Loader
     from ltcore.discovery.binding import Hooks
+    from ltcore.training.acceleration import Accelerator
     from ltcore.training.assembly import Assembly
     from ltcore.training.position import Position, Restored
 
@@ -44,6 +48,8 @@ def set_up(
     extent: Extent,
     caches: bool = True,
     files: CacheFiles | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+    eager: bool = False,
 ) -> Loop:
     """Set up a stage, at its beginning or inside it.
 
@@ -57,6 +63,8 @@ def set_up(
         extent: how much of the stage is trained.
         caches: whether a cache that the stage asks for is filled; else its batches are images all the same.
         files: where a cache lies that does not lie in memory; by default it does.
+        warn: tells the user what comes up while the stage is trained.
+        eager: whether the backbone is left as it is, whatever the recipe says.
 
     Raises:
         LtcoreError: the stage cannot begin, or not where the checkpoint stands; the message says why.
@@ -92,8 +100,10 @@ def set_up(
     if isinstance(source, FeatureCache):
         start, notes = source.tap, [*notes, *source.notes]
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")
+    autocast = torch.bfloat16 if bf16 else None
     accumulation = Accumulation(stage.accumulate, stage.batch_size) if stage.accumulate > 1 else None
-    forward = StepForward(model, hooks, start, stage.classification, torch.bfloat16 if bf16 else None, accumulation)
+    accelerator = None if eager else _accelerator(assembly, index, hooks, position, autocast, warn)
+    forward = StepForward(model, hooks, start, stage.classification, autocast, accumulation, accelerator)
     given = _given_gradients(assembly, index, hooks, forward)
     step = given or (together(model, forward) if ranks.size() > 1 else forward)
     loop = Loop(
@@ -109,7 +119,7 @@ def set_up(
         forward=step,
         update=Update(optimizer, parameters, stage.clip_grad_norm, given is None, list(model.backbone.buffers())),
         loss_sum=loss_sum,
-        observers=observers,
+        observers=observers if accelerator is None else [*observers, accelerator],
         extent=extent,
         notes=notes,
     )
@@ -149,6 +159,36 @@ def _given_gradients(assembly: Assembly, index: int, hooks: Hooks, forward: Step
 
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return GivenGradients(forward, hooks, answers[0].entry, trained, reseed)
+
+
+def _accelerator(
+    assembly: Assembly,
+    index: int,
+    hooks: Hooks,
+    position: Position,
+    autocast: torch.dtype | None,
+    warn: Callable[[str], None],
+) -> Accelerator | None:
+    """What stands in for the stage's backbone; None where that is run itself. The choice goes into `position`.
+
+    Raises:
+        RecipeError: what the stage asks for by name cannot be had.
+    """
+    stage, before = assembly.plan.stages[index].stage, position.acceleration
+    found = acceleration.chosen(assembly.plan, index, assembly.device)
+    if before and before["chosen"] == "off" and found.chosen != "off" and found.asked == "auto":
+        found = Choice("auto", "off", before["why"])  # what could not be had is not tried again
+    elif before and before["chosen"] != found.chosen:
+        text = f"begun with {before['chosen']}, gone on with {found.chosen}: {found.why}"
+        found = replace(found, why=text.removesuffix(": "))
+        warn(f"stage '{stage.name}': {found.why}; the same up to rounding")
+    if not before or found.chosen != before["chosen"]:
+        position.acceleration = {"asked": found.asked, "chosen": found.chosen, "why": found.why}
+    if found.chosen == "off" or position.acceleration is None:
+        return None
+    gives = "maps" if "maps" in hooks.taps else "pooled"
+    piece = acceleration.Piece(assembly.model.backbone, gives, autocast)
+    return acceleration.Accelerator(piece, found, stage, position.acceleration, warn)
 
 
 def _trained(assembly: Assembly, index: int) -> set[str]:

@@ -21,6 +21,7 @@ from ltcore.training.shares import Shares
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
     from ltcore.discovery.binding import Hooks
+    from ltcore.training.acceleration import Accelerator
 
 
 class StepForward:
@@ -33,6 +34,7 @@ class StepForward:
         classification: whether there is a classification loss at all.
         autocast: dtype of the forward pass; None for float32 throughout.
         accumulation: how much of a batch goes through the backbone at a time; None for all of it.
+        accelerator: stands in for the backbone up to the first tap behind its inner ones; None for the backbone itself.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class StepForward:
         classification: bool,
         autocast: torch.dtype | None,
         accumulation: Accumulation | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
+        self.accelerator = accelerator
         self.model, self.hooks, self.start = model, hooks, start
         self.classification, self.autocast, self.accumulation = classification, autocast, accumulation
 
@@ -55,9 +59,10 @@ class StepForward:
             class_weights: [C], or None for equal weights.
             factors: [N] for the loss values of the batch's rows, see `ltcore.contract.objective.Objective`.
         """
+        size = len(batch.targets)
         batch = self.hooks.call(mix_inputs, batch)
         with self._low_precision(batch.images):
-            record = self._features(batch)
+            record = self._features(batch, self.accelerator, size)
             logits = row_logits(self.model.classifier, record.features, record.expert).float()
         if factors is not None and record.expert_rows:
             before = record.expert_rows[0].stop - len(factors)  # rows that were appended before the network split
@@ -94,7 +99,7 @@ class StepForward:
     def _first_tap(self) -> str:
         return next((tap for tap in self.model.backbone.taps if tap in self.hooks.taps), "pooled")
 
-    def _features(self, batch: Batch) -> Features:
+    def _features(self, batch: Batch, accelerator: Accelerator | None = None, size: int = 0) -> Features:
         """Run the backbone; at each tap the fold sees the rows as they are there.
 
         Of several processes each runs its part of the rows, and at a tap has those of all. With an accumulation the
@@ -129,7 +134,10 @@ class StepForward:
             return change
 
         taps = {tap: through(tap) for tap in self.hooks.taps}
-        pooled = self.model.backbone.run(parts.last if parts else rows, self.start, taps)
+        if accelerator is not None:
+            pooled = self.model.backbone.run(accelerator(rows, size), accelerator.gives, taps)
+        else:
+            pooled = self.model.backbone.run(parts.last if parts else rows, self.start, taps)
         last = recorded(pooled)
         if experts > 1 and not last.expert_rows:
             raise PluginError(
