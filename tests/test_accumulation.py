@@ -442,7 +442,7 @@ def test_the_plan_says_what_it_costs_and_where_it_ends(write_recipe):
 
     stages, text = shown(accumulate=4)
     assert [stage["accumulate"] for stage in stages] == [None, {"parts": 4, "rows": 3, "until": "pooled"}]
-    assert text.count("accumulate") == 1
+    assert text.count("\n  accumulate  ") == 1 and "because accumulate: 4 runs the backbone on a batch in parts" in text
     assert (
         "accumulate  4 parts of at most 3 rows up to 'pooled', one held at a time; costs 3/4 of a forward pass" in text
     )
