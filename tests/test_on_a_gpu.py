@@ -196,16 +196,19 @@ def test_without_time_nothing_more_is_begun_and_what_fails_is_a_line(few, tmp_pa
         raise ltcore.RunError("too small a card")
 
     made = {"CE": lambda: {"epoch_s": 1.0}, "b": fails, "c": lambda: {"epoch_s": 2.0}}
+    shared = []
     monkeypatch.setattr(timing, "lines", lambda *_: made)
+    monkeypatch.setattr(timing, "share", lambda *where: shared.append(where))
     words = ["timing", "--root", str(ROOT), "--data", str(few), "--room", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [*words, "--seconds", "60"])
     timing.main()
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["stage"] for line in said] == ["CE", "b", "c"] and said[1]["error"] == "too small a card"
+    assert len(shared) == 1
     monkeypatch.setattr(sys, "argv", [*words, "--seconds", "-1"])
     timing.main()
     found = capsys.readouterr()
-    assert not found.out and "no time for CE and what comes after it" in found.err
+    assert not found.out and "no time for CE and what comes after it" in found.err and len(shared) == 1
 
 
 def test_the_clock_times_epochs_and_profiles_steps(write_recipe, tmp_path, offer_methods):

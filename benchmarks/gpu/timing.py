@@ -278,7 +278,7 @@ def main() -> None:
             found = {"error": str(error)}
         longest = max(longest, time.perf_counter() - before)
         print(json.dumps({"stage": label, **found, "took_s": round(time.perf_counter() - before, 1)}), flush=True)
-    if not arguments.only:
+    if not arguments.only and time.perf_counter() - began < arguments.seconds:
         share(arguments.root, arguments.data, arguments.room / "several", arguments.short)
 
 

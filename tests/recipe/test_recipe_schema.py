@@ -109,7 +109,7 @@ KNOWN = (
         (
             "epochs: 3",
             "epochs: 3\n    precision: bf6",
-            "r.yaml:11: stages.joint.precision: should be one of 'auto', 'fp32', 'bf16', not 'bf6'; "
+            "r.yaml:11: stages.joint.precision: should be one of 'auto', 'fp32', 'tf32', 'bf16', not 'bf6'; "
             "did you mean 'bf16'?",
         ),
         (

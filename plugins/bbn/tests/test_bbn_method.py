@@ -59,8 +59,8 @@ def recorded(monkeypatch):
     """For each step: the record before the classifier, as the fold at `pooled` was given it and left it."""
     real, steps = StepForward._features, []
 
-    def features(self, batch):
-        record = real(self, batch)
+    def features(self, batch, *others):
+        record = real(self, batch, *others)
         steps.append((batch, record))
         return record
 

@@ -161,8 +161,8 @@ def test_a_step_is_the_sum_of_the_experts_losses_with_their_margins(tmp_path, lo
     def watch(run, loop):
         forward = loop.forward._features
 
-        def seen(batch):
-            record = forward(batch)
+        def seen(batch, *others):
+            record = forward(batch, *others)
             classifier = run.assembly.model.classifier
             batches.append({"logits": classifier.rows(record.features, record.expert).detach(), "record": record})
             return record
