@@ -119,6 +119,7 @@ def trained(make_run, **parts):
     return seen.losses, {name: tensor.clone() for name, tensor in run.assembly.model.state_dict().items()}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", RECIPES)
 def test_in_parts_it_is_the_same_experiment(make_run, float64, counted, name):
     """Ten steps that change the weights, so gradients are compared, too."""

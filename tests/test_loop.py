@@ -1,6 +1,7 @@
 """The shape of the loop: short, read from top to bottom, and changed by what stands beside it, not by subclasses."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,10 @@ ROOT = Path(__file__).parent.parent
 
 @cache
 def trees():
-    """The syntax tree of each file of ours."""
-    return {
-        path: ast.parse(path.read_text())
-        for folder in ("ltcore", "plugins", "tests", "benchmarks", "docs")
-        for path in (ROOT / folder).rglob("*.py")
-    }
+    """The syntax tree of each file of ours that names a loop or a run."""
+    folders = ("ltcore", "plugins", "tests", "benchmarks", "docs")
+    texts = {path: path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    return {path: ast.parse(text) for path, text in texts.items() if re.search(r"\b(Loop|Run)\b", text)}
 
 
 EVENTS = [name for name in vars(Observer) if not name.startswith("_")]

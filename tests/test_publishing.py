@@ -88,6 +88,7 @@ def environment(wheels, tmp_path):
 # -- wheels ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.name)
 def test_a_wheel_has_every_file_of_its_package(project, wheels):
     about = tomllib.loads((project / "pyproject.toml").read_text())["project"]

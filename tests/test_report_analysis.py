@@ -43,7 +43,7 @@ def analysed(digits_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("analysis")
     page, notes = report([digits_run], folder / "r.html", features=True, analysis=True, figures=folder / "figures")
     assert notes == []
-    return page, gather(read_run(digits_run), Choices(images=False, analysis=True)), folder / "figures"
+    return page, gather(read_run(digits_run), Choices(features=False, images=False, analysis=True)), folder / "figures"
 
 
 def test_decision_values_are_the_mean_logits_of_each_class(analysed, digits_run):

@@ -164,6 +164,7 @@ TAPS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("model", "expected"), TAPS.items())
 def test_taps_of_each_family(model, expected):
     backbone, images = on_meta(model), torch.empty(3, 3, 64, 64, device="meta")

@@ -480,6 +480,7 @@ class MineNet(Method):
 )
 
 
+@pytest.mark.slow
 def test_data_and_backbone_of_a_file_with_processes_that_decode(mine, write_recipe, tmp_path, cli):
     mine.write_text(PARTS)
     recipe = write_recipe(

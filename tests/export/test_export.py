@@ -140,12 +140,13 @@ def export_all(run, name, folder):
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [
         ("calibrated",),
-        pytest.param(("digits", "timm"), marks=pytest.mark.slow),
-        pytest.param(tuple(set(RUNS) - {"calibrated", "timm"}), marks=pytest.mark.slow),
+        ("digits", "timm"),
+        tuple(set(RUNS) - {"calibrated", "timm"}),
     ],
 )
 def test_every_format_gives_the_runs_logits_where_ltcore_is_not(names, saved, tmp_path):

@@ -103,6 +103,7 @@ def test_its_own_tests_of_the_mathematics_pass(made):
     assert code == 0 and int(re.search(r"(\d+) passed", text)[1]) > len(MADE), text
 
 
+@pytest.mark.slow
 def test_its_recipe_trains(made, tmp_path):
     """One here, all of them below, as with the tests of the method."""
     name = "try_all_of_them"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltcore.errors import RecipeError
+from ltcore.recipe import yaml_source
 from ltcore.recipe.yaml_source import dump_yaml, parse, read_recipe_file
 
 
@@ -211,9 +212,12 @@ def test_depth_is_that_of_the_place_and_not_of_what_stood_before():
         value(f"[{before}, {'[' * 2000}{']' * 2000}]")  # deeper than Python's stack
 
 
-def test_the_number_of_values_is_limited_while_parsing():
-    with pytest.raises(RecipeError, match=r"^r\.yaml:1: more than 100000 values"):
-        value("[" + "1," * 100_001 + "]")
+def test_the_number_of_values_is_limited_while_parsing(monkeypatch):
+    assert yaml_source._MAX_VALUES == 100_000
+    monkeypatch.setattr(yaml_source, "_MAX_VALUES", 100)
+    assert len(value("[" + "1," * 99 + "]")) == 99  # and the list itself
+    with pytest.raises(RecipeError, match=r"^r\.yaml:1: more than 100 values"):
+        value("[" + "1," * 100 + "]")
 
 
 @pytest.mark.parametrize("number", [str(2**63), str(-(2**63)), "1" + "0" * 40, "1" + "0" * 5000], ids=len)

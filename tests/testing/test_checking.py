@@ -157,6 +157,7 @@ ALSO = {made.ImagesDrawGlobally: ["seed"]}
 
 
 @pytest.mark.filterwarnings("ignore:std")  # of one row, which is what one of them does wrong
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "name", "message"), list(cases()))
 def test_a_wrong_plugin_is_caught_by_the_check_that_is_meant_for_it(kind, name, message):
     report = conformance(kind, without=["pairs"])

@@ -77,6 +77,7 @@ def test_how_many_processes(monkeypatch):
         workers.possible(2)
 
 
+@pytest.mark.slow
 def test_several_processes_report_the_same(monkeypatch):
     names = ["tau_norm", "drw", "focal", "ldam"]
     monkeypatch.setattr(catalogue, "_INSTALLED", [offer for offer in catalogue.offers() if offer.name in names])

@@ -176,6 +176,7 @@ def test_what_is_exported_has_plain_layers_and_the_same_logits(trained):
     assert not torch.equal(before, trained.model.backbone.model.blocks[0].attn.qkv.weight)
 
 
+@pytest.mark.slow
 def test_onnx_has_the_adapters_merged(trained, tmp_path):
     onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     said = export(trained, "onnx", tmp_path / "model.onnx")

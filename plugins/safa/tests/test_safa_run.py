@@ -126,6 +126,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_resume_across_the_start_is_exact(tmp_path, interrupt):
     loaded = recipe(tmp_path, methods={"drw": {"start_epoch": START}})
     whole = run(loaded, tmp_path / "whole")
