@@ -12,6 +12,7 @@ from PIL import Image
 
 import ltcore
 from ltcore import Method, hookimpl
+from ltcore.discovery import catalogue
 from ltcore.files.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -351,6 +352,12 @@ def test_show_a_plugin(cli):
     assert text.startswith("ofa (ltcore-ofa 0.1.0)\n")
     assert re.search(r"^    head_ratio +0\.9 +number +h_r: ", text, re.MULTILINE)
     card = json.loads(cli("plugins", "show", "npz", "--json").out)
+    said = json.loads(cli("plugins", "show", "ofa", "--json").out)["summary"]
+    assert (
+        said
+        and "\n" not in said
+        and said == " ".join(catalogue.load(catalogue.find("ofa")).__doc__.split("\n\n")[0].split())
+    )
     assert card["hooks"] == ["build_data"] and card["options"]["path"]["default"] == "required"
     refused = cli("plugins", "show", "ofaa")
     assert refused.code == 2 and "did you mean 'ofa'?" in refused.err

@@ -440,6 +440,7 @@ def test_a_killed_run_goes_on_exactly(train, tmp_path, copy_at_checkpoint, strea
     assert np.array_equal(whole[0], resumed[0]) and whole[1] == resumed[1]
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_message_that_names_the_method(train):
     whose = r"'{}' \(ltcore-tests 0.0\): "
     with pytest.raises(RunError, match="stage 'joint': " + whose.format("fails") + "its function of image_transform f"):
@@ -453,7 +454,7 @@ def test_mistakes_are_one_message_that_names_the_method(train):
         train("c", "keeps", trainable=["classifier"], cache="eval")
 
 
-@pytest.mark.parametrize("streamed", [None, 0])
+@pytest.mark.parametrize("streamed", [pytest.param(None, marks=pytest.mark.slow), 0])
 def test_the_context_gives_images_to_look_at(train, monkeypatch, streamed):
     found = []
 

@@ -307,3 +307,12 @@ def test_lists_that_do_not_suit(cli, tmp_path):
     cli("init", root, "--out", tmp_path / "own.yaml").is_one_message(2, "has one class")
     (root / "old_train.txt").write_text("cat/002.png 0\n")
     cli("init", root, "--out", tmp_path / "own.yaml").is_one_message(2, "several lists of train images")
+
+
+def test_sizes_of_the_ladder_are_whole_strides_of_its_networks():
+    """A ResNet halves its images five times; other sizes would be cut at every second layer."""
+    assert [size % 32 for _, size, _, _ in choices.LADDER] == [0] * len(choices.LADDER)
+    assert [size % 32 for size in choices.FINE_TUNED_SIZES] == [0] * len(choices.FINE_TUNED_SIZES)
+    for name, size, cost, _ in choices.LADDER:  # multiplications go with the pixels
+        others = [(other, work) for model, other, work, _ in choices.LADDER if model == name]
+        assert all(cost / size**2 == pytest.approx(work / other**2, rel=0.01) for other, work in others)

@@ -152,6 +152,7 @@ def test_what_killed_processes_left_is_removed_and_what_others_are_writing_is_no
     with replacing(tmp_path / "one") as first, temporary_folder(tmp_path) as made:
         first.write(b"first")
         (made / "part").write_text("")
+        assert made.stat().st_mode & 0o777 == 0o700, "nobody else looks in"
         write_atomically(tmp_path / "two", b"second")
         assert Path(first.name).exists() and (made / "part").exists()
     assert (tmp_path / "one").read_bytes() == b"first"

@@ -438,6 +438,7 @@ def test_the_command_needs_no_torch(folder):
     assert told.returncode == 0 and "10 cells: 8 missing, 2 wait" in told.stdout, told.stderr
 
 
+@pytest.mark.slow
 def test_the_command_writes_files(folder):
     told = ltcore_command("table", "tables/own.yaml", "--to", "t.csv", "--rows", "focal", cwd=folder)
     assert told.returncode == 0 and len((folder / "t.csv").read_text().splitlines()) == 4

@@ -132,3 +132,11 @@ def test_balanced_like_has_the_size_of_the_long_tail(factor, total):
     counts = long_tailed_counts(Imbalance(kind="balanced_like", factor=factor), np.full(10, 5000))
     assert counts.sum() == total
     assert counts.tolist() == [total // 10 + (label < total % 10) for label in range(10)]
+
+
+def test_seeds_are_those_of_numpys_legacy_generator():
+    """One less than its largest: held-out images are drawn with the next one."""
+    assert Imbalance(seed=2**32 - 2).seed == 2**32 - 2 and Imbalance(seed=65).seed == 65
+    for seed in (-1, 2**32 - 1):
+        with pytest.raises(ValidationError):
+            Imbalance(seed=seed)

@@ -311,6 +311,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(streamed, monkeypatch):
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_told(streamed, tmp_path):
     truncate(tmp_path / "files/train/0_2.jpg")
     run = streamed(0, data=", broken: skip")

@@ -140,7 +140,11 @@ def two_passes(rho, clip):
     return replace_step
 
 
-@pytest.mark.parametrize(("methods", "clip"), [({}, None), (LDAM_DRW, 1.0)], ids=["plain", "ldam, drw, clipped"])
+@pytest.mark.parametrize(
+    ("methods", "clip"),
+    [pytest.param({}, None, marks=pytest.mark.slow), (LDAM_DRW, 1.0)],
+    ids=["plain", "ldam, drw, clipped"],
+)
 def test_sam_is_the_step_written_by_hand_bit_for_bit(tmp_path, look_on, methods, clip):
     ours, losses, _ = run(recipe(tmp_path, methods={**methods, "sam": {"rho": 0.1}}, clip_grad_norm=clip), tmp_path)
     plain, _, _ = run(recipe(tmp_path, "plain", methods=methods, clip_grad_norm=clip), tmp_path)
