@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import precision_recall_fscore_support
 
 import ltcore
+from ltcore.data.fingerprint import alike, print_of
+from ltcore.data.labelled import read_labelled
 from ltcore.errors import DataError, RecipeError
 from ltcore.evaluation.classes import class_figures, intervals
 from ltcore.evaluation.images import ImageRows
@@ -20,6 +23,13 @@ from ltcore.evaluation.intervals import mean_of, wilson
 from ltcore.evaluation.priors import Prior, adjusted, expected, read_prior
 
 CASES = [(0, 1), (1, 1), (0, 9), (4, 9), (9, 9), (1, 250), (249, 250), (5000, 10000)]
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_split(folder):
+    return read_labelled(folder, sorted(path.name for path in folder.iterdir()), lambda path: None).split
 
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
@@ -279,6 +289,23 @@ def test_mistakes_are_one_message(cli, digits_run, photos, tmp_path):
     ]:
         out = cli("evaluate", digits_run, *words)
         assert out.code == 2 and message in out.err and "Traceback" not in out.err, out.err
+
+
+def test_images_that_the_run_was_trained_on_are_named(cli, digits_run, photos, write_recipe, tmp_path):
+    """They would give a figure that is too good to be true, in silence."""
+    assert "trained on" not in cli("evaluate", digits_run, photos, "--workers", "1").out
+    options = {"root": str(photos), "test_fraction": 0.2}
+    data = {"use": "image_folder", "options": options, "transform": {"name": "none", "image_size": 8}}
+    run = ltcore.run(write_recipe(data=json.dumps(data)), out=tmp_path / "out")
+    trained = len(run.read_data().train)
+    moved = photos.rename(tmp_path / "elsewhere")
+    whole = cli("evaluate", run.path, moved, "--workers", "1").out
+    every = len(list(moved.glob("*/*.png")))
+    assert f"note: {trained} of {every} images look like ones that the run was trained on" in whole
+    again = cli("evaluate", digits_run, ROOT / "recipes" / "digits_lt_ce.yaml", "--json")
+    assert json.loads(again.out)["trained_on"] == 0  # its own test images, in memory
+    marks = print_of(ltcore.load(digits_run).read_data().train)
+    assert alike(marks, marks) == len(marks) and alike(marks, print_of(run_split(moved))) == 0
 
 
 def test_what_cannot_be_decoded_is_named_and_left_out(cli, digits_run, photos):

@@ -119,6 +119,21 @@ class Fingerprint:
         return cls(class_names, splits)
 
 
+def alike(one: SplitPrint, other: SplitPrint) -> int:
+    """How many images of `one` look like one of `other`: the same pixels, or the same size, name and folder."""
+
+    def marks(split: SplitPrint) -> list[tuple[bytes, int]]:
+        names = (
+            [b""] * len(split) if split.names is None else [b"/".join(name.split(b"/")[-2:]) for name in split.names]
+        )
+        return list(zip(names, split.marks.tolist(), strict=True))
+
+    if (one.names is None) != (other.names is None):
+        return 0
+    known = set(marks(other))
+    return sum(mark in known for mark in marks(one))
+
+
 def fingerprint(splits: DataSplits) -> Fingerprint:
     """The fingerprint of a data set as it was read, before its long tail is cut or images are held out.
 

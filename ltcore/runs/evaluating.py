@@ -13,14 +13,16 @@ from torch import Tensor
 
 from ltcore.contract.figures import CONSOLE, FIGURES
 from ltcore.contract.splits import ArraySplit, StreamedSplit
+from ltcore.data.fingerprint import Fingerprint, alike, print_of
 from ltcore.data.labelled import read_labelled
 from ltcore.data.loader import InMemoryLoader
 from ltcore.data.streaming import ArrayImages, Broken, worker_count
-from ltcore.errors import DataError, RecipeError
+from ltcore.errors import DataError, RecipeError, RunError
 from ltcore.evaluation.classes import class_figures, intervals
 from ltcore.evaluation.images import ImageRows, image_names
 from ltcore.evaluation.metrics import evaluate_logits
 from ltcore.evaluation.priors import Prior, adjusted, expected, read_prior
+from ltcore.files.run_directory import RunDirectory
 from ltcore.files.writing import telling, write_atomically
 from ltcore.plan.plan import make_plan, provider
 from ltcore.recipe.loading import load_recipe
@@ -103,12 +105,19 @@ def evaluate(
     rows = ImageRows.of([shown[place] for place in kept.tolist()], logits, targets)
     predictions = torch.from_numpy(rows.predictions)
     support = torch.bincount(targets, minlength=len(names))
+    seen = _trained_on(saved, found.split)
+    if seen:
+        notes.append(
+            f"{seen} of {len(found.split)} images look like ones that the run was trained on (the same pixels, or the "
+            "same size, name and folder); figures on these say nothing of new images"
+        )
     if absent := [name for name, count in zip(names, support.tolist(), strict=True) if not count]:
         notes.append(f"{len(absent)} of {len(names)} classes have no image here, first '{absent[0]}'")
     content = {
         "run": str(saved.path),
         "data": str(data),
         "images": len(targets),
+        "trained_on": seen,
         "class_names": list(names),
         "class_counts": list(counts),
         **about,
@@ -149,6 +158,17 @@ def _logits(
     kept = torch.ones(len(split), dtype=torch.bool)
     kept[[each.index for each in broken]] = False
     return torch.cat(found), torch.nonzero(kept).flatten(), broken
+
+
+def _trained_on(saved: SavedRun, split: ArraySplit | StreamedSplit) -> int:
+    """How many of the images the run's training split has, too, before its long tail was cut."""
+    path = RunDirectory(saved.path).data
+    if not path.exists():
+        return 0  # of an earlier version
+    try:
+        return alike(print_of(split), Fingerprint.from_bytes(path.read_bytes()).splits["train"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is damaged ({error}); copy it again from where the run was trained") from error
 
 
 def _assumed(saved: SavedRun) -> tuple[Prior, str]:

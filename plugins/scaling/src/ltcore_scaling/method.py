@@ -43,8 +43,7 @@ class Temperature(Method[TemperatureOptions]):
     @hookimpl
     def post_calibrate(self, classifier: nn.Module, context: Context) -> nn.Module:
         """The classifier with logits over the temperature that fits the held-out images."""
-        logits, targets = _held_out(classifier, context)
-        weights = class_shares(targets, context.num_classes) if self.options.classes == "balanced" else None
+        logits, targets, weights = _held_out(classifier, context, self.options.classes == "balanced")
         return CalibratedClassifier(classifier, scale=1 / fit_temperature(logits, targets, weights))
 
 
@@ -65,8 +64,7 @@ class VectorScaling(Method[VectorScalingOptions]):
         Raises:
             DataError: `l2` is 0, and a class has no held-out image.
         """
-        logits, targets = _held_out(classifier, context)
-        weights = class_shares(targets, context.num_classes) if self.options.classes == "balanced" else None
+        logits, targets, weights = _held_out(classifier, context, self.options.classes == "balanced")
         absent = (torch.bincount(targets, minlength=context.num_classes) == 0).nonzero().flatten().tolist()
         if absent and self.options.l2 == 0:
             raise DataError(
@@ -77,8 +75,9 @@ class VectorScaling(Method[VectorScalingOptions]):
         return CalibratedClassifier(classifier, scale=scale, shift=shift)
 
 
-def _held_out(classifier: nn.Module, context: Context) -> tuple[Tensor, Tensor]:
-    """Logits [M, C] of the held-out images and their labels [M], on the CPU."""
+def _held_out(classifier: nn.Module, context: Context, balanced: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits [M, C] of the held-out images, their labels [M] and weights [M] (None: all weigh alike), on the CPU."""
     pooled = context.validation_features()
     logits = torch.cat([classifier(rows).float() for rows in torch.split(pooled, _ROWS)]).cpu()
-    return logits, context.validation_targets.cpu()
+    targets = context.validation_targets.cpu()
+    return logits, targets, class_shares(targets, context.num_classes) if balanced else None
