@@ -67,12 +67,14 @@ def box(share: Tensor, center: Tensor, height: int, width: int) -> tuple[Tensor,
         inside: [H, W] bool, the pixels of the box. Its sides are even numbers of pixels where no border cuts it off.
         left: 0-d float32, the share of pixels outside of the box.
     """
-    sizes = torch.tensor([height, width], dtype=torch.float64, device=share.device)
-    half = (sizes * (1 - share).sqrt()).floor().div(2).floor()
-    middle = (center * sizes).floor()
-    low, high = middle - half, middle + half
-    rows, columns = (torch.arange(size, device=share.device) for size in (height, width))
-    inside = ((rows >= low[0]) & (rows < high[0]))[:, None] & ((columns >= low[1]) & (columns < high[1]))
+    root = (1 - share).sqrt()
+
+    def within(size: int, place: Tensor) -> Tensor:
+        half, middle = (size * root).floor().div(2).floor(), (size * place).floor()
+        pixels = torch.arange(size, device=share.device)
+        return (pixels >= middle - half) & (pixels < middle + half)
+
+    inside = within(height, center[0])[:, None] & within(width, center[1])
     return inside, (~inside).double().mean().float()
 
 
