@@ -48,7 +48,7 @@ def main() -> None:
     for command in (packing, rehearsing):
         command.add_argument("--data", type=Path, help="folder with cifar-100-python/")
         command.add_argument(
-            "--carry", nargs="+", default=["pydantic", "packaging"], help="distributions lacking there"
+            "--carry", nargs="+", default=["pydantic", "packaging", "pluggy"], help="distributions lacking there"
         )
         command.add_argument("--for-python", default="3.12", help="version of the Python there")
         command.add_argument("--machine", default="x86_64", help="processor there")

@@ -431,6 +431,16 @@ def test_what_is_kept_of_a_job(records, make_job):
     assert names(ended, False) == known | {"metrics.jsonl", "environment.json", "result.json"}
     checkpoints = {"stage-0-a.safetensors", "stage-1-b.safetensors", "last.safetensors"}
     assert names(ended, True) == names(ended, False) | checkpoints | {"data.npz"}
+    for candidate, more in (("0", "scores.json"), ("1", "metrics.jsonl")):  # scored, and unfinished
+        shutil.copytree(ended.run / "checkpoints", ended.run / "select" / candidate / "checkpoints")
+        (ended.run / "select" / candidate / more).write_text("{}")
+    kept = {
+        str(path.relative_to(ended.run / "select")) for path in records.files_of(ended, True) if "select" in path.parts
+    }
+    stages = {f"{number}/checkpoints/stage-{stage}.safetensors" for number in "01" for stage in ("0-a", "1-b")}
+    written = {"0/scores.json", "1/metrics.jsonl", "1/checkpoints/last.safetensors"}
+    assert {name for name in kept if (ended.run / "select" / name).exists()} == stages | written
+    assert not any("select" in path.parts for path in records.files_of(ended, False))
     shutil.rmtree(ended.path / "runs")
     assert names(ended, True) == known
 

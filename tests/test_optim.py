@@ -185,11 +185,29 @@ def test_an_optimizer_spares_the_compiler_and_takes_the_same_steps() -> None:
         ("sgd", "cuda", {"fused": False}, False),
         ("sgd", "cuda", {"foreach": True}, None),
         ("rmsprop", "cuda", {}, None),
+        ("adagrad", "cuda", {}, None),  # PyTorch has a fused one, and refuses its first step on a GPU
     ],
 )
 def test_fused_where_pytorch_has_it(name: str, device: str, options: dict[str, Any], fused: bool | None) -> None:
     optimizer = build_optimizer(name, [nn.Parameter(torch.zeros(2))], 0.1, options, device)
     assert optimizer.defaults.get("fused") == fused
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.9}, {"momentum": 0.8, "dampening": 0.3, "weight_decay": 0.1}])
+def test_fused_sgd_begins_the_momentum_of_a_parameter_whose_gradient_comes_late(options: dict[str, Any]) -> None:
+    """RSG's networks get their first gradient after the backbone has had momentum for epochs."""
+
+    def trained(fused: bool) -> list[torch.Tensor]:
+        weights = [nn.Parameter(torch.linspace(1, 2, 5) * sign) for sign in (1, -1)]
+        optimizer = build_optimizer("sgd", weights, 0.1, {**options, "fused": fused}, "cpu")
+        for step in range(5):
+            optimizer.zero_grad()
+            torch.cat(weights if step >= 2 else weights[:1]).square().sum().backward()
+            optimizer.step()
+        return [weight.detach() for weight in weights]
+
+    for fused, plain in zip(trained(True), trained(False), strict=True):
+        torch.testing.assert_close(fused, plain)
 
 
 @pytest.mark.gpu

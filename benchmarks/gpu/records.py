@@ -100,12 +100,16 @@ def files_of(job: JobFolder, continued: bool) -> Iterator[Path]:
             kept, too, and the fingerprint of the data.
     """
     yield from (job.path / name for name in ("job.json", "recipe.yaml", "attempts.jsonl"))
-    run = job.run
-    if run is None:
-        return
+    if job.run is not None:
+        yield from _of_run(job.run, continued)
+
+
+def _of_run(run: Path, continued: bool) -> Iterator[Path]:
     yield from sorted(run.glob("*.json*"))
     yield run / "recipe.yaml"
     if continued:
-        checkpoints = (run / "checkpoints").glob("*.safetensors")
-        yield from sorted(path for path in checkpoints if path.name.startswith(("stage", "last")))
+        states = "stage*.safetensors", *([] if (run / "scores.json").exists() else ["last.safetensors"])
+        yield from sorted(path for pattern in states for path in (run / "checkpoints").glob(pattern))
         yield run / "data.npz"
+        for candidate in sorted(run.glob("select/*")):  # runs of their own, of a recipe that selects
+            yield from _of_run(candidate, True)

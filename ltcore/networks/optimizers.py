@@ -30,6 +30,9 @@ TORCH_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 # `params` and `lr` come from the trainer; `maximize` would climb the loss and `differentiable` keep every step's graph.
 _RESERVED = {"self", "params", "lr", "maximize", "differentiable"}
 
+# PyTorch takes these as fused ones, and refuses their first step on a GPU.
+_NOT_FUSED_ON_CUDA = {"adagrad"}
+
 # How a step is computed, for all parameters alike.
 _OF_THE_WHOLE = {"foreach", "fused", "capturable"}
 
@@ -84,16 +87,38 @@ def build_optimizer(
     """
     options = _with_tuples(arguments)
     known = _known_options(name, options)
-    if device_type == "cuda" and name in TORCH_OPTIMIZERS and "fused" in known:
+    built: torch.optim.Optimizer
+    if device_type == "cuda" and name in TORCH_OPTIMIZERS.keys() - _NOT_FUSED_ON_CUDA and "fused" in known:
         options.setdefault("fused", None if "foreach" in options else True)
     try:
         spare_the_compiler(TORCH_OPTIMIZERS.get(name, torch.optim.Optimizer))
         if name in TORCH_OPTIMIZERS:
-            return TORCH_OPTIMIZERS[name](parameters, lr=lr, **options)
-        built: torch.optim.Optimizer = _timm().create_optimizer_v2(parameters, name, lr=lr, **options)
+            built = TORCH_OPTIMIZERS[name](parameters, lr=lr, **options)
+            if name == "sgd" and options.get("fused"):
+                built.register_step_pre_hook(_begin_momentum)
+            return built
+        built = _timm().create_optimizer_v2(parameters, name, lr=lr, **options)
         return built
     except (TypeError, ValueError, RuntimeError, AssertionError, ImportError) as error:
         raise RecipeError(f"optimizer '{name}' cannot be built: {error}") from error
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Give a parameter whose first gradient comes late the momentum of the others.
+
+    PyTorch's fused SGD wants momentum for all parameters or for none; its other implementations begin each parameter's
+    with its first gradient, and so does this one.
+    """
+    for group in optimizer.param_groups:
+        if not group["fused"] or not group["momentum"]:
+            continue
+        moved = [each for each in group["params"] if each.grad is not None]
+        late = [each for each in moved if not optimizer.state[each]]
+        if len(late) == len(moved):
+            continue
+        for each in late:  # momentum * buffer + (1 - dampening) * gradient is to be the gradient
+            first = each.grad + group["weight_decay"] * each.detach()
+            optimizer.state[each]["momentum_buffer"] = first * (group["dampening"] / group["momentum"])
 
 
 def parameter_group(parameters: Iterable[Tensor], lr: float | None, arguments: Mapping[str, Any]) -> dict[str, Any]:

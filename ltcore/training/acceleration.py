@@ -69,6 +69,10 @@ def _graphed(piece: Piece, rows: Tensor) -> Callable[[Tensor], Tensor]:
     told: dict[str, Any] = {"allow_unused_input": True}  # parameters behind the maps
     if "capture_error_mode" in inspect.signature(make).parameters:  # not in every version
         told["capture_error_mode"] = "thread_local"  # the thread that pins decoded images goes on meanwhile
+    # Gradients are added up on the capture's stream. What adds them up cannot be made before: that breaks the capture.
+    silence: Any = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+    if silence is not None:
+        silence(False)
     with torch.autocast(rows.device.type, enabled=False):
         graphed = make(piece, (rows.clone(),), **told)
     return lambda rows: graphed(rows).clone()
