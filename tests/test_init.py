@@ -1,6 +1,7 @@
 """`ltcore init`: what it decides from a folder, what it writes and prints, and that the folder stays as it was."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from ltcore.data import duplicates
 from ltcore.discovery import catalogue
+from ltcore.errors import RecipeError
 from ltcore.init import choices, machine
 from ltcore.init.choices import Wishes, choose
 from ltcore.init.machine import Machine
@@ -24,7 +26,8 @@ def speed(monkeypatch):
 
     def images_per_second(model, image_size, device):
         asked.append((model, image_size, device))
-        return 100.0 * (64 / image_size) ** 2 * (50 if device == "cuda" else 1)
+        speed = 100.0 * (64 / image_size) ** 2 * (50 if device == "cuda" else 1)
+        return speed, 3 * speed
 
     monkeypatch.setattr(choices, "images_per_second", images_per_second)
     monkeypatch.setattr("ltcore.init.machine.this_machine", lambda: CPU)
@@ -113,7 +116,8 @@ def test_the_border_of_nearly_balanced(tmp_path):
     below = survey(put(tmp_path / "a", {"cat": 16, "dog": 5}))  # 16 less 3 and 2, and 5 less 1, to train on
     above = survey(put(tmp_path / "b", {"cat": 17, "dog": 5}))  # 17 less 3 and 2
     assert (below.counts, above.counts) == ((11, 4), (12, 4))
-    assert choose(below, Wishes(), CPU).method is None and choose(above, Wishes(), CPU).method == "logit_adjustment"
+    assert choose(below, Wishes(), CPU).methods == ()
+    assert choose(above, Wishes(), CPU).methods == ("logit_adjustment",)
 
 
 def test_without_the_plugin_the_classifier_is_rebuilt(cli, tmp_path, monkeypatch):
@@ -195,36 +199,93 @@ def test_grey_images_and_broken_ones(cli, tmp_path):
 
 def found(tmp_path, images=2000, side=64):
     """A survey with other figures: a large folder without its images."""
-    from dataclasses import replace
-
     small = survey(put(tmp_path / "photos", EVEN))
-    return replace(small, images={"train": images, "val": 0, "test": 9}, side=side)
+    return replace(small, images={"train": images, "val": 0, "test": 9}, side=side, decoding=0.0)
 
 
 def test_the_largest_network_that_fits_the_time(tmp_path, speed):
     photos = found(tmp_path, side=500)
-    # resnet10t trains 100 images of 64 pixels a second, resnet18 so 60: 30 minutes are 90 or 54 epochs of 2000 images,
-    # and 24.3 and 13.6 epochs of resnet18 at 96 and 128 pixels
+    # resnet10t trains 100 images of 64 pixels a second, resnet18 so 60: 29.75 minutes are 89 or 53 epochs of 2000
+    # images, and 23.9 and 13.4 epochs of resnet18 at 96 and 128 pixels
     long = choose(photos, Wishes(), CPU)
-    assert (long.model, long.image_size, long.epochs, long.transform) == ("resnet18", 96, 24, "imagenet")
+    assert (long.rung.model, long.rung.size, long.epochs, long.transform) == ("resnet18", 96, 23, "imagenet")
+    assert (long.above.model, long.above.size) == ("resnet18", 128) and 33 < long.above.least < 34
     short = choose(photos, Wishes(minutes=10), CPU)
-    assert (short.model, short.image_size, short.epochs, short.transform) == ("resnet18", 64, 18, "cifar")
-    least = choose(photos, Wishes(minutes=1), CPU)
-    assert (least.model, least.image_size, least.epochs) == ("resnet10t", 64, 15) and least.minutes == 5
-    assert speed == [("resnet10t", 64, "cpu")] * 3
+    assert (short.rung.model, short.rung.size, short.epochs, short.transform) == ("resnet18", 64, 17, "cifar")
+    assert speed == [("resnet10t", 64, "cpu")] * 2
+    for made, minutes in ((long, 30), (short, 10)):
+        assert minutes - made.rung.epoch < made.minutes <= minutes
+
+
+def test_what_fits_no_time_is_refused_with_the_choices(cli, tmp_path):
+    photos = found(tmp_path, side=500)
+    with pytest.raises(
+        RecipeError, match=r"nothing fits 5 minutes on a CPU: .* 15 epochs of resnet10t at 64 pixels"
+    ) as told:
+        choose(photos, Wishes(minutes=5), CPU)
+    assert "--minutes 6" in str(told.value) and "--pretrained" in str(told.value)
+    assert choose(photos, Wishes(minutes=6), CPU).epochs == 17
+    with pytest.raises(RecipeError, match=r"the features of resnet18 at 64 pixels .* --image-size"):
+        choose(photos, Wishes(minutes=0.1, pretrained=True), CPU)
+    asked = choose(photos, Wishes(minutes=1, epochs=4), CPU)  # what is asked for by name is done
+    assert (asked.rung.size, asked.epochs) == (64, 4) and asked.minutes > 1
 
 
 def test_images_are_not_enlarged_and_epochs_have_a_bound(tmp_path):
     photos = found(tmp_path, images=200)
     made = choose(photos, Wishes(minutes=1000), CPU)
-    assert (made.image_size, made.epochs) == (64, 100)
+    assert (made.rung.size, made.epochs) == (64, 100)
+
+
+def test_decoding_counts(tmp_path):
+    """On a CPU the cores decode as well; beside a GPU they decode meanwhile."""
+    photos = replace(found(tmp_path), decoding=0.1)
+    for machine_, images in ((CPU, 1 / (0.01 + 0.05)), (GPU, 160.0)):
+        made = choose(photos, Wishes(minutes=1000, model="resnet10t", image_size=64), machine_)
+        assert made.rung.rate == pytest.approx(images)
+
+
+def test_pretrained_weights_are_frozen_where_there_is_no_time_to_tune_them(tmp_path):
+    photos = found(tmp_path, images=2000, side=500)
+    # At 224 pixels 8.16 images a second train and 24.5 have their features taken.
+    frozen = choose(photos, Wishes(minutes=5, pretrained=True), CPU)
+    assert (frozen.rung.kind, frozen.rung.size, frozen.epochs) == ("frozen", 224, 0)
+    assert frozen.methods == ("linear_probe",) and frozen.minutes == pytest.approx(0.25 + 2009 / 24.49 / 60, abs=0.02)
+    assert (frozen.above.kind, frozen.above.size) == ("tuned", 224)
+    tuned = choose(photos, Wishes(minutes=18, pretrained=True), CPU)
+    assert (tuned.rung.kind, tuned.epochs, tuned.above) == ("tuned", 4, None) and tuned.minutes <= 18
+    assert tuned.methods == ("linear_probe",)  # nearly balanced
+    small = choose(photos, Wishes(minutes=1, pretrained=True), CPU)
+    assert (small.rung.kind, small.rung.size) == ("frozen", 160)
+
+
+def test_a_frozen_network_is_fitted_and_tested(cli, tmp_path, monkeypatch):
+    """The recipe as it is written, with weights made here; and without the plugin that fits."""
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
+    words = ("--weights", tmp_path / "w.safetensors", "--model", "test_resnet", "--image-size", 32, "--minutes", 0.254)
+    folder = put(tmp_path / "photos", LONG)
+    result, text, recipe = init(cli, folder, *words)
+    assert recipe["methods"] == {"linear_probe": {}, "temperature": {}} and recipe["calibrate"] == ["temperature"]
+    assert "fine-tuning all of the network" in result.out and "--minutes" in prose(text)
+    monkeypatch.chdir(tmp_path)
+    for line in result.out.splitlines():
+        if "ltcore run" in line:
+            assert cli(*shlex.split(line[line.index("ltcore ") :])[1:]).code == 0, line
+    offers = [offer for offer in catalogue.offers() if offer.name not in ("linear_probe", "temperature")]
+    monkeypatch.setattr(catalogue, "offers", lambda: offers)
+    _, text, recipe = init(cli, folder, *words, "--force")
+    assert "pip install ltcore-probe" in prose(text) and recipe["stages"][0]["cache"] == "eval"
+    assert cli("run", tmp_path / "own.yaml").code == 0
 
 
 def test_many_images_and_a_gpu_get_a_resnet50(tmp_path):
     made = choose(found(tmp_path, images=40_000, side=400), Wishes(minutes=600), GPU)
-    assert (made.model, made.image_size) == ("resnet50", 224)
+    assert (made.rung.model, made.rung.size) == ("resnet50", 224)
     few = choose(found(tmp_path / "few", images=3000, side=400), Wishes(minutes=600), GPU)
-    assert few.model == "resnet18"
+    assert few.rung.model == "resnet18"
 
 
 def test_weights_bring_their_normalisation(cli, tmp_path):
@@ -238,21 +299,22 @@ def test_weights_bring_their_normalisation(cli, tmp_path):
     config = machine.pretrained_config("test_resnet")
     assert recipe["data"]["normalize"] == {"mean": list(config.mean), "std": list(config.std)}
     assert recipe["backbone"]["options"] == {"model": "test_resnet", "weights": str(tmp_path / "w.safetensors")}
-    assert recipe["data"]["transform"] == {"name": "resize_crop", "image_size": 96}  # 1.5 times 64 pixels
+    assert recipe["data"]["transform"] == {"name": "resize_crop", "image_size": config.input_size[1]}
     assert "starts from pre-trained weights" in prose(text) and cli("plan", tmp_path / "own.yaml").code == 0
 
 
 def test_pretrained_and_what_was_asked_for(tmp_path):
     photos = found(tmp_path, side=500)
     made = choose(photos, Wishes(pretrained=True, epochs=3, image_size=80), CPU)
-    assert (made.pretrained, made.epochs, made.image_size, made.model) == (True, 3, 80, "resnet18")
-    assert choose(photos, Wishes(pretrained=True), GPU).model == "resnet50"
+    assert (made.pretrained, made.epochs, made.rung.size, made.rung.model) == (True, 3, 80, "resnet18")
+    assert choose(photos, Wishes(pretrained=True), GPU).rung.model == "resnet50"
     fixed = choose(photos, Wishes(pretrained=True, model="test_vit"), CPU)
-    assert fixed.image_size == 160 and fixed.normalize[0] == (0.5, 0.5, 0.5)  # the size the model was made for
+    assert fixed.rung.size == 160 and fixed.normalize[0] == (0.5, 0.5, 0.5)  # the size the model was made for
 
 
 def test_a_real_measurement():
-    assert machine.images_per_second("test_resnet", 32, "cpu") > 0
+    training, forward = machine.images_per_second("test_resnet", 32, "cpu")
+    assert 0 < training < forward
     assert machine.this_machine().cores >= 1
 
 
@@ -312,7 +374,7 @@ def test_lists_that_do_not_suit(cli, tmp_path):
 def test_sizes_of_the_ladder_are_whole_strides_of_its_networks():
     """A ResNet halves its images five times; other sizes would be cut at every second layer."""
     assert [size % 32 for _, size, _, _ in choices.LADDER] == [0] * len(choices.LADDER)
-    assert [size % 32 for size in choices.FINE_TUNED_SIZES] == [0] * len(choices.FINE_TUNED_SIZES)
+    assert [size % 32 for size in choices.PRETRAINED_SIZES] == [0] * len(choices.PRETRAINED_SIZES)
     for name, size, cost, _ in choices.LADDER:  # multiplications go with the pixels
         others = [(other, work) for model, other, work, _ in choices.LADDER if model == name]
         assert all(cost / size**2 == pytest.approx(work / other**2, rel=0.01) for other, work in others)

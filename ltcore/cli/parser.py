@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         self.flag("--json", "print JSON", "as_json")
 
 
-def add_command(commands: Any, name: str, function: Callable[..., None]) -> Parser:
+def add_command(commands: Any, name: str, function: Callable[..., object]) -> Parser:
     """A command's parser; what ``--help`` says is the function's docstring."""
     first, *rest = (function.__doc__ or "").strip().splitlines()
     parser: Parser = commands.add_parser(

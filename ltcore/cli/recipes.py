@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltcore.cli.parser import add_command, number_of, show, whole
+from ltcore.cli.parser import Parser, add_command, number_of, show, whole
 
 
 def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **wished: Any) -> None:
@@ -66,8 +66,20 @@ def schema() -> None:
 def add(commands: Any) -> None:
     """Add these commands to the command line."""
     command = add_command(commands, "init", init)
-    command.add_argument("folder", type=Path, metavar="DIR", help="the folder of your images")
     command.add_argument("--out", type=Path, metavar="RECIPE", help="the recipe to write; by default recipe.yaml")
+    add_wishes(command)
+    command = add_command(commands, "plan", plan)
+    command.recipe()
+    command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")
+    text = "pixels of a side, for --taps; by default the data's option image_size, or 32"
+    command.add_argument("--image-size", type=whole, metavar="PIXELS", help=text)
+    command.json()
+    add_command(commands, "schema", schema)
+
+
+def add_wishes(command: Parser) -> None:
+    """Add the folder, and what a recipe for it may be asked to be."""
+    command.add_argument("folder", type=Path, metavar="DIR", help="the folder of your images")
     command.flag("--force", "write over a recipe that is there")
     text = "what the folders in DIR are: fraction, a class each; folders, splits; by default what they look like"
     command.add_argument("--split", choices=("auto", "fraction", "folders"), help=text)
@@ -80,10 +92,3 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--minutes", type=number_of("minutes"), metavar="M", help="how long a run may take; by default 30"
     )
-    command = add_command(commands, "plan", plan)
-    command.recipe()
-    command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")
-    text = "pixels of a side, for --taps; by default the data's option image_size, or 32"
-    command.add_argument("--image-size", type=whole, metavar="PIXELS", help=text)
-    command.json()
-    add_command(commands, "schema", schema)

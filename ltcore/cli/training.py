@@ -1,4 +1,4 @@
-"""The command that trains: `run`."""
+"""The commands that train: `run`, and `train`, which writes the recipe first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltcore import ranks
 from ltcore.cli.parser import add_command, run_named, whole
+from ltcore.cli.recipes import add_wishes
 from ltcore.errors import RecipeError
+from ltcore.untrusted import printable
 
 if TYPE_CHECKING:
     from ltcore.files.run_directory import RunDirectory
@@ -34,7 +36,8 @@ def run(
     verify: bool = False,
     seeds: Sequence[str] = (),
     features: Path | None = None,
-) -> None:
+    again: Sequence[str] | None = None,
+) -> list[Path]:
     """Train, evaluate and calibrate what a recipe describes.
 
     Without RECIPE, --resume goes on with the latest run that has not ended. SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 end a
@@ -87,7 +90,7 @@ def run(
                 ended.append(path)
             except KeyboardInterrupt as stop:
                 text = str(stop) or "stopped"
-                stop.args = (f"{text}; {_way_on(loaded, out, going_on)}",)
+                stop.args = (f"{text}; {_way_on(loaded, out, going_on, sys.argv[1:] if again is None else again)}",)
                 raise
     if len(ended) > 1 and ranks.leading():
         from ltcore.compare import compare
@@ -95,6 +98,38 @@ def run(
 
         print()
         print(render(compare(ended), "table"), end="")
+    return ended
+
+
+def train(
+    folder: Path,
+    recipe: Path | None = None,
+    out: Path = Path("runs"),
+    seeds: Sequence[str] = (),
+    force: bool = False,
+    **wished: Any,
+) -> None:
+    """Write a recipe for a folder of images or a table of labels, train it and draw the report: init, run and report.
+
+    The recipe is left as `ltcore init` writes it. DIR is what `ltcore init` takes.
+
+    Example: ltcore train photos --minutes 3
+    """
+    from ltcore.init import write_recipe
+    from ltcore.report import write_report
+
+    name = folder.expanduser().absolute().name or "photos"
+    path = Path(f"{name}.yaml") if recipe is None else recipe
+    print(write_recipe(folder, path, force, **wished) + "\n", flush=True)
+    more = [word for each in seeds for word in ("--seeds", each)]
+    ended = run(path, out=out, seeds=seeds, again=["run", str(path), "--out", str(out), *more])
+    page = path.with_suffix(".html")
+    for note in write_report(ended, page, features=False):  # whose map would need all images once more
+        print(f"note: {printable(note)}")
+    last = ended[-1]
+    print(f"\nreport       {printable(page)}")
+    print(f"errors       {printable(last / 'errors.csv')}")
+    print(f"use it       ltcore predict {shlex.quote(str(last))} IMAGES")
 
 
 def _begun(loaded: LoadedRecipe, out: Path) -> bool:
@@ -109,14 +144,14 @@ def _begun(loaded: LoadedRecipe, out: Path) -> bool:
     return True
 
 
-def _way_on(loaded: LoadedRecipe, out: Path, going_on: bool | RunDirectory) -> str:
+def _way_on(loaded: LoadedRecipe, out: Path, going_on: bool | RunDirectory, given: Sequence[str]) -> str:
     """The command that goes on with what was interrupted: the one that was given, with --resume."""
     from ltcore.files.run_directory import RunDirectory
     from ltcore.recipe.yaml_source import dump_yaml
 
     if ranks.started().size > 1:
         return "to go on: the same torchrun command, with --resume behind the recipe"
-    words = [word for word in sys.argv[1:] if word not in _ONCE]
+    words = [word for word in given if word not in _ONCE]
     try:
         if isinstance(going_on, RunDirectory):
             words.insert(1, str(going_on.path / "recipe.yaml"))
@@ -128,7 +163,14 @@ def _way_on(loaded: LoadedRecipe, out: Path, going_on: bool | RunDirectory) -> s
 
 
 def add(commands: Any) -> None:
-    """Add this command to the command line."""
+    """Add these commands to the command line."""
+    command = add_command(commands, "train", train)
+    add_wishes(command)
+    text = "the recipe to write; by default the folder's name with .yaml, here"
+    command.add_argument("--recipe", type=Path, metavar="RECIPE", help=text)
+    command.add_argument("--out", type=Path, metavar="DIR", help="where run directories are made; by default runs")
+    text = "train once for each seed, one after the other, and average: 0..4, or 0,2,7"
+    command.add_argument("--seeds", action="append", metavar="SEEDS", help=text)
     command = add_command(commands, "run", run)
     command.recipe(required=False)
     command.seed()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
-from ltcore.init.machine import DECODED, Machine, images_per_second, pretrained_config
+from ltcore.init.machine import Machine, images_per_second, pretrained_config
 from ltcore.init.survey import Survey
 
 #: Below this, cross-entropy alone serves every class, and there is little for a method to correct.
@@ -24,13 +26,19 @@ LADDER = (
     ("resnet18", 64, 149, 0),
     ("resnet10t", 64, 90, 0),
 )
-#: Sizes that pre-trained networks are tried at, and how far photographs are enlarged to use their features.
-FINE_TUNED_SIZES, ENLARGED = (224, 192, 160, 128, 96, 64), 1.5
-#: Fewest and most epochs: from scratch, and from pre-trained weights.
-EPOCHS = {False: (15, 100), True: (5, 20)}
-BATCH = {False: 64, True: 32}
+#: Sizes that pre-trained networks are tried at, below the one that their weights were trained at.
+PRETRAINED_SIZES = (384, 224, 192, 160, 128, 96, 64)
+#: Fewest and most epochs, from scratch and fine-tuning; with fewer there would be little to have.
+EPOCHS = {"scratch": (15, 100), "tuned": (3, 10)}
+BATCH = {"scratch": 64, "tuned": 32, "frozen": 2}
+LEARNING_RATE = {"scratch": 2.0e-3, "tuned": 1.0e-4, "frozen": 1.0e-12}
 #: timm's own weights where --pretrained names no model: small on a CPU.
 DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
+#: Minutes before the first image and behind the last one; and seconds for an image and a class of fitting a classifier.
+AROUND, FITTING = 0.25, 2e-5
+PROBE, TEMPERATURE, ADJUSTMENT = "linear_probe", "temperature", "logit_adjustment"
+#: What to install where a method that suits is not there.
+LACKING = {PROBE: "ltcore-probe", ADJUSTMENT: "ltcore-logit-adjustment"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Wishes:
         weights: a file of its weights.
         pretrained: timm's own weights.
         image_size: height and width in pixels.
-        epochs: epochs of the training stage.
+        epochs: epochs of the training stage, however long they take.
         minutes: how long a run may take.
     """
 
@@ -60,93 +68,187 @@ class Wishes:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """One way to train; further up the ladder is better and slower.
+
+    Attributes:
+        kind: ``scratch``, ``frozen`` (a classifier on the features of pre-trained weights) or ``tuned`` (that, and then
+            all of the network).
+        model: a timm model.
+        size: height and width of the images in pixels.
+        once: minutes of all that is done once.
+        epoch: minutes of an epoch; 0 where there are none.
+        rate: images a second that it trains on, or takes features of.
+    """
+
+    kind: str
+    model: str
+    size: int
+    once: float
+    epoch: float
+    rate: float
+
+    def epochs_in(self, minutes: float) -> int | None:
+        """How many epochs fit, within bounds: 0 of a rung without epochs; None where too few do."""
+        if not self.epoch:
+            return 0 if self.once <= minutes else None
+        fewest, most = EPOCHS[self.kind]
+        fit = min(most, int((minutes - self.once) / self.epoch))
+        return fit if fit >= fewest else None
+
+    def minutes(self, epochs: int) -> float:
+        """What so many epochs take."""
+        return self.once + epochs * self.epoch
+
+    @property
+    def least(self) -> float:
+        """Minutes of its fewest epochs."""
+        return self.minutes(EPOCHS[self.kind][0] if self.epoch else 0)
+
+
+@dataclass(frozen=True)
 class Choices:
     """What the recipe will say.
 
     Attributes:
-        model: a timm model.
+        rung: network, size of the images, and how they train.
+        above: the next rung up; None at the top.
         weights: an absolute path, or None.
         pretrained: timm's own weights.
-        image_size: height and width in pixels.
         transform: a name of `ltcore.data.transforms`.
         normalize: mean and standard deviation of the weights; None for those of the reader.
-        epochs: epochs of the training stage.
+        epochs: epochs of the training stage; 0 where only a classifier is fitted.
         batch_size: images in a batch.
-        lr: AdamW's learning rate.
-        rate: images trained on in a second, decoding included.
+        lr: the learning rate.
         minutes: what the run is expected to take.
-        method: the method of the training stage, or None for cross-entropy alone.
-        missing: the distribution that would have offered the method.
+        methods: those of the training stage.
+        calibrate: those of the calibration.
+        missing: the distribution that would have offered a method that suits.
     """
 
-    model: str
+    rung: Rung
+    above: Rung | None
     weights: str | None
     pretrained: bool
-    image_size: int
     transform: str
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None
     epochs: int
     batch_size: int
     lr: float
-    rate: float
     minutes: float
-    method: str | None
+    methods: tuple[str, ...]
+    calibrate: tuple[str, ...]
     missing: str | None
 
     @property
     def rebuilds(self) -> bool:
         """Whether a second stage trains the classifier anew (cRT), for want of the method."""
-        return self.missing is not None
+        return self.missing is not None and self.rung.kind != "frozen"
 
 
 def choose(found: Survey, wishes: Wishes, machine: Machine) -> Choices:
     """Choose for the images and the machine.
 
     Raises:
-        RecipeError: the wishes contradict each other, or name a model or file that is not there.
+        RecipeError: the wishes contradict each other, name a model or file that is not there, or leave too little time
+            for anything.
     """
     _check(wishes)
-    tuned, images = wishes.fine_tunes, found.images["train"]
-    per_image = _Rate(machine)
-    fewest, most = EPOCHS[tuned]
-
-    def epochs_in_time(rate: float) -> int:
-        return int(wishes.minutes * 60 * rate / images)
-
-    if wishes.model is not None or tuned:
-        model = wishes.model or DEFAULT_PRETRAINED[machine.device]
-        config = pretrained_config(model)
-        size = wishes.image_size
-        if size is None and config.fixed_input_size:
-            size = int(config.input_size[1])
-        if size is None:
-            sizes = [s for s in FINE_TUNED_SIZES if s <= ENLARGED * found.side] or [FINE_TUNED_SIZES[-1]]
-            size = next((s for s in sizes if epochs_in_time(per_image(model, s)) >= fewest), sizes[-1])
+    tuned = wishes.fine_tunes
+    # Measured one after the other, and only as far down as the time asks for.
+    above: Rung | None = None
+    for rung in _ladder(found, wishes, machine):
+        epochs = wishes.epochs or rung.epochs_in(wishes.minutes)
+        if wishes.epochs is not None and rung.minutes(wishes.epochs) > wishes.minutes:
+            epochs = None
+        if epochs is not None:
+            break
+        above = rung
     else:
-        rungs = [
-            (name, wishes.image_size or size)
-            for name, size, _, enough in LADDER
-            if images >= enough and (wishes.image_size or size <= max(found.side, LADDER[-1][1]))
-        ]
-        model, size = next((rung for rung in rungs if epochs_in_time(per_image(*rung)) >= fewest), rungs[-1])
-        config = pretrained_config(model)
-    rate = per_image(model, size)
-    epochs = wishes.epochs or min(max(epochs_in_time(rate), fewest), most)
-    method, missing = _method(found)
+        assert above is not None
+        if wishes.epochs is None:
+            raise RecipeError(_too_short(above, wishes, machine))
+        rung, above, epochs = above, None, wishes.epochs  # as asked for, whatever it takes
+    kind, images = rung.kind, found.images["train"]
+    config = pretrained_config(rung.model)
+    methods, calibrate, missing = _methods(found, kind)
     return Choices(
-        model=model,
+        rung=rung,
+        above=above,
         weights=None if wishes.weights is None else str(wishes.weights.expanduser().absolute()),
         pretrained=wishes.pretrained,
-        image_size=size,
-        transform="resize_crop" if tuned else "cifar" if size <= 64 else "imagenet",
+        transform="resize_crop" if tuned else "cifar" if rung.size <= 64 else "imagenet",
         normalize=(tuple(config.mean), tuple(config.std)) if tuned else None,
         epochs=epochs,
-        batch_size=max(2, min(BATCH[tuned], images // 4)),
-        lr=5.0e-4 if tuned else 2.0e-3,
-        rate=rate,
-        minutes=epochs * images / rate / 60,
-        method=method,
+        batch_size=max(2, min(BATCH[kind], images // 4)),
+        lr=LEARNING_RATE[kind],
+        minutes=rung.minutes(epochs),
+        methods=methods,
+        calibrate=calibrate,
         missing=missing,
+    )
+
+
+def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
+    """The rungs from the top."""
+    train, others = found.images["train"], found.images["val"] + found.images["test"]
+    speed = _Speed(machine, found.decoding, estimate=not wishes.fine_tunes and machine.device == "cpu")
+
+    def scratch(model: str, size: int) -> Rung:
+        training, forward = speed(model, size)
+        return Rung("scratch", model, size, AROUND + others * forward / 60, train * training / 60, 1 / training)
+
+    def frozen(model: str, size: int) -> Rung:
+        _, forward = speed(model, size)
+        features = (train + others + found.images["val"]) * forward
+        once = AROUND + (features + FITTING * train * len(found.counts)) / 60
+        return Rung("frozen", model, size, once, 0.0, 1 / forward)
+
+    def tuned(model: str, size: int) -> Rung:
+        training, _ = speed(model, size)
+        return Rung("tuned", model, size, frozen(model, size).once, train * training / 60, 1 / training)
+
+    if wishes.fine_tunes:
+        model = wishes.model or DEFAULT_PRETRAINED[machine.device]
+        own = int(pretrained_config(model).input_size[1])
+        sizes = [wishes.image_size or own]
+        if wishes.image_size is None and not pretrained_config(model).fixed_input_size:
+            sizes += [size for size in PRETRAINED_SIZES if size < own]
+        if wishes.epochs is not None:
+            yield from (tuned(model, size) for size in sizes)
+            return
+        yield tuned(model, sizes[0])
+        yield from (frozen(model, size) for size in sizes)
+        return
+    if wishes.model is not None:
+        config = pretrained_config(wishes.model)
+        own = int(config.input_size[1])
+        sizes = [wishes.image_size or own]
+        if wishes.image_size is None and not config.fixed_input_size:
+            sizes = [size for size in PRETRAINED_SIZES if size <= found.side] or [PRETRAINED_SIZES[-1]]
+        yield from (scratch(wishes.model, size) for size in sizes)
+        return
+    for name, size, _, enough in LADDER:
+        if train >= enough and (wishes.image_size or size <= max(found.side, LADDER[-1][1])):
+            yield scratch(name, wishes.image_size or size)
+
+
+def _too_short(lowest: Rung, wishes: Wishes, machine: Machine) -> str:
+    """Why there is no recipe, and what there could be."""
+    least = math.ceil(lowest.least)
+    what = f"{lowest.model} at {lowest.size} pixels"
+    if lowest.kind == "frozen":
+        doing = f"the features of {what} and a classifier on them"
+        ways = ["--image-size for fewer pixels", "a smaller --model"]
+    else:
+        doing = f"{EPOCHS[lowest.kind][0]} epochs of {what}"
+        ways = [
+            "--epochs for fewer, and worse",
+            "--pretrained (or --weights with --model), whose features need no training",
+        ]
+    return (
+        f"nothing fits {wishes.minutes:g} minutes on {machine.name}: the quickest, {doing}, takes about {least}; give "
+        f"--minutes {least}, or {', or '.join(ways)}"
     )
 
 
@@ -159,35 +261,37 @@ def _check(wishes: Wishes) -> None:
         raise RecipeError(f"--weights: {wishes.weights.expanduser().absolute()} is not there")
 
 
-class _Rate:
-    """Images a second of a network at a size.
+class _Speed:
+    """Seconds for an image of a network at a size, to train on and to take features of, its decoding included.
 
-    Each network is measured once; the time of other sizes follows their pixels, and that of the ladder's networks
-    their multiplications.
+    Networks are measured at the size. To `estimate`, one small one is, at 64 pixels, for all of `LADDER`: the others'
+    time goes by their multiplications, and that of other sizes by the pixels.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self._measured: dict[str, tuple[int, float]] = {}
+    def __init__(self, machine: Machine, decoding: float, estimate: bool) -> None:
+        self.machine, self.decoding, self.estimate = machine, decoding / machine.cores, estimate
+        self._measured: dict[tuple[str, int], tuple[float, float]] = {}
 
-    def __call__(self, model: str, size: int) -> float:
+    def __call__(self, model: str, size: int) -> tuple[float, float]:
         work = {name: cost / side**2 for name, side, cost, _ in LADDER}
-        # On a CPU one small network stands for all of the ladder, whose speed goes by their multiplications.
-        stand_in = "resnet10t" if model in work and self.machine.device == "cpu" else model
-        if stand_in not in self._measured:
-            fixed = pretrained_config(stand_in).fixed_input_size
-            tried = size if fixed or self.machine.device == "cuda" else 64
-            self._measured[stand_in] = tried, images_per_second(stand_in, tried, self.machine.device)
-        tried, speed = self._measured[stand_in]
-        scale = work[stand_in] / work[model] if stand_in != model else 1.0
-        trained = speed * scale * (tried / size) ** 2
-        return min(trained, DECODED * self.machine.cores * max(1.0, (224 / size) ** 2))
+        estimated = self.estimate and model in work
+        tried = ("resnet10t", 64) if estimated else (model, size)
+        if tried not in self._measured:
+            self._measured[tried] = images_per_second(*tried, self.machine.device)
+        scale = work[model] / work[tried[0]] * (size / tried[1]) ** 2 if estimated else 1.0
+        training, forward = (scale / rate for rate in self._measured[tried])
+        if self.machine.device == "cuda":  # decoding goes on meanwhile
+            return max(training, self.decoding), max(forward, self.decoding)
+        return training + self.decoding, forward + self.decoding
 
 
-def _method(found: Survey) -> tuple[str | None, str | None]:
-    """The method for this imbalance, or the distribution to install for it."""
-    if found.imbalance < NEARLY_BALANCED:
-        return None, None
-    if any(offer.name == "logit_adjustment" for offer in catalogue.offers()):
-        return "logit_adjustment", None
-    return None, "ltcore-logit-adjustment"
+def _methods(found: Survey, kind: str) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+    """Methods of the stage, of the calibration, and a distribution to install for want of one."""
+    offered = {offer.name for offer in catalogue.offers()}
+    rare = found.imbalance >= NEARLY_BALANCED
+    wanted = {"frozen": [PROBE], "tuned": [PROBE, ADJUSTMENT], "scratch": [ADJUSTMENT]}[kind]
+    wanted = [name for name in wanted if rare or name != ADJUSTMENT]
+    lacking = [name for name in wanted if name not in offered]
+    calibrate = (TEMPERATURE,) if kind == "frozen" and TEMPERATURE in offered and found.images["val"] else ()
+    missing = LACKING[lacking[-1]] if lacking else None
+    return tuple(name for name in wanted if name in offered), calibrate, missing

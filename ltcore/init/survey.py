@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from ltcore.errors import DataError, listed
 
 #: How many images are opened, for their headers only.
 SAMPLE = 300
+#: How many of them are decoded, to see how long it takes.
+DECODED = 12
 #: Classes with fewer images than this need all of them for training and testing.
 ENOUGH_TO_VALIDATE = 10
 
@@ -46,6 +49,7 @@ class Survey:
         broken: paths of those that are no images.
         notes: what the reader says about the files, and what was found among them.
         window: the range of images of more than eight bits, where they need one stated.
+        decoding: seconds in which one core decodes an image and resizes it.
     """
 
     use: str
@@ -61,6 +65,7 @@ class Survey:
     broken: tuple[str, ...]
     notes: tuple[str, ...]
     window: tuple[float, float] | None = None
+    decoding: float = 0.0
 
     @property
     def imbalance(self) -> float:
@@ -206,7 +211,7 @@ def _count(use: str, options: dict[str, Any], split: str, splits: DataSplits) ->
     if classes < 2:
         raise DataError(f"{options['root']} has one class; a classifier needs two")
     tested = torch.bincount(splits.test.targets, minlength=classes).tolist()
-    sides, grey, broken = _open_some(splits.train)  # type: ignore[arg-type]
+    sides, grey, broken, decoding = _open_some(splits.train)  # type: ignore[arg-type]
     return Survey(
         use=use,
         options=options,
@@ -221,6 +226,7 @@ def _count(use: str, options: dict[str, Any], split: str, splits: DataSplits) ->
         broken=tuple(broken),
         notes=(*splits.notes, *_duplicates(splits)),
         window=fitting_window(splits.train),  # type: ignore[arg-type]
+        decoding=decoding,
     )
 
 
@@ -232,9 +238,13 @@ def _duplicates(splits: DataSplits) -> tuple[str, ...]:
     return duplicates.notes if duplicates else ()
 
 
-def _open_some(split: StreamedSplit) -> tuple[list[int], int, list[str]]:
-    """Shorter sides, how many images have no colours, and the paths of those that are no images; headers only."""
+def _open_some(split: StreamedSplit) -> tuple[list[int], int, list[str], float]:
+    """Shorter sides, how many images have no colours, the paths of those that are no images, and seconds to decode.
+
+    Most are opened for their headers only.
+    """
     sides: list[int] = []
+    seconds: list[float] = []
     grey, broken = 0, []
     number = min(SAMPLE, len(split))
     for index in sorted({len(split) * i // number for i in range(number)}):
@@ -242,13 +252,17 @@ def _open_some(split: StreamedSplit) -> tuple[list[int], int, list[str]]:
             with split.open(index) as image:
                 sides.append(min(image.size))
                 grey += image.mode in ("1", "L", "LA", "I", "I;16", "F")
+                if len(seconds) < DECODED:
+                    start = time.perf_counter()
+                    image.convert("RGB").resize((224, 224))
+                    seconds.append(time.perf_counter() - start)
         except OSError:
             broken.append(split.name(index))
     if not sides:
         raise DataError(
             f"none of the {number} images that were opened can be read, the first {broken[0]}; are they images?"
         )
-    return sides, grey, broken
+    return sides, grey, broken, statistics.median(seconds or [0.0])
 
 
 def rarest(found: Survey, number: int = 3) -> str:

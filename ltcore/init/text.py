@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any
 
 from ltcore.contract.figures import SHOT_GROUPS, shot_groups
-from ltcore.init.choices import NEARLY_BALANCED, Choices, Wishes
+from ltcore.init.choices import NEARLY_BALANCED, PROBE, Choices, Rung, Wishes
 from ltcore.init.machine import Machine
 from ltcore.init.survey import ENOUGH_TO_VALIDATE, Survey, rarest
 from ltcore.untrusted import printable
@@ -20,7 +21,9 @@ def commands(found: Survey, made: Choices, recipe: Path) -> dict[str, str]:
     run = f"ltcore run {path}"
     name = shlex.quote(f"name={recipe.stem}_baseline")
     shown = {"rehearse": f"ltcore rehearse {path}", "run": run}
-    if made.method:
+    if PROBE in made.methods and made.rung.kind == "frozen":
+        shown["baseline"] = f"{run} --set {name} --set methods.{PROBE}.options.balance=none"
+    elif made.methods:
         shown["baseline"] = f"{run} --set {name} --set 'stages.train.methods=[]' --set 'methods={{}}'"
     elif made.rebuilds:
         shown["baseline"] = f"{run} --set {name} --set stages.classifier=null"
@@ -34,8 +37,9 @@ def summary(found: Survey, made: Choices, machine: Machine, recipe: Path) -> str
         f"images     {_images(found)}, {len(found.counts)} classes",
         f"balance    {max(found.counts)} training images in '{found.class_of(max(found.counts))}', the most frequent; "
         f"rarest: {rarest(found)} ({found.imbalance:.3g} to 1)",
-        f"network    {made.model}, {_start(made)}, images of {made.image_size} x {made.image_size} pixels",
-        f"training   {made.epochs} epochs, {_method(made)}; about {_duration(made.minutes)} on {machine.name}",
+        f"network    {made.rung.model}, {_start(made)}, images of {made.rung.size} x {made.rung.size} pixels",
+        f"training   {_method(made)}; about {_duration(made.minutes)} on {machine.name}",
+        *([f"next       {_next(made)}"] if made.above else []),
         *(f"note       {note}" for note in _notes(found, made)),
         "",
         f"wrote {recipe}, with the reasons; {found.options['root']} was only read",
@@ -51,10 +55,8 @@ def summary(found: Survey, made: Choices, machine: Machine, recipe: Path) -> str
 def recipe_text(found: Survey, made: Choices, wishes: Wishes, machine: Machine, recipe: Path) -> str:
     """The recipe, as YAML with comments."""
     parts = [_head(found, made, recipe), _data(found, made), _backbone(found, made, wishes, machine)]
-    if made.method:
-        parts.append(
-            "methods:\n  logit_adjustment: {options: {tau: 1.0}}       # a larger tau favours rare classes more"
-        )
+    if made.methods:
+        parts.append("\n".join(["methods:", *(f"  {name}: {_options(found, name)}" for name in _named(made))]))
     parts.append(_stages(found, made, wishes, machine))
     return "\n".join(parts) + "\n"
 
@@ -102,11 +104,11 @@ def _data(found: Survey, made: Choices) -> str:
         f"  use: {found.use}",
         f"  options: {options}",
         f"  # {made.transform}: {why[made.transform]}.",
-        f"  transform: {{name: {made.transform}, image_size: {made.image_size}}}",
+        f"  transform: {{name: {made.transform}, image_size: {made.rung.size}}}",
     ]
     if made.normalize is not None:
         lines += [
-            f"  # What the weights of {made.model} were trained with.",
+            f"  # What the weights of {made.rung.model} were trained with.",
             f"  normalize: {{mean: {list(made.normalize[0])}, std: {list(made.normalize[1])}}}",
         ]
     if found.window is not None:
@@ -122,8 +124,9 @@ def _data(found: Survey, made: Choices) -> str:
 
 def _backbone(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> str:
     tuned = made.normalize is not None
-    measured = f"{made.rate:.3g} images a second, as measured when this was written on {machine.name}"
-    if wishes.model or wishes.image_size:
+    does = "takes features of" if made.rung.kind == "frozen" else "trains on"
+    measured = f"it {does} {made.rung.rate:.3g} images a second, as measured when this was written on {machine.name}"
+    if wishes.model or wishes.image_size or wishes.epochs:
         reason = f"As asked for: {measured}."
     else:
         reason = f"Chosen to fit {wishes.minutes:g} minutes: {measured}."
@@ -134,9 +137,11 @@ def _backbone(found: Survey, made: Choices, wishes: Wishes, machine: Machine) ->
             " It starts from scratch. Pre-trained weights help rare classes most, where you may use them: "
             "'ltcore init' with --weights FILE --model NAME, or with --pretrained, which fetches them."
         )
-    if made.image_size < found.side:
+    if made.above:
+        reason += f" {_next(made)[0].upper()}{_next(made)[1:]}."
+    if made.rung.size < found.side and not made.above:
         reason += f" Larger images (yours have {found.side} pixels) are better and slower."
-    options: dict[str, Any] = {"model": made.model}
+    options: dict[str, Any] = {"model": made.rung.model}
     if made.pretrained:
         options["pretrained"] = True
     if made.weights is not None:
@@ -146,7 +151,26 @@ def _backbone(found: Survey, made: Choices, wishes: Wishes, machine: Machine) ->
 
 def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> str:
     ratio = f"{found.imbalance:.3g} to 1"
-    if made.method:
+    frozen = made.rung.kind == "frozen"
+    if frozen and PROBE in made.methods:
+        rare = (
+            ""
+            if found.imbalance < NEARLY_BALANCED
+            else (
+                f" The classes are unbalanced, {ratio}: the loss is told how frequent each class is, so that the "
+                "classifier has no need to learn it."
+            )
+        )
+        why = [
+            "The network stays as it is. A classifier is fitted to its features (logistic regression, its penalty "
+            f"selected on held-out images) when the stage begins; the one step of the stage changes nothing.{rare}"
+        ]
+    elif frozen:
+        why = [
+            "The network stays as it is, and its features are computed once. The classifier trains on batches in which "
+            f"every class is as frequent. 'pip install {made.missing}' and 'ltcore init' again gives a better one."
+        ]
+    elif "logit_adjustment" in made.methods:
         why = [
             f"The classes are unbalanced, {ratio}, and plain cross-entropy would guess the frequent ones too often. "
             "Logit adjustment tells the loss how frequent each class is, so that the network has no need to learn it. "
@@ -163,18 +187,22 @@ def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> s
             f"The classes are nearly balanced, {ratio} (less than {NEARLY_BALANCED} to 1): cross-entropy alone, since "
             "there is little for a method to correct."
         ]
-    length = "As asked for" if wishes.epochs else f"What fits {wishes.minutes:g} minutes, within bounds"
-    why.append(f"{length}: {made.epochs} epochs, about {_duration(made.minutes)} on {machine.name}.")
-    if made.minutes > wishes.minutes and not wishes.epochs:
+    if made.rung.kind == "tuned" and PROBE in made.methods:
         why.append(
-            f"Fewer than {made.epochs} epochs would not do; a faster machine, or fewer pixels, would be quicker."
+            "Training begins with a classifier that is fitted to the features as they are, so that it does not spoil "
+            "them."
         )
+    length = "As asked for" if wishes.epochs else f"What fits {wishes.minutes:g} minutes, within bounds"
+    epochs = "" if frozen else f"{_epochs(made)}, "
+    why.append(f"{length}: {epochs}about {_duration(made.minutes)} on {machine.name}.")
+    if frozen:
+        return "\n".join([_comment(*why), *_frozen(made)])
     lines = [
         "stages:",
         "  - name: train",
         f"    epochs: {made.epochs}",
         f"    batch_size: {made.batch_size}",
-        f"    methods: [{made.method or ''}]",
+        f"    methods: [{', '.join(made.methods)}]",
         "    trainable: [backbone, classifier]",
         f"    optimizer: {{name: adamw, lr: {made.lr:g}, weight_decay: 0.05}}",
         f"    schedule: {{name: cosine, warmup_epochs: {1 if made.epochs > 1 else 0}}}",
@@ -183,7 +211,7 @@ def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> s
     other = []
     if made.rebuilds:
         lines += _rebuild("")
-    elif made.method:
+    elif "logit_adjustment" in made.methods and PROBE not in made.methods:
         other = [
             "  # Another way, cRT: train without a method, then the classifier anew on balanced batches. To take it,",
             "  # write `methods: []` above, remove the table `methods`, and uncomment the stage. (With logit",
@@ -194,6 +222,51 @@ def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> s
         "  # 'ltcore plugins' lists what else is installed, 'ltcore plugins show NAME' what it does and needs."
     )
     return "\n".join([_comment(*why), *lines, *other])
+
+
+def _frozen(made: Choices) -> list[str]:
+    """The stages of a network that stays as it is."""
+    lines = ["stages:", "  - name: train"]
+    if PROBE in made.methods:
+        lines += [
+            "    iterations: 1",
+            f"    batch_size: {made.batch_size}",
+            f"    methods: [{PROBE}]",
+            "    trainable: [classifier]",
+            f"    optimizer: {{name: sgd, lr: {made.lr:.1e}}}",
+        ]
+    else:
+        lines += [line for line in _rebuild("")[1:] if "rebuild" not in line]
+    return lines + ([f"calibrate: [{', '.join(made.calibrate)}]"] if made.calibrate else [])
+
+
+def _named(made: Choices) -> tuple[str, ...]:
+    return (*made.methods, *made.calibrate)
+
+
+def _options(found: Survey, name: str) -> str:
+    """A method's entry, with a comment."""
+    if name == "logit_adjustment":
+        return "{options: {tau: 1.0}}       # a larger tau favours rare classes more"
+    if name == PROBE and found.imbalance < NEARLY_BALANCED:
+        return "{options: {balance: none}}"
+    return (
+        "{}" if name == PROBE else "{}                              # probabilities that are right as often as they say"
+    )
+
+
+def _next(made: Choices) -> str:
+    above = made.above
+    assert above is not None
+    return f"{_doing(above)} would take about {_duration(above.least)} (--minutes {math.ceil(above.least)})"
+
+
+def _doing(rung: Rung) -> str:
+    return {
+        "scratch": f"{rung.model} at {rung.size} pixels",
+        "frozen": f"the same at {rung.size} pixels",
+        "tuned": f"fine-tuning all of the network at {rung.size} pixels",
+    }[rung.kind]
 
 
 def _rebuild(prefix: str) -> list[str]:
@@ -266,9 +339,19 @@ def _start(made: Choices) -> str:
 
 
 def _method(made: Choices) -> str:
-    if made.method:
-        return "with logit adjustment for the rare classes"
-    return "then a classifier on balanced batches (cRT)" if made.rebuilds else "plain cross-entropy, as nothing is rare"
+    if made.rung.kind == "frozen":
+        rare = ", told how rare each class is" if PROBE in made.methods else " on balanced batches"
+        return f"a classifier on the features of the network, which stays as it is{rare}"
+    epochs = f"{_epochs(made)}, "
+    if "logit_adjustment" in made.methods:
+        return epochs + "with logit adjustment for the rare classes"
+    return epochs + (
+        "then a classifier on balanced batches (cRT)" if made.rebuilds else "plain cross-entropy, as nothing is rare"
+    )
+
+
+def _epochs(made: Choices) -> str:
+    return "1 epoch" if made.epochs == 1 else f"{made.epochs} epochs"
 
 
 def _duration(minutes: float) -> str:

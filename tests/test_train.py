@@ -1,0 +1,60 @@
+"""`ltcore train`: a recipe for a folder, its run and its report, in one command."""
+
+import json
+import shlex
+
+import pytest
+import yaml
+
+from tests.test_init import LONG, put, speed  # noqa: F401
+
+WORDS = ("--model", "test_resnet", "--image-size", 32, "--epochs", 1)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return put(tmp_path / "photos", LONG)
+
+
+def commands(text):
+    """By their first words, the commands that were printed."""
+    lines = [line[line.index("ltcore ") :] for line in text.splitlines() if "  ltcore " in line]
+    return {shlex.split(line)[1]: shlex.split(line)[1:] for line in lines}
+
+
+def test_one_command_gives_a_recipe_a_run_a_report_and_the_next_command(cli, photos, tmp_path):
+    result = cli("train", photos, *WORDS)
+    assert result.code == 0, result
+    ours = yaml.safe_load((tmp_path / "photos.yaml").read_text())
+    cli("init", photos, "--out", "photos.yaml", "--force", *WORDS)
+    assert yaml.safe_load((tmp_path / "photos.yaml").read_text()) == ours  # comments have what was measured anew
+    (run,) = (tmp_path / "runs" / "photos").iterdir()
+    assert json.loads((run / "result.json").read_text())["after_calibration"]["top1"] >= 0
+    assert (run / "errors.csv").is_file() and "errors.csv" in result.out
+    assert "<html" in (tmp_path / "photos.html").read_text()
+    words = commands(result.out)["predict"]
+    assert words[2] == "IMAGES"
+    assert cli(*words[:2], photos / "cat").code == 0
+
+
+def test_several_seeds_and_places_of_ones_own(cli, photos, tmp_path):
+    words = ("--recipe", "other.yaml", "--out", "elsewhere", "--seeds", "0..1")
+    result = cli("train", photos, *WORDS, *words)
+    assert result.code == 0, result
+    assert len(list((tmp_path / "elsewhere" / "other").iterdir())) == 2 and (tmp_path / "other.html").is_file()
+    assert "± " in result.out  # the table over the seeds
+    cli("train", photos, *WORDS, *words).is_one_message(2, "other.yaml is there already", "--force")
+
+
+def test_what_was_interrupted_is_gone_on_with_by_run(cli, photos, monkeypatch):
+    from ltcore.training.run import Run
+
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "train", stopped)
+        result = cli("train", photos, *WORDS)
+    assert result.code == 130 and "ltcore run photos.yaml --out runs --resume" in result.err
+    assert cli("run", "photos.yaml", "--out", "runs", "--resume").code == 0
