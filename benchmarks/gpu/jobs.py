@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ltcore.recipe.loading import LoadedRecipe
 
-#: Recipes ``cifar100_lt_NAME.yaml`` in order of worth; `cdt` selects, which is four trainings. Several seeds go through the whole list one after the other.
+#: Recipes ``cifar100_lt_NAME.yaml`` in order of worth; `cdt` selects, which is four trainings. Several seeds go through
+#: the whole list one after the other.
 ORDER = "ce ldam_drw balanced_softmax mixup_crt safa_ldam_drw stg glag ofa cdt mislas".split()
 #: How `cifar100_lt` prepares its images; the copy that travels is an .npz file, which does not say so itself.
 CIFAR100 = {
