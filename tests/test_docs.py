@@ -261,6 +261,7 @@ def test_run_directory_and_result(write_recipe, tmp_path):
         data="{use: synthetic, options: {class_counts: [24, 16, 8, 4], image_size: 8, test_per_class: 4}, holdout: 1}",
         methods={"tau_norm": {}},
         calibrate=["tau_norm"],
+        unsure={"precision": 0.5, "least": 1},
         select={"options": {"methods.tau_norm.options.tau": [0.0, 1.0]}, "holdout": 1},
     )
     result, directory = run(recipe, tmp_path)

@@ -328,6 +328,16 @@ class Select(BaseModel):
         return options
 
 
+class Unsure(BaseModel):
+    """Which predictions are marked as unsure: a threshold for each class, chosen on held-out images."""
+
+    precision: float = Field(gt=0, le=1)
+    """How often the predictions that are not unsure shall be right, for each class; such as 0.95."""
+    least: int = Field(default=10, ge=1)
+    """How many sure predictions of held-out images a threshold rests on. Classes with fewer predictions share a
+    threshold."""
+
+
 class Published(BaseModel):
     """Figures that a paper printed for what the recipe describes, to stand beside our own."""
 
@@ -382,6 +392,9 @@ class Recipe(BaseModel):
     """The stages, in order."""
     calibrate: list[str] = []
     """Names of the methods that change the trained classifier after the last stage, in order."""
+    unsure: Unsure | None = None
+    """Whether predictions below a threshold of their class are marked as unsure, and how often the others shall be
+    right."""
     select: Select | None = None
     """Values to choose on held-out training images before the run proper."""
     diagnostics: Literal["off", "stage", "epoch"] = "stage"

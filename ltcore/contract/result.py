@@ -79,6 +79,40 @@ class ClassFigures(TypedDict):
     """Harmonic mean of precision and recall, 2 correct / (support + predicted); None where both are 0."""
 
 
+class SurenessRecord(TypedDict):
+    """How many images a model is sure of, and how often it is then right."""
+
+    coverage: float
+    """The share of images that it is sure of."""
+    precision: float | None
+    """The share of right ones among those; None where it is sure of none."""
+    sure: list[int]
+    """Images that are taken for each class, and surely, [C]."""
+    right: list[int]
+    """Those of them that are of the class, [C]."""
+
+
+class UnsureRecord(TypedDict):
+    """The thresholds below which predictions are unsure (`unsure` in the recipe), chosen on held-out images."""
+
+    precision: float
+    """How often sure predictions were asked to be right."""
+    least: int
+    """How many sure predictions a threshold rests on, at least."""
+    images: int
+    """Held-out images that it was chosen on."""
+    thresholds: PerClass
+    """From which probability on the predictions of each class are sure; None: never."""
+    shared: list[str]
+    """Names of the classes with too few predictions for a threshold of their own, which share one."""
+    always: list[str]
+    """Names of the classes whose predictions are always unsure: no threshold reaches the precision."""
+    held_out: SurenessRecord
+    """On the held-out images."""
+    test: SurenessRecord
+    """On the test images."""
+
+
 class Diagnostics(TypedDict):
     """What is found out about each class at a stage's end, on training and test images as they are.
 
@@ -279,6 +313,8 @@ class Result(TypedDict):
     any, as `classes`."""
     classes: NotRequired[ClassFigures]
     """Precision, recall and F1 of each class after calibration."""
+    unsure: NotRequired[UnsureRecord]
+    """Only where the recipe has `unsure`."""
     stages: list[StageResult]
     """A record for each stage, in order."""
     preparation: NotRequired[Preparation]

@@ -48,6 +48,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         },
         "stages": [_describe_stage(plan, stage) for stage in plan.stages],
         "select": None if recipe.select is None else recipe.select.model_dump(),
+        "unsure": None if recipe.unsure is None else recipe.unsure.model_dump(),
         "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
         "warnings": list(plan.warnings),
         "notes": [*_unpackaged(plan), *_notes(recipe), *as_pretrained(recipe.data, plan.skeleton.pretraining)[1]],
@@ -210,7 +211,11 @@ def render(described: dict[str, Any]) -> str:
         lines += ["", *_render_stage(stage, number, len(described["stages"]))]
     lines += ["", "calibration"]
     steps = [f"  post_calibrate      fold     {_person(answer)}" for answer in described["calibrate"]]
-    return "\n".join(map(printable, lines + (steps or ["  none"]) + _render_select(described["select"])))
+    lines += steps or ["  none"]
+    if described["unsure"] is not None:
+        asked, least = described["unsure"]["precision"], described["unsure"]["least"]
+        lines.append(f"  unsure below a threshold of the class: precision {asked:g} on {least} or more held-out images")
+    return "\n".join(map(printable, lines + _render_select(described["select"])))
 
 
 def _render_select(select: dict[str, Any] | None) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 
 from ltcore.data.streaming import worker_count
 from ltcore.errors import RunError
+from ltcore.evaluation.images import YES_OR_NO
 from ltcore.files.output import is_stream, output, refuse_output
 from ltcore.runs.predicting import listed_files, predict_files
 from ltcore.untrusted import cell, printable
@@ -58,12 +59,15 @@ def predict_into(
     top = min(top, len(saved.class_names))
     model = saved.model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = worker_count("auto") if workers is None else workers
+    marked = saved.description.unsure is not None
     done, unread, began = 0, 0, time.perf_counter()
     with _destination(out) as stream:
-        writer = _Json(stream) if as_json else _Lines(stream) if out is None else _Table(stream, top)
+        writer = _Json(stream) if as_json else _Lines(stream) if out is None else _Table(stream, top, marked)
         for predictions, broken in predict_files(model, saved.description, files, batch_size, count):
-            for name, classes in zip(predictions.names, predictions.top(top), strict=True):
-                writer.add(name, classes)
+            unsure = predictions.unsure
+            marks = [None] * len(predictions) if unsure is None else unsure.tolist()
+            for name, classes, mark in zip(predictions.names, predictions.top(top), marks, strict=True):
+                writer.add(name, classes, mark)
             for found in broken:
                 print(f"{printable(found.said)}: cannot be decoded, left out", file=sys.stderr)
                 writer.refuse(found.name, found.reason)
@@ -99,10 +103,10 @@ class _Lines:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def add(self, name: str, classes: Classes) -> None:
-        """An image and its likeliest classes."""
+    def add(self, name: str, classes: Classes, unsure: bool | None) -> None:
+        """An image, its likeliest classes, and whether the first of them is unsure, where there are thresholds."""
         said = ", ".join(f"{printable(label)} {100 * share:.1f} %" for label, share in classes)
-        print(f"{printable(name)}: {said}", file=self.stream)
+        print(f"{printable(name)}: {'unsure: ' if unsure else ''}{said}", file=self.stream)
 
     def refuse(self, name: str, reason: str) -> None:
         """A file that cannot be decoded; standard error has said so."""
@@ -114,23 +118,26 @@ class _Lines:
 class _Table(_Lines):
     """CSV, a row an image."""
 
-    def __init__(self, stream: TextIO, top: int) -> None:
+    def __init__(self, stream: TextIO, top: int, marked: bool) -> None:
         self.table = csv.writer(stream)
         numbers = ["", *(f"_{rank}" for rank in range(2, top + 1))]
-        self.table.writerow(["image", *(what + number for number in numbers for what in ("class", "probability"))])
+        columns = [what + number for number in numbers for what in ("class", "probability")]
+        self.table.writerow(["image", *columns, *(["unsure"] if marked else [])])
 
-    def add(self, name: str, classes: Classes) -> None:
-        self.table.writerow([cell(name), *(c for label, share in classes for c in (cell(label), f"{share:.6f}"))])
+    def add(self, name: str, classes: Classes, unsure: bool | None) -> None:
+        last = [] if unsure is None else [YES_OR_NO[unsure]]
+        shares = (c for label, share in classes for c in (cell(label), f"{share:.6f}"))
+        self.table.writerow([cell(name), *shares, *last])
 
 
 class _Json(_Lines):
-    """A list of objects: ``image``, and ``top`` or ``error``."""
+    """A list of objects: ``image``, and ``top`` (with ``unsure``, where there are thresholds) or ``error``."""
 
     before = "[\n  "
 
-    def add(self, name: str, classes: Classes) -> None:
+    def add(self, name: str, classes: Classes, unsure: bool | None) -> None:
         top = [{"class": label, "probability": round(share, 6)} for label, share in classes]
-        self._write({"image": name, "top": top})
+        self._write({"image": name, "top": top, **({} if unsure is None else {"unsure": unsure})})
 
     def refuse(self, name: str, reason: str) -> None:
         self._write({"image": name, "error": reason})

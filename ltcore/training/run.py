@@ -20,7 +20,7 @@ from ltcore.training.groups import check_groups
 from ltcore.training.loop import Extent, Observer, Whole
 from ltcore.training.observers import Checkpointer, FiniteGuard, Progress
 from ltcore.training.position import Position, Restored, find
-from ltcore.training.result import result_rows, write_result
+from ltcore.training.result import result_rows, unsure_lines, write_result
 from ltcore.training.stage import set_up
 from ltcore.training.trace import STEPS, HookTrace, asked, render
 from ltcore.training.unchanged import environment_of
@@ -88,6 +88,8 @@ class Run:
             self.reporter.run_started(self.recipe.name, self.directory.path, self._summary())
             self.train()
             result = write_result(self.assembly, self.directory, self.position, surroundings, about or {})
+            for line in unsure_lines(result):
+                self.reporter.note(line)
             self.reporter.finished(result_rows(result), self.directory.path)
         return result
 
