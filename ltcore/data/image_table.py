@@ -104,7 +104,11 @@ class ImageTable(Method[ImageTableOptions]):
 
     @hookimpl
     def build_data(self) -> DataSplits:
-        """The splits; classes are the labels of the training rows, numbers in their order, text sorted."""
+        """The splits; classes are the labels of the training rows, numbers in their order, text sorted.
+
+        The images of a split are in the order of their classes and, within a class, of their paths, as `image_folder`
+        has them: the order of the rows is no part of the data.
+        """
         o, root = self.options, self._root()
         tables = {"train": self._rows(root, "table")} | {
             split: self._rows(root, split) for split in ("val", "test") if getattr(o, split) is not None
@@ -130,10 +134,12 @@ class ImageTable(Method[ImageTableOptions]):
         for split in SPLITS:
             if split in parts:
                 rows, at = parts[split]
-                files = [rows.files[i] for i in at]
+                labels = _labels(rows, at, names, whole.table.source)
+                ordered = sorted(zip(labels, (rows.files[i] for i in at), strict=True))
+                files = [file for _, file in ordered]
                 if o.check_files:
                     check_files(root, files, str(rows.table.source), "Correct data.options.root, file or suffix")
-                splits[split] = file_split(root, files, _labels(rows, at, names, whole.table.source))
+                splits[split] = file_split(root, files, [label for label, _ in ordered])
         if "test" not in splits:
             if "val" not in splits:
                 raise DataError(f"{whole.table.source}: no image is left to test on; add test rows, or more images")
