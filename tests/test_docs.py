@@ -263,6 +263,7 @@ def test_run_directory_and_result(write_recipe, tmp_path):
         calibrate=["tau_norm"],
         unsure={"precision": 0.5, "least": 1},
         select={"options": {"methods.tau_norm.options.tau": [0.0, 1.0]}, "holdout": 1},
+        stages="[{name: joint, epochs: 1, batch_size: 8, optimizer: {name: sgd, lr: 0.05}, validate_every: 1}]",
     )
     result, directory = run(recipe, tmp_path)
     titles = sections(ARCHITECTURE)

@@ -262,6 +262,15 @@ class Stage(BaseModel):
     """What cached features are kept in; methods and the classifier get float32 all the same."""
     auxiliary_weights: dict[str, float] = {}
     """Weights of the methods' auxiliary losses, by `method/term`; 1 where none is given."""
+    validate_every: int | None = Field(default=None, gt=0)
+    """How many epochs pass between two looks at the held-out images, whose figures are written for each; by default
+    they are looked at when the stage ends."""
+    stop_after: int | None = Field(default=None, gt=0)
+    """After how many such validations without a better balanced accuracy the stage ends early; by default it does
+    not."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights the stage ends with: those of its `last` epoch, or of the validation with the `best` balanced
+    accuracy."""
 
     @property
     def cache_views(self) -> int | None:
@@ -295,6 +304,11 @@ class Stage(BaseModel):
                 f"a batch of {self.batch_size} images has no {self.accumulate} parts; give at most batch_size, which "
                 "is the number of all parts together",
             )
+        for key, asked in (("stop_after", self.stop_after is not None), ("keep", self.keep == "best")):
+            if asked and self.validate_every is None:
+                yield (key,), "nothing is validated here; set validate_every: 1, or leave this out"
+        if self.validate_every and not self.classification:
+            yield ("validate_every",), "a stage without classification has no figures; leave this out"
         for key in ("methods", "trainable"):
             yield from (((key, *path), message) for path, message in _repeated(getattr(self, key)))
         for key in self.auxiliary_weights:

@@ -158,6 +158,21 @@ class AccelerationRecord(TypedDict):
     """The same of the parameters' gradients, the largest of all parameters."""
 
 
+class ValidationRecord(TypedDict):
+    """What the validations of a stage have come to (`validate_every`)."""
+
+    best: float
+    """The best balanced accuracy on held-out images."""
+    best_epoch: int
+    """The epoch that had it, from 0; the first of several."""
+    since: int
+    """How many validations came after it."""
+    epochs: int
+    """How many epochs were trained when the last validation was made."""
+    stopped: bool
+    """Whether the stage was ended early (`stop_after`)."""
+
+
 class StageResult(Evaluation):
     """What is recorded of a stage that has ended."""
 
@@ -169,6 +184,8 @@ class StageResult(Evaluation):
     """Rows trained on, over that time."""
     acceleration: NotRequired[AccelerationRecord]
     """How its steps were made quicker; absent in files from before it was recorded."""
+    validations: NotRequired[ValidationRecord]
+    """Only where the stage has `validate_every`."""
 
 
 class Candidate(TypedDict):
@@ -296,8 +313,9 @@ class Result(TypedDict):
     """The entries of ``environment.json``; only where the environment, or the data, changed while it was trained."""
     duplicates: NotRequired[DuplicatesRecord]
     """Absent where it was not looked for them."""
-    reported_epoch: Literal["last"]
-    """Which epoch the figures are of; nothing is chosen on test data."""
+    reported_epoch: Literal["last", "best"]
+    """Which epoch the figures are of: `best` where a stage has `keep: best`, which was chosen on held-out images;
+    nothing is chosen on test data."""
     selection: NotRequired[SelectionRecord]
     """Only where the recipe has `select`."""
     reused: NotRequired[ReuseRecord]
@@ -348,6 +366,8 @@ class EpochLine(TypedDict):
     """How long it took."""
     images_per_second: float
     """Rows trained on, over that time."""
+    validation: NotRequired[dict[str, float | None]]
+    """Figures on held-out images by name, and the ``loss`` there, where it was the epoch's turn (`validate_every`)."""
     diagnostics: NotRequired[Diagnostics]
     """Class by class, where the recipe asks for it each epoch."""
     methods: NotRequired[dict[str, dict[str, float | list[float | None] | None]]]

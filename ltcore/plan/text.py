@@ -154,6 +154,9 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         "precision": stage.precision,
         "accelerate": acceleration.described(stage, stage_plan.answers, plan.skeleton),
         "cache": stage.cache if stage.cache_precision == "fp32" else f"{stage.cache}, {stage.cache_precision}",
+        "validation": {"every": stage.validate_every, "stop_after": stage.stop_after, "keep": stage.keep}
+        if stage.validate_every
+        else None,
         "hooks": hooks,
     }
 
@@ -250,6 +253,7 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
         f"  schedule    {_pairs(stage['schedule'])}",
         f"  precision   {stage['precision']}, cache {stage['cache']}",
         f"  accelerate  {acceleration.rendered(stage['accelerate'])}",
+        *_render_validation(stage["validation"]),
     ]
     for hook, answer in stage["hooks"].items():
         people = [_person(method) for method in answer["methods"]] or [f"core: {answer['core']}"]
@@ -258,6 +262,14 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
             for i, person in enumerate(people)
         ]
     return lines
+
+
+def _render_validation(asked: dict[str, Any] | None) -> list[str]:
+    if asked is None:
+        return []
+    every = "every epoch" if asked["every"] == 1 else f"every {asked['every']} epochs"
+    until = f", until {asked['stop_after']} bring nothing" if asked["stop_after"] else ""
+    return [f"  validates   {every}{until}; ends with the {asked['keep']} weights"]
 
 
 def _render_accumulation(parts: dict[str, Any] | None) -> list[str]:

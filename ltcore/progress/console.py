@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -123,15 +123,33 @@ class Reporter:
             self._last_line = self._clock()
 
     def epoch_ended(
-        self, epoch: int, epochs: int, loss: float | None, lr: float, seconds: float, images_per_second: float
+        self,
+        epoch: int,
+        epochs: int,
+        loss: float | None,
+        lr: float,
+        seconds: float,
+        images_per_second: float,
+        validation: Mapping[str, float | None] | None = None,
     ) -> None:
-        """Close an epoch with its mean loss (None where the stage has none) and its last learning rate."""
+        """Close an epoch.
+
+        Args:
+            epoch: epoch of the stage, from 0.
+            epochs: how many the stage has.
+            loss: its mean loss; None where the stage has none.
+            lr: its last learning rate.
+            seconds: how long it took.
+            images_per_second: rows trained on, over that time.
+            validation: figures on held-out images, where it was the epoch's turn.
+        """
         if self._bar is not None:
             self._bar.show(epoch, self._steps, loss, images_per_second)
         elif self._console is None and self._has_line(epoch, epochs):
             value = "-" if loss is None else f"{loss:.4f}"
+            held = "" if validation is None else f"  held out {_percent(validation['balanced_accuracy'])}"
             self._print(
-                f"  epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  loss {value}  lr {lr:.4g}"
+                f"  epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  loss {value}{held}  lr {lr:.4g}"
                 f"  {_duration(seconds)}  {images_per_second:,.0f} images/s"
             )
         # Also where no line was due: a line a minute is for epochs longer than that, not for a row of short ones.

@@ -68,7 +68,7 @@ def write_result(
         "num_classes": assembly.state.num_classes,
         "class_counts": data.class_counts.tolist(),
         "class_names": list(data.class_names),
-        "reported_epoch": "last",
+        "reported_epoch": "best" if any(stage.keep == "best" for stage in recipe.stages) else "last",
         **about,  # type: ignore[typeddict-item]
         "calibration": list(recipe.calibrate),
         "before_calibration": evaluation.figures_of(before, targets),
