@@ -51,8 +51,9 @@ def evaluate(
 ) -> None:
     """Say how well a run's calibrated model does on other labelled images.
 
-    DATA is a folder with a folder a class, a table (.csv, .tsv) of files and labels, a list (.txt) of lines
-    'relative/path label', or a recipe, whose test images are taken. Classes are those of the run, by name.
+    DATA is a folder with a folder a class, a table (.csv, .tsv, or .json as COCO has it) of files and labels, a list
+    (.txt) of lines 'relative/path label', or a recipe, whose test images are taken. Classes are those of the run, by
+    name.
 
     With --prior the model's outputs are adjusted to how frequent the classes will be in use, and the figures that
     depend on it are also given as they would be there: uniform, training (as in training), forward:50 (falling by a

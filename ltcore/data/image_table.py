@@ -32,9 +32,11 @@ class ImageTableOptions(FractionOptions):
     """Options of `ImageTable`."""
 
     root: str | None = None
-    """Folder that the files' paths are relative to; by default the environment variable LTCORE_DATA."""
+    """Folder that the files' paths are relative to; by default the environment variable LTCORE_DATA. Files may also lie
+    beside their table, in a folder of it."""
     table: str
-    """The table, CSV with commas, semicolons or tabs; looked for in the root, then where the command runs."""
+    """The table, CSV with commas, semicolons or tabs, or JSON of COCO's form; looked for in the root, then where the
+    command runs."""
     val: str | None = None
     """A second table, of validation images."""
     test: str | None = None
@@ -167,17 +169,26 @@ class ImageTable(Method[ImageTableOptions]):
         if o.split is None and option == "table" and o.test is None and o.val is None:
             split = table.called(("split",))
         group = None if o.group is None else table.column(o.group, "group")
+        beside = _beside(root, table.source, table.rows[0][file] + o.suffix)
         files = []
         for row, cells in enumerate(table.rows):
             if not cells[file]:
                 raise table.error(row, f"column '{table.columns[file]}' names no file")
-            files.append(cells[file].removeprefix("./") + o.suffix)
+            files.append(beside + cells[file].removeprefix("./") + o.suffix)
         classes = classes_of_rows(table, o.label, {file, split, group})
         splits = None if split is None else [_split(table, row, split) for row in range(len(table.rows))]
         groups = None if group is None else [cells[group] for cells in table.rows]
         if groups is not None and "" in groups:
             raise table.error(groups.index(""), f"column '{o.group}' names no group; give a lone image one of its own")
         return _Rows(table, files, classes, splits, groups)
+
+
+def _beside(root: Path, table: Path, first: str) -> str:
+    """What stands before the files' names where they lie beside their table, in a folder of the root."""
+    folder = os.path.relpath(table.absolute().parent, root.absolute()).replace(os.sep, "/")
+    if folder == "." or folder.startswith("..") or (root / first).exists():
+        return ""
+    return f"{folder}/" if (root / folder / first).exists() else ""
 
 
 def file_column(table: Table, asked: Column | None) -> int:
