@@ -104,9 +104,7 @@ def main() -> None:
     parser.add_argument("--model", default="test_resnet", help="a network of timm")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side that images are brought to")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument(
-        "--killed", type=float, metavar="SECONDS", help="also kill one after so long, and go on with it"
-    )
+    parser.add_argument("--killed", type=float, metavar="SECONDS", help="also kill one after so long, then go on")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

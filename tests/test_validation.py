@@ -1,6 +1,7 @@
 """Validations while a stage is trained: what they find, when they end it, and that a killed run ends alike."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -126,28 +127,36 @@ def test_every_third_epoch_and_the_last(tmp_path):
     assert list(scores(run)) == [2, 5, 6]
 
 
-@pytest.mark.parametrize("place", ["between", "after the best", "the last step", "the next stage"])
-def test_a_killed_run_ends_alike(early, tmp_path, copy_at_checkpoint, place):
-    """Checkpoints after each of the 7 steps of an epoch; one within, one right before the validation that ends it."""
+def test_a_killed_run_ends_alike(early, tmp_path, look_on):
+    """Copies of the run as a kill would leave it, at four of its checkpoints, which it writes after each step."""
     found, steps = early.result["stages"][0]["validations"], 7
-    number = {
-        "between": 5,
-        "after the best": (found["best_epoch"] + 1) * steps + 2,
-        "the last step": found["epochs"] * steps,
-        "the next stage": 3,
-    }[place]
+    places = {
+        "s": [5, (found["best_epoch"] + 1) * steps + 2, found["epochs"] * steps],  # the last: before it ends early
+        "t": [3],
+    }
+    written = {"s": 0, "t": 0}
+
+    def copy(run, loop):
+        name = loop.stage.name
+        written[name] += 1
+        if written[name] in places[name]:
+            shutil.copytree(run.directory.path.parent, tmp_path / f"{name}{written[name]}" / "r")
+
     second = {"name": "t", "epochs": 1, "batch_size": 16, "optimizer": {"lr": 0.01}, "trainable": ["classifier"]}
     recipe = write(tmp_path, STAGE, {**second, "validate_every": 1})
-    copy_at_checkpoint(number, tmp_path / "killed" / "r", "t" if place == "the next stage" else "s")
+    look_on(checkpoint_written=copy)
     straight = ltcore.run(recipe, out=tmp_path / "straight")
-    copy_at_checkpoint()
-    resumed = ltcore.run(recipe, out=tmp_path / "killed", resume=True)
-    assert straight.result["stages"][0]["validations"] == found
-    assert same(weights(straight), weights(early)) and same(weights(resumed), weights(straight))
-    assert scores(resumed) == scores(straight) and scores(resumed, "t") == scores(straight, "t") != {}
-    assert np.array_equal(resumed.calibrated_logits, straight.calibrated_logits)
-    for one, two in zip(resumed.result["stages"], straight.result["stages"], strict=True):
-        assert one["validations"] == two["validations"] and one["test"] == two["test"]
+    look_on()
+    assert straight.result["stages"][0]["validations"] == found and same(weights(straight), weights(early))
+    killed = [tmp_path / f"{name}{number}" for name, numbers in places.items() for number in numbers]
+    assert len(killed) == 4 and all((folder / "r").is_dir() for folder in killed)
+    for folder in killed:
+        resumed = ltcore.run(recipe, out=folder, resume=True)
+        assert same(weights(resumed), weights(straight))
+        assert scores(resumed) == scores(straight) and scores(resumed, "t") == scores(straight, "t") != {}
+        assert np.array_equal(resumed.calibrated_logits, straight.calibrated_logits)
+        for one, two in zip(resumed.result["stages"], straight.result["stages"], strict=True):
+            assert one["validations"] == two["validations"] and one["test"] == two["test"]
 
 
 def test_a_frozen_backbone_is_looked_through_once(tmp_path, monkeypatch):
@@ -171,9 +180,10 @@ def test_the_report_draws_them(early, tmp_path):
     assert f">{100 * best:.1f}<" in section
 
 
-def test_the_console_says_it(tmp_path, cli):
+def test_the_console_says_it(tmp_path, cli, capsys):
     recipe = write(tmp_path, STAGE)
-    out = cli("run", recipe, "--out", tmp_path / "runs").out
+    ltcore.run(recipe, out=tmp_path / "runs", quiet=False)
+    out = capsys.readouterr().out
     assert "  held out " in out and "no better in 3 validations; these weights are kept" in out
     assert "validates   every epoch, until 3 bring nothing; ends with the best weights" in cli("plan", recipe).out
 
