@@ -1,6 +1,7 @@
 """Validations while a stage is trained: what they find, when they end it, and that a killed run ends alike."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -184,7 +185,10 @@ def test_the_console_says_it(tmp_path, cli, capsys):
     recipe = write(tmp_path, STAGE)
     ltcore.run(recipe, out=tmp_path / "runs", quiet=False)
     out = capsys.readouterr().out
-    assert "  held out " in out and "no better in 3 validations; these weights are kept" in out
+    *_, last, stopped, ended = (line for line in out.splitlines() if " epoch " in line or "done in" in line)
+    wanted = r"  stopped after epoch \d+ of 14: the best was epoch \d+ \(held out \d+\.\d\), and is kept"
+    assert re.fullmatch(wanted, stopped)
+    assert "  held out " in last and ended.startswith("stage 1/1 s: done") and len(stopped) <= 80
     assert "validates   every epoch, until 3 bring nothing; ends with the best weights" in cli("plan", recipe).out
 
 

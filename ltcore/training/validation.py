@@ -58,7 +58,11 @@ class Validation(Observer):
             record = {**record, "since": record["since"] + 1, "epochs": epoch + 1}
         record["stopped"] = record["since"] == stage.stop_after and epoch + 1 < loop.epochs
         loop.position.validation = record
-        if record["stopped"]:
+
+    def stage_ended(self, loop: Loop) -> None:
+        """Say that the stage was ended early."""
+        record = loop.position.validation
+        if record is not None and record["stopped"]:
             self._tell(said(record, loop))
 
     def _outputs(self, loop: Loop) -> tuple[Tensor, Tensor]:
@@ -78,10 +82,6 @@ def _trains(module: nn.Module) -> bool:
 
 def said(record: ValidationRecord, loop: Loop) -> str:
     """What the user is told of a stage that ends early."""
-    stage = loop.stage
-    best = f"{100 * record['best']:.1f} after epoch {record['best_epoch'] + 1}"
-    kept = "these weights are kept" if stage.keep == "best" else "the last weights are kept (keep: last)"
-    return (
-        f"  stopped after epoch {record['epochs']} of {loop.epochs}: balanced accuracy on held-out images was "
-        f"{best}, and no better in {record['since']} validations; {kept}"
-    )
+    best = f"epoch {record['best_epoch'] + 1} (held out {100 * record['best']:.1f})"
+    kept = "and is kept" if loop.stage.keep == "best" else "the last is kept"
+    return f"  stopped after epoch {record['epochs']} of {loop.epochs}: the best was {best}, {kept}"
