@@ -6,11 +6,14 @@ Trains a small network for two steps, and then for each number of files lets ``l
 table of them, in a process of its own, start included. The files are JPEGs of 500 x 375 pixels: 200 pictures, linked as
 often as needed. Memory is that of the process and its workers without the libraries' files, shared parts counted once
 (Pss_Anon and Pss_Shmem), the largest of what is seen ten times a second. Takes about ten minutes on two busy cores.
+With ``--killed SECONDS`` each number of files is predicted once more, killed after so long and gone on with, and the
+two tables are compared byte by byte.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,10 +56,30 @@ def proportional(pid: int) -> int:
     return total
 
 
+def command(run: Path, folder: Path, out: Path, workers: int) -> list[str]:
+    words = ["predict", str(run), str(folder), "--out", str(out), "--workers", str(workers)]
+    return [sys.executable, "-m", "ltcore", *words]
+
+
+def go_on(run: Path, folder: Path, whole: Path, workers: int, killed: float) -> dict[str, float | bool]:
+    """Kill a prediction with its workers, and go on with it."""
+    out = whole.with_name("killed.csv")
+    process = subprocess.Popen(command(run, folder, out, workers), start_new_session=True, stdout=subprocess.DEVNULL)
+    time.sleep(killed)
+    assert process.poll() is None, f"it had ended before {killed:g} s"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = json.loads(out.with_name("killed.csv.unfinished.json").read_text())["noted"]["done"]
+    began = time.perf_counter()
+    subprocess.run([*command(run, folder, out, workers), "--resume"], check=True, stdout=subprocess.DEVNULL)
+    seconds = round(time.perf_counter() - began, 1)
+    same = out.read_bytes() == whole.read_bytes()
+    return {"killed_after": killed, "done_by_then": done, "seconds": seconds, "same": same}
+
+
 def measure(run: Path, folder: Path, out: Path, workers: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "ltcore", "predict", str(run), str(folder), "--out", str(out)]
     began, most = time.perf_counter(), 0
-    process = subprocess.Popen([*command, "--workers", str(workers)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(run, folder, out, workers), stdout=subprocess.DEVNULL)
     while process.poll() is None:
         try:
             most = max(most, proportional(process.pid))
@@ -81,6 +104,7 @@ def main() -> None:
     parser.add_argument("--model", default="test_resnet", help="a network of timm")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side that images are brought to")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--killed", type=float, metavar="SECONDS", help="also kill one after so long, then go on")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -90,7 +114,10 @@ def main() -> None:
         pictures(folder / "pictures")
         for count in asked.counts:
             links(folder / "pictures", folder / str(count), count)
-            print(json.dumps(measure(run, folder / str(count), folder / "p.csv", asked.workers)), flush=True)
+            out = folder / "p.csv"
+            print(json.dumps(measure(run, folder / str(count), out, asked.workers)), flush=True)
+            if asked.killed:
+                print(json.dumps(go_on(run, folder / str(count), out, asked.workers, asked.killed)), flush=True)
 
 
 if __name__ == "__main__":

@@ -106,9 +106,25 @@ def test_a_long_epoch_has_a_line_a_minute() -> None:
 
         reporter.step(0, step, loss, 640.0)
     lines = stream.getvalue().splitlines()[1:]
-    assert lines[0] == "  epoch 1/3  step 301/1000  loss 300.0000  640 images/s"
+    assert lines[0] == "  epoch 1/3  step 301/1000  loss 300.0000  640 images/s  9 min left"
     assert asked == [300, 600, 900]  # the loss is not evaluated where nothing is printed
     assert len(lines) == 3
+
+
+def test_the_time_that_is_left_goes_by_the_steps_of_this_process() -> None:
+    reporter, stream, clock = plain()
+    reporter.stage_started("joint", 0, 1, 10, 100, 3, 50)  # resumed: 350 of 1,000 steps are done
+    clock.now = 100.0
+    reporter.epoch_ended(3, 10, 1.25, 0.1, 100.0, 1234.0)  # 50 steps in 100 s, so 600 in 1,200 s
+    clock.now = 4000.0
+    reporter.epoch_ended(4, 10, 1.25, 0.1, 3900.0, 1234.0)  # 150 in 4,000 s, so 500 in 13,333 s
+    clock.now = 4001.0
+    reporter.epoch_ended(8, 10, 1.25, 0.1, 1.0, 1234.0, {"balanced_accuracy": 0.5})  # 550 steps, so 100 in 727 s
+    reporter.epoch_ended(9, 10, 1.25, 0.1, 1.0, 1234.0)
+    ends = [line.partition("images/s")[2] for line in stream.getvalue().splitlines()[1:]]
+    assert ends == ["  20 min left", "  3 h 42 min left", "  12 min left", ""]
+    assert "  loss 1.2500  held out 50.0  1.0 s  " in stream.getvalue()
+    assert all(len(line) <= 80 for line in stream.getvalue().splitlines())
 
 
 def test_short_epochs_have_no_line_a_minute() -> None:

@@ -261,7 +261,9 @@ def test_run_directory_and_result(write_recipe, tmp_path):
         data="{use: synthetic, options: {class_counts: [24, 16, 8, 4], image_size: 8, test_per_class: 4}, holdout: 1}",
         methods={"tau_norm": {}},
         calibrate=["tau_norm"],
+        unsure={"precision": 0.5, "least": 1},
         select={"options": {"methods.tau_norm.options.tau": [0.0, 1.0]}, "holdout": 1},
+        stages="[{name: joint, epochs: 1, batch_size: 8, optimizer: {name: sgd, lr: 0.05}, validate_every: 1}]",
     )
     result, directory = run(recipe, tmp_path)
     titles = sections(ARCHITECTURE)
@@ -500,7 +502,7 @@ def test_a_folder_of_images_becomes_an_npz(tmp_path, monkeypatch):
 def test_a_folder_of_images_and_lists_of_them(tmp_path, monkeypatch):
     from PIL import Image
 
-    from ltcore.data.image_files import IMAGE_SUFFIXES
+    from ltcore.data.image_files import HEIF_SUFFIXES, IMAGE_SUFFIXES
     from ltcore.data.image_folder import ImageFolder
     from ltcore.data.image_list import ImageList
 
@@ -510,7 +512,7 @@ def test_a_folder_of_images_and_lists_of_them(tmp_path, monkeypatch):
             Image.new("RGB", (70, 50), (number, 0, 0)).save(tmp_path / "images" / label / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     text = sections(DATA)["A folder a class"]
-    assert set(re.findall(r"`(\.\w+)`", text)) == IMAGE_SUFFIXES
+    assert set(re.findall(r"`(\.\w+)`", text)) == IMAGE_SUFFIXES | set(HEIF_SUFFIXES)
     options = yaml.safe_load(blocks(text, "yaml")[0])["data"]["options"]
     splits = ImageFolder(ImageFolder.Options(**options)).build_data()
     assert [len(split) for split in (splits.train, splits.val, splits.test)] == [14, 2, 4]

@@ -282,7 +282,7 @@ def test_mistakes_are_one_message(cli, digits_run, photos, tmp_path):
         ([photos], f"{photos}: 1 images are of 1 classes that the run does not have, first 'yak'"),
         ([tmp_path / "nowhere"], "is not there; name a folder with a folder a class, a table, a list, or a recipe"),
         ([tmp_path / "empty"], "has no images in folders named by class"),
-        ([photos / "yak" / "a.png"], "this is no folder, no table (.csv, .tsv), no list (.txt) and no recipe"),
+        ([photos / "yak" / "a.png"], "this is no folder, no table (.csv, .tsv, .json), no list (.txt) and no recipe"),
         ([photos, "--assumes", "uniform"], "which only --prior needs; give both"),
         ([photos, "--prior", "forward:0"], "the imbalance factor must be a number, 1 or more"),
         ([photos, "--out", tmp_path / "a" / "b"], "there is no folder"),

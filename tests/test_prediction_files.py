@@ -83,6 +83,7 @@ KINDS = {
     "clear colour.png": (one_colour_clear(), {}, over_white(one_colour_clear())),
     "cmyk.tif": (picture("CMYK"), {}, picture("CMYK").convert("RGB")),
     "cmyk.jpg": (picture("CMYK"), {}, None),
+    "colour.avif": (picture(), {"quality": 95}, None),
     "turned.png": (picture(), {"exif": turned()}, picture().transpose(Image.Transpose.ROTATE_270)),
 }
 
@@ -106,6 +107,22 @@ def test_a_kind_of_image(cli, digits, colours, tmp_path, name):
         assert [entry["probability"] for entry in found["top"]] == pytest.approx(probabilities, abs=2e-6)
         mean = np.asarray(shown.convert("RGB" if run is colours else "L")).mean()
         assert 20 < mean < 250 and len(set(probabilities)) > 1
+
+
+def test_heic_with_the_extra(cli, colours, tmp_path):
+    """In this process, and in workers, which have to learn it for themselves."""
+    heif = pytest.importorskip("pillow_heif")
+    smooth = picture().resize((64, 48), Image.Resampling.BICUBIC)
+    for number in range(3):
+        heif.from_pillow(smooth).save(tmp_path / f"{number}.HEIC", quality=95)
+    probability = colours.predict(smooth).probabilities[0].max()
+    for workers in ("1", "2"):
+        result = cli("predict", colours.path, tmp_path, "--json", "--batch-size", "1", "--workers", workers)
+        found = json.loads(result.out)
+        assert result.code == 0 and len(found) == 3 and result.err == ""
+        # A lossy format: near to the picture, and not another one.
+        assert found[0]["top"][0]["probability"] == pytest.approx(float(probability), abs=0.03)
+    assert [entry["image"] for entry in found] == [str(tmp_path / f"{number}.HEIC") for number in range(3)]
 
 
 @pytest.fixture

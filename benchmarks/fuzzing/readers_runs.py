@@ -170,8 +170,8 @@ def _spoilt_predictions(rng: Random, folder: Path) -> Files:
 def _opened_run(folder: Path) -> Callable[[], None]:
     """Read as `compare`, `report` and `ltcore.load` do; the plan, which no file of these changes, is made once."""
     path = folder / "run"
-    planned = report_data._planned(path)
-    report_data._planned = lambda _: planned  # type: ignore[assignment]
+    planned = report_data._planned(path, False)
+    report_data._planned = lambda *_: planned  # type: ignore[assignment]
 
     def read() -> None:
         refusals = []

@@ -81,7 +81,9 @@ def show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
 
         print(json.dumps(content, indent=2))
     else:
-        print("\n".join(printable(line) for line in render(content).split("\n")))
+        from ltcore.progress.wrapping import for_terminal
+
+        print(for_terminal("\n".join(printable(line) for line in render(content).split("\n")), sys.stdout))
 
 
 def run_named(text: str) -> Path:

@@ -19,8 +19,9 @@ def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **w
     Example: ltcore init photos --out photos.yaml
     """
     from ltcore.init import write_recipe
+    from ltcore.progress.wrapping import for_terminal
 
-    print(write_recipe(folder, out, force, **wished))
+    print(for_terminal(write_recipe(folder, out, force, **wished), sys.stdout))
 
 
 def plan(

@@ -19,6 +19,7 @@ def predict(
     as_json: bool = False,
     batch_size: int = 64,
     workers: int | None = None,
+    resume: bool = False,
     run_code: bool = False,
 ) -> None:
     """Say what a run's calibrated model takes images for.
@@ -27,12 +28,14 @@ def predict(
     turned as their EXIF orientation says, transparent pixels laid over white, 16 bits brought to 8, colours made grey
     where the run's images are. Files that cannot be decoded are named and left out, and the exit code is then 1.
 
+    FILE of --out gets its name when all is there. What a killed command has left of it, --resume goes on with.
+
     Example: ltcore predict runs/digits_lt_ofa_focal/RUN photos --top 3 --out predictions.csv
     """
     from ltcore.runs.prediction_files import predict_into
     from ltcore.runs.saved import load
 
-    predict_into(load(run, run_code), images, top, out, as_json, batch_size, workers)
+    predict_into(load(run, run_code), images, top, out, as_json, batch_size, workers, resume)
 
 
 def evaluate(
@@ -48,8 +51,9 @@ def evaluate(
 ) -> None:
     """Say how well a run's calibrated model does on other labelled images.
 
-    DATA is a folder with a folder a class, a table (.csv, .tsv) of files and labels, a list (.txt) of lines
-    'relative/path label', or a recipe, whose test images are taken. Classes are those of the run, by name.
+    DATA is a folder with a folder a class, a table (.csv, .tsv, or .json as COCO has it) of files and labels, a list
+    (.txt) of lines 'relative/path label', or a recipe, whose test images are taken. Classes are those of the run, by
+    name.
 
     With --prior the model's outputs are adjusted to how frequent the classes will be in use, and the figures that
     depend on it are also given as they would be there: uniform, training (as in training), forward:50 (falling by a
@@ -113,6 +117,7 @@ def add(commands: Any) -> None:
     command.add_argument("--batch-size", type=whole, metavar="N", help="images at a time; by default 64")
     text = "processes that decode; by default one a core, at most 8"
     command.add_argument("--workers", type=whole, metavar="N", help=text)
+    command.flag("--resume", "go on with what a killed command has left of --out")
     command.run_code()
     command = add_command(commands, "evaluate", evaluate)
     command.ended_run()

@@ -34,7 +34,9 @@ core. docs/architecture.md shows this block, and a test compares it with a real 
                     loss = class-weighted mean of the values + auxiliary_losses(features, logits)   # sum
                 clip, optimizer step
                 after_step()                                                # all; then a checkpoint when it is time
+            with `validate_every`, figures on held-out images, which may end the stage
             on_epoch_end()                                                  # all
+        with `keep: best`, the weights of the best of these
         on_stage_end()                                                      # all
         evaluate, save the stage's model, keep a frozen copy of it
     classifier = post_calibrate(copy of the classifier)                     # fold

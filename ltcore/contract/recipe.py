@@ -262,6 +262,15 @@ class Stage(BaseModel):
     """What cached features are kept in; methods and the classifier get float32 all the same."""
     auxiliary_weights: dict[str, float] = {}
     """Weights of the methods' auxiliary losses, by `method/term`; 1 where none is given."""
+    validate_every: int | None = Field(default=None, gt=0)
+    """How many epochs pass between two looks at the held-out images, whose figures are written for each; by default
+    they are looked at when the stage ends."""
+    stop_after: int | None = Field(default=None, gt=0)
+    """After how many such validations without a better balanced accuracy the stage ends early; by default it does
+    not."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights the stage ends with: those of its `last` epoch, or of the validation with the `best` balanced
+    accuracy."""
 
     @property
     def cache_views(self) -> int | None:
@@ -295,6 +304,11 @@ class Stage(BaseModel):
                 f"a batch of {self.batch_size} images has no {self.accumulate} parts; give at most batch_size, which "
                 "is the number of all parts together",
             )
+        for key, asked in (("stop_after", self.stop_after is not None), ("keep", self.keep == "best")):
+            if asked and self.validate_every is None:
+                yield (key,), "nothing is validated here; set validate_every: 1, or leave this out"
+        if self.validate_every and not self.classification:
+            yield ("validate_every",), "a stage without classification has no figures; leave this out"
         for key in ("methods", "trainable"):
             yield from (((key, *path), message) for path, message in _repeated(getattr(self, key)))
         for key in self.auxiliary_weights:
@@ -326,6 +340,16 @@ class Select(BaseModel):
                     f"'{path}' should lead into methods, stages or backbone, such as methods.cdt.options.gamma"
                 )
         return options
+
+
+class Unsure(BaseModel):
+    """Which predictions are marked as unsure: a threshold for each class, chosen on held-out images."""
+
+    precision: float = Field(gt=0, le=1)
+    """How often the predictions that are not unsure shall be right, for each class; such as 0.95."""
+    least: int = Field(default=10, ge=1)
+    """How many sure predictions of held-out images a threshold rests on. Classes with fewer predictions share a
+    threshold."""
 
 
 class Published(BaseModel):
@@ -382,6 +406,9 @@ class Recipe(BaseModel):
     """The stages, in order."""
     calibrate: list[str] = []
     """Names of the methods that change the trained classifier after the last stage, in order."""
+    unsure: Unsure | None = None
+    """Whether predictions below a threshold of their class are marked as unsure, and how often the others shall be
+    right."""
     select: Select | None = None
     """Values to choose on held-out training images before the run proper."""
     diagnostics: Literal["off", "stage", "epoch"] = "stage"

@@ -79,6 +79,40 @@ class ClassFigures(TypedDict):
     """Harmonic mean of precision and recall, 2 correct / (support + predicted); None where both are 0."""
 
 
+class SurenessRecord(TypedDict):
+    """How many images a model is sure of, and how often it is then right."""
+
+    coverage: float
+    """The share of images that it is sure of."""
+    precision: float | None
+    """The share of right ones among those; None where it is sure of none."""
+    sure: list[int]
+    """Images that are taken for each class, and surely, [C]."""
+    right: list[int]
+    """Those of them that are of the class, [C]."""
+
+
+class UnsureRecord(TypedDict):
+    """The thresholds below which predictions are unsure (`unsure` in the recipe), chosen on held-out images."""
+
+    precision: float
+    """How often sure predictions were asked to be right."""
+    least: int
+    """How many sure predictions a threshold rests on, at least."""
+    images: int
+    """Held-out images that it was chosen on."""
+    thresholds: PerClass
+    """From which probability on the predictions of each class are sure; None: never."""
+    shared: list[str]
+    """Names of the classes with too few predictions for a threshold of their own, which share one."""
+    always: list[str]
+    """Names of the classes whose predictions are always unsure: no threshold reaches the precision."""
+    held_out: SurenessRecord
+    """On the held-out images."""
+    test: SurenessRecord
+    """On the test images."""
+
+
 class Diagnostics(TypedDict):
     """What is found out about each class at a stage's end, on training and test images as they are.
 
@@ -124,6 +158,21 @@ class AccelerationRecord(TypedDict):
     """The same of the parameters' gradients, the largest of all parameters."""
 
 
+class ValidationRecord(TypedDict):
+    """What the validations of a stage have come to (`validate_every`)."""
+
+    best: float
+    """The best balanced accuracy on held-out images."""
+    best_epoch: int
+    """The epoch that had it, from 0; the first of several."""
+    since: int
+    """How many validations came after it."""
+    epochs: int
+    """How many epochs were trained when the last validation was made."""
+    stopped: bool
+    """Whether the stage was ended early (`stop_after`)."""
+
+
 class StageResult(Evaluation):
     """What is recorded of a stage that has ended."""
 
@@ -135,6 +184,8 @@ class StageResult(Evaluation):
     """Rows trained on, over that time."""
     acceleration: NotRequired[AccelerationRecord]
     """How its steps were made quicker; absent in files from before it was recorded."""
+    validations: NotRequired[ValidationRecord]
+    """Only where the stage has `validate_every`."""
 
 
 class Candidate(TypedDict):
@@ -262,8 +313,9 @@ class Result(TypedDict):
     """The entries of ``environment.json``; only where the environment, or the data, changed while it was trained."""
     duplicates: NotRequired[DuplicatesRecord]
     """Absent where it was not looked for them."""
-    reported_epoch: Literal["last"]
-    """Which epoch the figures are of; nothing is chosen on test data."""
+    reported_epoch: Literal["last", "best"]
+    """Which epoch the figures are of: `best` where a stage has `keep: best`, which was chosen on held-out images;
+    nothing is chosen on test data."""
     selection: NotRequired[SelectionRecord]
     """Only where the recipe has `select`."""
     reused: NotRequired[ReuseRecord]
@@ -279,6 +331,8 @@ class Result(TypedDict):
     any, as `classes`."""
     classes: NotRequired[ClassFigures]
     """Precision, recall and F1 of each class after calibration."""
+    unsure: NotRequired[UnsureRecord]
+    """Only where the recipe has `unsure`."""
     stages: list[StageResult]
     """A record for each stage, in order."""
     preparation: NotRequired[Preparation]
@@ -312,6 +366,8 @@ class EpochLine(TypedDict):
     """How long it took."""
     images_per_second: float
     """Rows trained on, over that time."""
+    validation: NotRequired[dict[str, float | None]]
+    """Figures on held-out images by name, and the ``loss`` there, where it was the epoch's turn (`validate_every`)."""
     diagnostics: NotRequired[Diagnostics]
     """Class by class, where the recipe asks for it each epoch."""
     methods: NotRequired[dict[str, dict[str, float | list[float | None] | None]]]

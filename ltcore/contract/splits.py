@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -15,6 +17,18 @@ from ltcore.contract.imbalance import Imbalance
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+#: Endings of files that Pillow reads with the extra ``heif``.
+HEIF_SUFFIXES = (".heic", ".heif")
+
+
+@cache
+def _learn_heif() -> None:
+    """Teach Pillow to read HEIC, once in each process, where pillow-heif is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,10 @@ class FileSplit:
         """
         from PIL import Image
 
-        return Image.open(self.name(index))
+        name = self.name(index)
+        if name.lower().endswith(HEIF_SUFFIXES):
+            _learn_heif()
+        return Image.open(name)
 
     def identities(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
         """What tells the images apart without reading them.

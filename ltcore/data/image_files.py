@@ -6,17 +6,19 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ltcore.contract.splits import FileSplit
+from ltcore.contract.splits import HEIF_SUFFIXES, FileSplit
 from ltcore.errors import DataError
 
-#: Endings of files that are taken for images; Pillow reads them all.
+#: Endings of files that are taken for images. Pillow reads them all; HEIC is among them with the extra ``heif``.
 IMAGE_SUFFIXES = frozenset(
     {
+        *(HEIF_SUFFIXES if find_spec("pillow_heif") else ()),
         ".avif",
         ".bmp",
         ".gif",
@@ -125,8 +127,8 @@ def said_left_out(counts: Mapping[str, int]) -> str:
     """``12 .heic, 2 hidden``: how many files of each ending were left out, the most frequent first."""
     order = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     said = ", ".join(f"{count} {ending}" for ending, count in order[:6]) + (", ..." if len(order) > 6 else "")
-    if {".heic", ".heif"} & set(counts):
-        said += "; HEIC is not read: convert it to JPEG or PNG"
+    if set(HEIF_SUFFIXES) & set(counts):
+        said += "; HEIC is read with pip install 'ltcore[heif]', or convert it"
     return said
 
 

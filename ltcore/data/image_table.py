@@ -32,9 +32,11 @@ class ImageTableOptions(FractionOptions):
     """Options of `ImageTable`."""
 
     root: str | None = None
-    """Folder that the files' paths are relative to; by default the environment variable LTCORE_DATA."""
+    """Folder that the files' paths are relative to; by default the environment variable LTCORE_DATA. Files may also lie
+    beside their table, in a folder of it."""
     table: str
-    """The table, CSV with commas, semicolons or tabs; looked for in the root, then where the command runs."""
+    """The table, CSV with commas, semicolons or tabs, or JSON of COCO's form; looked for in the root, then where the
+    command runs."""
     val: str | None = None
     """A second table, of validation images."""
     test: str | None = None
@@ -104,7 +106,11 @@ class ImageTable(Method[ImageTableOptions]):
 
     @hookimpl
     def build_data(self) -> DataSplits:
-        """The splits; classes are the labels of the training rows, numbers in their order, text sorted."""
+        """The splits; classes are the labels of the training rows, numbers in their order, text sorted.
+
+        The images of a split are in the order of their classes and, within a class, of their paths, as `image_folder`
+        has them: the order of the rows is no part of the data.
+        """
         o, root = self.options, self._root()
         tables = {"train": self._rows(root, "table")} | {
             split: self._rows(root, split) for split in ("val", "test") if getattr(o, split) is not None
@@ -130,10 +136,12 @@ class ImageTable(Method[ImageTableOptions]):
         for split in SPLITS:
             if split in parts:
                 rows, at = parts[split]
-                files = [rows.files[i] for i in at]
+                labels = _labels(rows, at, names, whole.table.source)
+                ordered = sorted(zip(labels, (rows.files[i] for i in at), strict=True))
+                files = [file for _, file in ordered]
                 if o.check_files:
                     check_files(root, files, str(rows.table.source), "Correct data.options.root, file or suffix")
-                splits[split] = file_split(root, files, _labels(rows, at, names, whole.table.source))
+                splits[split] = file_split(root, files, [label for label, _ in ordered])
         if "test" not in splits:
             if "val" not in splits:
                 raise DataError(f"{whole.table.source}: no image is left to test on; add test rows, or more images")
@@ -161,17 +169,26 @@ class ImageTable(Method[ImageTableOptions]):
         if o.split is None and option == "table" and o.test is None and o.val is None:
             split = table.called(("split",))
         group = None if o.group is None else table.column(o.group, "group")
+        beside = _beside(root, table.source, table.rows[0][file] + o.suffix)
         files = []
         for row, cells in enumerate(table.rows):
             if not cells[file]:
                 raise table.error(row, f"column '{table.columns[file]}' names no file")
-            files.append(cells[file].removeprefix("./") + o.suffix)
+            files.append(beside + cells[file].removeprefix("./") + o.suffix)
         classes = classes_of_rows(table, o.label, {file, split, group})
         splits = None if split is None else [_split(table, row, split) for row in range(len(table.rows))]
         groups = None if group is None else [cells[group] for cells in table.rows]
         if groups is not None and "" in groups:
             raise table.error(groups.index(""), f"column '{o.group}' names no group; give a lone image one of its own")
         return _Rows(table, files, classes, splits, groups)
+
+
+def _beside(root: Path, table: Path, first: str) -> str:
+    """What stands before the files' names where they lie beside their table, in a folder of the root."""
+    folder = os.path.relpath(table.absolute().parent, root.absolute()).replace(os.sep, "/")
+    if folder == "." or folder.startswith("..") or (root / first).exists():
+        return ""
+    return f"{folder}/" if (root / folder / first).exists() else ""
 
 
 def file_column(table: Table, asked: Column | None) -> int:

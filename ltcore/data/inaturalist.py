@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from ltcore.contract.hook import hookimpl
 from ltcore.contract.splits import DataSplits
 from ltcore.data.class_names import joined_by_name
+from ltcore.data.coco import read_coco
 from ltcore.data.counts import fitted_counts
-from ltcore.data.image_files import read_text
 from ltcore.data.image_list import ListedSplit, listed_splits, read_list
 from ltcore.data.large_sets import Collection, ListedOptions, Published, find_lists, lists_folder
 from ltcore.errors import DataError
-from ltcore.untrusted import parse_json
 
 
 class _INaturalist(Collection[ListedOptions]):
@@ -107,7 +105,7 @@ def read_annotations(paths: dict[str, Path]) -> tuple[dict[str, ListedSplit], li
     place: dict[int, int] = {}
     names: list[str] | None = None
     for split, path in paths.items():
-        files, categories, titles = _read_json(path)
+        files, categories, titles = read_coco(path)
         if not lists:
             first_titles, ids = titles, sorted(titles or set(categories))
             place = {category: label for label, category in enumerate(ids)}
@@ -144,32 +142,3 @@ def _joined(path: Path, categories: list[int], titles: dict[int, str], first: Pa
     labels = np.array([place[category] for category in categories], dtype=np.int64)
     joined = joined_by_name(str(path), labels, [titles[i] for i in ids], str(first), names)
     return [int(label) for label in joined]
-
-
-def _read_json(path: Path) -> tuple[list[str], list[int], dict[int, str]]:
-    """File names, their categories, and the names of categories."""
-    try:
-        content: Any = parse_json(read_text(path))
-        named = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        annotated = [(each["image_id"], int(each["category_id"])) for each in content["annotations"]]
-        titles = {int(each["id"]): str(each["name"]) for each in content.get("categories", ())}
-        unknown = [image for image, _ in annotated if image not in named]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: this is no JSON ({error.msg}); fetch the file again") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} lacks images (id, file_name) or annotations (image_id, category_id), or has other kinds of values "
-            f"({type(error).__name__}: {error}); fetch the competition's file"
-        ) from error
-    if unknown:
-        raise DataError(f"{path}: an annotation is of image {unknown[0]}, which is not among its images")
-    of_image: dict[Any, int] = {}
-    for image, category in annotated:
-        if image in of_image:
-            raise DataError(f"{path}: {named[image]} has two annotations; an image has one class")
-        of_image[image] = category
-    if bare := [image for image in named if image not in of_image]:
-        raise DataError(f"{path}: {len(bare)} images have no annotation, first {named[bare[0]]}")
-    if not named:
-        raise DataError(f"{path} has no images")
-    return list(named.values()), [of_image[image] for image in named], titles

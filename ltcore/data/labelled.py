@@ -46,8 +46,9 @@ def read_labelled(path: Path, class_names: Sequence[str], read_recipe: ReadRecip
     """Read labelled images.
 
     Args:
-        path: a folder with a folder a class; a table (CSV, TSV) of files and labels, or a list (``.txt``) of lines
-            'relative/path label', whose paths are relative to where it lies; or a recipe, whose test images are taken.
+        path: a folder with a folder a class; a table (CSV, TSV, or COCO's JSON) of files and labels, or a list
+            (``.txt``) of lines 'relative/path label', whose paths are relative to where it lies; or a recipe, whose
+            test images are taken.
         class_names: the run's, in label order.
         read_recipe: reads the test images of a recipe.
 
@@ -71,8 +72,10 @@ def read_labelled(path: Path, class_names: Sequence[str], read_recipe: ReadRecip
             raise listed.error(at, f"the label is {listed.labels[at]}, but the run has {len(class_names)} classes")
         check_files(path.parent, listed.files, str(path), "Put the list where its paths begin")
         return Labelled(file_split(path.parent, listed.files, listed.labels))
-    if path.suffix.lower() not in (".csv", ".tsv"):
-        raise DataError(f"{path}: this is no folder, no table (.csv, .tsv), no list (.txt) and no recipe (.yaml)")
+    if path.suffix.lower() not in (".csv", ".tsv", ".json"):
+        raise DataError(
+            f"{path}: this is no folder, no table (.csv, .tsv, .json), no list (.txt) and no recipe (.yaml)"
+        )
     table = read_table(path)
     column = file_column(table, None)
     files = [cells[column].removeprefix("./") for cells in table.rows]

@@ -1,4 +1,4 @@
-"""Tables of images as text: CSV with commas, semicolons or tabs, with or without a header."""
+"""Tables of images as text: CSV with commas, semicolons or tabs, with or without a header; or COCO's JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltcore.data.coco import read_coco
 from ltcore.data.image_files import is_image, read_text
 from ltcore.errors import DataError, listed, nearest
 
@@ -22,7 +23,7 @@ class Table:
         source: its path.
         columns: M names; numbers from 0 as text where there is no header.
         rows: N rows of M cells, without white space around them.
-        lines: N line numbers.
+        lines: N line numbers; of JSON, the images' numbers from 1.
         header: whether it has one.
     """
 
@@ -65,7 +66,8 @@ def read_table(path: Path, header: bool | None = None) -> Table:
     """Read a table. Empty lines are skipped.
 
     Args:
-        path: the file.
+        path: the file. One that ends in ``.json`` has COCO's form, and is a table of ``file`` and ``label``: the names
+            of the categories.
         header: whether its first line names the columns; None: unless that line has a cell that is called like an
             image.
 
@@ -73,6 +75,10 @@ def read_table(path: Path, header: bool | None = None) -> Table:
         DataError: it cannot be read, has one column, no row, another number of cells in some line, or two columns of
             one name.
     """
+    if path.suffix.lower() == ".json":
+        files, categories, titles = read_coco(path)
+        pairs = [[file, titles.get(each, str(each))] for file, each in zip(files, categories, strict=True)]
+        return Table(path, ("file", "label"), pairs, range(1, len(pairs) + 1), True)
     lines = read_text(path).splitlines()
     first = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=first.count)

@@ -19,6 +19,7 @@ from ltcore.contract.model import Model, evaluating
 from ltcore.data.loader import Normalizer
 from ltcore.data.transforms import ImageTransform
 from ltcore.errors import RunError
+from ltcore.evaluation.unsure import Thresholds
 from ltcore.files import checkpoint
 from ltcore.seeding import generator_for
 
@@ -41,6 +42,7 @@ class Description:
         std: per channel, on the scale 0..1.
         class_names: C names, in label order.
         class_counts: training images of each class.
+        unsure: below which probabilities predictions are unsure; None where the recipe did not ask.
     """
 
     transform: ImageTransform
@@ -48,12 +50,13 @@ class Description:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
+    unsure: Thresholds | None = None
 
     @classmethod
-    def of(cls, data: PreparedData) -> Description:
+    def of(cls, data: PreparedData, unsure: Thresholds | None = None) -> Description:
         """That of a model trained on `data`."""
         counts = tuple(data.class_counts.tolist())
-        return cls(data.transform, data.mean, data.std, data.class_names, counts)
+        return cls(data.transform, data.mean, data.std, data.class_names, counts, unsure)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Prepared images [N, C, H, W] uint8 as the model takes them: float32, on the CPU."""
@@ -85,7 +88,14 @@ def relative_difference(logits: Tensor, expected: Tensor) -> float:
     return found if found == found else float("inf")
 
 
-def write(path: Path, model: Model, classifier: nn.Module, data: PreparedData, seed: int) -> None:
+def write(
+    path: Path,
+    model: Model,
+    classifier: nn.Module,
+    data: PreparedData,
+    seed: int,
+    unsure: Thresholds | None = None,
+) -> None:
     """Write the file, atomically.
 
     Args:
@@ -94,8 +104,9 @@ def write(path: Path, model: Model, classifier: nn.Module, data: PreparedData, s
         classifier: its calibrated classifier.
         data: what the run was trained on.
         seed: the run's, which the probe is drawn with.
+        unsure: below which probabilities predictions are unsure.
     """
-    description = Description.of(data)
+    description = Description.of(data, unsure)
     # On the CPU, whose arithmetic is the same everywhere up to the order of sums.
     final = Model(copy.deepcopy(model.backbone), copy.deepcopy(classifier), {}).cpu()
     images = probe_images(seed, len(data.mean), data.transform.image_size)
@@ -121,12 +132,14 @@ def read(path: Path) -> Calibrated:
 
 
 def _description(state: dict[str, Any]) -> Description:
+    unsure = state.get("unsure")
     return Description(
         ImageTransform(**state["transform"]),
         tuple(state["mean"]),
         tuple(state["std"]),
         tuple(state["class_names"]),
         tuple(state["class_counts"]),
+        None if unsure is None else Thresholds(unsure["precision"], tuple(unsure["values"])),
     )
 
 

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ltcore.contract.splits import ArraySplit, StreamedSplit
 from ltcore.evaluation.metrics import rank
+from ltcore.evaluation.unsure import Thresholds
 from ltcore.files.writing import replacing
 from ltcore.untrusted import cell
 
-#: The columns of both files.
+#: The columns of both files; behind them ``unsure``, yes or no, where there are thresholds.
 COLUMNS = ("image", "class", "predicted", "probability", "class_probability", "margin")
+YES_OR_NO = {True: "yes", False: "no"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ImageRows:
         probability: [N] float64, of the likeliest class.
         own: [N] float64, the probability of the image's class.
         margin: [N] float64, the probability of the likeliest class less that of the next one.
+        unsure: [N] bool, whether the likeliest class's probability is below its threshold; None without thresholds.
     """
 
     names: Sequence[str]
@@ -41,9 +44,12 @@ class ImageRows:
     probability: NDArray[np.float64]
     own: NDArray[np.float64]
     margin: NDArray[np.float64]
+    unsure: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, names: Sequence[str], logits: Tensor, targets: Tensor) -> ImageRows:
+    def of(
+        cls, names: Sequence[str], logits: Tensor, targets: Tensor, thresholds: Thresholds | None = None
+    ) -> ImageRows:
         """From logits [N, C] and targets [N] on the CPU.
 
         Raises:
@@ -56,8 +62,16 @@ class ImageRows:
             own.append(shares.gather(1, wanted[:, None])[:, 0])
             first, *others = shares.topk(min(2, shares.shape[1])).values.unbind(1)
             margin.append(first - others[0] if others else first)
-        found = (targets, predictions, probability, torch.cat(own), torch.cat(margin))
-        return cls(names, *(each.numpy() for each in found))
+        unsure = None if thresholds is None else thresholds.unsure(predictions, probability).numpy()
+        return cls(
+            names,
+            targets.numpy(),
+            predictions.numpy(),
+            probability.numpy(),
+            torch.cat(own).numpy(),
+            torch.cat(margin).numpy(),
+            unsure,
+        )
 
     @property
     def wrong(self) -> list[int]:
@@ -77,11 +91,12 @@ class ImageRows:
             # A name that is no text becomes an escape.
             stream = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
             table = csv.writer(stream, lineterminator="\n")
-            table.writerow(COLUMNS)
+            table.writerow(COLUMNS if self.unsure is None else (*COLUMNS, "unsure"))
             for place in places:
                 shares = (self.probability[place], self.own[place], self.margin[place])
                 said = (names[self.targets[place]], names[self.predictions[place]])
-                table.writerow([cell(self.names[place]), *said, *(f"{share:.6f}" for share in shares)])
+                last = [] if self.unsure is None else [YES_OR_NO[bool(self.unsure[place])]]
+                table.writerow([cell(self.names[place]), *said, *(f"{share:.6f}" for share in shares), *last])
             stream.flush()
             stream.detach()
 

@@ -15,6 +15,7 @@ from ltcore.evaluation.calibrated import TOLERANCE, relative_difference
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
+    from ltcore.evaluation.unsure import Thresholds
     from ltcore.runs.saved import SavedRun
 
 _ROWS = 32
@@ -121,6 +122,7 @@ def about(saved: SavedRun) -> dict[str, Any]:
             "std": list(found.std),
         },
         "output": "logits, calibrated; softmax gives probabilities",
+        **({} if found.unsure is None else {"unsure": _unsure(found.unsure)}),
         "class_names": list(found.class_names),
         "class_counts": list(found.class_counts),
         "recipe": saved.recipe.name,
@@ -128,4 +130,12 @@ def about(saved: SavedRun) -> dict[str, Any]:
         "calibration": saved.result["calibration"],
         "test": {name: value for name, value in saved.metrics.items() if isinstance(value, int | float)},
         "ltcore": __version__,
+    }
+
+
+def _unsure(thresholds: Thresholds) -> dict[str, Any]:
+    return {
+        "rule": "unsure where the largest softmax value is below its class's threshold; null: always",
+        "precision": thresholds.precision,
+        "thresholds": list(thresholds.values),
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ltcore.contract.figures import CARD, FIGURES
+from ltcore.evaluation.unsure import summary
 from ltcore.export.formats import Call, saying, write_safetensors, write_torch_export
 from ltcore.networks.timm_backbone import TimmBackbone, TimmOptions
 
@@ -122,9 +123,28 @@ print(about["class_names"][int(model(images)[0].argmax())])
 """
 
 
+_UNSURE_WITH_TIMM = """\
+
+import json  # which predictions are unsure
+
+thresholds = json.load(open("FOLDER/config.json"))["ltcore"]["unsure"]["thresholds"]
+threshold = thresholds[int(probabilities.argmax())]
+print("unsure" if threshold is None or float(probabilities.max()) < threshold else "sure")
+"""
+
+_UNSURE_WITHOUT_TIMM = """\
+
+probabilities = model(images).softmax(1)[0]  # which predictions are unsure
+threshold = about["unsure"]["thresholds"][int(probabilities.argmax())]
+print("unsure" if threshold is None or float(probabilities.max()) < threshold else "sure")
+"""
+
+
 def _card(saved: SavedRun, about: dict[str, Any], by_timm: bool) -> str:
     prepared, counts, before = about["preprocessing"], about["class_counts"], saved.result["before_calibration"]
     usage = _WITH_TIMM.replace("MODE", about["input"]["mode"]) if by_timm else _WITHOUT_TIMM
+    if "unsure" in about:
+        usage += _UNSURE_WITH_TIMM if by_timm else _UNSURE_WITHOUT_TIMM
     how = (
         "timm loads this folder; the calibration is part of the classifier's weights."
         if by_timm
@@ -160,6 +180,7 @@ def _card(saved: SavedRun, about: dict[str, Any], by_timm: bool) -> str:
         f"pixels (bilinear), the centre of {prepared['center_crop']} x {prepared['center_crop']} is cut, values are "
         f"scaled to 0..1, and normalised with mean {_numbers(prepared['mean'])} and standard deviation "
         f"{_numbers(prepared['std'])}. Output: logits. The classes are in `config.json` (`label_names`).",
+        *_unsure(saved),
         "",
         "## Results on the test images",
         "",
@@ -171,6 +192,16 @@ def _card(saved: SavedRun, about: dict[str, Any], by_timm: bool) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _unsure(saved: SavedRun) -> list[str]:
+    if (told := saved.result.get("unsure")) is None:
+        return []
+    return [
+        "",
+        "A prediction is unsure where its probability is below the threshold of its class; the thresholds are in "
+        f"`config.json` (`ltcore`, `unsure`). Of the test images {summary(told['test'], told['precision'])}.",
+    ]
 
 
 def _percent(value: float | None) -> str:

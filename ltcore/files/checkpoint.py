@@ -73,6 +73,20 @@ def load(
     return {name: tensor.to(device) for name, tensor in tensors.items()}, state
 
 
+def digest_of(path: Path) -> str:
+    """The digest of what a file holds, as `save` wrote it.
+
+    Raises:
+        Damaged: there is none.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            digest: str = parse_json((file.metadata() or {})["ltcore"])["digest"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{path}: not a readable checkpoint ({error}). {ANEW}") from error
+    return digest
+
+
 def _digest(tensors: dict[str, Tensor], text: str) -> str:
     """SHA-256 of names, types, shapes and values of tensors on the CPU, in any order, and of the state's text."""
     digest = hashlib.sha256(text.encode())

@@ -76,6 +76,10 @@ def read_result(path: Path) -> Result:
     lengths = {"class_counts": len(result["class_counts"]), "class_names": len(result["class_names"])}
     lengths |= {f"per_class_accuracy {number}": len(each["per_class_accuracy"]) for number, each in enumerate(figures)}
     lengths |= {f"classes/{name}": len(values) for name, values in result.get("classes", {}).items()}  # type: ignore[arg-type]
+    if (unsure := result.get("unsure")) is not None:
+        lengths["unsure/thresholds"] = len(unsure["thresholds"])
+        for part in (unsure["held_out"], unsure["test"]):
+            lengths |= {"unsure/sure": len(part["sure"]), "unsure/right": len(part["right"])}
     for number, stage in enumerate(result["stages"]):
         found = stage.get("diagnostics", {}).items()
         lengths |= {f"diagnostics/{name} {number}": len(each) for name, each in found if isinstance(each, list)}

@@ -27,6 +27,8 @@ from ltcore.errors import DataError, listed
 SAMPLE = 300
 #: How many of them are decoded, to see how long it takes.
 DECODED = 12
+#: What tables are called that lie beside the images of a split: a column a class, or COCO's annotations.
+_TABLES_IN_SPLITS = ("_classes.csv", "_annotations.coco.json")
 #: Classes with fewer images than this need all of them for training and testing.
 ENOUGH_TO_VALIDATE = 10
 
@@ -95,7 +97,7 @@ def survey(folder: Path, reading: Reading = "auto") -> Survey:
         options = {"root": str(root), **lists}
         splits = ImageList(ImageListOptions(**options)).build_data()
         return _count("image_list", options, "lists", splits)
-    if reading == "auto" and (table := find_table(root)):
+    if reading == "auto" and (table := find_tables_in_splits(root) or find_table(root)):
         reader = ImageTable(ImageTableOptions(**table))
         how = "fraction" if reader.by_fraction else "lists"
         if how == "fraction":
@@ -116,6 +118,19 @@ def _validation(counts: Sequence[int]) -> dict[str, Any]:
     if max(counts) < ENOUGH_TO_VALIDATE:
         return {"val_fraction": 0.0}
     return {"val_fraction": 0.1} | ({"val_min": ENOUGH_TO_VALIDATE} if min(counts) < ENOUGH_TO_VALIDATE else {})
+
+
+def find_tables_in_splits(root: Path) -> dict[str, Any]:
+    """Tables beside the images of the folders train, valid and test, as options of `image_table`; else empty.
+
+    They are called as Roboflow calls them.
+    """
+    found: dict[str, str] = {}
+    for name in subfolders(root):
+        tables = [table for table in _TABLES_IN_SPLITS if (root / name / table).is_file()]
+        if (split := split_of(name)) and tables:
+            found.setdefault("table" if split == "train" else split, f"{name}/{tables[0]}")
+    return {"root": str(root), **found} if "table" in found else {}
 
 
 def find_table(root: Path) -> dict[str, Any]:

@@ -152,6 +152,7 @@ class StageChecks:
         self.what_is_new_trains()
         self.taps_exist()
         self.needs_are_met()
+        self.validates_on_something()
         self.every_start_comes()
         self.cache_is_possible()
         self.parts_save_something()
@@ -226,6 +227,17 @@ class StageChecks:
                     f"acts at tap '{tap}', which {named(self.loaded)} does not have"
                     f"{nearest(tap, taps) or ';'} it has {listed(taps)}",
                 )
+
+    def validates_on_something(self) -> None:
+        """A stage that is validated has held-out images for it."""
+        provided = {*self.data.method.provides, *self.backbone.method.provides}
+        held = self.loaded.recipe.data.holdout or "validation" in provided
+        if self.stage.validate_every is not None and not held:
+            raise self.refuse(
+                "validate_every looks at held-out images, and there are none; set data.holdout, or use data with a "
+                "validation split",
+                "validate_every",
+            )
 
     def needs_are_met(self) -> None:
         """What methods require, the recipe or another method provides, and no method of the stage breaks."""

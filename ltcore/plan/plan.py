@@ -97,6 +97,7 @@ def make_plan(loaded: LoadedRecipe, to_run: bool = True) -> Plan:
         stages.append(StagePlan(stage, active, answers, built))
     calibration = _listed(loaded, ("calibrate",), recipe.calibrate, entries, "post_calibrate")
     _check_calibration(loaded, data, backbone, entries, calibration, skeleton)
+    _check_unsure(loaded, data, backbone)
     return Plan(
         loaded,
         data,
@@ -148,6 +149,21 @@ def _check_calibration(
     CalibrationChecks(
         loaded, len(stages), still, data, backbone, active, calibration, skeleton, False, False, every
     ).run()
+
+
+def _check_unsure(loaded: LoadedRecipe, data: Entry, backbone: Entry) -> None:
+    """Thresholds are chosen on held-out images.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    held = loaded.recipe.data.holdout or "validation" in {*data.method.provides, *backbone.method.provides}
+    if loaded.recipe.unsure is not None and not held:
+        raise loaded.fail(
+            ("unsure",),
+            "unsure: the thresholds are chosen on held-out images, and there are none; set data.holdout, such as "
+            "data.holdout: 20, or use data with a validation split",
+        )
 
 
 def _late_schedules(loaded: LoadedRecipe) -> Iterable[str]:

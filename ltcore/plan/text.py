@@ -48,6 +48,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         },
         "stages": [_describe_stage(plan, stage) for stage in plan.stages],
         "select": None if recipe.select is None else recipe.select.model_dump(),
+        "unsure": None if recipe.unsure is None else recipe.unsure.model_dump(),
         "calibrate": [_answer(answer) for answer in plan.calibration["post_calibrate"]],
         "warnings": list(plan.warnings),
         "notes": [*_unpackaged(plan), *_notes(recipe), *as_pretrained(recipe.data, plan.skeleton.pretraining)[1]],
@@ -153,6 +154,9 @@ def _describe_stage(plan: Plan, stage_plan: StagePlan) -> dict[str, Any]:
         "precision": stage.precision,
         "accelerate": acceleration.described(stage, stage_plan.answers, plan.skeleton),
         "cache": stage.cache if stage.cache_precision == "fp32" else f"{stage.cache}, {stage.cache_precision}",
+        "validation": {"every": stage.validate_every, "stop_after": stage.stop_after, "keep": stage.keep}
+        if stage.validate_every
+        else None,
         "hooks": hooks,
     }
 
@@ -210,7 +214,11 @@ def render(described: dict[str, Any]) -> str:
         lines += ["", *_render_stage(stage, number, len(described["stages"]))]
     lines += ["", "calibration"]
     steps = [f"  post_calibrate      fold     {_person(answer)}" for answer in described["calibrate"]]
-    return "\n".join(map(printable, lines + (steps or ["  none"]) + _render_select(described["select"])))
+    lines += steps or ["  none"]
+    if described["unsure"] is not None:
+        asked, least = described["unsure"]["precision"], described["unsure"]["least"]
+        lines.append(f"  unsure below a threshold of the class: precision {asked:g} on {least} or more held-out images")
+    return "\n".join(map(printable, lines + _render_select(described["select"])))
 
 
 def _render_select(select: dict[str, Any] | None) -> list[str]:
@@ -245,6 +253,7 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
         f"  schedule    {_pairs(stage['schedule'])}",
         f"  precision   {stage['precision']}, cache {stage['cache']}",
         f"  accelerate  {acceleration.rendered(stage['accelerate'])}",
+        *_render_validation(stage["validation"]),
     ]
     for hook, answer in stage["hooks"].items():
         people = [_person(method) for method in answer["methods"]] or [f"core: {answer['core']}"]
@@ -253,6 +262,14 @@ def _render_stage(stage: dict[str, Any], number: int, count: int) -> list[str]:
             for i, person in enumerate(people)
         ]
     return lines
+
+
+def _render_validation(asked: dict[str, Any] | None) -> list[str]:
+    if asked is None:
+        return []
+    every = "every epoch" if asked["every"] == 1 else f"every {asked['every']} epochs"
+    until = f", until {asked['stop_after']} bring nothing" if asked["stop_after"] else ""
+    return [f"  validates   {every}{until}; ends with the {asked['keep']} weights"]
 
 
 def _render_accumulation(parts: dict[str, Any] | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -68,7 +68,8 @@ class Reporter:
         self._bar: _Bar | None = None
         self._title = ""
         self._epochs = self._steps = self._first_epoch = 0
-        self._last_line = 0.0
+        self._began = self._last_line = 0.0
+        self._done_before = 0
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +97,8 @@ class Reporter:
         self._stop_bar()
         self._title = f"stage {index + 1}/{count} {name}"
         self._epochs, self._steps, self._first_epoch = epochs, steps_per_epoch, first_epoch
-        self._last_line = self._clock()
+        self._began = self._last_line = self._clock()
+        self._done_before = first_epoch * steps_per_epoch + first_step
         if self._console is not None:
             self._bar = _Bar(self._console, self._title, epochs, steps_per_epoch, first_epoch)
             return
@@ -118,21 +120,41 @@ class Reporter:
             value = "" if loss is None else f"  loss {loss():.4f}"
             self._print(
                 f"  epoch {epoch + 1}/{self._epochs}  step {step + 1}/{self._steps}{value}"
-                f"  {images_per_second:,.0f} images/s"
+                f"  {images_per_second:,.0f} images/s{self._left(epoch, step + 1)}"
             )
             self._last_line = self._clock()
 
     def epoch_ended(
-        self, epoch: int, epochs: int, loss: float | None, lr: float, seconds: float, images_per_second: float
+        self,
+        epoch: int,
+        epochs: int,
+        loss: float | None,
+        lr: float,
+        seconds: float,
+        images_per_second: float,
+        validation: Mapping[str, float | None] | None = None,
     ) -> None:
-        """Close an epoch with its mean loss (None where the stage has none) and its last learning rate."""
+        """Close an epoch.
+
+        Args:
+            epoch: epoch of the stage, from 0.
+            epochs: how many the stage has.
+            loss: its mean loss; None where the stage has none.
+            lr: its last learning rate.
+            seconds: how long it took.
+            images_per_second: rows trained on, over that time.
+            validation: figures on held-out images, where it was the epoch's turn.
+        """
         if self._bar is not None:
             self._bar.show(epoch, self._steps, loss, images_per_second)
         elif self._console is None and self._has_line(epoch, epochs):
             value = "-" if loss is None else f"{loss:.4f}"
+            more = f"  lr {lr:.4g}"
+            if validation is not None:  # in place of the rate, for 80 columns
+                more = f"  held out {_percent(validation['balanced_accuracy'])}"
             self._print(
-                f"  epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  loss {value}  lr {lr:.4g}"
-                f"  {_duration(seconds)}  {images_per_second:,.0f} images/s"
+                f"  epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  loss {value}{more}"
+                f"  {_duration(seconds)}  {images_per_second:,.0f} images/s{self._left(epoch, self._steps)}"
             )
         # Also where no line was due: a line a minute is for epochs longer than that, not for a row of short ones.
         self._last_line = self._clock()
@@ -163,6 +185,14 @@ class Reporter:
     def _has_line(self, epoch: int, epochs: int) -> bool:
         """Whether a log has a line for this epoch: all up to 20; else the first, the last and round numbers."""
         return epoch in (self._first_epoch, epochs - 1) or (epoch + 1) % _interval(epochs) == 0
+
+    def _left(self, epoch: int, steps: int) -> str:
+        """How long the rest of the stage takes, as fast as it went until now; nothing where it is done."""
+        done, total = epoch * self._steps + steps, self._epochs * self._steps
+        taken = self._clock() - self._began
+        if done <= self._done_before or done >= total or taken <= 0:
+            return ""
+        return f"  {_roughly(taken * (total - done) / (done - self._done_before))} left"
 
     def _stop_bar(self) -> None:
         if self._bar is not None:
@@ -239,6 +269,14 @@ def _percent(value: float | None) -> str:
 
 def _plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _roughly(seconds: float) -> str:
+    """Seconds as ``12 s``, ``3 min`` or ``2 h 05 min``."""
+    if seconds < 59.5:
+        return f"{max(round(seconds), 1)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _duration(seconds: float) -> str:

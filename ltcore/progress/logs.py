@@ -178,11 +178,19 @@ class LoggingReporter(Reporter):
             self._add({f"{self._stage}/loss_so_far": loss()}, self._start + epoch * self._steps + step)
 
     def epoch_ended(
-        self, epoch: int, epochs: int, loss: float | None, lr: float, seconds: float, images_per_second: float
+        self,
+        epoch: int,
+        epochs: int,
+        loss: float | None,
+        lr: float,
+        seconds: float,
+        images_per_second: float,
+        validation: Mapping[str, float | None] | None = None,
     ) -> None:
         """See `Reporter`."""
-        super().epoch_ended(epoch, epochs, loss, lr, seconds, images_per_second)
+        super().epoch_ended(epoch, epochs, loss, lr, seconds, images_per_second, validation)
         values = {"loss": loss, "lr": lr, "images_per_second": images_per_second}
+        values |= {f"validation/{name}": value for name, value in (validation or {}).items()}
         named = {f"{self._stage}/{name}": value for name, value in values.items()}
         self._add(named, self._start + (epoch + 1) * self._steps)
 

@@ -14,6 +14,9 @@ _PRECISION = re.compile(r"stages\.[^.]+\.precision")
 #: Keys that came later, and what each says where it says nothing: then no digest changes.
 _LATER = (
     (re.compile("sync_batch_norm"), False),
+    (re.compile("unsure"), None),
+    (re.compile(r"stages\.[^.]+\.(validate_every|stop_after)"), None),
+    (re.compile(r"stages\.[^.]+\.keep"), "last"),
     (re.compile(r"stages\.[^.]+\.accumulate"), 1),
     (re.compile(r"stages\.[^.]+\.cache_precision"), "fp32"),
 )

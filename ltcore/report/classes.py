@@ -199,6 +199,43 @@ def errors(runs: Runs) -> Element | None:
     return section("errors", "The surest errors", text, each_run(runs, draw))
 
 
+def unsure(runs: Runs) -> Element | None:
+    """How many predictions are sure, how often these are right, and the classes without a threshold of their own."""
+    told = [(index, run, run.result["unsure"]) for index, run in ended(runs) if run.result and "unsure" in run.result]
+    if not told:
+        return None
+    rows: list[list[Content]] = []
+    lists: list[Element] = []
+    for index, run, found in told:
+        whose = [run_name(runs, index)] if len(runs) > 1 else []
+        for name, place in (("held-out images", "held_out"), ("test images", "test")):
+            path, part = f"{index}/unsure/{place}", found["held_out"] if place == "held_out" else found["test"]
+            figures = [cell(part[key], f"{path}/{key}") for key in ("coverage", "precision")]
+            rows.append([*whose, name, cell(found["precision"], f"{index}/unsure/precision"), *figures])
+        head = ["class", "threshold", "sure", "of them right", "precision"]
+        classes: list[list[Content]] = [
+            [
+                run.names[label],
+                "always unsure" if (value := found["thresholds"][label]) is None else percent(value),
+                *(str(found["test"][key][label]) for key in ("sure", "right")),
+                percent(found["test"]["right"][label] / sure if (sure := found["test"]["sure"][label]) else None),
+            ]
+            for label in run.order
+        ]
+        for names, why in ((found["shared"], "share a threshold"), (found["always"], "are always unsure")):
+            if names:
+                lists.append(details(f"{len(names)} classes {why}", element("p", ", ".join(names))))
+        caption = "Threshold of each class in percent, and the test images that are surely taken for it"
+        lists.append(details(f"Thresholds of {len(classes)} classes", table(head, classes, caption)))
+    text = (
+        "A prediction is unsure where its probability is below the threshold of its class. Thresholds were chosen on "
+        "held-out images, so that the predictions that are left are right as often as was asked for; on test images "
+        "they may be right less often. Coverage is the share of images that are sure. In percent."
+    )
+    columns = [*(["run"] if len(runs) > 1 else []), "on", "asked", "coverage", "precision"]
+    return section("unsure", "Unsure predictions", text, table(columns, rows, "Sure predictions, in percent"), *lists)
+
+
 def _final(run: ReportedRun) -> Figures:
     assert run.result is not None
     return run.result["after_calibration"]

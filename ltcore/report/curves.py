@@ -23,6 +23,24 @@ from ltcore.report.layout import (
 from ltcore.report.markup import Content, details, table
 
 
+def _loss_curves(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]]) -> Element:
+    """Loss on training images, and on held-out ones where these were looked at."""
+    series = _lines(runs, "loss")
+    for index, run in enumerate(runs):
+        points = _held_out(run, "loss")
+        if points:
+            name = f"{run_name(runs, index)}, held-out images"
+            series.append(Series(name, points, index, line=True, marks=len(points) == 1, dash=index + 2))
+    title = "Loss on training and held-out images" if len(series) > len(runs) else "Training loss"
+    return _curve(x, dividers, series, title)
+
+
+def _held_out(run: ReportedRun, name: str) -> list[tuple[float, float]]:
+    """A figure on held-out images at the epochs whose turn it was."""
+    told = [(float(at), line["validation"][name]) for at, line in enumerate(run.epochs, 1) if "validation" in line]
+    return [(at, value) for at, value in told if value is not None]
+
+
 def training(runs: Runs) -> Element | None:
     """Training curves out of ``metrics.jsonl``."""
     if not any(run.epochs for run in runs):
@@ -30,22 +48,24 @@ def training(runs: Runs) -> Element | None:
     x = Axis("epoch, counted through all stages", 0, max(len(run.epochs) for run in runs) + 1, whole=True)
     layouts = {tuple(stage_starts(run)) for run in runs}
     dividers = layouts.pop() if len(layouts) == 1 else ()
-    charts = [_curve(runs, x, dividers, "loss", "Training loss"), _rates(runs, x, dividers), _accuracies(runs, x)]
+    charts = [_loss_curves(runs, x, dividers), _rates(runs, x, dividers), _accuracies(runs, x)]
 
     def draw(index: int, run: ReportedRun) -> list[Content]:
         names = ("loss", "lr", "seconds", "images_per_second")
+        validated = any("validation" in line for line in run.epochs)
         rows = [
             [f"{line['stage']}, epoch {line['epoch'] + 1}", *(number(line[name], 4) for name in names)]
             + [percent(_mean_accuracy(line, split)) for split in ("train", "test")]
+            + ([_said_of_held_out(line)] if validated else [])
             for line in run.epochs
         ]
         head = ["epoch", "loss", "learning rate", "seconds", "images a second"]
-        head += ["mean accuracy on training images", "on test images"]
+        head += ["mean accuracy on training images", "on test images", *(["on held-out images"] if validated else [])]
         return [details("Values", table(head, rows, "Training, epoch by epoch"))]
 
     text = (
         "Mean loss of each epoch, and its last learning rate on a logarithmic scale; a vertical line is the beginning "
-        "of a stage."
+        "of a stage. With validate_every, loss and mean accuracy of the classes on held-out images too."
     )
     return section("training", "Training curves", text, panels(*charts), each_run(runs, draw))
 
@@ -71,8 +91,7 @@ def _values(series: Sequence[Series]) -> list[float]:
     return [value for each in series for _, value in each.points]
 
 
-def _curve(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]], name: str, title: str) -> Element:
-    series = _lines(runs, name)
+def _curve(x: Axis, dividers: Sequence[tuple[float, str]], series: Sequence[Series], title: str) -> Element:
     said = "; ".join(
         f"{each.name}: from {number(each.points[0][1])} to {number(each.points[-1][1])}"
         for each in series
@@ -97,7 +116,7 @@ def _rates(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]]) -> Elemen
 
 
 def _accuracies(runs: Runs, x: Axis) -> Element | None:
-    """Mean class accuracies by epoch, where the recipe asked for diagnostics in each."""
+    """Mean class accuracies by epoch, where the recipe asked for diagnostics in each, or for validations."""
     series = []
     for index, run in enumerate(runs):
         for place, split in enumerate(("train", "test")):
@@ -106,10 +125,17 @@ def _accuracies(runs: Runs, x: Axis) -> Element | None:
             if points:
                 name = f"{run_name(runs, index)}, {'training' if split == 'train' else split} images"
                 series.append(Series(name, points, index, line=True, marks=len(points) == 1, dash=2 * place))
+        if held := _held_out(run, "balanced_accuracy"):
+            name = f"{run_name(runs, index)}, held-out images"
+            series.append(Series(name, held, index, line=True, marks=len(held) == 1, dash=3))
     if not series:
         return None
     said = "; ".join(f"{each.name}: {100 * each.points[-1][1]:.1f} percent at the end" for each in series)
     return Chart("Mean accuracy of the classes", said, x, accuracy_axis(), series).draw()
+
+
+def _said_of_held_out(line: dict[str, Any]) -> str:
+    return percent(line["validation"]["balanced_accuracy"]) if "validation" in line else ""
 
 
 def _mean_accuracy(line: dict[str, Any], split: str) -> float | None:

@@ -36,6 +36,7 @@ def compose(runs: Runs, materials: Sequence[Material]) -> list[Element]:
         predicted.confusion(runs),
         matrices.changes(runs, materials),
         predicted.reliability(runs),
+        classes.unsure(runs),
         classes.diagnostics(runs),
         matrices.decisions(runs, materials),
         matrices.means(runs, materials),

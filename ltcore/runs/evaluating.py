@@ -22,6 +22,7 @@ from ltcore.evaluation.classes import class_figures, intervals
 from ltcore.evaluation.images import ImageRows, image_names
 from ltcore.evaluation.metrics import evaluate_logits
 from ltcore.evaluation.priors import Prior, adjusted, expected, read_prior
+from ltcore.evaluation.unsure import summary, sureness
 from ltcore.files.run_directory import RunDirectory
 from ltcore.files.writing import telling, write_atomically
 from ltcore.plan.plan import make_plan, provider
@@ -102,7 +103,13 @@ def evaluate(
         logits = adjusted(logits, start, wanted)
         about = {"prior": wanted.name, "shares": wanted.shares.tolist(), "assumed": start.name}
         about["expected"] = expected(logits, targets, wanted)
-    rows = ImageRows.of([shown[place] for place in kept.tolist()], logits, targets)
+    thresholds = saved.description.unsure
+    if thresholds is not None and wanted is not None:
+        notes.append("the thresholds below which predictions are unsure do not hold for adjusted outputs; left out")
+        thresholds = None
+    if thresholds is not None:
+        about["unsure"] = {"asked": thresholds.precision, **sureness(thresholds, logits, targets)}
+    rows = ImageRows.of([shown[place] for place in kept.tolist()], logits, targets, thresholds)
     predictions = torch.from_numpy(rows.predictions)
     support = torch.bincount(targets, minlength=len(names))
     seen = _trained_on(saved, found.split)
@@ -216,6 +223,8 @@ def render(found: Evaluated) -> list[str]:
     for first, *others in rows:
         cells = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
         lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    if "unsure" in content:
+        lines.append(f"of the images {summary(content['unsure'], content['unsure']['asked'])}")
     known = [label for label, value in enumerate(classes["recall"]) if value is not None]
     worst = sorted(known, key=lambda label: (classes["recall"][label], -classes["support"][label]))[:_WORST]
     lines += ["", "the classes with the lowest accuracy:"]

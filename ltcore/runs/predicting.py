@@ -19,6 +19,7 @@ from ltcore.data.image_files import file_split, find_images
 from ltcore.data.loader import InMemoryLoader, Loader
 from ltcore.data.streaming import ArrayImages, Broken, StreamingLoader
 from ltcore.errors import DataError
+from ltcore.evaluation.unsure import Thresholds
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,11 +39,13 @@ class Predictions:
         names: what the images are called: their paths, or ``image 0``.
         logits: [N, C] float32, calibrated.
         class_names: C names, in label order.
+        thresholds: below which probabilities predictions are unsure; None where the run's recipe has no `unsure`.
     """
 
     names: tuple[str, ...]
     logits: NDArray[np.float32]
     class_names: tuple[str, ...]
+    thresholds: Thresholds | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -58,6 +61,15 @@ class Predictions:
     def probabilities(self) -> NDArray[np.float32]:
         """[N, C], softmax of the logits."""
         return torch.from_numpy(self.logits).softmax(1).numpy()
+
+    @property
+    def unsure(self) -> NDArray[np.bool_] | None:
+        """[N] whether each prediction is below the threshold of its class; None where the run has no thresholds."""
+        if self.thresholds is None:
+            return None
+        probability, labels = torch.from_numpy(self.logits).double().softmax(1).max(1)
+        found: NDArray[np.bool_] = self.thresholds.unsure(labels, probability).numpy()
+        return found
 
     def top(self, count: int = 5) -> list[list[tuple[str, float]]]:
         """For each image the likeliest classes with their probabilities, the likeliest first."""
@@ -83,7 +95,8 @@ def predict(model: Model, description: Description, images: Images, batch_size: 
     names, loader = _loader(description, images, next(model.parameters()).device)
     with evaluating(model):
         logits = [model(batch).float().cpu().numpy() for batch in loader.eval_batches(batch_size)]
-    return Predictions(names, np.concatenate(logits or [_no_logits(description)]), description.class_names)
+    whole = np.concatenate(logits or [_no_logits(description)])
+    return Predictions(names, whole, description.class_names, description.unsure)
 
 
 def predict_files(
@@ -114,7 +127,7 @@ def predict_files(
             unread = {found.index for found in broken}
             names = tuple(files[index] for index in range(start, start + count) if index not in unread)
             logits = model(images).float().cpu().numpy() if names else _no_logits(description)
-            yield Predictions(names, logits, description.class_names), broken
+            yield Predictions(names, logits, description.class_names, description.unsure), broken
             start += count
 
 

@@ -61,7 +61,7 @@ class StageEnd:
     def __init__(self, assembly: Assembly, index: int, hooks: Hooks, directory: RunDirectory) -> None:
         self.assembly, self.index, self._hooks = assembly, index, hooks
         self.name = assembly.plan.stages[index].stage.name
-        self._path = directory.stage_file(index, self.name)
+        self._path, self._result = directory.stage_file(index, self.name), directory.read_result()
         self._tensors, _ = checkpoint.load(self._path, assembly.device, "The run has lost it")
         self._loop: Loop | None = None
         self.restore()
@@ -111,7 +111,7 @@ class StageEnd:
         wanted = None if classes is None else torch.tensor(list(classes))
         features, targets, images, rows = [], [], 0, 0
         with evaluating(self.assembly.model):
-            for batch in loop.replayed(loop.epochs - 1):
+            for batch in loop.replayed(self._last_epoch(loop)):
                 record = forward.record(batch)
                 chosen = record.synthetic & (record.expert == 0 if record.expert is not None else True)
                 if wanted is not None:
@@ -138,7 +138,7 @@ class StageEnd:
         """
         context, loop = self.assembly.contexts[entry.key], self._set_up()
         # Where the stage's last hook stands; what was asked about features before the stage was trained is out of date.
-        loop.state.epoch, loop.state.step = loop.epochs - 1, loop.steps_per_epoch
+        loop.state.epoch, loop.state.step = self._last_epoch(loop), loop.steps_per_epoch
         try:
             with evaluating(self.assembly.model):
                 context.begin("reported")
@@ -151,6 +151,11 @@ class StageEnd:
             if wrong := _problem(each, self.assembly.state.num_classes):
                 raise PluginError(f"{entry.whose}: reported {wrong}; tell its author")
         return found
+
+    def _last_epoch(self, loop: Loop) -> int:
+        """The last epoch that was trained, of those that the recipe has."""
+        ended = self._result["stages"][self.index].get("validations")
+        return ended["epochs"] - 1 if ended and ended["stopped"] else loop.epochs - 1
 
     def _set_up(self) -> Loop:
         """The stage's loop; what trains in it requires a gradient, by which a method may tell what it is there for."""

@@ -113,8 +113,7 @@ def _first_stages(job: Job, number: int) -> Job:
     loaded, recipe = job.loaded, job.loaded.recipe
     used = {name for stage in recipe.stages[:number] for name in stage.methods} | set(recipe.backbone.adapt)
     changes: dict[str, Any] = {"stages": loaded.source["stages"][:number]}
-    if recipe.calibrate:
-        changes["calibrate"] = None
+    changes |= {key: None for key in ("calibrate", "unsure") if getattr(recipe, key)}
     changes |= {f"methods.{name}": None for name in recipe.methods if name not in used}
     short = loaded.changed(changes, f"the first stages of {job.name}")
     same = short.source == loaded.source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -93,8 +93,11 @@ class Whole:
     """All of it."""
 
     def epochs(self, loop: Loop) -> Iterable[int]:
-        """See `Extent`."""
-        return range(loop.position.epoch, loop.epochs)
+        """See `Extent`; none behind an epoch in which the stage has stopped to improve."""
+        for epoch in range(loop.position.epoch, loop.epochs):
+            if loop.position.validation and loop.position.validation["stopped"]:
+                return
+            yield epoch
 
     def steps(self, indices: list[Tensor]) -> list[Tensor]:
         """See `Extent`."""
@@ -121,6 +124,7 @@ class Loop:
         observers: look on.
         extent: how much of the stage is trained.
         notes: what the user should know about how the stage was set up.
+        kept: weights of an earlier epoch with which the stage ends, named as in checkpoints; empty for its last ones.
     """
 
     plan: StagePlan
@@ -138,6 +142,7 @@ class Loop:
     observers: Sequence[Observer]
     extent: Extent
     notes: Sequence[str] = ()
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.stage = self.plan.stage
@@ -183,6 +188,8 @@ class Loop:
             self._leave(epoch)
             self.hooks.call(on_epoch_end)
             self.position.epoch, self.position.step = epoch + 1, 0
+        if self.kept:
+            self.model.load_state_dict({name.removeprefix("model/"): tensor for name, tensor in self.kept.items()})
         self._write(on_stage_end)
         self._tell("stage_ended")
 

@@ -156,6 +156,7 @@ class Progress(Observer):
         directory: the run's.
         stages: number of stages.
         diagnose: gives an epoch's diagnostics; None where none are wanted.
+        validated: gives the epoch's figures on held-out images; None where it was not its turn.
     """
 
     def __init__(
@@ -164,8 +165,10 @@ class Progress(Observer):
         directory: RunDirectory,
         stages: int,
         diagnose: Callable[[], Mapping[str, Any]] | None,
+        validated: Callable[[], Mapping[str, float | None] | None],
     ) -> None:
         self._reporter, self._directory, self._stages, self._diagnose = reporter, directory, stages, diagnose
+        self._validated = validated
         self._began = self._shown = time.perf_counter()
         self._images = 0
 
@@ -199,12 +202,14 @@ class Progress(Observer):
         mean, rate = loop.mean_loss(), loop.rate(epoch, len(loop.batches) - 1)
         line: dict[str, Any] = {"stage": loop.stage.name, "epoch": epoch, "loss": mean, "lr": rate}
         line |= {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
+        if validation := self._validated():
+            line["validation"] = dict(validation)
         if self._diagnose is not None:
             line["diagnostics"] = self._diagnose()
         if methods := logged_values(loop.plan.entries, loop.state.num_classes):
             line["methods"] = methods
         loop.position.metrics_size = self._directory.append_metrics(line)
-        self._reporter.epoch_ended(epoch, loop.epochs, mean, rate, seconds, speed)
+        self._reporter.epoch_ended(epoch, loop.epochs, mean, rate, seconds, speed, validation)
 
 
 class Checkpointer(Observer):
@@ -254,6 +259,7 @@ class Checkpointer(Observer):
         self._guard.look(loop)
         tensors, plain = checkpoint.optimizer_tensors(loop.optimizer)
         tensors |= checkpoint.model_tensors(loop.model)
+        tensors |= {f"kept/{name}": tensor for name, tensor in loop.kept.items()}
         tensors["trainer/loss_sum"] = loop.loss_sum
         self._directory.write_last(tensors, {"position": asdict(loop.position), "optimizer": plain})
         for observer in loop.observers:

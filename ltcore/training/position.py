@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ltcore.contract.result import AccelerationRecord, StageResult
+from ltcore.contract.result import AccelerationRecord, StageResult, ValidationRecord
 from ltcore.errors import RunError
 from ltcore.files import checkpoint
 from ltcore.files.checkpoint import Damaged
@@ -32,6 +32,7 @@ class Position:
         seconds: training time of the stage so far.
         images: rows trained on in the stage so far.
         metrics_size: bytes of metrics.jsonl.
+        validation: what the stage's validations have come to; None before the first.
         acceleration: how the stage's steps are made quicker; None before it has begun.
         results: what was recorded for the stages that have ended.
     """
@@ -43,13 +44,14 @@ class Position:
     seconds: float = 0.0
     images: int = 0
     metrics_size: int = 0
+    validation: ValidationRecord | None = None
     acceleration: AccelerationRecord | None = None
     results: list[StageResult] = field(default_factory=list)
 
     def end_stage(self, index: int) -> None:
         """Stand at the beginning of the stage after the one at `index`."""
         self.stage, self.epoch, self.step, self.begun = index + 1, 0, 0, False
-        self.seconds, self.images, self.acceleration = 0.0, 0, None
+        self.seconds, self.images, self.acceleration, self.validation = 0.0, 0, None, None
 
     def write_boundary(self, directory: RunDirectory) -> None:
         """A checkpoint between two stages: the model is in the stage's file, and the next optimiser is a new one.
@@ -76,6 +78,8 @@ class Position:
             return f"its time is {self.seconds!r} seconds"
         if self.acceleration is not None and not _is_record(self.acceleration):
             return f"its acceleration is {self.acceleration!r}"
+        if self.validation is not None and not _is_validation(self.validation):
+            return f"its validations are {self.validation!r}"
         if self.stage + inside > len(stages):
             return f"it stands in stage {self.stage + 1} of {len(stages)}"
         names = [stage.name for stage in stages[: self.stage]]
@@ -91,6 +95,17 @@ class Position:
 
 def _is_record(found: Any) -> bool:
     return isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("asked", "chosen", "why"))
+
+
+def _is_validation(found: Any) -> bool:
+    counts = ("best_epoch", "since", "epochs")
+    return (
+        isinstance(found, dict)
+        and set(found) == {"best", "stopped", *counts}
+        and all(type(found[key]) is int and found[key] >= 0 for key in counts)
+        and type(found["best"]) in (int, float)
+        and type(found["stopped"]) is bool
+    )
 
 
 @dataclass(frozen=True)

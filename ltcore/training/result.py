@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ltcore.contract.result import EnvironmentRecord, Figures, Result
-from ltcore.evaluation import calibrated
+from ltcore.evaluation import calibrated, unsure
 from ltcore.evaluation.classes import class_figures, intervals
 from ltcore.evaluation.images import ImageRows, image_names, stored_names
 from ltcore.files.run_directory import RunDirectory
@@ -42,7 +42,13 @@ def write_result(
     classifier = assembly.calibrated()
     pooled, before, targets = evaluation.outputs("test")
     after = evaluation.logits(classifier, pooled)
-    calibrated.write(directory.calibrated, assembly.model, classifier, data, recipe.seed)
+    thresholds, told = None, None
+    if recipe.unsure is not None:
+        asked = (recipe.unsure.precision, recipe.unsure.least)
+        held_out, _, wanted = evaluation.outputs("val")
+        chosen_on = (evaluation.logits(classifier, held_out), wanted)
+        thresholds, told = unsure.record(asked, chosen_on, (after, targets), data.class_names)
+    calibrated.write(directory.calibrated, assembly.model, classifier, data, recipe.seed, thresholds)
     arrays: dict[str, Any] = {"targets": targets.numpy(), "logits": before.cpu().numpy()}
     arrays["calibrated_logits"] = after.cpu().numpy()
     tested = assembly.data.split("test")
@@ -50,7 +56,7 @@ def write_result(
         arrays["names"] = names
     with replacing(directory.path / "predictions.npz") as file:
         np.savez_compressed(file, **arrays)
-    images = ImageRows.of(image_names(tested), after, targets)
+    images = ImageRows.of(image_names(tested), after, targets, thresholds)
     images.write(directory.path, data.class_names)
     predictions = torch.from_numpy(images.predictions)
     if data.duplicates is not None:
@@ -62,13 +68,14 @@ def write_result(
         "num_classes": assembly.state.num_classes,
         "class_counts": data.class_counts.tolist(),
         "class_names": list(data.class_names),
-        "reported_epoch": "last",
+        "reported_epoch": "best" if any(stage.keep == "best" for stage in recipe.stages) else "last",
         **about,  # type: ignore[typeddict-item]
         "calibration": list(recipe.calibrate),
         "before_calibration": evaluation.figures_of(before, targets),
         "after_calibration": evaluation.figures_of(after, targets),
         "intervals": intervals(predictions, targets, data.class_counts.tolist()),
         "classes": class_figures(predictions, targets, assembly.state.num_classes),
+        **({} if told is None else {"unsure": told}),
         "stages": position.results,
         "preparation": {
             "transform": data.transform.name,
@@ -86,6 +93,20 @@ def write_result(
     }
     directory.write_json("result.json", result)
     return result
+
+
+def unsure_lines(result: Result) -> list[str]:
+    """What the thresholds of `unsure` come to, in lines for a terminal; none where there are none."""
+    if (told := result.get("unsure")) is None:
+        return []
+    lines = [f"of the test images {unsure.summary(told['test'], told['precision'])}"]
+    classes = len(told["thresholds"])
+    if told["shared"]:
+        fewer = f"of them fewer than {told['least']} held-out images are taken for each"
+        lines.append(f"  {len(told['shared'])} of {classes} classes share a threshold: {fewer}")
+    if told["always"]:
+        lines.append(f"  {len(told['always'])} of {classes} classes are always unsure: no threshold reaches it")
+    return lines
 
 
 def result_rows(result: Result) -> list[tuple[str, Figures]]:

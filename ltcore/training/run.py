@@ -20,10 +20,11 @@ from ltcore.training.groups import check_groups
 from ltcore.training.loop import Extent, Observer, Whole
 from ltcore.training.observers import Checkpointer, FiniteGuard, Progress
 from ltcore.training.position import Position, Restored, find
-from ltcore.training.result import result_rows, write_result
+from ltcore.training.result import result_rows, unsure_lines, write_result
 from ltcore.training.stage import set_up
 from ltcore.training.trace import STEPS, HookTrace, asked, render
 from ltcore.training.unchanged import environment_of
+from ltcore.training.validation import Validation
 
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
@@ -88,6 +89,8 @@ class Run:
             self.reporter.run_started(self.recipe.name, self.directory.path, self._summary())
             self.train()
             result = write_result(self.assembly, self.directory, self.position, surroundings, about or {})
+            for line in unsure_lines(result):
+                self.reporter.note(line)
             self.reporter.finished(result_rows(result), self.directory.path)
         return result
 
@@ -180,6 +183,8 @@ class Run:
         found: Any = {"name": stage.name, "seconds": seconds, "images_per_second": speed, **figures}
         if position.acceleration is not None:
             found["acceleration"] = position.acceleration
+        if position.validation is not None:
+            found["validations"] = position.validation
         position.results.append(found)
         self.reporter.stage_ended(stage.name, figures.get("test", figures.get("validation")), position.seconds)
         checkpoint.save(self.directory.stage_file(index, stage.name), checkpoint.model_tensors(assembly.model), {})
@@ -193,9 +198,10 @@ class Run:
         """Those of every run in their order: what is not finite is found before anything is shown or kept."""
         guard = FiniteGuard(self.plan, self.directory)
         diagnose = self.evaluation.diagnose if self.recipe.diagnostics == "epoch" else None
-        progress = Progress(self.reporter, self.directory, len(self.plan.stages), diagnose)
+        validation = Validation(self.evaluation, self.reporter.note)
+        progress = Progress(self.reporter, self.directory, len(self.plan.stages), diagnose, lambda: validation.figures)
         checkpointer = Checkpointer(self.directory, self.recipe.checkpoint_seconds, guard)
-        return [guard, trace, progress, checkpointer, *self._others]
+        return [guard, trace, validation, progress, checkpointer, *self._others]
 
     def _warn(self, text: str) -> None:
         self.reporter.note(f"warning: {text}")

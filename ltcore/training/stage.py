@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ltcore import ranks
 from ltcore.contract.hookspecs import build_sampler, on_stage_start
@@ -84,10 +85,13 @@ def set_up(
     if stage.optimizer.groups:
         wanted, notes = parameter_groups(stage, model)
     optimizer = build_optimizer(stage.optimizer.name, wanted, stage.optimizer.lr, options, assembly.device.type)
+    kept: dict[str, Tensor] = {}
     loss_sum = torch.zeros((), dtype=torch.float64, device=assembly.device)
     if restored is not None:
         checkpoint.restore_optimizer(optimizer, restored.tensors, restored.optimizer)
         loss_sum.copy_(restored.tensors["trainer/loss_sum"])
+        named = restored.tensors.items()
+        kept = {name.removeprefix("kept/"): each.cpu() for name, each in named if name.startswith("kept/")}
     sampler = hooks.call(build_sampler, stage.batch_size)
     if stage.iterations is not None:  # of a number of epochs the plan has said it
         epochs = math.ceil(stage.iterations / sampler.steps_per_epoch())
@@ -122,6 +126,7 @@ def set_up(
         observers=observers if accelerator is None else [*observers, accelerator],
         extent=extent,
         notes=notes,
+        kept=kept,
     )
     if restored is not None and not loop.reaches(position.epoch, position.step):
         raise RunError(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from ltcore.data import image_files
 from ltcore.data.fractions import Fractions, split_class, split_images
 from ltcore.data.image_files import find_images, said_left_out
 from ltcore.data.image_folder import ImageFolder
@@ -296,7 +297,9 @@ def test_a_test_folder_without_classes(tmp_path):
     refused(tmp_path, "test has no images", "2 images lie in the folder itself", f"data.options.root={tmp_path}/train")
 
 
-def test_junk_is_left_out_and_named(tmp_path):
+def test_junk_is_left_out_and_named(tmp_path, monkeypatch):
+    without = image_files.IMAGE_SUFFIXES - {".heic", ".heif"}
+    monkeypatch.setattr(image_files, "IMAGE_SUFFIXES", without)  # where the extra is not installed
     put(tmp_path, *numbered("cat", 3), *numbered("dog", 3), "cat/@eaDir/00.png", "dog/thumbnails/1.png", "loose.png")
     put(tmp_path, "@eaDir/x/1.png", "dog/cat/1.png", "dog/more/2.png")
     for name in ("1.heic", "2.HEIC", "3.xcf", "Makefile"):
@@ -304,14 +307,14 @@ def test_junk_is_left_out_and_named(tmp_path):
     splits = build(tmp_path, val_fraction=0)
     assert splits.class_names == ("cat", "dog") and len(splits.train) + len(splits.test) == 8
     said = "\n".join(splits.notes)
-    assert "4 files are left out" in said and "2 .heic, 1 .xcf, 1 without an ending; HEIC is not read: convert" in said
+    assert "4 files are left out" in said and "2 .heic, 1 .xcf, 1 without an ending; HEIC is read with" in said
     assert "3 folders of other programs are left out, first 'cat/@eaDir'" in said
     assert "1 images beside the class folders are left out, first loose.png" in said
     assert "1 folders in class folders are called like classes (1 in 'dog/cat')" in said
     put(tmp_path / "none", "cat/1.png")
     (tmp_path / "none" / "dog").mkdir()
     (tmp_path / "none" / "dog" / "1.heic").write_text("")
-    refused(tmp_path / "none", "dog has no image", "it has other files: 1 .heic; HEIC is not read")
+    refused(tmp_path / "none", "dog has no image", "it has other files: 1 .heic; HEIC is read with", "ltcore[heif]")
 
 
 def test_no_more_than_six_endings_are_named_and_that_there_are_more_is_said():

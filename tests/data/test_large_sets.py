@@ -276,7 +276,7 @@ def test_inaturalist_from_lists(tmp_path):
         ({**coco(TRAIN, [7]), "annotations": [{"image_id": {}, "category_id": 7}]}, ["lacks images", "TypeError"]),
         (
             {**coco(TRAIN[:1], [7]), "annotations": [{"image_id": 100, "category_id": c} for c in (7, 2)]},
-            ["Aves/7/a.jpg has two annotations"],
+            ["Aves/7/a.jpg has annotations of two categories"],
         ),
         (coco(TRAIN, ["x", 2, 7]), ["lacks images", "ValueError"]),
         (coco(TRAIN, [7, 7, 7]), ["val2018.json: train_val2018/Fungi/2/d.jpg has category 2, which", "train2018.json"]),

@@ -64,7 +64,7 @@ def test_cache(cache, views):
 
 KNOWN = (
     "'name', 'description', 'published', 'seed', 'device', 'threads', 'data', 'backbone', 'methods', 'stages', "
-    "'calibrate', 'select'"
+    "'calibrate', 'unsure', 'select'"
 )
 
 
