@@ -12,6 +12,7 @@ import timm
 import torch
 from ltcore_cosine_classifier import CosineClassifier, unit_rows
 from ltcore_lift import Lift, LiftOptions, bottleneck_width, feature_directions, prompts, text_directions
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from sklearn.neighbors import NearestCentroid
@@ -97,7 +98,7 @@ def test_the_bottlenecks_begin_with_normal_values_and_change_nothing():
 
 def test_under_adapt_the_width_is_needed_and_the_message_says_which():
     backbone = Timm(TimmOptions(**SMALL)).build_backbone(3, 16)
-    with pytest.raises(RecipeError, match="needs the option bottleneck.*4 for 100") as error:
+    with pytest.raises(RecipeError, match=r"needs the option bottleneck.*4 for 100") as error:
         Lift().adapt_backbone(backbone=backbone)
     assert "\n" not in str(error.value)
 
@@ -105,13 +106,15 @@ def test_under_adapt_the_width_is_needed_and_the_message_says_which():
 # -- a run: a small transformer with weights made here -----------------------------------------------------------------
 
 
-def recipe(folder, options=None, network=None, adapt=("lift",), methods=None, trainable=("lift", "classifier"), **data):
+def recipe(
+    folder, options=None, network=None, adapt=("lift",), methods=None, trainable=("lift", "classifier"), data=None
+):
     whole = {
         "backbone": {"use": "timm", "options": {**SMALL, **(network or {})}, "adapt": list(adapt)},
-        "data": {
+        "data": data
+        or {
             "use": "synthetic",
             "options": {"class_counts": [24, 16, 8, 4], "image_size": 16, "test_per_class": 6},
-            **data,
         },
         "methods": {"lift": {"options": {"bottleneck": 3} if options is None else options}, **(methods or {})},
         "stages": [
@@ -180,7 +183,7 @@ def test_a_run_is_opened_and_exported_with_its_bottlenecks(trained, tmp_path):
     images = torch.randn(5, 3, 16, 16)
     assert torch.equal(ltcore.load(trained.path).model(images), trained.model(images))
     assert trained.model.backbone.model.blocks[1].adapter.up.weight.any()
-    assert "checked on" in export(trained, "torch", tmp_path / "model.pt2")[-1]
+    assert "checked on" in export(trained, "torch_export", tmp_path / "model.pt2")[-1]
     program = torch.export.load(tmp_path / "model.pt2").module()
     torch.testing.assert_close(program(images), trained.model(images))
 
@@ -198,7 +201,7 @@ def test_with_lora_as_the_adapter_exports_merge(tmp_path, weights):
     )
     saved = ltcore.run(path, out=tmp_path / "out", quiet=True)
     assert any("lora" in name for name, _ in saved.model.named_parameters())
-    export(saved, "torch", tmp_path / "model.pt2")
+    export(saved, "torch_export", tmp_path / "model.pt2")
     exported = torch.export.load(tmp_path / "model.pt2")
     plain = timm.create_model("test_vit", patch_size=4, depth=2, num_classes=0, img_size=16)
     expected = sum(value.numel() for value in plain.parameters()) + 4 * 64
@@ -287,7 +290,14 @@ def test_texts_of_open_clip_against_its_own_zero_shot_logits(small_clip):
 def test_a_run_begins_with_texts_and_is_opened_without_them(small_clip, tmp_path, monkeypatch, look_on):
     seen = {}
     look_on(stage_started=lambda run, loop: seen.update(found=loop.model.classifier.directions.detach().clone()))
-    path = recipe(tmp_path, {"bottleneck": 3, "pretrained": "lift_small/weights.pt"})
+    for number, name in enumerate(["aquarium_fish", "bee", "cat"]):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for copy in range(4):
+            picture = Image.new("RGB", (16, 16), (60 * number, 50 * copy, 100))
+            picture.save(tmp_path / "images" / name / f"{copy}.png")
+    data = {"use": "image_folder", "options": {"root": str(tmp_path / "images"), "test_fraction": 0.25}}
+    data["transform"] = {"name": "none", "image_size": 16}
+    path = recipe(tmp_path, {"bottleneck": 3, "pretrained": "lift_small/weights.pt"}, data=data)
     saved = ltcore.run(path, out=tmp_path / "out", quiet=True)
     expected = text_directions("lift_small/weights.pt", saved.class_names, "a photo of a {}.", 64)
     torch.testing.assert_close(seen["found"], expected)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from ltcore_cosine_classifier import unit_rows
+from torch import Tensor
 
 
 def bottleneck_width(num_classes: int, blocks: int = 12) -> int:

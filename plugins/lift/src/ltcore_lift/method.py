@@ -6,14 +6,14 @@ import re
 from typing import ClassVar
 
 import torch
+from ltcore_adaptformer import AdaptFormer, AdaptFormerOptions, Bottleneck
+from ltcore_cosine_classifier import CosineClassifier
+from ltcore_logit_adjustment import adjusted_logits, class_log_prior
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ltcore import Backbone, Context, DataError, Method, Options, RecipeError, hookimpl
-from ltcore_adaptformer import AdaptFormer, AdaptFormerOptions, Bottleneck
-from ltcore_cosine_classifier import CosineClassifier
 from ltcore_lift.text import check_open_clip, text_directions
-from ltcore_logit_adjustment import adjusted_logits, class_log_prior
 
 
 class LiftOptions(Options):
@@ -48,10 +48,10 @@ class LiftOptions(Options):
 
 
 class Lift(Method[LiftOptions]):
-    """LIFT (Shi et al. 2024): few parameters beside a frozen transformer, cosines that know the classes, adjusted logits.
+    """LIFT (Shi et al. 2024): few parameters beside a frozen transformer, cosines, and adjusted logits.
 
-    Under ``adapt`` it adds AdaptFormer's bottlenecks; another adapter may stand there in its place. In a stage it builds
-    the classifier, see `CosineClassifier`, and adjusts logits, see `adjusted_logits`.
+    Under ``adapt`` it adds AdaptFormer's bottlenecks; another adapter may stand there in its place. In a stage it
+    builds the classifier, see `CosineClassifier`, and adjusts logits, see `adjusted_logits`.
     """
 
     interface = "1.1"
@@ -92,8 +92,8 @@ class Lift(Method[LiftOptions]):
             numbers = [name for name in context.class_names if re.fullmatch(r"n?\d+", name)]
             if numbers:
                 raise DataError(
-                    f"the classes are called by numbers, such as '{numbers[0]}', which a text encoder cannot read; give "
-                    "the data set its class names, or begin at the class means: take the option pretrained out"
+                    f"the classes are called by numbers, such as '{numbers[0]}', which a text encoder cannot read; "
+                    "give the data set its class names, or begin at the class means: take the option pretrained out"
                 )
         try:
             log_prior = class_log_prior(context.class_counts)
