@@ -362,6 +362,8 @@ class Published(BaseModel):
     """The paper, and the table or figure in it."""
     note: str = ""
     """What a reader should know beside it."""
+    precision: Literal["fp32", "half"] = "fp32"
+    """The arithmetic that it was trained in, where it is known; `half` for bf16, or fp16 with scaled losses."""
     when: dict[str, str | int | float | bool] = {}
     """Values in the recipe, by path, without which the figure is another experiment's."""
 
