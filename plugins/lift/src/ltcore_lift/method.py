@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-import torch
 from ltcore_adaptformer import AdaptFormer, AdaptFormerOptions, Bottleneck
 from ltcore_cosine_classifier import CosineClassifier
 from ltcore_logit_adjustment import adjusted_logits, class_log_prior
@@ -112,8 +111,7 @@ class Lift(Method[LiftOptions]):
         if o.pretrained is None:
             directions = context.class_means()
         else:
-            with torch.random.fork_rng(devices=[]):  # an encoder draws its first values
-                directions = text_directions(o.pretrained, context.class_names, o.template, feature_dim)
+            directions = text_directions(o.pretrained, context.class_names, o.template, feature_dim)
         return CosineClassifier(directions, o.scale)
 
     @hookimpl
