@@ -249,6 +249,8 @@ def test_plan_says_where_a_gpu_would_leave_the_published_protocol(cli, write_rec
     assert notes("stages.one.precision=fp32") == [f"precision auto is bf16 on a GPU, {said}two.precision=fp32"]
     assert notes("stages.one.precision=fp32", "stages.two.precision=fp32") == []
     assert notes("stages.one.epochs=2") == [], "no figure of a paper is left to compare with"
+    path = write_recipe(published="[{value: 1, source: 'X, table 1', precision: half}]", **TWO_STAGES)
+    assert notes() == []
     path = write_recipe(**TWO_STAGES)
     assert notes() == []
 

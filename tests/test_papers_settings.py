@@ -20,6 +20,7 @@ FORMS = ({"paper", "at"}, {"paper", "at", "recipe", "why"}, {"recipe", "whose"})
 
 # What the data sets prepare images with where a recipe does not say, and how large small images are.
 TRANSFORM = {"cifar10_lt": "cifar", "cifar100_lt": "cifar", "tiny_imagenet_lt": "cifar"}
+WEIGHTS = {"openai": "CLIP", "augreg_in21k_ft_in1k": "ImageNet-21K, then ImageNet"}  # by timm's tag
 SIZE = {"cifar10_lt": 32, "cifar100_lt": 32, "tiny_imagenet_lt": 64}
 
 
@@ -81,7 +82,9 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     pretrained = recipe.backbone.options.get("pretrained") or recipe.backbone.options.get("weights")
     found: dict[str, Any] = {
         "network": network(recipe),
-        "weights": "ImageNet" if pretrained else "none",
+        "weights": WEIGHTS.get(recipe.backbone.options["model"].partition(".")[2], "ImageNet")
+        if pretrained
+        else "none",
         "input": images(recipe),
         "imbalance": imbalance(recipe),
     }

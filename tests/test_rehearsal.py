@@ -128,9 +128,9 @@ class TestPasses:
         loader = self.loader(workers=2)
         inner = loader.loader.eval_batch
 
-        def slow(start, stop):
+        def slow(start, stop, crops):
             self.clock.now += 0.01 * (stop - start)
-            return inner(start, stop)
+            return inner(start, stop, crops)
 
         loader.loader.eval_batch = slow
         self.go_through(loader, 16, 0.004)

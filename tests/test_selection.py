@@ -94,7 +94,8 @@ def test_tau_is_chosen_on_one_network_by_its_accuracy_on_held_out_images(run, ma
         "optimizer: {name: sgd, lr: 0.1, momentum: 0.9}}]",
     )
     again.execute()
-    features, _, targets = (tensor.double().numpy() for tensor in again.evaluation.outputs("val"))
+    (features,), _, targets = again.evaluation.outputs("val")
+    features, targets = features.double().numpy(), targets.double().numpy()
     weight = again.assembly.model.classifier.weight.detach().double().numpy()
     counts = again.assembly.data.whole.class_counts.double().numpy()
     expected = []

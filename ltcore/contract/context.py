@@ -69,6 +69,7 @@ class RunState:
     learning_rate: float = 0.0
     progress: Tensor = field(default_factory=lambda: torch.zeros(()))
     expert: int | None = None
+    class_names: tuple[str, ...] = ()
 
     def enter(self, stage: str, index: int) -> None:
         """Stand before the first epoch of a stage; nothing of the stage before shows, which a resumed run never saw."""
@@ -101,6 +102,11 @@ class Context:
     def num_classes(self) -> int:
         """C."""
         return self._state.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """C names, in label order, as the data set says them."""
+        return self._state.class_names
 
     @property
     def class_counts(self) -> Tensor:

@@ -83,6 +83,21 @@ class Transform(BaseModel):
     """Largest relative change of brightness, contrast and saturation; 0 for none. By default the transform's own."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized; by default as pre-trained weights of the backbone ask for, else bilinear."""
+    test_crops: Literal[1, 5, 10] = 1
+    """Crops of each image whose logits are averaged where the model is tested or used: 5 are the centre and the four
+    corners, 10 those and their mirror images. Training and methods see the one crop of evaluation."""
+    test_margin: int | None = Field(default=None, ge=1, le=4096)
+    """Pixels by which the shorter side of an image is longer than its `test_crops`; by default 24 where they have
+    224."""
+
+    @model_validator(mode="after")
+    def _has_crops(self) -> Transform:
+        if self.test_margin is not None and self.test_crops == 1:
+            problem = (
+                "there is one crop of each image, which needs no margin; set test_crops to 5 or 10, or leave it out"
+            )
+            _refuse(self, [(("test_margin",), problem)])
+        return self
 
 
 class Normalize(BaseModel):
@@ -371,6 +386,8 @@ class Published(BaseModel):
     """The paper, and the table or figure in it."""
     note: str = ""
     """What a reader should know beside it."""
+    precision: Literal["fp32", "half"] = "fp32"
+    """The arithmetic that it was trained in, where it is known; `half` for bf16, or fp16 with scaled losses."""
     when: dict[str, str | int | float | bool] = {}
     """Values in the recipe, by path, without which the figure is another experiment's."""
 

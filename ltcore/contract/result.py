@@ -274,6 +274,10 @@ class Preparation(TypedDict):
     """Height and width in pixels."""
     interpolation: str
     """How they were resized."""
+    test_crops: NotRequired[int]
+    """Of how many crops of a test image the logits are the mean; absent where it is one."""
+    test_margin: NotRequired[int]
+    """By how many pixels the shorter side was longer than such a crop."""
     mean: list[float]
     """What was subtracted from each channel, on the scale 0..1."""
     std: list[float]

@@ -57,13 +57,14 @@ class Loader(Protocol):
             (`ltcore.ranks.part`), drawn as if it was alone.
         """
 
-    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+    def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         """All images in order, without augmentation: [B, C, H, W] float32, normalised, channels-last.
 
-        Several processes take the batches in turns.
+        With `crops` each image's V test crops in its place: [V * B, C, H, W], the first crop of all images, the second
+        of all, and so on. Only where the transform has more than one. Several processes take the batches in turns.
         """
 
-    def eval_batch(self, start: int, stop: int) -> Tensor:
+    def eval_batch(self, start: int, stop: int, crops: bool = False) -> Tensor:
         """The images from `start` up to `stop` alone, as `eval_batches` gives them."""
 
     def pick(
@@ -131,6 +132,7 @@ class InMemoryLoader:
         crop_padding: pixels of zero padding on each side for the random crop; 0 for no crop.
         flip: whether training images are flipped left to right half of the time.
         device: where images are kept and batches are made.
+        cropped: gives the images' test crops, where the transform has several: they are cut from larger images.
     """
 
     def __init__(
@@ -141,7 +143,9 @@ class InMemoryLoader:
         crop_padding: int = 0,
         flip: bool = False,
         device: torch.device | str = "cpu",
+        cropped: Loader | None = None,
     ) -> None:
+        self._cropped = cropped
         self.device = self.generator_device = torch.device(device)
         self.targets = split.targets.to(self.device)
         self._targets = split.targets
@@ -237,12 +241,18 @@ class InMemoryLoader:
             images = self._changed(images, indices, drawn, OpenedFunctions(functions.pickled), None)
         return self._normalise(images)
 
-    def eval_batch(self, start: int, stop: int) -> Tensor:
+    def eval_batch(self, start: int, stop: int, crops: bool = False) -> Tensor:
         """The images from `start` up to `stop`, as they are: [B, C, H, W] float32, normalised, channels-last."""
+        if crops:
+            assert self._cropped is not None
+            return self._cropped.eval_batch(start, stop, crops)
         return self._normalise(self._images[start:stop].permute(0, 3, 1, 2))
 
-    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+    def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         """All images in order, as they are: [B, C, H, W] float32, normalised, channels-last."""
+        if crops:
+            assert self._cropped is not None
+            return self._cropped.eval_batches(batch_size, crops)
         starts = range(0, len(self), batch_size)[ranks.rank() :: ranks.size()]
         return (self.eval_batch(start, start + batch_size) for start in starts)
 

@@ -46,13 +46,13 @@ class PartialLoader:
         """Number of images."""
         return len(self.loader)
 
-    def eval_batch(self, start: int, stop: int) -> Tensor:
+    def eval_batch(self, start: int, stop: int, crops: bool = False) -> Tensor:
         """See `ltcore.data.loader.Loader.eval_batch`."""
-        return self.loader.eval_batch(start, stop)
+        return self.loader.eval_batch(start, stop, crops)
 
-    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+    def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         """The first images, some of them several times; see `completed`."""
-        return self._first(batch_size, lambda rows: self.loader.eval_batch(0, rows))
+        return self._first(batch_size, lambda rows: self.loader.eval_batch(0, rows, crops))
 
     def train_batches(
         self,

@@ -50,6 +50,7 @@ class Request(NamedTuple):
         functions: what methods do to the images, packed; None for nothing.
         chosen: [B, K] bool, which of the functions act on which image; None where all act on all.
         evaluated: whether images with a seed are prepared as evaluation does; the seeds are then the functions'.
+        crops: whether each image's test crops are wanted, without a seed.
     """
 
     indices: NDArray[np.int64]
@@ -57,6 +58,7 @@ class Request(NamedTuple):
     functions: bytes | None = None
     chosen: NDArray[np.bool_] | None = None
     evaluated: bool = False
+    crops: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,18 @@ class Decoder(Dataset[Any]):
         self._functions: tuple[bytes, OpenedFunctions] | None = None
 
     def __getitems__(self, request: Request) -> Tensor | Broken | Failed:
-        """Images [B, H, W, C] uint8; instead, where there is one, the first that cannot be decoded or transformed."""
-        images = self._room(request)
+        """Images [B, H, W, C] uint8; instead, where there is one, the first that cannot be decoded or transformed.
+
+        Of V crops [V * B, H, W, C], the first crop of all images first.
+        """
+        images, count = self._room(request), len(request.indices)
         pixels = images.numpy()
         functions = None if request.functions is None else self._opened(request.functions)
         state = torch.get_rng_state()
         try:
             for row, index in enumerate(request.indices.tolist()):
                 seed = None if request.seeds is None else int(request.seeds[row])
-                if broken := self._decode(index, seed, pixels[row], request.evaluated):
+                if broken := self._decode(index, seed, pixels[row::count], request.evaluated, request.crops):
                     return broken
                 if functions is not None:
                     # Behind core's own draws for this image, which are what they would be without functions.
@@ -131,17 +136,23 @@ class Decoder(Dataset[Any]):
 
     def _room(self, request: Request) -> Tensor:
         size, channels = self.transform.image_size, len(self.transform.mode)
-        return _empty((len(request.indices), size, size, channels))
+        return _empty((len(request.indices) * (self.transform.crops if request.crops else 1), size, size, channels))
 
     def _decode(
-        self, index: int, seed: int | None, pixels: NDArray[np.uint8], evaluated: bool = False
+        self, index: int, seed: int | None, pixels: NDArray[np.uint8], evaluated: bool = False, crops: bool = False
     ) -> Broken | None:
+        """Write an image, or its crops, into `pixels` [V, H, W, C]."""
         try:
             with self.split.open(index) as image:
                 if seed is not None:
                     torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds GPUs, too
-                found = self.transform.evaluate(image) if seed is None or evaluated else self.transform.train(image)
-            pixels[:] = np.asarray(found).reshape(pixels.shape)
+                if crops:
+                    found = self.transform.evaluate_crops(image)
+                else:
+                    prepared = self.transform.evaluate if seed is None or evaluated else self.transform.train
+                    found = [prepared(image)]
+            for view, place in zip(found, pixels, strict=True):
+                place[:] = np.asarray(view).reshape(place.shape)
         except Exception as error:  # a damaged file makes Pillow raise almost anything
             return Broken(index, self.split.name(index), _reason(error))
         return None
@@ -151,15 +162,16 @@ class _Picker(Decoder):
     """Leaves out what cannot be decoded."""
 
     def __getitems__(self, request: Request) -> Any:
-        """Images [B', H, W, C] uint8 as evaluation sees them, and the others of the request."""
+        """Images [B', H, W, C] uint8 as evaluation sees them (of crops [V * B', H, W, C]), and the request's others."""
         images, read, broken = self._room(request), 0, []
-        pixels = images.numpy()
+        pixels, count = images.numpy(), len(request.indices)
         for index in request.indices.tolist():
-            if found := self._decode(index, None, pixels[read]):
+            if found := self._decode(index, None, pixels[read::count], crops=request.crops):
                 broken.append(found)
             else:
                 read += 1
-        return images[:read], broken
+        rows = images.view(-1, count, *images.shape[1:])
+        return (rows[:, :read].flatten(0, 1) if read < count else images), broken
 
 
 def _empty(shape: tuple[int, ...]) -> Tensor:
@@ -246,15 +258,17 @@ class StreamingLoader:
         with naming_dead_workers():
             yield from self._decoded(self._feed.requests, self._training)
 
-    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+    def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         """All images in order, as evaluation sees them: [B, C, H, W] float32, normalised, channels-last.
+
+        With `crops` [V * B, C, H, W], see `Loader.eval_batches`.
 
         Raises:
             DataError: an image cannot be decoded.
             RunError: a worker died.
         """
         own = islice(_chunks(len(self), batch_size), ranks.rank(), None, ranks.size())
-        requests = (Request(index, None) for index in own)
+        requests = (Request(index, None, crops=crops) for index in own)
         loader = None
         if self.workers and len(self) > batch_size:
             # Of its own, and for this once: a method may ask for features in the middle of an epoch.
@@ -266,13 +280,14 @@ class StreamingLoader:
         """As `eval_batches`, without the images that cannot be decoded, which come along by name.
 
         Yields:
-            [B', C, H, W] float32, normalised, channels-last; and what of the batch is broken. B' may be 0.
+            [B', C, H, W] float32, normalised, channels-last ([V * B', C, H, W] where the transform has several crops);
+            and what of the batch is broken. B' may be 0.
 
         Raises:
             RunError: a worker died.
         """
-        picker = _Picker(self._decoder.split, self._decoder.transform)
-        requests = (Request(index, None) for index in _chunks(len(self), batch_size))
+        picker, several = _Picker(self._decoder.split, self._decoder.transform), self._decoder.transform.crops > 1
+        requests = (Request(index, None, crops=several) for index in _chunks(len(self), batch_size))
         if self.workers and len(self) > batch_size:
             loader = _worker_loader(picker, _Feed(requests), self.workers, persistent=False, device=self.device.type)
             found: Iterator[Any] = iter(loader)
@@ -282,9 +297,9 @@ class StreamingLoader:
             for images, broken in found:
                 yield self._on_device(images), broken
 
-    def eval_batch(self, start: int, stop: int) -> Tensor:
+    def eval_batch(self, start: int, stop: int, crops: bool = False) -> Tensor:
         """The images from `start` up to `stop` alone, decoded in this process; as `eval_batches`."""
-        request = Request(np.arange(start, min(stop, len(self))), None)
+        request = Request(np.arange(start, min(stop, len(self))), None, crops=crops)
         return next(self._decoded(iter([request]), None))
 
     def pick(
@@ -382,7 +397,10 @@ def build_loader(
     """
     if isinstance(split, ArraySplit):
         if transform.whole_batches and split.images.shape[-1] == transform.image_size:
-            return InMemoryLoader(split, mean, std, transform.crop_padding, transform.flip, device)
+            cropped = None
+            if transform.crops > 1:
+                cropped = StreamingLoader(ArrayImages(split), transform, mean, std, workers, device, training=False)
+            return InMemoryLoader(split, mean, std, transform.crop_padding, transform.flip, device, cropped)
         split = ArrayImages(split)
     return StreamingLoader(split, transform, mean, std, workers, device, training)
 

@@ -36,6 +36,8 @@ _MARGIN = 256 / 224
 #: How much larger than wanted a JPEG is at least decoded. Evaluation keeps the distance that Pillow's thumbnails keep.
 _GAP_TRAINING, _GAP_EVALUATION = 1.0, 2.0
 _GREY = 128
+#: By how much more than a crop the shorter side has where several crops are tested, as in LIFT's code.
+_CROP_MARGIN = 24 / 224
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ class ImageTransform:
         mode: Pillow's mode of what comes out: ``RGB``, or ``L`` for one channel.
         interpolation: how images are resized; both kinds are antialiased.
         window: the values that become black and white in images of more than eight bits (`ltcore.data.pixels`).
+        crops: how many crops of an image are looked at where the model is tested or used (`evaluate_crops`); 1 for what
+            `evaluate` gives.
+        crop_margin: pixels by which an image's shorter side is longer than those crops.
     """
 
     name: str
@@ -95,6 +100,8 @@ class ImageTransform:
     mode: str = "RGB"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     window: Sequence[float] | None = None
+    crops: int = 1
+    crop_margin: int = 0
 
     @property
     def whole_batches(self) -> bool:
@@ -168,20 +175,49 @@ class ImageTransform:
         image = upright(image)
         return self._cut(image, _centre_of_resized(image, self.shorter_side, self.image_size), _GAP_EVALUATION)
 
+    def evaluate_crops(self, image: Image) -> list[Image]:
+        """An image's crops, resized in proportion: the centre, the corners from the top left on, then all mirrored.
+
+        The shorter side becomes the size and `crop_margin` pixels.
+
+        Args:
+            image: as Pillow opened it, not necessarily decoded. It may be changed.
+
+        Raises:
+            OSError: it cannot be decoded; Pillow raises other exceptions too where a file is damaged.
+        """
+        from PIL.Image import Transpose
+
+        image, size = upright(image), self.image_size
+        shorter = size + self.crop_margin
+        resized = _resized(image, shorter)
+        right, bottom = (side - size for side in resized)
+        corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
+        boxes = [_window(image, resized, left, top, size) for left, top in corners]
+        found = self._cuts(image, [_centre_of_resized(image, shorter, size), *boxes], _GAP_EVALUATION)
+        return found if self.crops == 5 else [*found, *(crop.transpose(Transpose.FLIP_LEFT_RIGHT) for crop in found)]
+
     def _cut(self, image: Image, box: Box, gap: float) -> Image:
         """The box of the image, resized to the size."""
+        return self._cuts(image, [box], gap)[0]
+
+    def _cuts(self, image: Image, boxes: Sequence[Box], gap: float) -> list[Image]:
+        """Boxes of one size, each resized to the size of the transform; the image is decoded once."""
         from PIL.Image import Resampling
 
-        size = self.image_size
+        size, box = self.image_size, boxes[0]
         smaller = min(box[2] - box[0], box[3] - box[1]) / (gap * size)
         if smaller >= 2:
             width, height = image.size
             drafted = image.draft(None, (math.ceil(width / smaller), math.ceil(height / smaller)))
-            if drafted:  # the box, in the pixels of the smaller image, whose last ones may be cut short
+            if drafted:  # the boxes, in the pixels of the smaller image, whose last ones may be cut short
                 x, y = drafted[1][2] / width, drafted[1][3] / height
-                box = (box[0] * x, box[1] * y, min(box[2] * x, image.width), min(box[3] * y, image.height))
+                boxes = [
+                    (box[0] * x, box[1] * y, min(box[2] * x, image.width), min(box[3] * y, image.height))
+                    for box in boxes
+                ]
         image = converted(image, self.mode, self.window)
-        return image.resize((size, size), Resampling[self.interpolation.upper()], box=box)
+        return [image.resize((size, size), Resampling[self.interpolation.upper()], box=box) for box in boxes]
 
 
 def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransform:
@@ -218,6 +254,8 @@ def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransfo
         rule.color_jitter if asked.color_jitter is None else asked.color_jitter,
         "L" if channels == 1 else "RGB",
         asked.interpolation or "bilinear",
+        crops=asked.test_crops,
+        crop_margin=0 if asked.test_crops == 1 else asked.test_margin or max(1, round(_CROP_MARGIN * size)),
     )
     if found.crop != "pad":
         if asked.crop_padding:
@@ -230,6 +268,11 @@ def resolve(splits: DataSplits, asked: Transform, channels: int) -> ImageTransfo
         raise DataError(
             f"the transform '{name}' at {size} pixels needs images of 1 or 3 channels, but these have {channels}; "
             "choose name: none or cifar, without image_size and color_jitter"
+        )
+    if found.crops > 1 and channels not in (1, 3):
+        raise DataError(
+            f"data.transform.test_crops is {found.crops}, which needs images of 1 or 3 channels, but these have "
+            f"{channels}; remove test_crops"
         )
     return found
 

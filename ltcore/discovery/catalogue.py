@@ -73,6 +73,7 @@ _OURS = {
     "l2rw": "ltcore-reweighting-net",
     "label_aware_smoothing": "ltcore-mislas",
     "ldam": "ltcore-ldam",
+    "lift": "ltcore-lift",
     "linear_probe": "ltcore-probe",
     "logit_adjustment": "ltcore-logit-adjustment",
     "lora": "ltcore-lora",

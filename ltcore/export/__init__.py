@@ -74,4 +74,10 @@ def export(saved: SavedRun, to: str, out: Path | None = None, force: bool = Fals
                 error.within(f"{to}: ", "; nothing was written")
             raise
         put(made, target)
-    return [f"{target}: {to}, {model.told}", *checked]
+    crops, notes = saved.description.transform.crops, []
+    if crops > 1:
+        notes.append(
+            f"the run's figures are of {crops} crops of each image, whose logits are averaged (test_crops); the "
+            "exported model gives the logits of one"
+        )
+    return [f"{target}: {to}, {model.told}", *checked, *notes]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ltcore.data.streaming import build_loader
 from ltcore.errors import DataError, RunError
 from ltcore.evaluation.calibrated import TOLERANCE, relative_difference
+from ltcore.evaluation.outputs import mean_over_crops
 from ltcore.export.formats import saying
 
 if TYPE_CHECKING:
@@ -48,10 +49,13 @@ def checked_logits(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[st
     index = np.unique(np.linspace(0, len(data.test) - 1, _IMAGES).astype(np.int64))
     some = data.test.subset(torch.from_numpy(index))
     loader = build_loader(some, data.transform, data.mean, data.std, 0, torch.device("cpu"), training=False)
-    batches = [batch.contiguous() for batch in loader.eval_batches(_BATCH)]
+    crops = data.transform.crops
+    batches = [batch.chunk(crops) for batch in loader.eval_batches(_BATCH, crops > 1)]
+    views = [[each.contiguous() for each in view] for view in zip(*batches, strict=True)]
+    found = mean_over_crops([_called(call, view) for view in views])
     expected = torch.from_numpy(saved.calibrated_logits[index])
     tolerance = TOLERANCE if saved.result["device"] == "cpu" else _TOLERANCE_GPU
-    return [*said, _judge(f"{len(index)} test images", _called(call, batches), expected, tolerance)]
+    return [*said, _judge(f"{len(index)} test images", found, expected, tolerance)]
 
 
 def _called(call: Callable[[Tensor], Tensor], batches: list[Tensor]) -> Tensor:

@@ -129,6 +129,7 @@ def about(saved: SavedRun) -> dict[str, Any]:
         "seed": saved.recipe.seed,
         "calibration": saved.result["calibration"],
         "test": {name: value for name, value in saved.metrics.items() if isinstance(value, int | float)},
+        "test_crops": transform.crops,
         "ltcore": __version__,
     }
 

@@ -151,7 +151,7 @@ def _card(saved: SavedRun, about: dict[str, Any], by_timm: bool) -> str:
         else "timm has no model of these weights (the network or the classifier is another), so `model.pt2` holds the "
         "whole model as a `torch.export` program beside the tensors in `model.safetensors`."
     )
-    calibrated = ", ".join(about["calibration"]) or "none"
+    calibrated, crops = ", ".join(about["calibration"]) or "none", about["test_crops"]
     rows = [
         f"| {FIGURES[key].long} | {_percent(before.get(key))} | {_percent(saved.metrics.get(key))} |" for key in CARD
     ]
@@ -184,7 +184,8 @@ def _card(saved: SavedRun, about: dict[str, Any], by_timm: bool) -> str:
         "",
         "## Results on the test images",
         "",
-        f"Calibration: {calibrated}. Percent.",
+        f"Calibration: {calibrated}. Percent."
+        + (f" The mean logits of {crops} crops of each image; this model sees one." if crops > 1 else ""),
         "",
         "| | before calibration | after |",
         "| --- | --- | --- |",

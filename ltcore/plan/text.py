@@ -66,9 +66,9 @@ def _unpackaged(plan: Plan) -> list[str]:
 def _notes(recipe: Recipe) -> list[str]:
     """What a reader of the plan should know beside it: a sentence each."""
     low = {stage.name: stage.precision for stage in recipe.stages if stage.precision != "fp32"}
-    if not (low and recipe.published):
+    sources = "; ".join(dict.fromkeys(figure.source for figure in recipe.published if figure.precision == "fp32"))
+    if not (low and sources):
         return []
-    sources = "; ".join(dict.fromkeys(figure.source for figure in recipe.published))
     how = [("auto is bf16 on a GPU" if precision == "auto" else precision) for precision in low.values()]
     changes = " ".join(f"--set stages.{name}.precision=fp32" for name in low)
     return [f"precision {' and '.join(dict.fromkeys(how))}, and the published protocol ({sources}) is fp32: {changes}"]

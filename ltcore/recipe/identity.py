@@ -17,6 +17,8 @@ _LATER = (
     (re.compile("unsure"), None),
     (re.compile(r"stages\.[^.]+\.(validate_every|stop_after)"), None),
     (re.compile(r"stages\.[^.]+\.keep"), "last"),
+    (re.compile(r"data\.transform\.test_crops"), 1),
+    (re.compile(r"data\.transform\.test_margin"), None),
     (re.compile(r"stages\.[^.]+\.accumulate"), 1),
     (re.compile(r"stages\.[^.]+\.cache_precision"), "fp32"),
 )

@@ -122,13 +122,22 @@ class LoadedRecipe:
         return LoadedRecipe(validate(Recipe, source, locator), source, self.path, locator, self.code, self.runs_code)
 
     def without_weights(self) -> tuple[LoadedRecipe, list[str]]:
-        """The recipe with a backbone that starts from random weights, and which of its options asked for others."""
-        options = (self.source.get("backbone") or {}).get("options") or {}
-        asked = [name for name in ("pretrained", "weights") if options.get(name)]
+        """The recipe with nothing that starts from weights of others, and the paths of the options that asked for some.
+
+        These are the backbone's `pretrained` and `weights`, and each method's `pretrained`.
+        """
+        asked = []
+        for names, path in [
+            (("pretrained", "weights"), ("backbone",)),
+            *((("pretrained",), ("methods", key)) for key in self.recipe.methods),
+        ]:
+            part: Any = self.source
+            for key in (*path, "options"):
+                part = (part or {}).get(key)
+            asked += [".".join((*path, "options", name)) for name in names if (part or {}).get(name)]
         if not asked:
             return self, []
-        changes = {f"backbone.options.{name}": None for name in asked}
-        return self.changed(changes, self.where("backbone", "options")), asked
+        return self.changed(dict.fromkeys(asked), self.where("backbone", "options")), asked
 
     def validate_options(self, options_class: type[OptionsT], path: tuple[Key, ...], whose: str) -> OptionsT:
         """The options at `path`, checked; where nothing stands there, the defaults.

@@ -139,8 +139,10 @@ def _rehearsal(
         loaded = load_recipe(recipe, sets, seed)
     loaded, left_out = loaded.without_weights()
     notes = [
-        f"backbone.options.{name}: no weights are fetched or read; the network starts at random ones"
-        for name in left_out
+        f"{path}: no weights are fetched or read; the network starts at random ones"
+        if path.startswith("backbone.")
+        else f"{path}: no weights are fetched or read; the method goes on as without them"
+        for path in left_out
     ]
     networks = 1
     if loaded.recipe.select is not None:

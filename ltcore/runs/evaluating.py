@@ -15,12 +15,12 @@ from ltcore.contract.figures import CONSOLE, FIGURES
 from ltcore.contract.splits import ArraySplit, StreamedSplit
 from ltcore.data.fingerprint import Fingerprint, alike, print_of
 from ltcore.data.labelled import read_labelled
-from ltcore.data.loader import InMemoryLoader
-from ltcore.data.streaming import ArrayImages, Broken, worker_count
+from ltcore.data.streaming import ArrayImages, Broken, build_loader, worker_count
 from ltcore.errors import DataError, RecipeError, RunError
 from ltcore.evaluation.classes import class_figures, intervals
 from ltcore.evaluation.images import ImageRows, image_names
 from ltcore.evaluation.metrics import evaluate_logits
+from ltcore.evaluation.outputs import image_logits
 from ltcore.evaluation.priors import Prior, adjusted, expected, read_prior
 from ltcore.evaluation.unsure import summary, sureness
 from ltcore.files.run_directory import RunDirectory
@@ -94,6 +94,8 @@ def evaluate(
     notes += found.notes
     logits, kept, broken = _logits(saved, found.split, batch_size, workers)
     notes += [f"{each.said}: cannot be decoded, left out" for each in broken]
+    if (crops := saved.description.transform.crops) > 1:
+        notes.append(f"of each image {crops} crops are looked at, whose logits are averaged, as the run's recipe says")
     targets = found.split.targets[kept]
     shown = image_names(found.split)
     about: dict[str, Any] = {}
@@ -141,6 +143,7 @@ def _logits(
     """Logits [M, C] of the images that can be decoded, where they stand [M], and the others."""
     model = saved.model.to("cuda" if torch.cuda.is_available() else "cpu")
     device, told = next(model.parameters()).device, saved.description
+    crops = told.transform.crops
     found: list[Tensor] = []
     broken: list[Broken] = []
     with torch.no_grad():
@@ -151,15 +154,16 @@ def _logits(
                     f"the images are {list(split.images.shape[1:])} (channels, height, width), but the model takes "
                     f"{[channels, size, size]}"
                 )
-            loader = InMemoryLoader(split, told.mean, told.std, device=device)
-            found = [model(images).float().cpu() for images in loader.eval_batches(batch_size)]
+            loader = build_loader(split, told.transform, told.mean, told.std, 0, device, training=False)
+            batches = loader.eval_batches(batch_size, crops > 1)
+            found = [image_logits(model, images, crops).cpu() for images in batches]
         else:
             opened = ArrayImages(split) if isinstance(split, ArraySplit) else split
             count = worker_count("auto") if workers is None else workers
             for images, unread in streaming(told, opened, count, device).readable_batches(batch_size):
                 broken += unread
                 if len(images):
-                    found.append(model(images).float().cpu())
+                    found.append(image_logits(model, images, crops).cpu())
     if not found:
         raise DataError(f"no image can be decoded; the first is {broken[0].said}")
     kept = torch.ones(len(split), dtype=torch.bool)

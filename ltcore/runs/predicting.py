@@ -19,6 +19,7 @@ from ltcore.data.image_files import file_split, find_images
 from ltcore.data.loader import InMemoryLoader, Loader
 from ltcore.data.streaming import ArrayImages, Broken, StreamingLoader
 from ltcore.errors import DataError
+from ltcore.evaluation.outputs import image_logits
 from ltcore.evaluation.unsure import Thresholds
 
 if TYPE_CHECKING:
@@ -93,8 +94,10 @@ def predict(model: Model, description: Description, images: Images, batch_size: 
         DataError: an image is missing, cannot be decoded, or is no image.
     """
     names, loader = _loader(description, images, next(model.parameters()).device)
+    crops = description.transform.crops
     with evaluating(model):
-        logits = [model(batch).float().cpu().numpy() for batch in loader.eval_batches(batch_size)]
+        batches = loader.eval_batches(batch_size, crops > 1)
+        logits = [image_logits(model, batch, crops).cpu().numpy() for batch in batches]
     whole = np.concatenate(logits or [_no_logits(description)])
     return Predictions(names, whole, description.class_names, description.unsure)
 
@@ -120,13 +123,13 @@ def predict_files(
     """
     split = file_split(Path(), files, [0] * len(files))
     loader = streaming(description, split, workers, next(model.parameters()).device)
-    start = 0
+    start, crops = 0, description.transform.crops
     with evaluating(model):
         for images, broken in loader.readable_batches(batch_size):
-            count = len(images) + len(broken)
+            count = len(images) // crops + len(broken)
             unread = {found.index for found in broken}
             names = tuple(files[index] for index in range(start, start + count) if index not in unread)
-            logits = model(images).float().cpu().numpy() if names else _no_logits(description)
+            logits = image_logits(model, images, crops).cpu().numpy() if names else _no_logits(description)
             yield Predictions(names, logits, description.class_names, description.unsure), broken
             start += count
 
@@ -159,7 +162,8 @@ def _loader(description: Description, images: Images, device: torch.device) -> t
         split = ArraySplit(_pixels(given), torch.zeros(len(given), dtype=torch.int64))
         names = tuple(f"image {number}" for number in range(len(split)))
         size, channels = description.transform.image_size, len(description.mean)
-        if description.transform.whole_batches and split.images.shape[1:] == (channels, size, size):
+        plain = description.transform.whole_batches and description.transform.crops == 1
+        if plain and split.images.shape[1:] == (channels, size, size):
             return names, InMemoryLoader(split, description.mean, description.std, device=device)
         return names, streaming(description, ArrayImages(split), 0, device)
     if all(isinstance(image, str | Path) for image in given):

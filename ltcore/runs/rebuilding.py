@@ -79,10 +79,10 @@ class _OneImage:
     def __len__(self) -> int:
         return 1
 
-    def eval_batch(self, start: int, stop: int) -> Tensor:
+    def eval_batch(self, start: int, stop: int, crops: bool = False) -> Tensor:
         return torch.zeros(1, self.channels, self.size, self.size)
 
-    def eval_batches(self, batch_size: int) -> Iterator[Tensor]:
+    def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         yield self.eval_batch(0, 1)
 
     def train_batches(

@@ -69,6 +69,7 @@ def make_context(
         seed=seed,
         device=torch.device("cpu"),
         num_classes=len(counts),
+        class_names=tuple(f"class {label}" for label in range(len(counts))),
         class_counts=class_counts,
         training_targets=train.targets,
         validation_targets=held_out.targets,

@@ -64,6 +64,7 @@ class Assembly:
             seed=recipe.seed,
             device=device,
             num_classes=len(whole.class_names),
+            class_names=whole.class_names,
             class_counts=whole.class_counts.to(device),
             training_targets=whole.train.targets,
             validation_targets=None if whole.val is None else whole.val.targets,

@@ -81,6 +81,11 @@ def write_result(
             "transform": data.transform.name,
             "image_size": data.transform.image_size,
             "interpolation": data.transform.interpolation,
+            **(
+                {"test_crops": data.transform.crops, "test_margin": data.transform.crop_margin}
+                if data.transform.crops > 1
+                else {}
+            ),
             "mean": list(data.mean),
             "std": list(data.std),
         },

@@ -35,7 +35,7 @@ class Validation(Observer):
 
     def __init__(self, evaluation: Evaluation, tell: Callable[[str], None]) -> None:
         self._evaluation, self._tell = evaluation, tell
-        self._pooled: Tensor | None = None
+        self._pooled: tuple[Tensor, ...] | None = None
         self.figures: dict[str, float | None] | None = None
 
     def epoch_ended(self, loop: Loop) -> None:
