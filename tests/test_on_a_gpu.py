@@ -51,7 +51,7 @@ def records():
 
 
 def test_the_recipes_in_order_of_worth(jobs, tmp_path):
-    names = ["ce", "ldam_drw", "balanced_softmax", "cdt", "mixup_crt", "safa_ldam_drw", "stg", "glag", "ofa", "mislas"]
+    names = ["ce", "ldam_drw", "balanced_softmax", "mixup_crt", "safa_ldam_drw", "stg", "glag", "ofa", "cdt", "mislas"]
     assert jobs.ORDER == names
     data = tmp_path / "data.npz"
     made = jobs.asked_of(names, [0, 1], ROOT, tmp_path, data, short=False)

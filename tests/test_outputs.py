@@ -231,12 +231,12 @@ def test_cells_of_predictions_are_no_formulas(tmp_path):
 
     classes = [("=cmd|' /C calc'!A0", 0.5), ("a\x1b[31mred\nnext", 0.25), ("-5", 0.125), ("@", 0.1)]
     stream = io.StringIO(newline="")
-    _Table(stream, 4).add("+1+1.png", classes)
+    _Table(stream, 4, False, False).add("+1+1.png", classes, None)
     row = list(csv.reader(io.StringIO(stream.getvalue())))[1]
     assert row[0] == "'+1+1.png" and row[1::2] == ["'=cmd|' /C calc'!A0", "a\x1b[31mred\nnext", "-5", "@"]
-    _Lines(lines := io.StringIO()).add("a\nb\x9b.png", classes)
+    _Lines(lines := io.StringIO()).add("a\nb\x9b.png", classes, None)
     assert lines.getvalue().splitlines() == [
         "a\\nb\\x9b.png: =cmd|' /C calc'!A0 50.0 %, a\\x1b[31mred\\nnext 25.0 %, -5 12.5 %, @ 10.0 %"
     ]
-    _Json(written := io.StringIO()).add("a\x9b\u202e", [("é", 1.0)])
+    _Json(written := io.StringIO(), False).add("a\x9b\u202e", [("é", 1.0)], None)
     assert written.getvalue().isascii() and "\\u009b\\u202e" in written.getvalue()

@@ -375,5 +375,5 @@ def _comment(*paragraphs: str) -> str:
     lines: list[str] = []
     for text in paragraphs:
         # A command stays in one line, to be copied.
-        lines += [text] if text.startswith("  ") else wrap(text, 110, break_long_words=False) or [""]
+        lines += [text] if text.startswith("  ") else wrap(text, 110, break_long_words=False, break_on_hyphens=False) or [""]
     return "\n".join(f"# {printable(line)}".rstrip() for line in lines)
