@@ -421,7 +421,8 @@ def test_a_record_of_a_run_is_small_and_keeps_its_cells(folder):
     result = json.loads((run / "result.json").read_text())
     assert content["figures"]["top1"] == result["after_calibration"]["top1"]
     assert "per_class_accuracy" not in content["figures"] and content["data"] == result["data_fingerprint"]
-    assert content["seconds"] > 0 and content["code"] == result["code"]
+    assert content["seconds"] == round(sum(stage["seconds"] for stage in result["stages"]), 1)
+    assert content["code"] == result["code"]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

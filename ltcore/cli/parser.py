@@ -90,10 +90,10 @@ def run_named(text: str) -> Path:
     """A run's directory, from an argument's text.
 
     ``latest``, or a recipe's name, stands for the run in ``runs`` that was begun last, of those that have ended if
-    there is one; what is there under the text itself comes first.
+    there is one; what is there under the text itself comes first, unless it is a folder without a run, as of images.
     """
     path = Path(text)
-    if path.exists() or path.name != text:
+    if _is_there(path) or path.name != text:
         return path
     found = list(Path("runs").glob(f"{'*' if text == 'latest' else glob.escape(text)}/[!.]*/recipe.yaml"))
     ended = [each for each in found if each.with_name("result.json").exists()]
@@ -107,7 +107,12 @@ def run_named(text: str) -> Path:
 def runs_named(text: str) -> Path:
     """Runs, from an argument's text: as `run_named`, but a recipe's name stands for all of its runs in ``runs``."""
     folder = Path("runs", text)
-    return folder if text != "latest" and not Path(text).exists() and folder.is_dir() else run_named(text)
+    return folder if text != "latest" and not _is_there(Path(text)) and folder.is_dir() else run_named(text)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path is a file, or a folder with a run in it or below."""
+    return path.is_file() or any(next(path.glob(f"{depth}recipe.yaml"), None) for depth in ("", "*/", "*/*/"))
 
 
 def whole(text: str) -> int:

@@ -14,6 +14,9 @@ from ltcore.init.machine import Machine
 from ltcore.init.survey import ENOUGH_TO_VALIDATE, Survey, rarest
 from ltcore.untrusted import printable
 
+#: On a CPU images larger than so many pixels of a side are evaluated in batches of so many.
+SMALL, EVAL_BATCH = 64, 16
+
 
 def commands(found: Survey, made: Choices, recipe: Path) -> dict[str, str]:
     """The commands to rehearse, to run, and to run plain cross-entropy with the same network."""
@@ -57,6 +60,8 @@ def recipe_text(found: Survey, made: Choices, wishes: Wishes, machine: Machine, 
     parts = [_head(found, made, recipe), _data(found, made), _backbone(found, made, wishes, machine)]
     if made.methods:
         parts.append("\n".join(["methods:", *(f"  {name}: {_options(found, name)}" for name in _named(made))]))
+    if made.rung.size > SMALL and machine.device == "cpu":
+        parts.append(f"eval_batch_size: {EVAL_BATCH}      # a CPU is quicker on few large images at a time")
     parts.append(_stages(found, made, wishes, machine))
     return "\n".join(parts) + "\n"
 
@@ -375,5 +380,7 @@ def _comment(*paragraphs: str) -> str:
     lines: list[str] = []
     for text in paragraphs:
         # A command stays in one line, to be copied.
-        lines += [text] if text.startswith("  ") else wrap(text, 110, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += (
+            [text] if text.startswith("  ") else wrap(text, 110, break_long_words=False, break_on_hyphens=False) or [""]
+        )
     return "\n".join(f"# {printable(line)}".rstrip() for line in lines)
