@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # for type checkers and `ltcore.discovery.static`; a test hol
     from ltcore.contract.splits import StreamedSplit as StreamedSplit
     from ltcore.contract.statistics import largest_classes as largest_classes
     from ltcore.contract.statistics import nearest_classes as nearest_classes
+    from ltcore.contract.suited import Suited as Suited
     from ltcore.errors import DataError as DataError
     from ltcore.errors import LtcoreError as LtcoreError
     from ltcore.errors import PluginError as PluginError
@@ -90,6 +91,7 @@ _HOMES = {
     "SavedRun": "runs.saved",
     "Stage": "contract.recipe",
     "StreamedSplit": "contract.splits",
+    "Suited": "contract.suited",
     "class_balanced_distribution": "contract.samplers",
     "draw_classes": "contract.samplers",
     "evaluating": "contract.model",

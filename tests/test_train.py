@@ -80,3 +80,46 @@ def test_every_command_of_the_walk_works(cli, photos, tmp_path):
         assert result.code == 0, (line, result)
     for made in ("photos.yaml", "photos.html", "photos_all.html", "evaluated/errors.csv", "found.csv", "photos.pt2"):
         assert (tmp_path / made).is_file(), made
+
+
+def test_a_named_method_has_its_own_recipe_and_run(cli, photos, tmp_path):
+    result = cli("train", photos, *WORDS, "--method", "cdt")
+    assert result.code == 0, result
+    assert yaml.safe_load((tmp_path / "photos_cdt.yaml").read_text())["stages"][0]["methods"] == ["cdt"]
+    assert not (tmp_path / "photos.yaml").exists() and (tmp_path / "photos_cdt.html").is_file()
+    assert "left out" not in result.out and len(list((tmp_path / "runs" / "photos_cdt").iterdir())) == 1
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_all_methods_are_compared_on_held_out_images_and_the_best_is_named(cli, photos, tmp_path, monkeypatch, split):
+    """With images to validate on, and without, where some are held out; of five methods, to be quick."""
+    monkeypatch.setattr(
+        "ltcore.init.methods.all_suited", lambda: ["cdt", "glag", "ldam", "temperature", "distillation"]
+    )
+    if split:
+        folder = tmp_path / "split"
+        put(folder / "train", {"cat": 40, "dog": 15, "yak": 5})
+        put(folder / "test", dict.fromkeys(LONG, 3))
+        folder = folder.rename(tmp_path / "set")
+    else:
+        folder = photos.rename(tmp_path / "set")
+    words = [word if word != 32 else 16 for word in WORDS]
+    result = cli("train", folder, *words, "--method", "all")
+    assert result.code == 0, result
+    assert "left out  distillation: --method distillation: its recipe would be refused" in result.out
+    ran = {path.name: next(path.iterdir()) for path in (tmp_path / "runs").iterdir()}
+    assert set(ran) == {"set", "set_cdt", "set_glag", "set_ldam", "set_temperature"}  # and no features are left
+    recipes = {name: yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) for name in ran}
+    assert {recipe["data"].get("holdout") for recipe in recipes.values()} == ({3} if split else {None})
+    scores = {
+        name: json.loads((path / "result.json").read_text())["stages"][-1]["validation"]["balanced_accuracy"]
+        for name, path in ran.items()
+    }
+    lines = result.out[result.out.index("held out  balanced") :].splitlines()
+    table = {line.split()[0]: line.split()[1] for line in lines[1:6]}
+    methods = {"init" if name == "set" else name.removeprefix("set_"): score for name, score in scores.items()}
+    assert table == {name: f"{100 * score:.1f}" for name, score in methods.items()}
+    best = max(scores.values())
+    assert scores[Path(commands(result.out)["predict"][1]).parent.name] == best
+    assert methods[lines[1].split()[0]] == best
+    assert "set_ldam" in (tmp_path / "set_methods.html").read_text()

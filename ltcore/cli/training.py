@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,23 +108,50 @@ def train(
     out: Path = Path("runs"),
     seeds: Sequence[str] = (),
     force: bool = False,
+    method: str | None = None,
     **wished: Any,
 ) -> None:
     """Write a recipe for a folder of images or a table of labels, train it and draw the report: init, run and report.
 
-    The recipe is left as `ltcore init` writes it. DIR is what `ltcore init` takes.
+    The recipe is left as `ltcore init` writes it. DIR is what `ltcore init` takes. With --method all a recipe is
+    trained for each method that says what suits it, all within the time, and they are compared on held-out images.
 
     Example: ltcore train photos --minutes 3
     """
-    from ltcore.init import write_recipe
+    from tempfile import TemporaryDirectory
+
+    from ltcore.init import ALL, write_recipe, write_recipes
     from ltcore.report import write_report
 
     name = folder.expanduser().absolute().name or "photos"
-    path = Path(f"{name}.yaml") if recipe is None else recipe
-    print(write_recipe(folder, path, force, **wished) + "\n", flush=True)
+    named = f"{name}.yaml" if method in (None, ALL) else f"{name}_{method}.yaml"
+    path = Path(named) if recipe is None else recipe
     more = [word for each in seeds for word in ("--seeds", each)]
-    ended = run(path, out=out, seeds=seeds, again=["run", str(path), "--out", str(out), *more])
-    page = path.with_suffix(".html")
+
+    def trained(recipe: Path, features: Path | None = None) -> list[Path]:
+        again = ["run", str(recipe), "--out", str(out), *more]
+        return run(recipe, out=out, seeds=seeds, features=features, again=again)
+
+    if method == ALL:
+        from ltcore.init.comparing import Compared, held_out_table
+
+        made = write_recipes(folder, path, force, **wished)
+        found: dict[str, Compared] = {}
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".features-", dir=out) as features:
+            for each, one in made.paths.items():
+                print(f"== {each}\n{made.summaries[each]}\n", flush=True)
+                start = time.perf_counter()
+                runs = trained(one, Path(features))
+                found[each] = Compared(runs, time.perf_counter() - start)
+        print("\n" + held_out_table(found, made.left_out))
+        best = max(found, key=lambda each: found[each].score)
+        # The best one last, whose errors and use are named below.
+        ended = [path for each in found if each != best for path in found[each].runs] + found[best].runs
+        page = path.with_name(f"{path.stem}_methods.html")
+    else:
+        print(write_recipe(folder, path, force, method=method, **wished) + "\n", flush=True)
+        ended, page = trained(path), path.with_suffix(".html")
     for note in write_report(ended, page, features=False):  # whose map would need all images once more
         print(f"note: {printable(note)}")
     last = ended[-1]

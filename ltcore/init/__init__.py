@@ -6,13 +6,40 @@ and written down as a recipe with comments (`text`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-from ltcore.errors import RecipeError
+from ltcore.errors import LtcoreError, RecipeError
 from ltcore.files.output import refuse_output, write_output
 
+if TYPE_CHECKING:
+    from ltcore.init.choices import Wishes
+    from ltcore.init.machine import Machine
+    from ltcore.init.survey import Survey
 
-def write_recipe(folder: Path, out: Path, force: bool, split: str = "auto", **wished: object) -> str:
+ALL = "all"
+#: Training images per class that are held out to compare methods on, where the images have no validation split.
+HELD_OUT = 3
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Recipes for the same images, for one method each.
+
+    Attributes:
+        paths: the recipes by method; the first is the one that `init` writes without a method, called ``init``.
+        summaries: by method, what was found and will be done.
+        left_out: by method, why it has no recipe.
+    """
+
+    paths: dict[str, Path]
+    summaries: dict[str, str]
+    left_out: dict[str, str]
+
+
+def write_recipe(folder: Path, out: Path, force: bool, split: str = "auto", **wished: Any) -> str:
     """Write a recipe for a folder of images; returns the summary to print.
 
     Args:
@@ -26,18 +53,89 @@ def write_recipe(folder: Path, out: Path, force: bool, split: str = "auto", **wi
         DataError: the folder's images cannot be used.
         RecipeError: the recipe is there already or cannot be written, or the wishes cannot be met.
     """
+    _refuse(out, force)
+    from ltcore.init.choices import Wishes
+    from ltcore.init.machine import this_machine
+    from ltcore.init.survey import survey
+
+    wishes = Wishes(**wished)
+    if wishes.method == ALL:
+        raise RecipeError(f"--method {ALL} trains a recipe for each method and compares them: ltcore train {folder}")
+    return _write(survey(folder, split), wishes, this_machine(), out)  # type: ignore[arg-type]
+
+
+def write_recipes(folder: Path, out: Path, force: bool, split: str = "auto", **wished: Any) -> Recipes:
+    """Write `init`'s own recipe, and one for each installed method that says what suits it; all share the time.
+
+    Args:
+        folder: the images, or the lists that name them.
+        out: the first recipe's path; the others have the method's name behind it.
+        force: whether recipes that are there are written over.
+        split: see `write_recipe`.
+        **wished: fields of `ltcore.init.choices.Wishes`.
+
+    Raises:
+        DataError: the folder's images cannot be used.
+        RecipeError: a recipe is there already or cannot be written, or the wishes cannot be met.
+    """
+    from ltcore.init.choices import Wishes
+    from ltcore.init.machine import this_machine
+    from ltcore.init.methods import all_suited
+    from ltcore.init.survey import survey
+
+    paths = {"init": out} | {name: out.with_name(f"{out.stem}_{name}{out.suffix}") for name in all_suited()}
+    for path in paths.values():
+        _refuse(path, force)
+    found, machine, wishes = survey(folder, split), this_machine(), Wishes(**wished)  # type: ignore[arg-type]
+    wishes = replace(
+        wishes, minutes=wishes.minutes / len(paths), method=None, holdout=0 if found.images["val"] else HELD_OUT
+    )
+    made = Recipes({}, {}, {})
+    for name, path in paths.items():
+        try:
+            asked = wishes if name == "init" else replace(wishes, method=name)
+            made.summaries[name] = _write(found, asked, machine, path)
+            made.paths[name] = path
+        except LtcoreError as error:
+            if name == "init":
+                raise RecipeError(f"--method {ALL} shares the time between {len(paths)} recipes: {error}") from error
+            made.left_out[name] = str(error)
+    return made
+
+
+def _refuse(out: Path, force: bool) -> None:
+    """Refuse a path that is no recipe's, or is taken."""
     if out.exists() and not force:
         raise RecipeError(f"{out} is there already; choose another file with --out, or write over it with --force")
     if out.suffix not in (".yaml", ".yml"):
         raise RecipeError(f"--out: {out} should end in .yaml, as recipes do")
     refuse_output(out)
-    from ltcore.init.choices import Wishes, choose
-    from ltcore.init.machine import this_machine
-    from ltcore.init.survey import survey
+
+
+def _write(found: Survey, wishes: Wishes, machine: Machine, out: Path) -> str:
+    """Choose, write the recipe, and return the summary; the recipe of a named method is rehearsed."""
+    from ltcore.init.choices import Choices, choose
     from ltcore.init.text import recipe_text, summary
 
-    wishes, machine = Wishes(**wished), this_machine()  # type: ignore[arg-type]
-    found = survey(folder, split)  # type: ignore[arg-type]
-    made = choose(found, wishes, machine)
-    write_output(out, recipe_text(found, made, wishes, machine, out))
+    def text(made: Choices) -> str:
+        return recipe_text(found, made, wishes, machine, out)
+
+    def rehearsed(made: Choices) -> float:
+        from ltcore.rehearsal.rehearsal import rehearse
+
+        with TemporaryDirectory(prefix="ltcore-init-") as folder:
+            recipe = Path(folder) / out.name
+            recipe.write_text(text(made), encoding="utf-8")
+            try:
+                seconds: float = rehearse(recipe, steps=1)["seconds"]
+            except LtcoreError as error:
+                raise RecipeError(
+                    f"--method {wishes.method}: its recipe would be refused: {str(error).replace(str(recipe), out.name)}"
+                ) from error
+        return seconds / 60
+
+    made = choose(found, wishes, machine, rehearsed)
+    if wishes.method and wishes.epochs:
+        rehearsed(made)
+    write_output(out, text(made))
     return summary(found, made, machine, out)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from ltcore.contract.suited import Suited
 from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
+from ltcore.init.methods import PROBE, suited
 from ltcore.init.machine import Machine, images_per_second, pretrained_config
 from ltcore.init.survey import Survey
 
@@ -35,8 +39,11 @@ LEARNING_RATE = {"scratch": 2.0e-3, "tuned": 1.0e-4, "frozen": 1.0e-12}
 #: timm's own weights where --pretrained names no model: small on a CPU.
 DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 #: Minutes before the first image and behind the last one; and seconds for an image and a class of fitting a classifier.
-AROUND, FITTING = 0.25, 2e-5
-PROBE, TEMPERATURE, ADJUSTMENT = "linear_probe", "temperature", "logit_adjustment"
+AROUND, FITTING = 0.5, 2e-5
+#: A method on a network that stays as it is: epochs over features that are kept, images in a batch; and the seconds of
+#: a step on such features.
+KEPT_EPOCHS, KEPT_BATCH, KEPT_STEP = (10, 30), 128, 0.01
+TEMPERATURE, ADJUSTMENT = "temperature", "logit_adjustment"
 #: What to install where a method that suits is not there.
 LACKING = {PROBE: "ltcore-probe", ADJUSTMENT: "ltcore-logit-adjustment"}
 
@@ -52,6 +59,8 @@ class Wishes:
         image_size: height and width in pixels.
         epochs: epochs of the training stage, however long they take.
         minutes: how long a run may take.
+        method: a method, or the distribution of one, to train with.
+        holdout: training images per class to hold out, where the images have no validation split.
     """
 
     model: str | None = None
@@ -60,6 +69,8 @@ class Wishes:
     image_size: int | None = None
     epochs: int | None = None
     minutes: float = 30
+    method: str | None = None
+    holdout: int = 0
 
     @property
     def fine_tunes(self) -> bool:
@@ -78,7 +89,8 @@ class Rung:
         size: height and width of the images in pixels.
         once: minutes of all that is done once.
         epoch: minutes of an epoch; 0 where there are none.
-        rate: images a second that it trains on, or takes features of.
+        training: seconds for an image that it trains on.
+        forward: seconds for an image that it takes features of.
     """
 
     kind: str
@@ -86,24 +98,30 @@ class Rung:
     size: int
     once: float
     epoch: float
-    rate: float
-
-    def epochs_in(self, minutes: float) -> int | None:
-        """How many epochs fit, within bounds: 0 of a rung without epochs; None where too few do."""
-        if not self.epoch:
-            return 0 if self.once <= minutes else None
-        fewest, most = EPOCHS[self.kind]
-        fit = min(most, int((minutes - self.once) / self.epoch))
-        return fit if fit >= fewest else None
-
-    def minutes(self, epochs: int) -> float:
-        """What so many epochs take."""
-        return self.once + epochs * self.epoch
+    training: float
+    forward: float
 
     @property
-    def least(self) -> float:
-        """Minutes of its fewest epochs."""
-        return self.minutes(EPOCHS[self.kind][0] if self.epoch else 0)
+    def rate(self) -> float:
+        """Images a second that it trains on, or takes features of."""
+        return 1 / (self.forward if self.kind == "frozen" else self.training)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A rung with so many epochs.
+
+    Attributes:
+        rung: network, size of the images, and how they train.
+        epochs: epochs of the training stage; 0 where only a classifier is fitted.
+        minutes: what the run is expected to take.
+        suited: what the method that was asked for needs; None where none was.
+    """
+
+    rung: Rung
+    epochs: int
+    minutes: float
+    suited: Suited | None
 
 
 @dataclass(frozen=True)
@@ -112,33 +130,33 @@ class Choices:
 
     Attributes:
         rung: network, size of the images, and how they train.
-        above: the next rung up; None at the top.
+        above: the next rung up with its fewest epochs; None at the top.
         weights: an absolute path, or None.
         pretrained: timm's own weights.
         transform: a name of `ltcore.data.transforms`.
         normalize: mean and standard deviation of the weights; None for those of the reader.
+        stage: the training stage, as a recipe writes it.
         epochs: epochs of the training stage; 0 where only a classifier is fitted.
-        batch_size: images in a batch.
-        lr: the learning rate.
         minutes: what the run is expected to take.
         methods: those of the training stage.
         calibrate: those of the calibration.
         missing: the distribution that would have offered a method that suits.
+        suited: what the method that was asked for needs; None where none was.
     """
 
     rung: Rung
-    above: Rung | None
+    above: Fit | None
     weights: str | None
     pretrained: bool
     transform: str
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None
+    stage: dict[str, Any]
     epochs: int
-    batch_size: int
-    lr: float
     minutes: float
     methods: tuple[str, ...]
     calibrate: tuple[str, ...]
     missing: str | None
+    suited: Suited | None = None
 
     @property
     def rebuilds(self) -> bool:
@@ -146,32 +164,60 @@ class Choices:
         return self.missing is not None and self.rung.kind != "frozen"
 
 
-def choose(found: Survey, wishes: Wishes, machine: Machine) -> Choices:
+def choose(
+    found: Survey, wishes: Wishes, machine: Machine, measure: Callable[[Choices], float] | None = None
+) -> Choices:
     """Choose for the images and the machine.
+
+    Args:
+        found: the images.
+        wishes: what is asked for.
+        machine: where it will run.
+        measure: minutes that a recipe with a named method takes, whose steps may cost more than those of the network
+            alone. The time that it takes to measure counts.
 
     Raises:
         RecipeError: the wishes contradict each other, name a model or file that is not there, or leave too little time
             for anything.
     """
     _check(wishes)
-    tuned = wishes.fine_tunes
+    with catalogue.lent({}):  # what is installed is looked up once
+        fit, above = _highest(found, wishes, machine, measure)
+    return _choices(fit, above, found, wishes)
+
+
+def _highest(
+    found: Survey, wishes: Wishes, machine: Machine, measure: Callable[[Choices], float] | None
+) -> tuple[Fit, Fit | None]:
+    """The highest rung that fits the time, and the one above it."""
     # Measured one after the other, and only as far down as the time asks for.
-    above: Rung | None = None
+    above: Fit | None = None
+    fit: Fit | None = None
+    start = time.perf_counter()
     for rung in _ladder(found, wishes, machine):
-        epochs = wishes.epochs or rung.epochs_in(wishes.minutes)
-        if wishes.epochs is not None and rung.minutes(wishes.epochs) > wishes.minutes:
-            epochs = None
-        if epochs is not None:
+        fit, factor = _longest(rung, found, wishes), 1.0
+        if fit is not None and measure is not None and wishes.method and wishes.epochs is None:
+            factor = (AROUND + measure(_choices(fit, None, found, wishes))) / fit.minutes
+            left = wishes.minutes - (time.perf_counter() - start) / 60
+            fit = _longest(rung, found, replace(wishes, minutes=left / factor))
+            fit = fit and replace(fit, minutes=fit.minutes * factor)
+        if fit is not None:
             break
-        above = rung
-    else:
+        above = _fit(rung, found, wishes, wishes.epochs or _bounds(rung, wishes)[0])
+        above = replace(above, minutes=above.minutes * factor)
+    if fit is None:
         assert above is not None
         if wishes.epochs is None:
             raise RecipeError(_too_short(above, wishes, machine))
-        rung, above, epochs = above, None, wishes.epochs  # as asked for, whatever it takes
-    kind, images = rung.kind, found.images["train"]
+        return above, None  # as asked for, whatever it takes
+    return fit, above
+
+
+def _choices(fit: Fit, above: Fit | None, found: Survey, wishes: Wishes) -> Choices:
+    """What the recipe will say of a rung."""
+    rung, kind, tuned = fit.rung, fit.rung.kind, wishes.fine_tunes
     config = pretrained_config(rung.model)
-    methods, calibrate, missing = _methods(found, kind)
+    methods, calibrate, missing = _methods(found, kind) if wishes.method is None else ((), (), None)
     return Choices(
         rung=rung,
         above=above,
@@ -179,14 +225,74 @@ def choose(found: Survey, wishes: Wishes, machine: Machine) -> Choices:
         pretrained=wishes.pretrained,
         transform="resize_crop" if tuned else "cifar" if rung.size <= 64 else "imagenet",
         normalize=(tuple(config.mean), tuple(config.std)) if tuned else None,
-        epochs=epochs,
-        batch_size=max(2, min(BATCH[kind], images // 4)),
-        lr=LEARNING_RATE[kind],
-        minutes=rung.minutes(epochs),
+        stage=_stage(kind, found.images["train"], fit.epochs),
+        epochs=fit.epochs,
+        minutes=fit.minutes,
         methods=methods,
         calibrate=calibrate,
         missing=missing,
+        suited=fit.suited,
     )
+
+
+def _bounds(rung: Rung, wishes: Wishes) -> tuple[int, int]:
+    """Fewest and most epochs of a rung."""
+    if rung.kind != "frozen":
+        return EPOCHS[rung.kind]
+    return (0, 0) if wishes.method is None else KEPT_EPOCHS
+
+
+def _longest(rung: Rung, found: Survey, wishes: Wishes) -> Fit | None:
+    """As many epochs as fit the time, within bounds, or as are asked for; None where too few do."""
+    fewest, most = _bounds(rung, wishes) if wishes.epochs is None else (wishes.epochs, wishes.epochs)
+    fits = (_fit(rung, found, wishes, epochs) for epochs in range(most, fewest - 1, -1))
+    return next((fit for fit in fits if fit.minutes <= wishes.minutes), None)
+
+
+def _fit(rung: Rung, found: Survey, wishes: Wishes, epochs: int) -> Fit:
+    """So many epochs, and what they take."""
+    if wishes.method is None:
+        return Fit(rung, epochs, rung.once + epochs * rung.epoch, None)
+    train = found.images["train"]
+    made = suited(wishes.method, rung.kind, _stage(rung.kind, train, epochs, kept=True), found)
+    seconds = (found.images["val"] + found.images["test"]) * rung.forward
+    for stage in made.stages:
+        per_epoch = math.ceil(train / stage["batch_size"])
+        steps = stage.get("iterations") or stage["epochs"] * per_epoch
+        if any(part.partition(".")[0] == "backbone" for part in stage["trainable"]) or "cache" not in stage:
+            seconds += steps * stage["batch_size"] * rung.training
+        else:  # the network runs once over the images
+            seconds += train * rung.forward + steps * KEPT_STEP
+    return Fit(rung, epochs, AROUND + seconds / 60, made)
+
+
+def _stage(kind: str, images: int, epochs: int, kept: bool = False) -> dict[str, Any]:
+    """The training stage without a method, as a recipe writes it.
+
+    Args:
+        kind: of the rung.
+        images: training images.
+        epochs: how many; 0 where a classifier is fitted when the stage begins, which has one step then.
+        kept: whether a classifier is trained on features that are kept.
+    """
+    batch = KEPT_BATCH if kept and kind == "frozen" else BATCH[kind]
+    stage: dict[str, Any] = {"name": "train"} | ({"epochs": epochs} if epochs else {"iterations": 1})
+    stage |= {"batch_size": max(2, min(batch, images // 4)), "methods": []}
+    if kind != "frozen":
+        return stage | {
+            "trainable": ["backbone", "classifier"],
+            "optimizer": {"name": "adamw", "lr": LEARNING_RATE[kind], "weight_decay": 0.05},
+            "schedule": {"name": "cosine", "warmup_epochs": 1 if epochs > 1 else 0},
+            "clip_grad_norm": 5.0,
+        }
+    stage["trainable"] = ["classifier"]
+    if not kept:
+        return stage | {"optimizer": {"name": "sgd", "lr": LEARNING_RATE[kind]}}
+    return stage | {
+        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+        "schedule": {"name": "cosine"},
+        "cache": "eval",
+    }
 
 
 def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
@@ -196,17 +302,16 @@ def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
 
     def scratch(model: str, size: int) -> Rung:
         training, forward = speed(model, size)
-        return Rung("scratch", model, size, AROUND + others * forward / 60, train * training / 60, 1 / training)
+        return Rung("scratch", model, size, AROUND + others * forward / 60, train * training / 60, training, forward)
 
     def frozen(model: str, size: int) -> Rung:
-        _, forward = speed(model, size)
-        features = (train + others + found.images["val"]) * forward
-        once = AROUND + (features + FITTING * train * len(found.counts)) / 60
-        return Rung("frozen", model, size, once, 0.0, 1 / forward)
+        training, forward = speed(model, size)
+        once = AROUND + ((train + others) * forward + FITTING * train * len(found.counts)) / 60
+        return Rung("frozen", model, size, once, 0.0, training, forward)
 
     def tuned(model: str, size: int) -> Rung:
-        training, _ = speed(model, size)
-        return Rung("tuned", model, size, frozen(model, size).once, train * training / 60, 1 / training)
+        training, forward = speed(model, size)
+        return Rung("tuned", model, size, frozen(model, size).once, train * training / 60, training, forward)
 
     if wishes.fine_tunes:
         model = wishes.model or DEFAULT_PRETRAINED[machine.device]
@@ -233,19 +338,22 @@ def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
             yield scratch(name, wishes.image_size or size)
 
 
-def _too_short(lowest: Rung, wishes: Wishes, machine: Machine) -> str:
+def _too_short(lowest: Fit, wishes: Wishes, machine: Machine) -> str:
     """Why there is no recipe, and what there could be."""
-    least = math.ceil(lowest.least)
-    what = f"{lowest.model} at {lowest.size} pixels"
-    if lowest.kind == "frozen":
+    least = math.ceil(lowest.minutes)
+    rung = lowest.rung
+    what = f"{rung.model} at {rung.size} pixels"
+    if rung.kind == "frozen":
         doing = f"the features of {what} and a classifier on them"
         ways = ["--image-size for fewer pixels", "a smaller --model"]
     else:
-        doing = f"{EPOCHS[lowest.kind][0]} epochs of {what}"
+        doing = f"{lowest.epochs} epochs of {what}"
         ways = [
             "--epochs for fewer, and worse",
             "--pretrained (or --weights with --model), whose features need no training",
         ]
+    if wishes.method:
+        doing += f", with '{wishes.method}'"
     return (
         f"nothing fits {wishes.minutes:g} minutes on {machine.name}: the quickest, {doing}, takes about {least}; give "
         f"--minutes {least}, or {', or '.join(ways)}"

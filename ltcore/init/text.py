@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ltcore.contract.figures import SHOT_GROUPS, shot_groups
-from ltcore.init.choices import NEARLY_BALANCED, PROBE, Choices, Rung, Wishes
+from ltcore.init.choices import NEARLY_BALANCED, Choices, Rung, Wishes
 from ltcore.init.machine import Machine
+from ltcore.init.methods import PROBE
 from ltcore.init.survey import ENOUGH_TO_VALIDATE, Survey, rarest
 from ltcore.untrusted import printable
 
@@ -57,11 +59,19 @@ def summary(found: Survey, made: Choices, machine: Machine, recipe: Path) -> str
 
 def recipe_text(found: Survey, made: Choices, wishes: Wishes, machine: Machine, recipe: Path) -> str:
     """The recipe, as YAML with comments."""
-    parts = [_head(found, made, recipe), _data(found, made), _backbone(found, made, wishes, machine)]
-    if made.methods:
+    parts = [_head(found, made, recipe), _data(found, made, wishes), _backbone(found, made, wishes, machine)]
+    if made.suited:
+        entries = (
+            f"  {name}: {_flow({'options': dict(options)}) if options else '{}'}"
+            for name, options in made.suited.methods.items()
+        )
+        parts.append("\n".join(["methods:", *entries]))
+    elif made.methods:
         parts.append("\n".join(["methods:", *(f"  {name}: {_options(found, name)}" for name in _named(made))]))
     if made.rung.size > SMALL and machine.device == "cpu":
         parts.append(f"eval_batch_size: {EVAL_BATCH}      # a CPU is quicker on few large images at a time")
+    if made.suited and made.rung.kind == "frozen":
+        parts.append("diagnostics: off         # they would take the training images through the network once more")
     parts.append(_stages(found, made, wishes, machine))
     return "\n".join(parts) + "\n"
 
@@ -85,7 +95,7 @@ def _head(found: Survey, made: Choices, recipe: Path) -> str:
     return _comment(*lines)
 
 
-def _data(found: Survey, made: Choices) -> str:
+def _data(found: Survey, made: Choices, wishes: Wishes) -> str:
     comments = [_split(found)]
     groups = shot_groups(found.counts)
     shots = ", ".join(f"{groups.count(g.name)} of {g.words}" for g in SHOT_GROUPS if g.name in groups)
@@ -122,6 +132,8 @@ def _data(found: Survey, made: Choices) -> str:
             "  # What becomes black and white in images of more than eight bits, from the values of a few of them.",
             f"  range: [{low:g}, {high:g}]",
         ]
+    if held := max(wishes.holdout, made.suited.holdout if made.suited else 0):
+        lines.append(f"  holdout: {held}                                       # training images per class")
     if found.broken:
         lines.append("  broken: skip                                     # leaves out images that cannot be read")
     return _comment(*comments) + "\n" + "\n".join(lines)
@@ -157,7 +169,11 @@ def _backbone(found: Survey, made: Choices, wishes: Wishes, machine: Machine) ->
 def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> str:
     ratio = f"{found.imbalance:.3g} to 1"
     frozen = made.rung.kind == "frozen"
-    if frozen and PROBE in made.methods:
+    if made.suited:
+        why = [made.suited.why]
+        if frozen:
+            why[0] += " The network stays as it is, and its features are computed once."
+    elif frozen and PROBE in made.methods:
         rare = (
             ""
             if found.imbalance < NEARLY_BALANCED
@@ -192,27 +208,22 @@ def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> s
             f"The classes are nearly balanced, {ratio} (less than {NEARLY_BALANCED} to 1): cross-entropy alone, since "
             "there is little for a method to correct."
         ]
-    if made.rung.kind == "tuned" and PROBE in made.methods:
+    if made.rung.kind == "tuned" and PROBE in (made.suited.methods if made.suited else made.methods):
         why.append(
             "Training begins with a classifier that is fitted to the features as they are, so that it does not spoil "
             "them."
         )
     length = "As asked for" if wishes.epochs else f"What fits {wishes.minutes:g} minutes, within bounds"
-    epochs = "" if frozen else f"{_epochs(made)}, "
+    epochs = "" if frozen and not made.suited else f"{_epochs(made)}, "
     why.append(f"{length}: {epochs}about {_duration(made.minutes)} on {machine.name}.")
+    if made.suited:
+        written = ["stages:", *(line for stage in made.suited.stages for line in _written(stage))]
+        if made.suited.calibrate:
+            written.append(f"calibrate: [{', '.join(made.suited.calibrate)}]")
+        return "\n".join([_comment(*why), *written])
     if frozen:
         return "\n".join([_comment(*why), *_frozen(made)])
-    lines = [
-        "stages:",
-        "  - name: train",
-        f"    epochs: {made.epochs}",
-        f"    batch_size: {made.batch_size}",
-        f"    methods: [{', '.join(made.methods)}]",
-        "    trainable: [backbone, classifier]",
-        f"    optimizer: {{name: adamw, lr: {made.lr:g}, weight_decay: 0.05}}",
-        f"    schedule: {{name: cosine, warmup_epochs: {1 if made.epochs > 1 else 0}}}",
-        "    clip_grad_norm: 5.0",
-    ]
+    lines = ["stages:", *_written({**made.stage, "methods": list(made.methods)})]
     other = []
     if made.rebuilds:
         lines += _rebuild("")
@@ -231,16 +242,10 @@ def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> s
 
 def _frozen(made: Choices) -> list[str]:
     """The stages of a network that stays as it is."""
-    lines = ["stages:", "  - name: train"]
     if PROBE in made.methods:
-        lines += [
-            "    iterations: 1",
-            f"    batch_size: {made.batch_size}",
-            f"    methods: [{PROBE}]",
-            "    trainable: [classifier]",
-            f"    optimizer: {{name: sgd, lr: {made.lr:.1e}}}",
-        ]
+        lines = ["stages:", *_written({**made.stage, "methods": list(made.methods)})]
     else:
+        lines = ["stages:", "  - name: train"]
         lines += [line for line in _rebuild("")[1:] if "rebuild" not in line]
     return lines + ([f"calibrate: [{', '.join(made.calibrate)}]"] if made.calibrate else [])
 
@@ -263,7 +268,8 @@ def _options(found: Survey, name: str) -> str:
 def _next(made: Choices) -> str:
     above = made.above
     assert above is not None
-    return f"{_doing(above)} would take about {_duration(above.least)} (--minutes {math.ceil(above.least)})"
+    least = math.ceil(above.minutes)
+    return f"{_doing(above.rung)} would take about {_duration(above.minutes)} (--minutes {least})"
 
 
 def _doing(rung: Rung) -> str:
@@ -272,6 +278,23 @@ def _doing(rung: Rung) -> str:
         "frozen": f"the same at {rung.size} pixels",
         "tuned": f"fine-tuning all of the network at {rung.size} pixels",
     }[rung.kind]
+
+
+def _written(stage: Mapping[str, Any]) -> list[str]:
+    """A stage as lines of a recipe."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{key}: {shown(one)}" for key, one in value.items()) + "}"
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(shown, value))}]"
+        if isinstance(value, float):
+            # YAML reads 1e-05 as text.
+            return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:g}"
+        return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+    lines = [f"{key}: {shown(value)}" for key, value in stage.items()]
+    return [f"  {'-' if number == 0 else ' '} {line}" for number, line in enumerate(lines)]
 
 
 def _rebuild(prefix: str) -> list[str]:
@@ -344,6 +367,10 @@ def _start(made: Choices) -> str:
 
 
 def _method(made: Choices) -> str:
+    if made.suited:
+        names = ", ".join(name for name in made.suited.methods if name != PROBE)
+        kept = ", the network staying as it is" if made.rung.kind == "frozen" else ""
+        return f"{_epochs(made)}, with {names}{kept}"
     if made.rung.kind == "frozen":
         rare = ", told how rare each class is" if PROBE in made.methods else " on balanced batches"
         return f"a classifier on the features of the network, which stays as it is{rare}"

@@ -11,7 +11,7 @@ from ltcore.contract.result import Diagnostics, Figures
 from ltcore.contract.result import Evaluation as SplitFigures
 from ltcore.evaluation import diagnostics
 from ltcore.evaluation.metrics import evaluate_logits
-from ltcore.evaluation.outputs import logits_of, mean_over_crops, pooled_crops
+from ltcore.evaluation.outputs import logits_of, mean_over_crops
 from ltcore.seeding import generator_for
 from ltcore.training.assembly import Assembly
 
@@ -33,7 +33,8 @@ class Evaluation:
         """
         data, model = self._assembly.data, self._assembly.model
         crops = 1 if split == "train" else data.whole.transform.crops
-        pooled = pooled_crops(model, data.loaders[split], self._batch_size, crops)
+        kept = self._assembly.provider.pooled
+        pooled = kept.crops(model, data.loaders[split], self._batch_size, crops)
         return pooled, self.logits(model.classifier, pooled), data.split(split).targets
 
     def logits(self, classifier: nn.Module, pooled: Sequence[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from ltcore.contract.model import Model, evaluating
 from ltcore.data.image_functions import ImageFunctions
 from ltcore.errors import PluginError, RunError, listed, nearest
 from ltcore.evaluation.outputs import pooled_features
+from ltcore.evaluation.pooled import PooledFeatures
 
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
@@ -27,12 +28,16 @@ class FeatureProvider:
     Args:
         loaders: the training images, and the validation images where there are any, by split name.
         batch_size: images at a time.
+
+    Attributes:
+        pooled: pooled features of whole splits, which evaluation asks for, too.
     """
 
     def __init__(self, loaders: dict[str, Loader], batch_size: int) -> None:
         self._loaders, self._batch_size = loaders, batch_size
         self._frozen: dict[str, Model] = {}
         self._kept: dict[tuple[str, str], tuple[object, Tensor]] = {}
+        self.pooled = PooledFeatures()
         self.state: RunState
 
     def train_on(self, loader: Loader) -> None:
@@ -62,7 +67,11 @@ class FeatureProvider:
         version = (state.stage_index, state.epoch, state.step) if trains else (state.stage_index,)
         kept = self._kept.get((split, tap))
         if kept is None or kept[0] != version:
-            kept = (version, pooled_features(state.model, loader, self._batch_size, tap))
+            if tap == "pooled":
+                (found,) = self.pooled.crops(state.model, loader, self._batch_size)
+            else:
+                found = pooled_features(state.model, loader, self._batch_size, tap)
+            kept = (version, found)
             self._kept[split, tap] = kept
         return kept[1] if state.expert is None or self.experts(tap) == 1 else kept[1][:, state.expert]
 
