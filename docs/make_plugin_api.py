@@ -33,6 +33,7 @@ PARTS = {
         "contract.context",
         "contract.records",
         "contract.reported",
+        "contract.suited",
         "contract.objective",
         "contract.recipe",
     ],

@@ -450,7 +450,7 @@ def test_starts_and_shares_of_the_head_go_by_epochs_and_counts(cli, tmp_path, pi
     for epochs, start in ((5, 4), (10, 8), (60, 48)):
         safa = made("safa", epochs)["methods"]
         assert {safa[name]["options"]["start_epoch"] for name in ("drs", "safa")} == {start}
-    # Less a fifth and a tenth, 65, 29, 15 and 7 images, and 4 less one: a mean of 23.8, which two of five classes reach.
+    # Less a fifth and a tenth: 65, 29, 15, 7 and 3 images, a mean of 23.8, which two of five classes reach.
     assert made("stg", 5)["methods"]["stg"]["options"]["head_fraction"] == 0.4
     glag = made("glag", 5)
     assert glag["methods"]["afg"]["options"]["head_images"] == 23 and glag["stages"][1]["epochs"] == 40

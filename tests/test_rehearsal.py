@@ -253,7 +253,7 @@ def test_every_stage_is_rehearsed_and_nothing_written(write_recipe, tmp_path, cl
         per_epoch = stage["steps"] / stage["epochs"]
         least = stage["steps"] * min(stage[when]["seconds_per_step"] for when in ("early", "late"))
         assert stage["seconds"] >= 0.999 * least and per_epoch >= 1
-    # The third stage leaves the backbone alone: the pooled features of its images are known, and its views are a cache's.
+    # The third leaves the backbone alone: the pooled features of its images are known, its views are a cache's.
     assert [stage["passes"] > 0 for stage in found["stages"]] == [True, True, False]
     assert found["memory"]["process"] > found["checkpoint_bytes"] > 4 * found["parameters"]
 

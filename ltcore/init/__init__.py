@@ -129,9 +129,8 @@ def _write(found: Survey, wishes: Wishes, machine: Machine, out: Path) -> str:
             try:
                 seconds: float = rehearse(recipe, steps=1)["seconds"]
             except LtcoreError as error:
-                raise RecipeError(
-                    f"--method {wishes.method}: its recipe would be refused: {str(error).replace(str(recipe), out.name)}"
-                ) from error
+                told = str(error).replace(str(recipe), out.name)
+                raise RecipeError(f"--method {wishes.method}: its recipe would be refused: {told}") from error
         return seconds / 60
 
     made = choose(found, wishes, machine, rehearsed)

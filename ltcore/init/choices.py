@@ -12,8 +12,8 @@ from typing import Any
 from ltcore.contract.suited import Suited
 from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
-from ltcore.init.methods import PROBE, suited
 from ltcore.init.machine import Machine, images_per_second, pretrained_config
+from ltcore.init.methods import PROBE, suited
 from ltcore.init.survey import Survey
 
 #: Below this, cross-entropy alone serves every class, and there is little for a method to correct.

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ltcore.contract.figures import FIGURES
+from ltcore.contract.figures import FIGURES, FigureName
 from ltcore.untrusted import printable
 
-_TESTED = ("balanced_accuracy", "many", "medium", "few", "top1")
+_TESTED: tuple[FigureName, ...] = ("balanced_accuracy", "many", "medium", "few", "top1")
 
 
 @dataclass(frozen=True)

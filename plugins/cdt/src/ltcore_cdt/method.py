@@ -34,8 +34,8 @@ class CDT(Method[CDTOptions]):
         return Suited(
             methods={"cdt": {"gamma": 0.2}},
             stages=[{**stage, "methods": ["cdt"]}],
-            why="While it trains, the logits of a class are divided by a temperature that is higher the rarer the class "
-            "is (CDT). A larger gamma favours rare classes more; `select:` chooses one on held-out images.",
+            why="While it trains, the logits of a class are divided by a temperature that is higher the rarer the "
+            "class is (CDT). A larger gamma favours rare classes more; `select:` chooses one on held-out images.",
         )
 
     @hookimpl

@@ -35,8 +35,8 @@ class LDAM(Method[LDAMOptions]):
         return Suited(
             methods={"ldam": {}, "drw": {"start_epoch": late}},
             stages=[{**stage, "methods": ["ldam", "drw"]}],
-            why="Rare classes are asked for a larger margin (LDAM), and in the last fifth of the epochs they weigh more "
-            "(DRW).",
+            why="Rare classes are asked for a larger margin (LDAM), and in the last fifth of the epochs they weigh "
+            "more (DRW).",
         )
 
     @hookimpl

@@ -57,8 +57,8 @@ class SAFA(Method[SAFAOptions]):
                 "safa": {"tap": "maps", "hidden_channels": 32, "start_epoch": late, "generated_weight": 0.2},
             },
             stages=[{**stage, "methods": ["ldam", "drs", "safa"], "trainable": [*stage["trainable"], "safa"]}],
-            why="Rare classes are asked for a larger margin (LDAM). In the last fifth of the epochs they are drawn more "
-            "often, and features are made for them from how images of frequent classes differ (SAFA).",
+            why="Rare classes are asked for a larger margin (LDAM). In the last fifth of the epochs they are drawn "
+            "more often, and features are made for them from how images of frequent classes differ (SAFA).",
         )
 
     def __init__(self, options: SAFAOptions | None = None) -> None:
