@@ -165,6 +165,14 @@ class CalPaired(Calibrate):
     requires = frozenset({"paired_batches", "earlier_stage", "hard_labels", "fixed_backbone"})
 
 
+class CalAnew(Method):
+    """Makes a classifier of the features, and does not ask for the trained one."""
+
+    @hookimpl
+    def post_calibrate(self):
+        return torch.nn.Linear(8, 4)
+
+
 class CalSpatial(Calibrate):
     requires = frozenset({"spatial_features"})
 
@@ -210,7 +218,7 @@ METHODS = {
             Picky,
         ],
         *[Calibrate, Unspatial, Building, Still, Bringing, Pairing, Learning, Random, Follower, Late, LateByOption],
-        *[CalValidated, CalPaired, CalSpatial, CalLearning],
+        *[CalValidated, CalPaired, CalAnew, CalSpatial, CalLearning],
     ]
 }
 
@@ -311,6 +319,11 @@ REFUSED = [
         {"calibrate": ["calibrate", "calpaired"]},
         "calibrate: 'calpaired' @ needs paired_batches, and nothing provides it",
     ),
+    (
+        {"calibrate": ["calibrate", "calanew"]},
+        "calibrate: 'calanew' @ makes a classifier of its own, so what 'calibrate' @ has made of the trained one "
+        "would be lost; put 'calanew' first, or leave one out",
+    ),
     ({"calibrate": ["calspatial"]}, "calibrate: 'calspatial' @ needs spatial_features (a tap with"),
     (
         {"calibrate": ["callearning"]},
@@ -400,6 +413,7 @@ ACCEPTED = [
     {"methods": ["latebyoption"], "epochs": None, "iterations": 1},  # the run knows its epochs
     {"calibrate": ["calvalidated"], "data": "{use: synthetic, holdout: 1}"},
     {"methods": ["pairs"], "calibrate": ["calpaired"]},
+    {"calibrate": ["calanew", "calibrate"]},
     {"methods": ["callearning"], "calibrate": ["callearning"], "trainable": ["classifier", "callearning"]},
     {"methods": ["aux"], "trainable": ["aux.whatever.*"]},  # known when the method has made its modules
     {"methods": ["building"], "trainable": ["backbone", "classifier.1"]},

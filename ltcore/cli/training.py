@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ltcore import ranks
 from ltcore.cli.parser import add_command, run_named, whole
 from ltcore.cli.recipes import add_wishes
-from ltcore.errors import RecipeError
+from ltcore.errors import RecipeError, RunError
 from ltcore.untrusted import printable
 
 if TYPE_CHECKING:
@@ -135,15 +135,22 @@ def train(
     if method == ALL:
         from ltcore.init.comparing import Compared, held_out_table
 
-        made = write_recipes(folder, path, force, **wished)
+        made = write_recipes(folder, path, force, say=lambda text: print(text, flush=True), **wished)
         found: dict[str, Compared] = {}
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".features-", dir=out) as features:
             for each, one in made.paths.items():
                 print(f"== {each}\n{made.summaries[each]}\n", flush=True)
                 start = time.perf_counter()
-                runs = trained(one, Path(features))
+                try:
+                    runs = trained(one, Path(features))
+                except RunError as error:  # as where a loss is not finite; the others go on
+                    print(f"{printable(str(error))}\n", flush=True)
+                    made.left_out[each] = str(error)
+                    continue
                 found[each] = Compared(runs, time.perf_counter() - start)
+        if not found:
+            raise RunError(f"none of the {len(made.paths)} recipes could be trained; see above")
         print("\n" + held_out_table(found, made.left_out))
         best = max(found, key=lambda each: found[each].score)
         # The best one last, whose errors and use are named below.

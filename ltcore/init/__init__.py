@@ -6,6 +6,7 @@ and written down as a recipe with comments (`text`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,7 +65,14 @@ def write_recipe(folder: Path, out: Path, force: bool, split: str = "auto", **wi
     return _write(survey(folder, split), wishes, this_machine(), out)  # type: ignore[arg-type]
 
 
-def write_recipes(folder: Path, out: Path, force: bool, split: str = "auto", **wished: Any) -> Recipes:
+def write_recipes(
+    folder: Path,
+    out: Path,
+    force: bool,
+    split: str = "auto",
+    say: Callable[[str], None] = lambda _: None,
+    **wished: Any,
+) -> Recipes:
     """Write `init`'s own recipe, and one for each installed method that says what suits it; all share the time.
 
     Args:
@@ -72,6 +80,7 @@ def write_recipes(folder: Path, out: Path, force: bool, split: str = "auto", **w
         out: the first recipe's path; the others have the method's name behind it.
         force: whether recipes that are there are written over.
         split: see `write_recipe`.
+        say: tells the user which recipe is written.
         **wished: fields of `ltcore.init.choices.Wishes`.
 
     Raises:
@@ -92,6 +101,7 @@ def write_recipes(folder: Path, out: Path, force: bool, split: str = "auto", **w
     )
     made = Recipes({}, {}, {})
     for name, path in paths.items():
+        say(f"writing {path}")
         try:
             asked = wishes if name == "init" else replace(wishes, method=name)
             made.summaries[name] = _write(found, asked, machine, path)

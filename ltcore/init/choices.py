@@ -13,7 +13,7 @@ from ltcore.contract.suited import Suited
 from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
 from ltcore.init.machine import Machine, images_per_second, pretrained_config
-from ltcore.init.methods import PROBE, suited
+from ltcore.init.methods import NO_STEP, PROBE, suited
 from ltcore.init.survey import Survey
 
 #: Below this, cross-entropy alone serves every class, and there is little for a method to correct.
@@ -35,7 +35,7 @@ PRETRAINED_SIZES = (384, 224, 192, 160, 128, 96, 64)
 #: Fewest and most epochs, from scratch and fine-tuning; with fewer there would be little to have.
 EPOCHS = {"scratch": (15, 100), "tuned": (3, 10)}
 BATCH = {"scratch": 64, "tuned": 32, "frozen": 2}
-LEARNING_RATE = {"scratch": 2.0e-3, "tuned": 1.0e-4, "frozen": 1.0e-12}
+LEARNING_RATE = {"scratch": 2.0e-3, "tuned": 1.0e-4, "frozen": NO_STEP}
 #: timm's own weights where --pretrained names no model: small on a CPU.
 DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 #: Minutes before the first image and behind the last one; and seconds for an image and a class of fitting a classifier.

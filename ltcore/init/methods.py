@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: The classifier that fine-tuning begins with, and the methods that `init` takes of its own accord.
 PROBE = "linear_probe"
+#: The rate of a stage whose classifier is fitted when it begins, and which has a step for form's sake.
+NO_STEP = 1e-12
 _OWN = (PROBE, "logit_adjustment")
 
 
@@ -45,9 +47,13 @@ def suited(name: str, kind: str, stage: dict[str, Any], found: Survey) -> Suited
         made = replace(made, holdout=0)
     first = made.stages[0]
     builds = any(hasattr(classes[each], "build_classifier") for each in first.get("methods", ()))
-    if kind == "tuned" and not builds and PROBE in {offer.name for offer in catalogue.offers()}:
+    plain = kind == "frozen" and not first["methods"]
+    if (plain or (kind == "tuned" and not builds)) and PROBE in {offer.name for offer in catalogue.offers()}:
         # A classifier that fits the features as they are, and knows nothing of rarity, which is the method's to say.
         first = {**first, "methods": [PROBE, *first["methods"]]}
+        if plain:  # which needs no more than that
+            fitted = {"iterations": 1, "optimizer": {"name": "sgd", "lr": NO_STEP}}
+            first = {key: value for key, value in first.items() if key not in ("epochs", "schedule")} | fitted
         made = replace(
             made, methods={PROBE: {"balance": "none"}, **made.methods}, stages=[first, *list(made.stages)[1:]]
         )

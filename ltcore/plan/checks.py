@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -463,8 +464,19 @@ class CalibrationChecks(StageChecks):
     """What must hold of the methods under ``calibrate``: as of those of a stage in which nothing trains."""
 
     def run(self) -> None:
-        """See that what they require is there."""
+        """See that what they require is there, and that none throws away what those before it have made."""
         self.needs_are_met()
+        self.none_begins_anew()
+
+    def none_begins_anew(self) -> None:
+        """A method that does not take the classifier makes one of its own, so it comes first."""
+        for before, answer in itertools.pairwise(self.answers["post_calibrate"]):
+            if "classifier" not in answer.arguments:
+                raise self.refuse_method(
+                    answer.entry,
+                    f"makes a classifier of its own, so what {before.entry.whose} has made of the trained one would be "
+                    f"lost; put '{answer.entry.key}' first, or leave one out",
+                )
 
     def refuse(self, message: str, *path: str | int) -> RecipeError:
         """The error at a place of ``calibrate``, which a stage would call ``methods``."""
