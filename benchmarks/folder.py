@@ -1,11 +1,12 @@
 """What `ltcore train` makes of a folder in a given time, beside scikit-learn on the same features: figures and seconds.
 
-    python benchmarks/folder.py DIR --weights FILE --model NAME --minutes 3 [--seeds 0 1 2] [--json OUT]
+    python benchmarks/folder.py DIR --weights FILE --model NAME --minutes 3 [--seeds 0 1 2] [--rungs 8] [--json OUT]
 
 On the folder's own splits, one thread: what `ltcore train` does for the time, and its baseline without a method; with
 weights, plain and balanced logistic regression of scikit-learn on the features of the same network and images, their C
 selected on the validation images, or where there are none on one training image in five. Accuracies are on the test
-images. `cpu_s` is CPU time of the whole process, imports and reading included; `wall_s` is what the time promises.
+images. With `--rungs M` each rung of `ltcore init` is trained, too, that is expected to take at most M minutes with its fewest
+epochs, once. `cpu_s` is CPU time of the whole process, imports and reading included; `wall_s` is what the time promises.
 """
 
 from __future__ import annotations
@@ -133,6 +134,31 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return lines
 
 
+def every_rung(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each rung of the ladder with its fewest epochs, for the first seed."""
+    from ltcore.init import choices, machine, survey
+    from ltcore.init.text import recipe_text
+
+    wishes = choices.Wishes(model=arguments.model, weights=arguments.weights, minutes=arguments.rungs)
+    found, here = survey.survey(arguments.folder), machine.this_machine()
+    lines = []
+    for rung in choices._ladder(found, wishes, here):
+        fit = choices._fit(rung, found, wishes, choices._bounds(rung, wishes)[0])
+        name = f"{rung.kind} {rung.model} at {rung.size}, {fit.epochs} epochs"
+        if fit.minutes > arguments.rungs:
+            print(f"left out: {name}, {fit.minutes:.1f} minutes", flush=True)
+            continue
+        recipe = arguments.room / f"{rung.kind}_{rung.model}_{rung.size}.yaml"
+        recipe.write_text(recipe_text(found, choices._choices(fit, None, found, wishes), wishes, here, recipe))
+        runs, seed = arguments.room / "rungs", arguments.seeds[0]
+        took = ran([sys.executable, "-m", "ltcore", "run", str(recipe), "--out", str(runs), "--seed", str(seed)])
+        lines.append(
+            {"what": name, "seed": seed, "expected_s": round(60 * fit.minutes), **figures(newest(runs)), **took}
+        )
+        print(json.dumps(lines[-1]), flush=True)
+    return lines
+
+
 def main() -> None:
     """Compare, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,6 +167,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rungs", type=float, help="also each rung that takes at most so many minutes")
     parser.add_argument("--room", type=Path, default=Path("folder-benchmark"), help="for recipes and runs")
     parser.add_argument("--json", type=Path, help="lines of JSON, too")
     parser.add_argument("--scikit", type=Path, help=argparse.SUPPRESS)
@@ -149,6 +176,8 @@ def main() -> None:
         scikit_learn(arguments.folder, arguments.scikit)
         return
     lines = compare(arguments)
+    if arguments.rungs:
+        lines += every_rung(arguments)
     if arguments.json:
         arguments.json.write_text("".join(json.dumps(line) + "\n" for line in lines))
     columns = ("top1", "balanced_accuracy", "many", "medium", "few", "ece", "cpu_s", "wall_s")
