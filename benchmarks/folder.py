@@ -5,8 +5,9 @@
 On the folder's own splits, one thread: what `ltcore train` does for the time, and its baseline without a method; with
 weights, plain and balanced logistic regression of scikit-learn on the features of the same network and images, their C
 selected on the validation images, or where there are none on one training image in five. Accuracies are on the test
-images. With `--rungs M` each rung of `ltcore init` is trained, too, that is expected to take at most M minutes with its fewest
-epochs, once. `cpu_s` is CPU time of the whole process, imports and reading included; `wall_s` is what the time promises.
+images. With `--rungs M` each rung of `ltcore init` is trained once, too, that is expected to take at most M minutes
+with its fewest epochs. `cpu_s` is CPU time of the whole process, imports and reading included; `wall_s` is what the
+time promises.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
     for each in *.deb; do dpkg -x $each packages; done
     python benchmarks/folder_sets.py packages DEST
 
-DEST/emoji: every emoji of Unicode 15 without skin tones, 136 x 128 pixels on white, a folder for each subgroup of Unicode's
-list that has five or more. DEST/icons: the icons of KDE's Oxygen theme, the largest picture of each name up to 128 pixels on
-white, a folder for each kind. One image in five of each class, by its place in the alphabet, is tested on. Nobody has drawn
-these sets to be balanced, or to be learned.
+DEST/emoji: every emoji of Unicode 15 without skin tones, 136 x 128 pixels on white, a folder for each subgroup of
+Unicode's list that has five or more. DEST/icons: the icons of KDE's Oxygen theme, the largest picture of each name up
+to 128 pixels on white, a folder for each kind. One image in five of each class, by its place in the alphabet, is tested
+on. Nobody has drawn these sets to be balanced, or to be learned.
 """
 
 from __future__ import annotations

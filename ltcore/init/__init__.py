@@ -87,28 +87,34 @@ def write_recipes(
         DataError: the folder's images cannot be used.
         RecipeError: a recipe is there already or cannot be written, or the wishes cannot be met.
     """
-    from ltcore.init.choices import Wishes
+    from ltcore.init.choices import Wishes, choose
     from ltcore.init.machine import this_machine
     from ltcore.init.methods import all_suited
     from ltcore.init.survey import survey
+    from ltcore.init.text import recipe_text, summary
 
-    paths = {"init": out} | {name: out.with_name(f"{out.stem}_{name}{out.suffix}") for name in all_suited()}
-    for path in paths.values():
+    paths = {name: out.with_name(f"{out.stem}_{name}{out.suffix}") for name in all_suited()}
+    for path in (out, *paths.values()):
         _refuse(path, force)
     found, machine, wishes = survey(folder, split), this_machine(), Wishes(**wished)  # type: ignore[arg-type]
-    wishes = replace(
-        wishes, minutes=wishes.minutes / len(paths), method=None, holdout=0 if found.images["val"] else HELD_OUT
-    )
-    made = Recipes({}, {}, {})
+    wishes = replace(wishes, method=None, holdout=0 if found.images["val"] else HELD_OUT)
+    say(f"writing {out}")
+    try:
+        own = choose(found, replace(wishes, minutes=wishes.minutes / 3), machine)
+        if own.rung.kind != "frozen":  # whose features serve all; here each has a network to train
+            own = choose(found, replace(wishes, minutes=wishes.minutes / (1 + len(paths))), machine)
+    except RecipeError as error:
+        raise RecipeError(f"--method {ALL} shares the time between {1 + len(paths)} recipes: {error}") from error
+    write_output(out, recipe_text(found, own, wishes, machine, out))
+    made = Recipes({"init": out}, {"init": summary(found, own, machine, out)}, {})
+    # The same network and images for all, so that only the method differs.
+    wishes = replace(wishes, minutes=(wishes.minutes - own.minutes) / max(1, len(paths)), beside=own.rung)
     for name, path in paths.items():
         say(f"writing {path}")
         try:
-            asked = wishes if name == "init" else replace(wishes, method=name)
-            made.summaries[name] = _write(found, asked, machine, path)
+            made.summaries[name] = _write(found, replace(wishes, method=name), machine, path)
             made.paths[name] = path
         except LtcoreError as error:
-            if name == "init":
-                raise RecipeError(f"--method {ALL} shares the time between {len(paths)} recipes: {error}") from error
             made.left_out[name] = str(error)
     return made
 

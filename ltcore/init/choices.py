@@ -40,6 +40,8 @@ LEARNING_RATE = {"scratch": 2.0e-3, "tuned": 1.0e-4, "frozen": NO_STEP}
 DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 #: Minutes before the first image and behind the last one; and seconds for an image and a class of fitting a classifier.
 AROUND, FITTING = 0.5, 2e-5
+#: Minutes around a run that follows another one in the same process.
+BESIDE = 0.15
 #: A method on a network that stays as it is: epochs over features that are kept, images in a batch; and the seconds of
 #: a step on such features.
 KEPT_EPOCHS, KEPT_BATCH, KEPT_STEP = (10, 30), 128, 0.01
@@ -61,6 +63,7 @@ class Wishes:
         minutes: how long a run may take.
         method: a method, or the distribution of one, to train with.
         holdout: training images per class to hold out, where the images have no validation split.
+        beside: the rung of a recipe that this one is compared with, and whose features it finds where that is frozen.
     """
 
     model: str | None = None
@@ -71,6 +74,7 @@ class Wishes:
     minutes: float = 30
     method: str | None = None
     holdout: int = 0
+    beside: Rung | None = None
 
     @property
     def fine_tunes(self) -> bool:
@@ -197,7 +201,8 @@ def _highest(
     for rung in _ladder(found, wishes, machine):
         fit, factor = _longest(rung, found, wishes), 1.0
         if fit is not None and measure is not None and wishes.method and wishes.epochs is None:
-            factor = (AROUND + measure(_choices(fit, None, found, wishes))) / fit.minutes
+            projected = measure(_choices(fit, None, found, wishes)) - _spared(rung, found, wishes) / 60
+            factor = (_around(wishes) + max(projected, 0.0)) / fit.minutes
             left = wishes.minutes - (time.perf_counter() - start) / 60
             fit = _longest(rung, found, replace(wishes, minutes=left / factor))
             fit = fit and replace(fit, minutes=fit.minutes * factor)
@@ -253,7 +258,7 @@ def _fit(rung: Rung, found: Survey, wishes: Wishes, epochs: int) -> Fit:
     """So many epochs, and what they take."""
     if wishes.method is None:
         return Fit(rung, epochs, rung.once + epochs * rung.epoch, None)
-    train = found.images["train"]
+    train, spared = found.images["train"], _spared(rung, found, wishes)
     made = suited(wishes.method, rung.kind, _stage(rung.kind, train, epochs, kept=True), found)
     seconds = (found.images["val"] + found.images["test"]) * rung.forward
     for stage in made.stages:
@@ -262,8 +267,18 @@ def _fit(rung: Rung, found: Survey, wishes: Wishes, epochs: int) -> Fit:
         if any(part.partition(".")[0] == "backbone" for part in stage["trainable"]) or "cache" not in stage:
             seconds += steps * stage["batch_size"] * rung.training
         else:  # the network runs once over the images
-            seconds += train * rung.forward + steps * KEPT_STEP
-    return Fit(rung, epochs, AROUND + seconds / 60, made)
+            seconds += (0.0 if spared else train * rung.forward) + steps * KEPT_STEP
+    return Fit(rung, epochs, _around(wishes) + seconds / 60, made)
+
+
+def _around(wishes: Wishes) -> float:
+    """Minutes before the first image and behind the last one."""
+    return AROUND if wishes.beside is None else BESIDE
+
+
+def _spared(rung: Rung, found: Survey, wishes: Wishes) -> float:
+    """Seconds of the features that another recipe's run leaves."""
+    return found.images["train"] * rung.forward if wishes.beside and rung.kind == "frozen" else 0.0
 
 
 def _stage(kind: str, images: int, epochs: int, kept: bool = False) -> dict[str, Any]:
@@ -297,6 +312,9 @@ def _stage(kind: str, images: int, epochs: int, kept: bool = False) -> dict[str,
 
 def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
     """The rungs from the top."""
+    if wishes.beside is not None:
+        yield wishes.beside
+        return
     train, others = found.images["train"], found.images["val"] + found.images["test"]
     speed = _Speed(machine, found.decoding, estimate=not wishes.fine_tunes and machine.device == "cpu")
 
@@ -354,6 +372,8 @@ def _too_short(lowest: Fit, wishes: Wishes, machine: Machine) -> str:
         ]
     if wishes.method:
         doing += f", with '{wishes.method}'"
+    if wishes.beside:
+        return f"its share of the time is {60 * wishes.minutes:.0f} s, and {doing}, takes about {60 * lowest.minutes:.0f} s"
     return (
         f"nothing fits {wishes.minutes:g} minutes on {machine.name}: the quickest, {doing}, takes about {least}; give "
         f"--minutes {least}, or {', or '.join(ways)}"
