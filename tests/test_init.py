@@ -251,7 +251,7 @@ def test_pretrained_weights_are_frozen_where_there_is_no_time_to_tune_them(tmp_p
     # At 224 pixels 8.16 images a second train and 24.5 have their features taken.
     frozen = choose(photos, Wishes(minutes=5, pretrained=True), CPU)
     assert (frozen.rung.kind, frozen.rung.size, frozen.epochs) == ("frozen", 224, 0)
-    assert frozen.methods == ("linear_probe",) and frozen.minutes == pytest.approx(0.5 + 2009 / 24.49 / 60, abs=0.02)
+    assert frozen.methods == ("linear_probe",) and frozen.minutes == pytest.approx(0.4 + 2009 / 24.49 / 60, abs=0.02)
     assert (frozen.above.rung.kind, frozen.above.rung.size) == ("tuned", 224)
     tuned = choose(photos, Wishes(minutes=18, pretrained=True), CPU)
     assert (tuned.rung.kind, tuned.epochs, tuned.above) == ("tuned", 3, None) and tuned.minutes <= 18
@@ -266,7 +266,7 @@ def test_a_frozen_network_is_fitted_and_tested(cli, tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
-    words = ("--weights", tmp_path / "w.safetensors", "--model", "test_resnet", "--image-size", 32, "--minutes", 0.504)
+    words = ("--weights", tmp_path / "w.safetensors", "--model", "test_resnet", "--image-size", 32, "--minutes", 0.404)
     folder = put(tmp_path / "photos", LONG)
     result, text, recipe = init(cli, folder, *words)
     assert recipe["methods"] == {"linear_probe": {}, "temperature": {}} and recipe["calibrate"] == ["temperature"]

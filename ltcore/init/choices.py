@@ -39,9 +39,11 @@ LEARNING_RATE = {"scratch": 2.0e-3, "tuned": 1.0e-4, "frozen": NO_STEP}
 #: timm's own weights where --pretrained names no model: small on a CPU.
 DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 #: Minutes before the first image and behind the last one; and seconds for an image and a class of fitting a classifier.
-AROUND, FITTING = 0.5, 2e-5
+AROUND, FITTING = 0.4, 1e-4
 #: Minutes around a run that follows another one in the same process.
 BESIDE = 0.15
+#: Pixels of a side from which on a CPU's time for an image is estimated.
+MEASURED = 128
 #: A method on a network that stays as it is: epochs over features that are kept, images in a batch; and the seconds of
 #: a step on such features.
 KEPT_EPOCHS, KEPT_BATCH, KEPT_STEP = (10, 30), 128, 0.01
@@ -316,7 +318,7 @@ def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
         yield wishes.beside
         return
     train, others = found.images["train"], found.images["val"] + found.images["test"]
-    speed = _Speed(machine, found.decoding, estimate=not wishes.fine_tunes and machine.device == "cpu")
+    speed = _Speed(machine, found.decoding, scratch=not wishes.fine_tunes)
 
     def scratch(model: str, size: int) -> Rung:
         training, forward = speed(model, size)
@@ -392,21 +394,27 @@ def _check(wishes: Wishes) -> None:
 class _Speed:
     """Seconds for an image of a network at a size, to train on and to take features of, its decoding included.
 
-    Networks are measured at the size. To `estimate`, one small one is, at 64 pixels, for all of `LADDER`: the others'
-    time goes by their multiplications, and that of other sizes by the pixels.
+    On a CPU, where a measurement takes its time, those of large images go by the pixels from one of `MEASURED`, which
+    large images use better. From scratch one small network is measured, at 64 pixels, for all of `LADDER`: the others'
+    time goes by their multiplications.
     """
 
-    def __init__(self, machine: Machine, decoding: float, estimate: bool) -> None:
-        self.machine, self.decoding, self.estimate = machine, decoding / machine.cores, estimate
+    def __init__(self, machine: Machine, decoding: float, scratch: bool) -> None:
+        self.machine, self.decoding, self.scratch = machine, decoding / machine.cores, scratch
         self._measured: dict[tuple[str, int], tuple[float, float]] = {}
 
     def __call__(self, model: str, size: int) -> tuple[float, float]:
         work = {name: cost / side**2 for name, side, cost, _ in LADDER}
-        estimated = self.estimate and model in work
-        tried = ("resnet10t", 64) if estimated else (model, size)
+        tried, scale = (model, size), 1.0
+        if self.machine.device == "cpu":
+            if self.scratch and model in work:
+                tried = "resnet10t", 64
+                scale = work[model] / work[tried[0]]
+            elif size > MEASURED and not pretrained_config(model).fixed_input_size:
+                tried = model, MEASURED
+            scale *= (size / tried[1]) ** 2
         if tried not in self._measured:
             self._measured[tried] = images_per_second(*tried, self.machine.device)
-        scale = work[model] / work[tried[0]] * (size / tried[1]) ** 2 if estimated else 1.0
         training, forward = (scale / rate for rate in self._measured[tried])
         if self.machine.device == "cuda":  # decoding goes on meanwhile
             return max(training, self.decoding), max(forward, self.decoding)

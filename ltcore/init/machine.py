@@ -12,7 +12,7 @@ import torch
 
 from ltcore.errors import RecipeError, nearest
 
-_STEPS = 3
+_STEPS = 2
 #: What an image takes in a run over what it takes here, without loading and with all memory at hand.
 _IN_A_RUN = 1.5
 
@@ -69,7 +69,7 @@ def images_per_second(model: str, image_size: int, device: str) -> tuple[float, 
     """
     import timm
 
-    batch = 64 if device == "cuda" else 16
+    batch = 64 if device == "cuda" else 8
     size: dict[str, Any] = {"img_size": image_size} if pretrained_config(model).fixed_input_size else {}
     try:
         network: Any = timm.create_model(model, num_classes=0, **size)

@@ -69,7 +69,8 @@ def fit(
         ValueError: there is no row, or `l2` is not above 0.
     """
     problem = _Problem(features, targets, num_classes, balance)
-    return problem.fit(l2, problem.minimum(l2, problem.nothing(), _SLOPE, torch.float64))
+    roughly = problem.minimum(l2, problem.nothing(), _ROUGHLY, torch.float32)
+    return problem.fit(l2, problem.minimum(l2, roughly, _SLOPE, torch.float64))
 
 
 def fit_selected(
@@ -79,6 +80,7 @@ def fit_selected(
     balance: Balance,
     held_out: tuple[Tensor, Tensor],
     penalties: Sequence[float] = PENALTIES,
+    together: bool = False,
 ) -> Fit:
     """`fit` with the penalty whose classifier has the smallest `balanced_log_loss` on held-out rows.
 
@@ -89,6 +91,7 @@ def fit_selected(
         balance: as in `fit`.
         held_out: features [M, D] and targets [M] that nothing is fitted to.
         penalties: what is tried, in this order; each starts where the one before ended.
+        together: whether the held-out rows are fitted to, too, once they have selected.
 
     Raises:
         ValueError: there is no row to fit or to select with, or a penalty is not above 0.
@@ -105,6 +108,9 @@ def fit_selected(
         best = min(losses, key=losses.__getitem__)
         if len(losses) - 1 - list(losses).index(best) >= PATIENCE:
             break
+    if together:
+        rows, labels = torch.cat([features, held_out[0]]), torch.cat([targets, held_out[1]])
+        problem = _Problem(rows, labels, num_classes, balance)
     exact = problem.fit(best, problem.minimum(best, found[best], _SLOPE, torch.float64))
     return replace(exact, tried=tuple(losses.items()))
 

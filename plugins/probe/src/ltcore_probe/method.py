@@ -61,8 +61,7 @@ class LinearProbe(Method[LinearProbeOptions]):
         if not apart.any() or apart.all():
             return fit(features, targets, classes, options.balance)
         rows = features[apart], targets[apart]
-        chosen = fit_selected(features[~apart], targets[~apart], classes, options.balance, rows)
-        return fit(features, targets, classes, options.balance, chosen.l2)
+        return fit_selected(features[~apart], targets[~apart], classes, options.balance, rows, together=True)
 
 
 def _validation(context: Context) -> tuple[Tensor, Tensor] | None:
