@@ -60,6 +60,7 @@ _OURS = {
     "cmo": "ltcore-cmo",
     "cosine_classifier": "ltcore-cosine-classifier",
     "count_norm": "ltcore-cdt",
+    "disalign": "ltcore-disalign",
     "distillation": "ltcore-glag",
     "drs": "ltcore-deferred",
     "drw": "ltcore-deferred",
