@@ -119,6 +119,8 @@ RIGHT = {
     "cosine with a bias": lambda: Cosine(unit, torch.ones(3)),
     "with dropout": lambda: _dropping(nn.Linear(4, 3)),
     "in double": lambda: nn.Linear(4, 3).double(),
+    "not linear, and says so": lambda: _gated(),
+    "lws on one that is not linear": lambda: ScaledClassifier(_gated()),
 }
 WRONG = {
     "no weight": (lambda: nn.Sequential(nn.Linear(4, 3)), r"'weight' is missing, and it is \[C, 4\]"),
@@ -126,6 +128,7 @@ WRONG = {
     "bias of one": (lambda: linear(lambda inner: (inner.weight, inner.bias.sum())), r"'bias' is \[\], and it is \[3\]"),
     "another scale": (lambda: linear(lambda inner: (3 * inner.weight, inner.bias)), r"not x @ weight.T \+ bias, up to"),
     "no bias said": (lambda: linear(lambda inner: (inner.weight, None)), "not x @ weight.T, up to a positive factor"),
+    "not linear, of another width": (lambda: _gated(5), r"'weight' is \[3, 5\], and it is \[C, 4\]"),
     "another sign": (lambda: Cosine(lambda raw: -unit(raw)), "not x @ weight.T, up to a positive factor a row"),
     "rows not of one norm": (lambda: Cosine(lambda raw: raw), "not x @ weight.T, up to a positive factor a row"),
     "cosine with a bias and another scale": (
@@ -147,6 +150,18 @@ def _dropping(inner):
     made = Dropping(4, 3)
     made.load_state_dict(inner.state_dict())
     return made
+
+
+def _gated(width=4):
+    """Logits that features shrink by themselves."""
+
+    class Gated(nn.Linear):
+        linear = False
+
+        def forward(self, x):
+            return super().forward(x) * torch.sigmoid(x[:, :1])
+
+    return Gated(width, 3)
 
 
 def _kept(cosine):

@@ -1,7 +1,8 @@
 """The last layer: core's default, and the wrapper through which calibrations change a trained one.
 
 A classifier maps pooled features [N, D] to logits [N, C], and has ``weight`` [C, D] and ``bias`` ([C] or None), as they
-are applied. Methods rely on no more than that.
+are applied. Methods rely on no more than that. One whose logits are no linear function of the features says
+``linear = False``.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ def wrong_weight(classifier: nn.Module, feature_dim: int) -> str | None:
     features, in eval mode, also on a copy whose parameters are others: a weight that was kept when the classifier was
     built says nothing of the trained one. No random stream is drawn from.
 
+    Of a classifier that says ``linear = False``, or has a part that does, shapes alone are looked at: its logits are no
+    linear function of the features, and ``weight`` and ``bias`` are those of some usual row.
+
     Args:
         classifier: maps [N, feature_dim] to [N, C].
         feature_dim: D.
@@ -111,6 +115,8 @@ def _wrong_weight(classifier: nn.Module, feature_dim: int, generator: torch.Gene
     logits = classifier(x)
     if logits.shape != (_ROWS, len(weight)):
         return f"it gives {list(logits.shape)} for {_ROWS} rows of features, and 'weight' is {list(weight.shape)}"
+    if any(getattr(part, "linear", True) is False for part in classifier.modules()):
+        return None
     weighted, rest = (x @ weight.T).double(), logits.double() - (0 if bias is None else bias.double())
     size = weighted.square().sum(1, keepdim=True)
     factor = (rest * weighted).sum(1, keepdim=True) / size.where(size > 0, 1)

@@ -138,7 +138,9 @@ def build_classifier(feature_dim: int, num_classes: int, previous: nn.Module | N
     Called at the start of the first stage, of a stage with ``classifier: rebuild``, and of one in which another method
     builds the classifier than before. ``previous`` is the classifier of the stage before, None in the first stage.
     Returns a module from [N, feature_dim] to [N, num_classes] with ``weight`` [C, D] and ``bias`` ([C] or None), as
-    they are applied: calibrations and class activation maps read them. Default: linear, with a bias.
+    they are applied: calibrations and class activation maps read them. Default: linear, with a bias. A module whose
+    logits are no linear function of the features says ``linear = False``; its `weight` and `bias` are then those of
+    some usual row.
 
     With a backbone that has experts it is called once for each of them. Meanwhile ``previous`` is that expert's own,
     and what the context says of features is of that expert alone, [N, D].
