@@ -79,15 +79,8 @@ def test_every_command_of_the_walk_works(cli, photos, tmp_path, monkeypatch):
             words = [*words[:2], *WORDS, *words[words.index("--minutes") + 2 :]]
         result = cli(*words)
         assert result.code == 0, (line, result)
-    for made in (
-        "photos.yaml",
-        "photos.html",
-        "photos_all.html",
-        "every_methods.html",
-        "evaluated/errors.csv",
-        "found.csv",
-        "photos.pt2",
-    ):
+    pages = ("photos.html", "photos_all.html", "every_methods.html")
+    for made in (*pages, "photos.yaml", "evaluated/errors.csv", "found.csv", "photos.pt2"):
         assert (tmp_path / made).is_file(), made
 
 

@@ -39,7 +39,7 @@ LEARNING_RATE = {"scratch": 2.0e-3, "tuned": 1.0e-4, "frozen": NO_STEP}
 #: timm's own weights where --pretrained names no model: small on a CPU.
 DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 #: Minutes before the first image and behind the last one; and seconds for an image and a class of fitting a classifier.
-AROUND, FITTING = 0.4, 1e-4
+AROUND, FITTING = 0.3, 1e-4
 #: Minutes around a run that follows another one in the same process.
 BESIDE = 0.15
 #: Pixels of a side from which on a CPU's time for an image is estimated.
@@ -375,7 +375,8 @@ def _too_short(lowest: Fit, wishes: Wishes, machine: Machine) -> str:
     if wishes.method:
         doing += f", with '{wishes.method}'"
     if wishes.beside:
-        return f"its share of the time is {60 * wishes.minutes:.0f} s, and {doing}, takes about {60 * lowest.minutes:.0f} s"
+        share, takes = (f"{60 * minutes:.0f} s" for minutes in (wishes.minutes, lowest.minutes))
+        return f"its share of the time is {share}, and {doing}, takes about {takes}"
     return (
         f"nothing fits {wishes.minutes:g} minutes on {machine.name}: the quickest, {doing}, takes about {least}; give "
         f"--minutes {least}, or {', or '.join(ways)}"
