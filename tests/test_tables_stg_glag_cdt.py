@@ -27,7 +27,7 @@ CELLS = {
     "stg_6": (6, 6, 6),
     "stg_7": (20, 20, 20),
     "glag_1": (12, 12, 6),  # a run has a figure of either stage
-    "glag_2": (46, 35, 35),
+    "glag_2": (46, 37, 37),
     "glag_3": (16, 14, 14),
     "glag_4": (10, 8, 8),
     "glag_5": (6, 6, 6),
