@@ -52,6 +52,7 @@ _OURS = {
     "balanced_softmax": "ltcore-logit-adjustment",
     "bbn": "ltcore-bbn",
     "bcl": "ltcore-bcl",
+    "cam_sampling": "ltcore-cam-sampling",
     "cdt": "ltcore-cdt",
     "cifar_densenet": "ltcore-cifar-resnet",
     "cifar_resnet": "ltcore-cifar-resnet",
