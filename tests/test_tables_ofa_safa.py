@@ -18,13 +18,13 @@ RECIPES = Recipes()
 
 #: Cells and those of them that wait for something, by table.
 COUNTS = {
-    "ofa_1": (82, 2),
-    "ofa_2": (82, 2),
+    "ofa_1": (82, 0),
+    "ofa_2": (82, 0),
     "ofa_3": (16, 8),
     "ofa_4": (18, 0),
     "ofa_fig8": (80, 0),
     "ofa_fig9": (40, 0),
-    "safa_1": (150, 10),
+    "safa_1": (150, 0),
     "safa_2": (11, 1),
     "safa_3": (11, 4),
     "safa_4": (12, 1),

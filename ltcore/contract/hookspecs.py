@@ -240,7 +240,8 @@ def extra_rows(indices: list[Tensor], generator: torch.Generator, context: Conte
     The method meets its rows as ``batch.extra`` in ``mix_inputs`` and as ``features.extra`` in the hooks that get
     features; nobody else sees them. They go through the backbone behind the batch, in its normalisation's statistics
     too, and never reach the classifier. A method that is done with them returns a record with ``extra=None``, and the
-    network goes on without them.
+    network goes on without them. One that makes them of the batch's own images answers with tensors of no index, and
+    returns the rows as ``extra`` from ``mix_inputs``.
     """
 
 
