@@ -161,10 +161,11 @@ backbone: {use: cifar_resnet, options: {depth: 8}, adapt: [ADAPT]}
 methods:
   oltr: {options: {map_size: SIZE, width: 16}}
 stages:
-  - {name: first, epochs: 2, optimizer: {name: sgd, lr: 0.1, momentum: 0.9}}
+  - {name: first, epochs: 8, batch_size: 32, optimizer: {name: sgd, lr: 0.1, momentum: 0.9}}
   - name: second
-    epochs: 2
+    epochs: 4
     methods: [oltr]
+    batch_size: 32
     trainable: [oltr, classifier]
     optimizer: {name: sgd, lr: 0.01, momentum: 0.9, groups: {oltr.memory.centroids: {lr: 0.02}}}
 """
@@ -176,7 +177,7 @@ def ran(folder, adapt="oltr", size="2"):
 
 
 def test_a_run_and_what_it_is_opened_as(tmp_path):
-    """The second stage leaves the network below alone; memory and attention act in what is opened again."""
+    """Memory and attention act in what is opened again, and it has learned something."""
     saved = ltcore.load(ran(tmp_path))
     made = saved.model.backbone
     assert made.remembers and made.memory.centroids.shape == (10, 16)
