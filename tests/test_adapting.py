@@ -265,7 +265,7 @@ def test_a_network_around_the_network_keeps_what_weights_were_trained_on(plan):
     assert made.skeleton.added_by["inner.conv1.side.weight"] == "sides"
     network = plan([], {}).skeleton
     network.pretraining = "what it was"
-    assert adapted(network, made.adaptation, made.loaded).pretraining == "what it was"
+    assert adapted(network, 3, made.adaptation, made.loaded).pretraining == "what it was"
 
 
 # A run

@@ -50,8 +50,8 @@ class Backbone(nn.Module):
         experts: E, into how many the network has split where its maps come out; 1 for a plain network.
         pretraining: what its weights were trained on; None where they are random. Also on the meta device.
         net: name of the attribute that holds a wrapped network, left out of the public names of its modules.
-        added_by: for each parameter that an adapter has added, by its name in the module, the adapter's name in the
-            recipe. Set by core.
+        added_by: for each parameter and buffer that an adapter has added, by its name in the module, the adapter's
+            name in the recipe. Set by core.
     """
 
     feature_dim: int

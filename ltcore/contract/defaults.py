@@ -77,7 +77,7 @@ def wrong_batch(changed: Any, batch: Batch) -> str | None:
     return _wrong_labels(changed, batch, len(images), like.device)
 
 
-def no_backbone(changed: Any, backbone: Backbone) -> str | None:
+def no_backbone(changed: Any, backbone: Backbone, num_classes: int) -> str | None:
     """What is wrong with an answer to ``adapt_backbone``."""
     from ltcore.contract.backbone import Backbone
 

@@ -100,12 +100,13 @@ def build_backbone(in_channels: int, image_size: int) -> Backbone:
 
 
 @hook("fold", called="setup", problem=defaults.no_backbone)
-def adapt_backbone(backbone: Backbone) -> Backbone:
+def adapt_backbone(backbone: Backbone, num_classes: int) -> Backbone:
     """Add to the network what is trained in its place: low-rank matrices, bottlenecks, prompts.
 
     Called for the methods under ``backbone.adapt``, in their order, with the network that ``build_backbone`` made and
     pre-trained weights are loaded into: once while planning, on the meta device, once a run, and whenever a run that
-    has ended is opened. Global randomness is seeded for each method, and is free to be drawn from.
+    has ended is opened. Global randomness is seeded for each method, and is free to be drawn from. `num_classes` is for
+    what the network has for each class; the plan, which reads no data, has 2 there.
 
     Returns the changed network, or an ``ltcore.Backbone`` around it, with its taps and its width. New parameters
     belong to the network and to nothing else: a recipe names them as ``backbone.blocks.0.attn.qkv.lora_a``, and by

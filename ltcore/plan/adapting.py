@@ -8,6 +8,8 @@ from ltcore.errors import LtcoreError, listed
 from ltcore.seeding import derive_seed, seed_globally
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ltcore.contract.backbone import Backbone
     from ltcore.discovery.binding import Answers
     from ltcore.recipe.loading import LoadedRecipe
@@ -25,32 +27,38 @@ def named(loaded: LoadedRecipe, adapters: int | None = None) -> str:
     return f"backbone '{backbone.use}'" + (f", adapted by {listed(changed)}," if changed else "")
 
 
-def adapted(backbone: Backbone, answers: Answers, loaded: LoadedRecipe) -> Backbone:
-    """The backbone with what the recipe's adapters add, and which of its parameters is whose.
+def adapted(backbone: Backbone, num_classes: int, answers: Answers, loaded: LoadedRecipe) -> Backbone:
+    """The backbone with what the recipe's adapters add, and which of its parameters and buffers is whose.
 
     Each adapter draws its initial values from a seed of its own, so that no other draw of a run depends on it.
 
     Args:
         backbone: the network; it is changed.
+        num_classes: C.
         answers: what the methods under ``adapt`` implement.
         loaded: the recipe.
 
     Raises:
         LtcoreError: an adapter refuses the network or fails; the message names it and its place.
     """
-    owners = {id(parameter): (parameter, "") for parameter in backbone.parameters()}  # held, so that no id comes twice
+    owners = {id(tensor): (tensor, "") for tensor in _tensors(backbone).values()}  # held, so that no id comes twice
     for position, answer in enumerate(answers["adapt_backbone"]):
         pretraining = backbone.pretraining
         seed_globally(derive_seed(loaded.recipe.seed, "adapt", answer.entry.key))
         try:
-            backbone = answer.bind(None)(backbone)
+            backbone = answer.bind(None)(backbone, num_classes)
         except LtcoreError as error:
             where = loaded.where("backbone", "adapt", position)
             error.within(f"{where}: {named(loaded, position)} cannot be adapted (hook adapt_backbone): ")
             raise
         backbone.pretraining = backbone.pretraining or pretraining
-        for parameter in backbone.parameters():
-            owners.setdefault(id(parameter), (parameter, answer.entry.key))
-    whose = {name: owners[id(parameter)][1] for name, parameter in backbone.named_parameters()}
+        for tensor in _tensors(backbone).values():
+            owners.setdefault(id(tensor), (tensor, answer.entry.key))
+    whose = {name: owners[id(tensor)][1] for name, tensor in _tensors(backbone).items()}
     backbone.added_by = {name: adapter for name, adapter in whose.items() if adapter}
     return backbone
+
+
+def _tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}

@@ -235,6 +235,8 @@ def _answers(loaded: LoadedRecipe, path: tuple[str | int, ...], entries: Iterabl
         raise
 
 
+#: How many classes an adapter is told of where no data is read.
+_CLASSES = 2
 #: What a method does that a list of the recipe names for a hook.
 _DOES = {"post_calibrate": "calibrate", "adapt_backbone": "adapt the backbone"}
 
@@ -278,4 +280,4 @@ def build_skeleton(loaded: LoadedRecipe, answers: Answers, adaptation: Answers, 
         except LtcoreError as error:
             error.within(f"{loaded.where('backbone')}: ")
             raise
-        return adapted(backbone, adaptation, loaded)
+        return adapted(backbone, _CLASSES, adaptation, loaded)

@@ -133,7 +133,7 @@ class Watch:
             call = Call(answer.entry, HOOKS[hook], dict(zip(HOOKS[hook].arguments, values, strict=True)), self.state)
             given = {name: call.given[name] for name in answer.arguments}
             with self.aside():
-                before = self._seen(given, hook) if self.looking else {}
+                before = self._seen(given, hook, answer.entry.key) if self.looking else {}
                 noted = [inspector.before(call) for inspector in self.inspectors]
             outer, self.where = self.where, hook
             devices = Devices(self, hook) if self.looking and call.in_step else None
@@ -153,7 +153,7 @@ class Watch:
                 for inspector, each in zip(self.inspectors, noted, strict=True):
                     inspector.after(call, returned, each)
                 if self.looking:
-                    self._compare(hook, before, self._seen(given, hook))
+                    self._compare(hook, before, self._seen(given, hook, answer.entry.key))
                 if self.looking and hook in _MAKING:
                     self._compare_terms(answer.entry, hook, returned)
                 if self.looking and hook == "image_transform" and returned is not None and self.state is not None:
@@ -192,8 +192,11 @@ class Watch:
 
     # -- arguments, context and model -----------------------------------------------------------------------------
 
-    def _seen(self, given: dict[str, Any], hook: str) -> dict[str, Any]:
-        """Copies of what a hook may look at and not change; one that writes may change what trains and learns."""
+    def _seen(self, given: dict[str, Any], hook: str, key: str) -> dict[str, Any]:
+        """Copies of what a hook of the method `key` may look at and not change.
+
+        One that writes may change what trains and learns. What a method has added to the network is its own.
+        """
         writes = HOOKS[hook].writes
         learning = writes or hook == "compute_gradients"  # in which the forward pass is
         seen: dict[str, Any] = {}
@@ -214,7 +217,8 @@ class Watch:
             seen[f"what of the model's {part} requires a gradient"] = [p.requires_grad for p in module.parameters()]
             for name, tensor in module.state_dict(keep_vars=True).items():
                 weight = isinstance(tensor, nn.Parameter)
-                if not (writes and tensor.requires_grad if weight else learning and _learns(module, name)):
+                own = part == "backbone" and state.model.backbone.added_by.get(name) == key
+                if not own and not (writes and tensor.requires_grad if weight else learning and _learns(module, name)):
                     seen[f"context.model.{part}.{name}"] = tensor
         return _copied(seen)
 

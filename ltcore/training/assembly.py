@@ -82,7 +82,7 @@ class Assembly:
         seed_globally(derive_seed(self.recipe.seed, "backbone", *stage))
         whole, hooks = self.data.whole, Hooks(self.plan.answers["backbone"], {})
         built = hooks.call(build_backbone, len(whole.mean), whole.transform.image_size)
-        found = adapted(built, self.plan.adaptation, self.plan.loaded)
+        found = adapted(built, len(whole.class_names), self.plan.adaptation, self.plan.loaded)
         if self.recipe.sync_batch_norm and ranks.size() > 1:
             synchronise(found)
         return found
