@@ -321,7 +321,7 @@ REFUSED = [
     ),
     (
         {"calibrate": ["calibrate", "calanew"]},
-        "calibrate: 'calanew' @ makes a classifier of its own, so what 'calibrate' @ has made of the trained one "
+        "calibrate: 'calanew' @ makes a classifier of its own in post_calibrate, so what 'calibrate' @ has made of the trained one "
         "would be lost; put 'calanew' first, or leave one out",
     ),
     ({"calibrate": ["calspatial"]}, "calibrate: 'calspatial' @ needs spatial_features (a tap with"),

@@ -474,7 +474,7 @@ class CalibrationChecks(StageChecks):
             if "classifier" not in answer.arguments:
                 raise self.refuse_method(
                     answer.entry,
-                    f"makes a classifier of its own, so what {before.entry.whose} has made of the trained one would be "
+                    f"makes a classifier of its own in post_calibrate, so what {before.entry.whose} has made of the trained one would be "
                     f"lost; put '{answer.entry.key}' first, or leave one out",
                 )
 
