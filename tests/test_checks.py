@@ -321,8 +321,8 @@ REFUSED = [
     ),
     (
         {"calibrate": ["calibrate", "calanew"]},
-        "calibrate: 'calanew' @ makes a classifier of its own in post_calibrate, so what 'calibrate' @ has made of the trained one "
-        "would be lost; put 'calanew' first, or leave one out",
+        "calibrate: 'calanew' @ makes a classifier of its own in post_calibrate, so what 'calibrate' @ has made of "
+        "the trained one would be lost; put 'calanew' first, or leave one out",
     ),
     ({"calibrate": ["calspatial"]}, "calibrate: 'calspatial' @ needs spatial_features (a tap with"),
     (

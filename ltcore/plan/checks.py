@@ -474,8 +474,8 @@ class CalibrationChecks(StageChecks):
             if "classifier" not in answer.arguments:
                 raise self.refuse_method(
                     answer.entry,
-                    f"makes a classifier of its own in post_calibrate, so what {before.entry.whose} has made of the trained one would be "
-                    f"lost; put '{answer.entry.key}' first, or leave one out",
+                    f"makes a classifier of its own in post_calibrate, so what {before.entry.whose} has made of the "
+                    f"trained one would be lost; put '{answer.entry.key}' first, or leave one out",
                 )
 
     def refuse(self, message: str, *path: str | int) -> RecipeError:
