@@ -170,7 +170,7 @@ def test_a_trial_that_a_worker_has_left_is_gone_on_with(search):
 def test_a_search_waits_for_its_workers_and_one_that_ends_well_is_enough(tmp_path, monkeypatch):
     (tmp_path / "search").mkdir()
     program, log, looked = tmp_path / "python", tmp_path / "search" / "log.txt", []
-    program.write_text("#!/bin/sh\nsleep 0.3\necho worked\nmkdir $4/well 2> $4/err || exit 3\n")
+    program.write_text("#!/bin/sh\nsleep 0.3\necho worked\nmkdir $3/well 2> /dev/null || exit 3\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     searching(tmp_path, 2, 1, lambda: looked.append(len(log.read_text().split())))
