@@ -17,7 +17,7 @@ from ltcore.bench.subject import cifar_sized, subject
 from ltcore.bench.text import render
 from ltcore.errors import RunError
 from ltcore.plan.acceleration import Choice
-from ltcore.recipe.loading import recipe_from
+from ltcore.recipe.loading import load_recipe, recipe_from
 from ltcore.training import acceleration
 
 ROOT = Path(__file__).parents[1]
@@ -187,6 +187,8 @@ def test_without_a_recipe_it_is_cifars_size():
     loaded = recipe_from(cifar_sized(), "bench")
     counts = loaded.recipe.data.options["class_counts"]
     assert (sum(counts), len(counts), counts[0], counts[-1]) == (10_847, 100, 500, 5)
+    published = load_recipe(ROOT / "recipes" / "cifar100_lt_crt.yaml").recipe.stages
+    assert [stage.optimizer for stage in loaded.recipe.stages] == [stage.optimizer for stage in published]
     with subject(None, ["data.options.image_size=4"]) as what:
         assert what.loaded.recipe.data.options["image_size"] == 4 and what.data.test is not None
         assert (len(what.data.train), len(what.data.test), what.workers) == (10_847, 10_000, 0)

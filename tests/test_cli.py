@@ -1,5 +1,7 @@
 """The commands: their help and examples, what they print, and what they leave alone."""
 
+import argparse
+import inspect
 import json
 import re
 import shlex
@@ -380,6 +382,25 @@ def test_data(cli, write_recipe):
     assert refused.code == 2 and "did you mean 'digits_lt'?" in refused.err
 
 
+def test_what_is_asked_for_with_a_flag_is_not_done_unasked(monkeypatch):
+    from ltcore.cli import _parser
+
+    checked = 0
+    (commands,) = (action for action in _parser()._actions if action.choices)
+    queue = list(commands.choices.values())
+    for parser in queue:
+        for action in parser._actions:
+            if isinstance(action.choices, dict):
+                queue += action.choices.values()
+        function = parser.get_default("function")
+        for action in parser._actions if function else ():
+            parameter = inspect.signature(function).parameters.get(action.dest)
+            if isinstance(action, argparse._StoreConstAction) and parameter:
+                checked += 1
+                assert parameter.default is (not action.const), (parser.prog, action.option_strings)
+    assert checked > 15
+
+
 # -- names of runs, and several seeds ----------------------------------------------------------------------------------
 
 
@@ -398,6 +419,8 @@ def test_several_seeds_are_trained_and_averaged(cli, three, tmp_path):
     assert [json.loads(run.read_text())["seed"] for run in runs] == [0, 1, 5]
     (row,) = (line for line in said.out.splitlines() if line.startswith("r  "))
     assert row.split()[1] == "3" and "±" in row
+    alone = cli("run", path, "--seeds", "0", "--resume")
+    assert alone.code == 0 and not any(line.startswith("r  ") for line in alone.out.splitlines())
     again = cli("run", path, "--seeds", "0,1,2,5", "--resume")  # one of them is new
     assert again.code == 0 and again.out.count("has already ended; this is its result") == 3
     assert len(list(tmp_path.glob("runs/r/*"))) == 4

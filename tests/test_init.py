@@ -127,6 +127,7 @@ def test_without_the_plugin_the_classifier_is_rebuilt(cli, tmp_path, monkeypatch
     result, text, recipe = init(cli, put(tmp_path / "photos", LONG), "--epochs", 1, "--model", "test_resnet")
     assert [stage["name"] for stage in recipe["stages"]] == ["train", "classifier"] and "methods" not in recipe
     assert "pip install ltcore-logit-adjustment" in result.out and "(cRT)" in prose(text)
+    assert "1 epoch, " in result.out + prose(text)
     assert cli("plan", tmp_path / "own.yaml").code == 0
     (line,) = (line for line in result.out.splitlines() if line.startswith("compare with"))
     plan = cli("plan", *shlex.split(line.partition("ltcore run ")[2]))
@@ -301,6 +302,7 @@ def test_weights_bring_their_normalisation(cli, tmp_path):
     assert recipe["data"]["normalize"] == {"mean": list(config.mean), "std": list(config.std)}
     assert recipe["backbone"]["options"] == {"model": "test_resnet", "weights": str(tmp_path / "w.safetensors")}
     assert recipe["data"]["transform"] == {"name": "resize_crop", "image_size": config.input_size[1]}
+    assert 2e-5 <= recipe["stages"][0]["optimizer"]["lr"] <= 5e-4, "a larger one spoils the weights"
     assert "starts from pre-trained weights" in prose(text) and cli("plan", tmp_path / "own.yaml").code == 0
 
 

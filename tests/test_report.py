@@ -20,7 +20,7 @@ import ltcore
 from ltcore import ArraySplit, DataSplits, Method, hookimpl
 from ltcore.errors import RunError
 from ltcore.evaluation import metrics
-from ltcore.report import classes, maps, material, sampling
+from ltcore.report import classes, maps, material, pictured, sampling
 from ltcore.report.chart import Chart
 from ltcore.report.data import ReportedRun, read_run
 from ltcore.report.layout import percent
@@ -113,6 +113,21 @@ def test_markers_stand_where_the_values_are(digits_page, digits_run):
         assert heights == pytest.approx([stage["test"][name] for stage in result["stages"]], abs=0.002)
 
 
+def test_reliability_is_drawn_over_all_confidences(digits_page):
+    page = digits_page[0]
+    outcome = page.data["runs"][0]["reliability"]["after"]
+    for caption, values in (
+        ("Accuracy by confidence", [r / n for n, r in zip(outcome["samples"], outcome["right"], strict=True) if n]),
+        ("Test images by confidence", [n / sum(outcome["samples"]) for n in outcome["samples"]]),
+    ):
+        chart = page.charts[caption]
+        for axis in "xy":
+            assert {min(value for _, value in chart[axis]), max(value for _, value in chart[axis])} == {0, 1}
+        y = scale(chart["y"])
+        drawn = [y(height) for _, height, _ in chart["series"]["s1"]]
+        assert drawn == pytest.approx(values, abs=0.002)
+
+
 def test_class_frequency_is_drawn_at_the_ranks_from_one(digits_page, digits_run):
     page, caption = digits_page[0], "Training images of each class"
     counts = sorted(json.loads((digits_run / "result.json").read_text())["class_counts"], reverse=True)
@@ -139,6 +154,14 @@ def test_hardest_classes_with_their_images(digits_page, digits_run):
         assert first == [label for label, _ in each.taken_for][: len(first)]
     assert len(page.images) == sum(len(each.examples) for each in found)
     assert all(source.startswith("data:image/png;base64,") for source in page.images)
+
+
+def test_what_is_not_named_of_a_hard_class_is_counted(digits_run):
+    run = read_run(digits_run)
+    mistaken = [(label, 9 - label) for label in range(5)]
+    few, many = (material.HardClass(9, 40, 5, mistaken[:number], []) for number in (3, 5))
+    assert pictured._taken_for(run, few) == "0 (9), 1 (8), 2 (7)"
+    assert pictured._taken_for(run, many) == "0 (9), 1 (8), 2 (7) and 2 more"
 
 
 def test_the_surest_errors_are_those_of_the_list(digits_page, digits_run):
@@ -203,6 +226,8 @@ def test_what_helps_readers_without_a_mouse_or_a_screen(digits_page):
     assert all(found.get("aria-hidden") == "true" or len(found["aria-label"]) > 20 for found in pictures)
     assert all(found["aria-label"] for _, found in tags if "tabindex" in found and found["tabindex"] == "0")
     headings = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
+    unfolded = re.findall(r"<details open[^>]*><summary>(.*?)</summary>", digits_page[0].raw)
+    assert unfolded == ["Plan"] and digits_page[0].raw.count("<details>") > 5
     assert headings[0] == 1 and all(after - before <= 1 for before, after in pairwise(headings))
 
 

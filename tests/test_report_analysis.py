@@ -367,7 +367,14 @@ def test_the_background_covers_the_plot_once():
     }
     _, _, width, height = projected.PLOT
     assert [round(area[f"region {how}"] / (width * height) * 6) for how in ("s1", "s0", "other")] == [2, 3, 1]
-    assert paths["border"].count("M") == 4
+    left, top, _, _ = projected.PLOT
+    borders = [
+        (float(x) - left, float(y) - top, way) for x, y, way in re.findall(r"M(\S+) (\S+?)([hv])", paths["border"])
+    ]
+    x, y = width / 3, height / 2
+    wanted = [(2 * x, 0, "v"), (x, y, "v"), (0, y, "h"), (x, y, "h")]  # between cells that differ
+    assert [way for *_, way in borders] == [way for *_, way in wanted]
+    np.testing.assert_allclose([place for *place, _ in borders], [place for *place, _ in wanted], atol=0.06)
 
 
 def test_classes_by_epoch(train, tmp_path):
@@ -450,6 +457,7 @@ def test_every_section_of_an_analysis_is_documented_and_named(analysed):
     names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
     titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page.raw)
     assert [name for name in names if name in titles] == titles
+    assert f"With more than {analysis.MATRIX_CLASSES} classes" in documentation
 
 
 def test_the_command_line(cli, digits_run, tmp_path):
@@ -463,5 +471,6 @@ def test_the_command_line(cli, digits_run, tmp_path):
 
 
 def test_axes_leave_room():
-    x, y = projected.axes(np.array([[0.0, 5.0], [10.0, 5.0]]))
-    assert isinstance(x, Axis) and (x.low, x.high) == pytest.approx((-0.3, 10.3)) and y.low < 5 < y.high
+    x, y = projected.axes(np.array([[30.0, 5.0], [40.0, 5.0]]))
+    assert isinstance(x, Axis) and (x.low, x.high) == pytest.approx((29.7, 40.3))
+    assert (y.low, y.high) == pytest.approx((5, 5)) and y.low < 5 < y.high

@@ -169,6 +169,18 @@ def test_a_matrix_has_darker_cells_for_more(written):
     assert colors[2] == [(176, 176, 176)] * 3  # nothing is known there
 
 
+def test_a_matrix_lies_inside_its_picture():
+    picture = Matrix("t", "s", VALUES, ["a", "b", "c" * 40], 0, 1).draw()[1]
+    _, _, width, height = map(float, picture.get("viewBox").split())
+    drawn = list(picture.iter("image"))
+    assert len(drawn) == 2, "the cells, and the scale"
+    for image in drawn:
+        left, top, across, down = (float(image.get(name)) for name in ("x", "y", "width", "height"))
+        assert left > 0 and top > 0 and left + across < width and top + down < height
+    for text in picture.iter("text"):
+        assert 0 < float(text.get("x")) < width and 0 < float(text.get("y")) < height
+
+
 def test_changes_have_a_colour_for_each_direction():
     drawn = Matrix("t", "s", np.array([[-0.5, 0.5, 0.0]] * 3), ["a", "b", "c"], -0.5, 0.5, changes=True).draw()
     colors, texts = cells(drawn)

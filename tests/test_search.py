@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ltcore.errors import RecipeError
+from ltcore.errors import RecipeError, RunError
 from ltcore.recipe.loading import load_recipe
 from ltcore.sweeps.folder import folders, write_job
 from ltcore.sweeps.jobs import Job
 from ltcore.sweeps.search import Axis, Search, axis_of, begin, text_of
-from ltcore.sweeps.workers import Worker, executor
+from ltcore.sweeps.workers import Worker, executor, searching
 
 FOCAL = {
     "methods": {"focal": {}},
@@ -63,6 +63,12 @@ def test_mistakes_are_known_before_anything_is_tried(write_recipe, tmp_path):
     assert Search(tmp_path / "s").trials == 5
     with pytest.raises(RecipeError, match="another search is there, with another grid and holdout"):
         begin(tmp_path / "s", load_recipe(path), [GAMMA.replace("2.5", "3")], 3, 2)
+
+
+def test_a_search_has_one_seed(cli, write_recipe, tmp_path):
+    words = ("sweep", write_recipe(**FOCAL), "--grid", GAMMA, "--search", 3, "--seeds", "0,1", "--out", tmp_path / "s")
+    cli(*words).is_one_message(2, "--search: searches with one seed")
+    assert not (tmp_path / "s").exists()
 
 
 def test_without_optuna_or_submitit_the_extra_is_named(write_recipe, tmp_path, monkeypatch):
@@ -159,6 +165,18 @@ def test_a_trial_that_a_worker_has_left_is_gone_on_with(search):
     rows = {row["number"]: row for row in found.rows()}
     assert len(rows) == 2 and rows[0]["state"] == rows[1]["state"] == "complete"
     assert rows[0]["values"] == left.params
+
+
+def test_a_search_waits_for_its_workers_and_one_that_ends_well_is_enough(tmp_path, monkeypatch):
+    (tmp_path / "search").mkdir()
+    program, log, looked = tmp_path / "python", tmp_path / "search" / "log.txt", []
+    program.write_text("#!/bin/sh\nsleep 0.3\necho worked\nmkdir $3/well 2> /dev/null || exit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    searching(tmp_path, 2, 1, lambda: looked.append(len(log.read_text().split())))
+    assert log.read_text() == "worked\nworked\n" and looked[-1] == 2
+    with pytest.raises(RunError, match=r"the search's workers have failed: worked \(log: "):
+        searching(tmp_path, 2, 1, lambda: None)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Sweeps: which runs are one job, what they share, and an engine that is killed, doubled, and told of failures."""
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +19,12 @@ import pytest
 from ltcore.errors import RecipeError
 from ltcore.recipe.identity import digest
 from ltcore.recipe.loading import load_recipe
-from ltcore.sweeps.engine import TRIES, Engine, Observer, Slots, Work, _cards, slots_of
+from ltcore.sweeps.engine import TRIES, Engine, Observer, Outcome, Slots, Work, _cards, slots_of
 from ltcore.sweeps.folder import JobFolder, folders, write_job
 from ltcore.sweeps.grid import axis, combinations, seeds_of
 from ltcore.sweeps.jobs import Job, code_of, with_shared
 from ltcore.sweeps.prints import prints_of
-from ltcore.sweeps.view import left, status, status_text
+from ltcore.sweeps.view import Lines, left, status, status_text
 
 DIGITS = Path(__file__).parents[1] / "recipes" / "digits_lt_ofa.yaml"
 
@@ -251,6 +253,18 @@ def test_jobs_without_memory_are_trained_with_fewer_beside_them(make, engine, tm
     ]
 
 
+def test_a_job_that_began_beside_others_is_tried_alone_before_it_fails(make, engine, tmp_path):
+    folder = write_job(tmp_path / "sweep", make("memory"))
+    (folder.path / "log.txt").write_text("CUDA out of memory")
+    left = Engine([folder], Slots(3, 1))
+    ended = SimpleNamespace(poll=lambda: 1, returncode=1)
+    for room in (2, 1, 1):  # the last began when there was room for two
+        left.running = [Work(folder, ended, folder.lock(), None, crowded=True)]
+        left._left(left.running[0])
+        assert left.room == room and not left.outcome.failed
+    assert left.run().done == [folder], "it has the memory now"
+
+
 def test_two_engines_train_nothing_twice(make, engine, tmp_path):
     jobs = [make("slow", seed=seed) for seed in range(8)]
     results = []
@@ -415,6 +429,33 @@ def test_how_long_it_takes(make, tmp_path):
     (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     assert folder.share() == pytest.approx(2 / 3)
     assert left(0.5, time.time() - 600) == "10 min left" and left(0.1, time.time() - 3600) == "9.0 h left"
+
+
+def test_what_has_ended_is_counted(make, tmp_path):
+    jobs = [write_job(tmp_path / "sweep", make("x", seed=seed)) for seed in (0, 1)]
+    lines = Lines(io.StringIO(), 2)
+    for job in jobs:
+        lines.began(job, again=False)
+        lines.ended(job)
+    assert lines.stream.getvalue() == (
+        "begins: r x, seed 0\ndone (1 of 2): r x, seed 0\nbegins: r x, seed 1\ndone (2 of 2): r x, seed 1\n"
+    )
+
+
+def test_a_sweep_is_trained_here_unless_it_is_told_where(cli, write_recipe, tmp_path, monkeypatch):
+    trained = []
+
+    def train(jobs, slots, table):
+        trained.append((len(jobs), slots))
+        return Outcome(done=list(jobs))
+
+    monkeypatch.setattr("ltcore.sweeps.work.train", train)
+    monkeypatch.setattr("ltcore.sweeps.work.prints_of", lambda recipes: [{"train": 1}] * len(recipes))
+    words = ("sweep", write_recipe(stages=[STAGE]), "--grid", "stages.one.epochs=1,2", "--out", tmp_path / "s")
+    told = cli(*words, "--jobs", 1, "--threads", 1)
+    assert (told.code, told.err) == (0, "") and trained == [(2, Slots(1, 1))]
+    cli(*words, "--on", "nowhere").is_one_message(2, "--on ")
+    assert len(trained) == 1
 
 
 def test_data_that_is_missing_is_one_message_before_anything_is_trained(write_recipe, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -410,7 +411,7 @@ def test_what_places_data_may_be_set_and_nothing_else(folder, table):
         run_cells(table, cells, [0], [], Slots(1, 1), folder / "w", folder / "r")
 
 
-def test_a_record_of_a_run_is_small_and_keeps_its_cells(folder):
+def test_a_record_of_a_run_is_small_and_keeps_its_cells(folder, table, monkeypatch):
     import ltcore
 
     run = ltcore.run(folder / "recipes" / "base.yaml", out=folder / "runs").path
@@ -423,6 +424,19 @@ def test_a_record_of_a_run_is_small_and_keeps_its_cells(folder):
     assert "per_class_accuracy" not in content["figures"] and content["data"] == result["data_fingerprint"]
     assert content["seconds"] == round(sum(stage["seconds"] for stage in result["stages"]), 1)
     assert content["code"] == result["code"]
+
+    # The page of its cell leads to its report, for which neither its model nor its data is asked.
+    def refuse(self):
+        raise AssertionError("the data was read")
+
+    monkeypatch.setattr(ltcore.SavedRun, "read_data", refuse)
+    record(folder, table, ("focal", "small"), 0, 0.85)
+    code = table.digest(table.cells["focal", "small"])
+    jobs = [SimpleNamespace(about={"digest": code, "seed": seed}, finished=run) for seed in (0, 1)]
+    monkeypatch.setattr("ltcore.tables.pages.folders", lambda place: jobs)
+    write_pages([(table, States(Records([folder / "records"])).of(table))], folder / "html", [folder / "work"])
+    assert [path.name for path in (folder / "html" / "reports").iterdir()] == [f"{code}-seed0.html"]
+    assert f'href="reports/{code}-seed0.html"' in (folder / "html" / "own.html").read_text()
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

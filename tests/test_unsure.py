@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -219,6 +220,10 @@ def test_the_report_shows_coverage_and_precision(trained, tmp_path):
     section = text.split('id="unsure"')[1].split("</section>")[0]
     told = trained.result["unsure"]["test"]
     assert f">{100 * told['coverage']:.1f}<" in section and f">{100 * told['precision']:.1f}<" in section
+    tables = section.split("<table>")[1:]
+    assert len(tables) == 2
+    for head, *rows in (table.split("<tr>")[1:] for table in tables):
+        assert rows and {len(re.findall("<t[hd]", row)) for row in rows} == {head.count("<th")}
 
 
 def test_without_held_out_images_it_is_refused(write_recipe, cli):

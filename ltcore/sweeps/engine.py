@@ -266,8 +266,8 @@ class Engine:
             words = job.last_words()
             if killed and self._tries[job.address] < TRIES:
                 self.observer.told(f"{job.about['name']} was killed ({_how(code)}) and goes on")
-            elif "out of memory" in words.lower() and work.crowded and self.room > 1:
-                self.room -= 1
+            elif "out of memory" in words.lower() and work.crowded:
+                self.room = max(self.room - 1, 1)
                 self.observer.told(
                     f"{job.about['name']} had no memory beside others; from now on {self.room} at a time"
                 )

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ltcore
 from ltcore.contract.classifier import CalibratedClassifier, scale_weights
 from ltcore.errors import RecipeError, RunError
-from ltcore.export import FORMATS, export, placing
+from ltcore.export import FORMATS, export, formats, placing
 from ltcore.export.deployed import about, deploy, folded
 
 JOINT = "{name: joint, epochs: 1, batch_size: 8, optimizer: {name: sgd, lr: 0.05}, methods: [%s]}"
@@ -211,6 +212,8 @@ def test_what_is_there_is_replaced_only_when_asked_to(saved, tmp_path, cli, digi
     cli(*words, "--force").is_one_message(2, "is there already and no earlier export")
     out.with_name("m.safetensors.data").unlink()
     cli(*words).is_one_message(2, f"{out} is there already; choose another", "or replace it with --force")
+    with pytest.raises(RecipeError, match="or replace it with --force"):
+        export(saved("digits"), "safetensors", out)
     result = cli(*words, "--force")
     assert (result.code, result.err) == (0, "") and "checked on the probe" in result.out
     assert os.listdir(tmp_path) == ["m.safetensors"]
@@ -345,6 +348,12 @@ def test_a_safetensors_file_has_the_same_bytes_each_time(saved, tmp_path):
     for path in files:
         export(saved("digits"), "safetensors", path)
     assert len({path.read_bytes() for path in files}) == 1
+    path = tmp_path / "named"
+    save_file({"größe": torch.ones(2)}, path, metadata=dict.fromkeys("abcdefgh", "1"))
+    formats._order(path)  # a network's own names need not be ASCII
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert list(header["__metadata__"]) == list("abcdefgh") and load_file(path)["größe"].tolist() == [1, 1]
 
 
 def test_without_the_data_the_probe_is_enough(saved, tmp_path):

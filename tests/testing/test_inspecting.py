@@ -1,6 +1,8 @@
 """What `ltcore check` looks at calls and steps with, part by part; whole methods are in test_checking.py."""
 
 from collections import deque
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from ltcore.testing.inspecting import Call
 from ltcore.testing.order import Follow
 from ltcore.testing.parts import PARTS, new_order
 from ltcore.testing.recipes import part_of
+from ltcore.testing.records import Records
 from ltcore.testing.state import held_within
 from ltcore.testing.watch import Watch
 
@@ -63,6 +66,58 @@ def test_what_belongs_to_no_row_is_told():
         torch.rand(3, generator=seeded())
         torch.bernoulli(torch.full((N,), 0.5), generator=seeded())
     assert follow.beyond == {"rand [3]", "bernoulli"}
+
+
+def test_what_is_drawn_elsewhere_is_left_as_it_is():
+    before, follow = torch.rand(N, generator=seeded()), Follow()
+    for hook, given in (("after_step", {}), ("post_calibrate", {"classifier": nn.Linear(1, N)}), ("class_weights", {})):
+        with follow(replace(CALL, hook=HOOKS[hook], given={**given, "context": None})):
+            assert torch.equal(torch.rand(N, generator=seeded()), before)
+    with follow(replace(CALL, hook=HOOKS["post_calibrate"], given={"classifier": TARGETS})):
+        assert torch.equal(torch.rand(N, generator=seeded()), before), "its rows are no batch's"
+
+
+@pytest.mark.parametrize(
+    ("answer", "check"),
+    [
+        ({"targets": TARGETS.flip(0)}, "relabelling"),
+        ({"source_index": TARGETS.flip(0)}, "sources"),
+        ({"source_index": TARGETS + 1}, "sources"),
+        ({"targets": TARGETS.flip(0), "source_index": TARGETS.flip(0)}, None),
+        ({"targets": TARGETS[:3]}, None),  # which is no batch at all, as another check says
+        ({}, None),
+    ],
+)
+def test_labels_are_those_of_the_images_that_rows_name(answer, check):
+    notes, batch = Watch(), replace(BATCH, images=torch.rand(N, 1))
+    call = replace(CALL, given={"batch": batch})
+    made = replace(batch, images=batch.images.clone(), **answer)
+    Records(notes).after(call, made, None)
+    assert not notes.faults, "there is no run yet"
+    call = replace(call, state=SimpleNamespace(training_targets=TARGETS))
+    Records(notes).after(call, made, None)
+    assert [fault.check for fault in notes.faults] == [check] * (check is not None)
+    Records(notes).after(replace(call, hook=HOOKS["sample_weights"]), made, None)
+    assert len(notes.faults) == (check is not None)
+
+
+def test_what_may_change_while_a_hook_is_at_work():
+    watch = Watch()
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    network[0].weight.requires_grad_(False)
+    names = dict.fromkeys(("class_counts", "training_targets", "validation_targets", "progress"))
+    watch.state = SimpleNamespace(model=SimpleNamespace(backbone=network, classifier=nn.Linear(2, 2)), **names)
+
+    def kept(hook):
+        return {name.removeprefix("context.model.") for name in watch._seen({}, hook) if name.startswith("context.mod")}
+
+    learning, training = {"backbone.1.running_mean", "backbone.1.running_var"}, {"backbone.1.weight", "classifier.bias"}
+    assert learning | training <= kept("on_epoch_end")
+    assert not learning & kept("compute_gradients") and training <= kept("compute_gradients")
+    for hook in ("after_step", "on_stage_end"):
+        assert not (learning | training) & kept(hook) and "backbone.0.weight" in kept(hook), "what does not train stays"
+    network.eval()
+    assert learning <= kept("after_step")
 
 
 def test_how_much_a_method_holds():
@@ -127,5 +182,9 @@ def test_two_installed_methods_are_tried_once_and_a_class_of_a_test_each_time(mo
         stronger = part_of(catalogue.find("focal"), {"gamma": 3.0})
         for first, second in ((focal, cdt), (cdt, focal), (mine, cdt), (mine, cdt), (stronger, cdt)):
             assert pairs.tried(first, second) == ("", None)
+        mixup, remix = (part_of(catalogue.find(name)) for name in ("mixup", "remix"))
+        pairs.note(mixup, remix, ("trained", None))
+        pairs.note(remix, mixup, ("refused", None))
+        assert pairs.tried(mixup, remix) == ("trained", None), "both pass on batches, so that the order matters"
         assert catalogue.is_lent(mine.offer) and not catalogue.is_lent(cdt.offer)
     assert tried == [("focal", "cdt"), ("mine", "cdt"), ("mine", "cdt"), ("focal", "cdt")]
