@@ -87,7 +87,7 @@ def write_recipes(
         DataError: the folder's images cannot be used.
         RecipeError: a recipe is there already or cannot be written, or the wishes cannot be met.
     """
-    from ltcore.init.choices import Wishes, choose
+    from ltcore.init.choices import Wishes, choose_for_all
     from ltcore.init.machine import this_machine
     from ltcore.init.methods import all_suited
     from ltcore.init.survey import survey
@@ -99,12 +99,7 @@ def write_recipes(
     found, machine, wishes = survey(folder, split), this_machine(), Wishes(**wished)  # type: ignore[arg-type]
     wishes = replace(wishes, method=None, holdout=0 if found.images["val"] else HELD_OUT)
     say(f"writing {out}")
-    try:
-        own = choose(found, replace(wishes, minutes=wishes.minutes / 3), machine)
-        if own.rung.kind != "frozen":  # whose features serve all; here each has a network to train
-            own = choose(found, replace(wishes, minutes=wishes.minutes / (1 + len(paths))), machine)
-    except RecipeError as error:
-        raise RecipeError(f"--method {ALL} shares the time between {1 + len(paths)} recipes: {error}") from error
+    own = choose_for_all(found, wishes, machine, list(paths))
     write_output(out, recipe_text(found, own, wishes, machine, out))
     made = Recipes({"init": out}, {"init": summary(found, own, machine, out)}, {})
     # The same network and images for all, so that only the method differs.

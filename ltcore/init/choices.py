@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 AROUND, FITTING = 0.3, 1e-4
 #: Minutes around a run that follows another one in the same process.
 BESIDE = 0.15
+#: How much longer methods may take than their features and steps as of the network alone, and being rehearsed.
+SPARE = 1.5
 #: Pixels of a side from which on a CPU's time for an image is estimated.
 MEASURED = 128
 #: A method on a network that stays as it is: epochs over features that are kept, images in a batch; and the seconds of
@@ -190,6 +193,43 @@ def choose(
     with catalogue.lent({}):  # what is installed is looked up once
         fit, above = _highest(found, wishes, machine, measure)
     return _choices(fit, above, found, wishes)
+
+
+def choose_for_all(found: Survey, wishes: Wishes, machine: Machine, methods: Sequence[str]) -> Choices:
+    """Choose the recipe without a method, where the time is also for one with each of these on the same rung.
+
+    Raises:
+        RecipeError: as for `choose`; the time is too short for all of them on any rung.
+    """
+    _check(wishes)
+    lowest = 0.0
+    with catalogue.lent({}):
+        for rung in _ladder(found, wishes, machine):
+            fewest = wishes.epochs or _bounds(rung, wishes)[0]
+            own = _fit(rung, found, wishes, fewest)
+            if rung.kind == "frozen":
+                others = _least(rung, found, replace(wishes, beside=rung), methods)
+                lowest = own.minutes + SPARE * others
+            else:  # each has a network to train, for as long
+                lowest = (1 + len(methods)) * own.minutes
+                share = wishes.minutes / (1 + len(methods))
+                own = _longest(rung, found, replace(wishes, minutes=share)) or own
+            if lowest <= wishes.minutes or wishes.epochs:
+                return _choices(own, None, found, wishes)
+    raise RecipeError(
+        f"--minutes {wishes.minutes:g} are too short for {1 + len(methods)} recipes, which take about "
+        f"{math.ceil(lowest)} on {machine.name}; give --minutes {math.ceil(lowest)}, or name one --method"
+    )
+
+
+def _least(rung: Rung, found: Survey, wishes: Wishes, methods: Sequence[str]) -> float:
+    """Minutes of all that can work with these images, with their fewest epochs."""
+    minutes = 0.0
+    for method in methods:
+        asked = replace(wishes, method=method)
+        with contextlib.suppress(RecipeError):  # which is told when its recipe is written
+            minutes += _fit(rung, found, asked, wishes.epochs or _bounds(rung, asked)[0]).minutes
+    return minutes
 
 
 def _highest(

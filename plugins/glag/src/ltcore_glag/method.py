@@ -145,7 +145,7 @@ class AFG(Method[AFGOptions]):
     def suited_to(cls, stage: Mapping[str, Any], counts: Sequence[int]) -> Suited:
         """GLAG: the stage with the gradual balanced loss, then generated features, distillation and weight scaling.
 
-        The second stage has about 1,500 steps, in 4 to 40 generation epochs (40 in the paper). Head classes have more
+        The second stage has about 500 steps, in 4 to 40 generation epochs (40 in the paper). Head classes have more
         than 100 images, or more than the mean where that is none or all of them.
 
         Raises:
@@ -156,7 +156,7 @@ class AFG(Method[AFGOptions]):
         limit = 100 if min(counts) <= 100 < max(counts) else sum(counts) // len(counts)
         second = {
             "name": "classifier",
-            "epochs": min(40, max(4, 1500 * 64 // sum(counts))),
+            "epochs": min(40, max(4, 500 * 64 // sum(counts))),
             "methods": ["lws", "afg", "distillation"],
             "batch_size": 64,
             "trainable": ["classifier"],
