@@ -146,17 +146,6 @@ def test_a_whole_file_is_taken_and_a_damaged_one_computed_again(run, tmp_path, n
         assert path.read_bytes() == content
 
 
-def test_every_process_looks_at_all_of_what_the_first_has_found_sound(run, tmp_path, no_room):
-    """Another machine may see something else than the first one does."""
-    cache, path = filled(run, CacheFiles(tmp_path / "f")), tmp_path / "f" / "k.features"
-    batch(cache)
-    assert cache._seen(path, "k").shape[0] == 104
-    content = path.read_bytes()
-    path.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
-    with pytest.raises(RunError, match="is not seen by every process"):
-        cache._seen(path, "k")
-
-
 def test_what_a_killed_run_leaves_does_not_grow(run, tmp_path, no_room):
     files = CacheFiles(tmp_path / "f")
     for _ in range(2):

@@ -90,7 +90,7 @@ def test_images_in_memory_are_prepared_in_this_process(digits, monkeypatch):
     from multiprocessing.process import BaseProcess
 
     monkeypatch.setattr(BaseProcess, "start", lambda process: pytest.fail("a process is started"))
-    assert len(digits.predict(np.zeros((3, 40, 24), np.uint8))) == 3
+    assert len(digits.predict(np.zeros((3, 40, 24), np.uint8), batch_size=1)) == 3
 
 
 @pytest.mark.parametrize(
