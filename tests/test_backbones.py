@@ -21,7 +21,10 @@ class Net(Backbone):
 
 @pytest.mark.parametrize(
     ("make", "images"),
-    [(Net, (5, 2, 6, 6)), (lambda: TimmBackbone(timm.create_model("test_resnet", num_classes=0)), (5, 3, 64, 64))],
+    [
+        (Net, (5, 2, 6, 6)),
+        (lambda: TimmBackbone(timm.create_model("test_resnet", num_classes=0), 3, None), (5, 3, 64, 64)),
+    ],
 )
 def test_tap_functions_change_features_and_the_number_of_rows(make, images):
     backbone, images, met = make().eval(), torch.randn(images), []

@@ -168,6 +168,14 @@ def test_methods_are_said_to_be_in_the_step(write_recipe):
     assert found["parts"]["step"]["methods"] == ["focal"] and "with methods, beside a plain loop" in render(found)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_plain_loop_computes_in_the_stages_precision(write_recipe, monkeypatch, precision):
+    seen, real = set(), steps.cross_entropy
+    monkeypatch.setattr(steps, "cross_entropy", lambda logits, labels: seen.add(logits.dtype) or real(logits, labels))
+    command.bench(write_recipe(stages=[{**CACHED[0], "precision": precision}]), [], ["step"], 0.1)
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
 @pytest.mark.slow
 def test_all_parts(cli, recipe):
     result = cli("bench", recipe, "--seconds", "0.2", "--json")

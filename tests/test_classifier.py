@@ -81,6 +81,17 @@ class Cosine(nn.Module):
         return self.made(self.raw)
 
 
+class Tempered(Cosine):
+    """Cosines in a scale that is learnt, and positive: its weight is right up to that."""
+
+    def __init__(self):
+        super().__init__(unit)
+        self.scale = nn.Parameter(torch.tensor(0.01))
+
+    def forward(self, x):
+        return self.scale * super().forward(x)
+
+
 def linear(said=None, bias=True):
     """A linear layer inside a module whose weight and bias are `said` of it."""
 
@@ -116,6 +127,7 @@ RIGHT = {
     "nearest class mean": lambda: CosineClassifier(nn.functional.normalize(torch.randn(3, 4))),
     "cosine": lambda: Cosine(unit),
     "cosine in another scale": lambda: Cosine(lambda raw: unit(raw) / 4),
+    "cosine in a scale that is learnt": Tempered,
     "cosine with a bias": lambda: Cosine(unit, torch.ones(3)),
     "with dropout": lambda: _dropping(nn.Linear(4, 3)),
     "in double": lambda: nn.Linear(4, 3).double(),

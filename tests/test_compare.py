@@ -240,6 +240,7 @@ def test_runs_are_averaged_only_where_what_their_figures_depend_on_is_the_same(
         write_run("a", seed + 2, 0.6, **(BESIDE | change))
     first, second = compare([tmp_path / "runs"])["groups"]
     assert (first["seeds"], second["seeds"], second["differs"]) == ([0, 1], [2, 3], differs)
+    assert len(json.loads(cli("compare", tmp_path / "runs", "--format", "json").out)["groups"]) == 2
     joined = compare([tmp_path / "runs"], any_environment=True)["groups"]
     assert len(joined) == (2 if "data_fingerprint" in change or "data_changed" in change else 1)
     said = "Runs of a were tested on different images; those are not averaged together."

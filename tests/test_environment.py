@@ -8,7 +8,8 @@ import numpy
 import pytest
 import torch
 
-from ltcore.files.environment import differences, environment
+from ltcore.discovery import catalogue
+from ltcore.files.environment import differences, environment, installed_code
 
 
 def test_it_names_what_a_figure_depends_on():
@@ -29,7 +30,9 @@ def test_the_digest_of_a_plugins_code_follows_its_files(fake_plugin, tmp_path):
     import ltcore_lame
 
     def digest():
-        return environment("cpu", [("ltcore-lame", ltcore_lame.Lame.__module__)])["code"]["ltcore-lame"]
+        found = environment("cpu", [("ltcore-lame", ltcore_lame.Lame.__module__)])["code"]["ltcore-lame"]
+        assert installed_code([catalogue.find("lame")]) == {"ltcore-lame": found}, "the same, not imported"
+        return found
 
     first = digest()
     assert first == digest() and len(first) == 16

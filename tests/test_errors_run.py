@@ -115,6 +115,11 @@ def short_rows(self, features):
         ({"compute_loss": nothing}, 2, "'mine' (ltcore-tests 0.0): compute_loss returned nothing; tell its author"),
         ({"build_sampler": nothing}, 2, "'mine' (ltcore-tests 0.0): build_sampler returned nothing; tell its author"),
         (
+            {"class_distribution": lambda self, context: torch.zeros(context.num_classes)},
+            2,
+            "'mine' (ltcore-tests 0.0) gave no distribution over the 4 classes (hook class_distribution); tell its",
+        ),
+        (
             {"augment_features": short_rows},
             2,
             "'mine' (ltcore-tests 0.0): augment_features returned 'targets' as int64 [8] on cpu; for 7 rows",

@@ -93,6 +93,19 @@ def test_the_trivial_answer_trains_to_the_same_bits(train):
     assert lines[0] == lines[1]
 
 
+def test_what_a_loss_does_not_depend_on_gets_no_gradient(train, monkeypatch):
+    seen = {}
+
+    def look(objective, context):
+        weight = objective.parameters["classifier.weight"]
+        seen.update(found=objective.gradients(weight.square().sum()), expected=2 * weight.detach().clone())
+
+    monkeypatch.setattr(Look, "look", look)
+    train("look")
+    assert seen["found"].keys() == {"classifier.weight"}
+    assert torch.equal(seen["found"]["classifier.weight"], seen["expected"])
+
+
 def test_every_call_draws_the_same_numbers_and_buffers_learn_once(train, monkeypatch):
     seen = {}
 

@@ -28,7 +28,7 @@ def cifar() -> Model:
 
 def resnet18() -> Model:
     with torch.device("meta"):
-        return model_of(TimmBackbone(timm.create_model("resnet18", num_classes=0)))
+        return model_of(TimmBackbone(timm.create_model("resnet18", num_classes=0), 3, None))
 
 
 def test_everything_has_the_name_that_a_recipe_writes():

@@ -53,6 +53,10 @@ def test_frequencies_are_what_is_asked_for():
         assert sorted(rows) == list(range(100))
 
 
+def test_a_class_of_one_image_is_drawn():
+    assert sorted({index for batch in ltcore.BatchSampler([0] * 9 + [1], 5) for index in batch})[-1] == 9
+
+
 def test_processes_share_every_batch_out():
     whole, parts = drawn(1), [drawn(1, rank=rank, world_size=3) for rank in range(3)]
     for batch, *shared in zip(whole, *parts, strict=True):
@@ -66,6 +70,7 @@ def test_processes_share_every_batch_out():
         ({"distribution": "balanced"}, "distribution 'balanced' is none of instance, class_balanced, square_root"),
         ({"distribution": torch.ones(3)}, r"is \[4\] numbers, a share for each class, not \[3\]"),
         ({"distribution": torch.tensor([1.0, -1, 1, 1])}, "a share for each class"),
+        ({"distribution": torch.zeros(4)}, "a share for each class"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2 processes does not suit batches of 16 rows"),
         ({"world_size": 17}, "rank 0 of 17 processes does not suit batches of 16 rows"),
         ({"targets": [-1, 0]}, "targets are labels"),

@@ -18,6 +18,7 @@ STAGES = [
 INSIDE = Position(0, 2, 5, True, 1.5, 40, 0)
 BETWEEN = Position(1, metrics_size=9, results=[{"name": "one"}])
 INSIDE_TWO = replace(BETWEEN, epoch=7, begun=True)
+VALIDATED = {"best": 0.5, "best_epoch": 1, "since": 0, "epochs": 2, "stopped": False}
 BEHIND = Position(2, results=[{"name": "one"}, {"name": "two"}])
 
 
@@ -32,13 +33,24 @@ def directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("position", "inside"), [(Position(), False), (INSIDE, True), (BETWEEN, False), (INSIDE_TWO, True), (BEHIND, False)]
+    ("position", "inside"),
+    [
+        *[(Position(), False), (INSIDE, True), (BETWEEN, False), (INSIDE_TWO, True), (BEHIND, False)],
+        (replace(INSIDE, validation=VALIDATED), True),
+    ],
 )
 def test_a_position_of_the_recipe_is_believed(position, inside, directory):
     directory.write_last({"model/a": torch.ones(2)} if inside else {}, {"position": asdict(position), "optimizer": {}})
     told = []
     found = find(directory, STAGES, "cpu", told.append)
     assert found.position == position and bool(found.tensors) == inside and not told
+
+
+def test_every_stage_begins_as_the_first_does():
+    position = replace(INSIDE, seconds=9.0, validation=VALIDATED, acceleration={"chosen": "off"})
+    position.end_stage(0)
+    assert position == replace(Position(), stage=1, metrics_size=position.metrics_size)
+    assert (Position().seconds, Position().images) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +61,7 @@ def test_a_position_of_the_recipe_is_believed(position, inside, directory):
         (replace(INSIDE, step=True), True, "its position is not of whole numbers from 0"),
         (replace(INSIDE, begun=1), True, "its position is not of whole numbers from 0"),
         (replace(INSIDE, seconds=-1.0), True, "its time is -1.0 seconds"),
+        (replace(INSIDE, validation=VALIDATED | {"stopped": 1}), True, "its validations are {'best': 0.5"),
         (replace(INSIDE, epoch=4), True, "it stands in epoch 5 of 3"),
         (replace(BEHIND), True, "it stands in stage 3 of 2"),
         (Position(3, results=[{"name": name} for name in ("one", "two", "three")]), False, "in stage 4 of 2"),

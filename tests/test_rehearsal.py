@@ -371,7 +371,8 @@ def test_a_set_that_states_nothing_needs_its_data_or_counts(write_recipe, tmp_pa
     (tmp_path / "c.json").write_text('{"cat": 20, "dog": 7}')
     result = cli("rehearse", path, "--steps", "1", "--counts", tmp_path / "c.json")
     assert result.code == 0 and "2 classes of 20 to 7 images" in result.out and "are assumed" in result.out
-    assert photographs((20, 7)).test == 5
+    assumed = photographs((20, 7))
+    assert assumed.test == 5 and "files of {} x {} pixels".format(*assumed.stored) in assumed.approximate
 
 
 def test_data_that_is_there_is_read_where_nothing_is_stated(write_recipe, offer_methods):

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from ltcore.files.run_directory import RunDirectory
+from ltcore.training.execute import _begun
 
 # ---------------------------------------------------------------- the process that forks
 
@@ -511,3 +512,16 @@ def test_resume_alone_finds_the_latest_run_that_has_not_ended(run, whole, tmp_pa
 
 if __name__ == "__main__":
     serve()
+
+
+def test_what_torchrun_starts_again_goes_on_by_itself_where_it_can(tmp_path, monkeypatch):
+    def begun():
+        return _begun(tmp_path, "r", "seed: 0\n", resume=False)
+
+    run = RunDirectory.create(tmp_path, "r", 0, "seed: 0\n")
+    assert begun() is None, "whoever starts a run anew gets a new one"
+    monkeypatch.setattr("ltcore.ranks.restarted", lambda: True)
+    assert begun().path == run.path
+    (run.path / "result.json").write_text("{}")
+    assert begun() is None
+    assert _begun(tmp_path, "other", "seed: 0\n", resume=False) is None

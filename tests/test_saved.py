@@ -85,6 +85,14 @@ def test_the_same_image_in_every_form(digits, tmp_path):
     assert large.logits.shape == (1, 10)
 
 
+def test_images_in_memory_are_prepared_in_this_process(digits, monkeypatch):
+    """Where a program has no `if __name__ == "__main__"`, further processes would run it again."""
+    from multiprocessing.process import BaseProcess
+
+    monkeypatch.setattr(BaseProcess, "start", lambda process: pytest.fail("a process is started"))
+    assert len(digits.predict(np.zeros((3, 40, 24), np.uint8), batch_size=1)) == 3
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

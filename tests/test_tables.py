@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -356,6 +357,8 @@ def test_pages_hold_every_cell_and_no_address(table, cells, folder):
     index = write_pages([(hostile, found)], folder / "html")
     page = (folder / "html" / "own.html").read_text()
     assert index.name == "index.html" and 'href="own.html"' in index.read_text()
+    shares = [float(share) for share in re.findall(r'style="width: ([\d.]+)%"', index.read_text())]
+    assert len(shares) > 1 and sum(shares) == pytest.approx(100, abs=0.02 * len(shares)), "a bar is whole"
     assert page.count("data-cell=") == page.count("data-behind=") == 10
     assert "<b>Plain" not in page and "&lt;b&gt;Plain" in page
     assert "http" not in page and "src=" not in page and "@import" not in page

@@ -71,8 +71,8 @@ def test_where_it_is_not_the_features_are_timms_all_the_same(model):
 
 
 def test_a_pool_that_takes_the_maximum_too_is_no_mean():
-    assert not TimmBackbone(timm.create_model("test_resnet", num_classes=0, global_pool="max")).spatial
-    assert TimmBackbone(timm.create_model("test_resnet", num_classes=0, in_chans=1), 1).spatial
+    assert not TimmBackbone(timm.create_model("test_resnet", num_classes=0, global_pool="max"), 3, None).spatial
+    assert TimmBackbone(timm.create_model("test_resnet", num_classes=0, in_chans=1), 1, None).spatial
 
 
 @pytest.mark.parametrize("size", [32, 48])

@@ -1,5 +1,6 @@
 """A run goes on, and stages are taken over, only on the data and in the environment that they began with."""
 
+import io
 import json
 
 import pytest
@@ -7,6 +8,9 @@ from PIL import Image
 
 import ltcore
 from ltcore.errors import DataError
+from ltcore.progress.console import Reporter
+from ltcore.recipe.loading import load_recipe
+from ltcore.training.execute import execute
 from ltcore.training.observers import Checkpointer
 
 
@@ -267,3 +271,9 @@ def test_a_selection_goes_on_on_the_same_data_only(cli, recipe, photos, tmp_path
     )
     (photos / "train" / "dog" / "new.png").unlink()
     assert cli(*words, "--resume").code == 0
+
+
+def test_nothing_may_differ_that_nobody_has_allowed(recipe, killed, photos, tmp_path):
+    add(photos)
+    with pytest.raises(DataError, match="of the train images 1 is new"):
+        execute(load_recipe(recipe), tmp_path / "out", True, Reporter(io.StringIO()))

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from scipy.special import softmax
 
 import ltcore
+from ltcore.contract.recipe import Unsure
 from ltcore.evaluation.unsure import choose, summary, sureness
 from ltcore.export import export
 from ltcore.report import write_report
@@ -139,6 +141,12 @@ def test_a_run_chooses_them_on_its_held_out_images(trained):
     assert trained.description.unsure.values == tuple(told["thresholds"])
     held = told["held_out"]
     assert held["precision"] >= 0.8 and 0 < held["coverage"] < 1, held
+
+
+def test_a_threshold_may_rest_on_one_prediction_and_not_on_none():
+    assert Unsure(precision=0.9, least=1).least == 1
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Unsure(precision=0.9, least=0)
 
 
 def test_its_test_images_are_marked(trained):

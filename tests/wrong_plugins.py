@@ -266,6 +266,23 @@ class UsesNumpysRandom(Method):
         return Shuffled(context.training_targets, context.num_classes, batch_size)
 
 
+class Turning(PlainSampler):
+    """Every second epoch has its batches the other way round, by a count of its own."""
+
+    calls = 0
+
+    def draw(self, *arguments) -> EpochBatches:
+        self.calls += 1
+        found = super().draw(*arguments).indices
+        return EpochBatches([batch.flip(0) for batch in found] if self.calls % 2 else found)
+
+
+class SamplerKeepsAState(Method):
+    @hookimpl
+    def build_sampler(self, batch_size: int, context: Context) -> PlainSampler:
+        return Turning(context.training_targets, context.num_classes, batch_size)
+
+
 class SeedsTorch(Method):
     @hookimpl
     def on_epoch_start(self, context: Context) -> None:

@@ -75,7 +75,7 @@ class TimmBackbone(Backbone):
 
     net = "model"
 
-    def __init__(self, model: Any, in_channels: int = 3, image_size: int | None = None) -> None:
+    def __init__(self, model: Any, in_channels: int, image_size: int | None) -> None:
         super().__init__()
         self.model = model
         self.feature_dim = int(getattr(model, "head_hidden_size", None) or model.num_features)

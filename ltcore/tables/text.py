@@ -219,7 +219,7 @@ def _cell(table: Table, found: Found) -> dict[str, Any]:
         "stage": cell.stage,
         "state": found.kind,
         "why": found.why,
-        "printed": cell.printed.model_dump(exclude_none=True, exclude_defaults=True) if cell.printed else None,
+        "printed": cell.printed.model_dump(exclude_defaults=True) if cell.printed else None,
         "measured": told(found.ours),
         "beside": {name: told(figure) for name, figure in found.beside.items() if figure.n},
         "seeds": list(found.seeds),

@@ -154,6 +154,9 @@ def test_the_recipe_comes_before_the_set_and_the_set_before_the_name():
     assert chosen(arrays(), name="cifar", image_size=64, crop_padding=3) == ("cifar", 64, 3, True, 0.0)
     assert chosen(arrays(), name="autoaugment_cutout", color_jitter=0.2) == ("autoaugment_cutout", 32, 4, True, 0.2)
     assert chosen(streamed(image_size=224)) == ("imagenet", 224, 0, True, 0.4)
+    for asked, used in ((None, "bilinear"), ("bilinear", "bilinear"), ("bicubic", "bicubic")):
+        transform = resolve(streamed(image_size=224), Transform(interpolation=asked), 3)
+        assert transform.interpolation == used
     assert chosen(streamed(image_size=224), color_jitter=0) == ("imagenet", 224, 0, True, 0.0)
     assert chosen(streamed(image_size=224, transform="resize_crop"), image_size=160)[:2] == ("resize_crop", 160)
     assert chosen(streamed(image_size=32, transform="cifar", crop_padding=5))[2] == 5

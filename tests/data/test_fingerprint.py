@@ -1,5 +1,6 @@
 """Fingerprints of data sets: what has changed is found and named; what has not, wherever it lies now, is the same."""
 
+import io
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -152,6 +153,22 @@ def test_of_other_images_the_names_count():
     assert before.differences(after) == ["of the train images 1 is new (c), 1 is gone (b)"]
 
 
+class Mischief:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a run's file was unpickled",)
+
+
+def with_pickles(content):
+    """The same arrays, one of them with an object that a stranger has put there."""
+    with np.load(io.BytesIO(content)) as stored:
+        arrays = dict(stored) | {"more": np.array([Mischief()], dtype=object)}
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
 def test_what_is_kept_comes_back_and_damage_is_found(folder):
     for splits in (in_memory(val=WHOLE.test), in_files(folder, FILES)):
         kept = fingerprint(splits)
@@ -166,6 +183,6 @@ def test_what_is_kept_comes_back_and_damage_is_found(folder):
             except ValueError:
                 continue
             assert found.digests() == kept.digests()  # in what is not read, such as a time
-        for damaged in (b"", b"PK", content[: len(content) // 2]):
+        for damaged in (b"", b"PK", with_pickles(content), content[: len(content) // 2]):
             with pytest.raises(ValueError):
                 Fingerprint.from_bytes(damaged)

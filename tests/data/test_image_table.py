@@ -118,6 +118,7 @@ def test_a_column_of_splits(make):
         zip(FILES, (wanted[each] for each in said), strict=True)
     )
     assert method.provides == {"validation"}
+    assert everything(make(text.replace("label,split", "label,fold"), split="fold").build_data()) == found
     refused(make(text, test_fraction=0.3), "data.options.test_fraction splits by fraction, but", "says the splits")
     refused(make(text.replace("valid", "maybe")), "labels.csv:3: column 'split' is 'maybe', which is no split")
     method = make(text.replace("TEST", "train"))

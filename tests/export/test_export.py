@@ -239,6 +239,22 @@ def test_only_what_an_export_wrote_is_replaced_be_it_empty(content, tmp_path):
         placing.refuse_to_replace(out, folder=False, force=True)
 
 
+def test_a_kill_leaves_no_file_without_the_one_that_it_refers_to(tmp_path, monkeypatch):
+    (tmp_path / "made").mkdir()
+    for name in ("m.onnx", "m.onnx.data"):
+        (tmp_path / "made" / name).write_text(name)
+    real = type(tmp_path).replace
+
+    def killed(path, target):
+        if real(path, target):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(type(tmp_path), "replace", killed)
+        placing.put(tmp_path / "made" / "m.onnx", tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx.data").exists() and not (tmp_path / "m.onnx").exists()
+
+
 def test_a_folder_is_never_replaced_whole(saved, tmp_path):
     hub = tmp_path / "hub"
     (hub / ".git").mkdir(parents=True)

@@ -39,6 +39,7 @@ WRONG = [
     (made.SeedsTorch, "randomness", "on_epoch_start seeds torch's global generator"),
     (made.ImagesDrawGlobally, "randomness", "the function of image_transform draws from torch's global generator"),
     (made.ImagesKeepAState, "seed", "the function of image_transform gave two images for the same image, label and"),
+    (made.SamplerKeepsAState, "seed", "the sampler drew other batches for the same arguments"),
     (made.WaitsForTheDevice, "synchronisation", "adjust_logits waits for the device in every step: the value of a"),
     (made.SelectsWithAMask, "synchronisation", "auxiliary_losses waits for the device in every step: an index that"),
     (made.FindsTheRun, "test_data", "with other test images and labels, the training differs in calibrated logits"),

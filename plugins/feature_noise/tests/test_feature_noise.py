@@ -77,9 +77,11 @@ def test_defaults_and_bounds():
         (FeatureNoiseOptions, {"p": 0.1}),
         (FeatureNoiseOptions, {"classes": "head"}),
         (FeatureDropoutOptions, {"head_fraction": 1}),
+        (FeatureDropoutOptions, {"head_fraction": 0}),
     ]:
         with pytest.raises(ValidationError):
             kind(**wrong)
+    assert FeatureNoiseOptions(head_fraction=0.01).head_fraction == 0.01
 
 
 @pytest.mark.parametrize("kind", BOTH)

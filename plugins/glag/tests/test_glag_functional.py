@@ -48,6 +48,7 @@ def test_concave_is_equation_3_with_the_inverse_base():
 
 def test_alpha_of_one_epoch_and_of_wrong_settings():
     assert gradual_alpha(0, 1) == 0 == gradual_alpha(-1, 0)
+    assert gradual_alpha(1, 2) == pytest.approx(1, rel=1e-12)
     with pytest.raises(ValueError, match="base should be above 1"):
         gradual_alpha(0, 1, base=1)
     with pytest.raises(ValueError, match="unknown form 'round'"):

@@ -107,7 +107,21 @@ def test_a_narrow_stage_is_spread_as_its_inputs_ask():
             if isinstance(module, nn.Conv2d):
                 fan_in = module.weight[0].numel()
                 assert float(module.weight.std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+                assert abs(float(module.weight.mean())) < 0.1 * float(module.weight.std())
     assert backbone.layer2[0][0].conv1.in_channels == 64 and backbone.layer2[0][0].conv1.out_channels == 64
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+def test_a_depthwise_convolution_stays_one(channels):
+    backbone = resnet()
+    backbone.layer3 = nn.Sequential(
+        nn.Conv2d(16, channels, 1), nn.Conv2d(channels, channels, 3, groups=channels), nn.BatchNorm2d(channels)
+    )
+    backbone.feature_dim = channels
+    split_network(backbone, 2, 1, 0.5)
+    half = channels // 2
+    assert [expert[1].groups for expert in backbone.layer3] == [half, half] and backbone.feature_dim == half
+    assert backbone(torch.randn(2, 3, 16, 16)).shape == (4, half)
 
 
 def test_pretrained_experts_begin_alike():
