@@ -139,6 +139,7 @@ OWN: dict[str, str] = {
     "ltcore/report/heatmap.py": "tests/test_report_figures.py tests/test_report_analysis.py",
     "ltcore/runs": "tests/test_saved.py tests/test_prediction_files.py",
     "ltcore/seeding.py": "tests/test_determinism.py",
+    "ltcore/shipped": "tests/test_shipped.py tests/test_docs.py",
     "ltcore/sweeps": "tests/test_sweeps.py tests/test_search.py",
     "ltcore/tables": "tests/test_tables.py",
     "ltcore/testing": "tests/testing",

@@ -20,6 +20,10 @@ from ltcore.files.run_directory import RunDirectory
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "init",
+    "recipes",
+    "recipes list",
+    "recipes copy",
+    "recipes show",
     "plan",
     "schema",
     "rehearse",
@@ -39,6 +43,8 @@ COMMANDS = (
     "data describe",
     "plugins",
     "plugins show",
+    "docs",
+    "hooks",
     "new",
     "check",
 )
@@ -69,6 +75,7 @@ for words in {lines!r}:
 
 def test_help_and_plugins_import_nothing_heavy():
     lines = ["--help", *(f"{command} --help" for command in COMMANDS), "--version", "plugins", "plugins --json"]
+    lines += ["docs", "docs recipes", "docs ofa", "hooks", "hooks compute_loss"]
     subprocess.run([sys.executable, "-c", _LIGHT.format(lines=lines)], check=True, cwd=ROOT)
 
 
@@ -94,6 +101,7 @@ SHORT = "--set stages.representation.epochs=6 --set stages.finetune.iterations=2
 @pytest.mark.parametrize(
     ("command", "unneeded"),
     [
+        ("recipes show digits_lt_ofa_focal", FOREIGN | COMPILER | {"torch"}),
         ("plan {recipe}", FOREIGN | COMPILER),
         (f"run {{recipe}} {SHORT} --out {{out}}", COMPILER),
         ("predict {run} {images}", FOREIGN | COMPILER),

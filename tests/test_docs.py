@@ -536,6 +536,33 @@ def test_other_layouts_of_split_lists(listed):
     assert set(named) <= set(alternatives(listed, "")) and len(named) >= 1
 
 
+# -- commands.md -------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_are_what_the_script_writes():
+    import runpy
+
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert runpy.run_path(str(ROOT / "docs" / "make_commands.py"))["page"]() == page, (
+        "run: python docs/make_commands.py"
+    )
+
+
+def test_the_commands_page_has_what_each_help_says(cli):
+    """Nothing of argparse's own output is left out: each option and each argument."""
+    found = sections((ROOT / "docs" / "commands.md").read_text())
+    found.pop("Commands")
+    assert {"ltcore run", "ltcore recipes copy", "ltcore docs", "ltcore hooks"} <= set(found)
+    for title, text in found.items():
+        said = cli(*title.split()[1:], "--help").out
+        options = set(re.findall(r"^  (?:-\w(?: [A-Z.]+)?, )?(--[\w-]+)", said, re.MULTILINE)) - {"--help", "--debug"}
+        assert options == set(re.findall(r"^\| `[^`]*?(--[\w-]+)", text, re.MULTILINE)), title
+        places = re.findall(r"^  \[?([A-Z]+)\]?(?:  |$)", said.partition("positional arguments:")[2], re.MULTILINE)
+        assert all(re.search(rf"^\| `\[?{place}\b", text, re.MULTILINE) for place in places if place != "COMMAND"), (
+            title
+        )
+
+
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 

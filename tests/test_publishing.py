@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -106,6 +105,9 @@ def test_a_wheel_has_every_file_of_its_package(project, wheels):
         for path in (source / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
     }
+    if project == ROOT:  # which carries recipes and documentation
+        shipped = [*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("docs/**/*.md")]
+        files |= {f"ltcore/shipped/files/{path.relative_to(ROOT)}" for path in shipped}
     assert packed == files and f"{package}/py.typed" in files
     for need in about["dependencies"]:
         assert re.sub(r"[,<>=].*", "", need) in metadata
@@ -122,10 +124,41 @@ def test_installed_from_wheels_everything_is_there_and_trains(environment, tmp_p
         offer.name: offer.distribution for offer in offers() if offer.distribution in ("ltcore", *names)
     }
     assert not [row for row in rows if row["broken"]]
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    (tmp_path / "empty").mkdir()
+    ours = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    listed = json.loads(environment.run("ltcore recipes list --json", tmp_path / "empty"))
+    assert {row["name"] for row in listed} == ours
+    said = environment.run("ltcore recipes copy digits_lt_ofa_focal recipes", tmp_path / "empty")
+    assert "not installed" not in said
+    # All of it, as a reader would: the figures are those that the clone's recipe gives.
+    environment.run(f"{said.splitlines()[-1]} --out copied", tmp_path / "empty")
+    environment.run(f"ltcore run {ROOT / 'recipes' / 'digits_lt_ofa_focal.yaml'} --out cloned", tmp_path / "empty")
+    copied, cloned = (
+        json.loads(next((tmp_path / "empty" / out).glob("*/*/result.json")).read_text()) for out in ("copied", "cloned")
+    )
+    assert copied["after_calibration"] == cloned["after_calibration"]
+
+
+@pytest.mark.slow
+def test_recipes_and_documentation_are_read_where_ltcore_alone_is_installed(environment, tmp_path):
+    environment.run("pip install ltcore", tmp_path)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").with_suffix("")
+        assert environment.run(f"ltcore docs {name}", folder).rstrip() == page.read_text().rstrip()
+    assert "`compute_loss(" in environment.run("ltcore hooks compute_loss", folder)
+    assert "# base/digits_lt.yaml:" in environment.run("ltcore recipes show digits_lt_ofa_focal", folder)
+    said = environment.run("ltcore recipes copy digits_lt_ofa_focal", folder)
+    assert "not installed: pip install ltcore-cifar-resnet ltcore-focal ltcore-ofa\n" in said
+    environment.run(next(line for line in said.splitlines() if "pip" in line).removeprefix("not installed: "), folder)
     short = "--set stages.representation.epochs=1 --set stages.finetune.iterations=3"
-    found = environment.run(f"ltcore run recipes/digits_lt_ofa_focal.yaml {short}", tmp_path)
-    assert "results:" in found
+    assert "results:" in environment.run(f"{said.splitlines()[-1]} {short}", folder)
+    environment.run("pip install ltcore-cdt", folder)
+    assert (
+        environment.run("ltcore docs count_norm", folder).rstrip()
+        == (ROOT / "plugins" / "cdt" / "README.md").read_text().rstrip()
+    )
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 
 from ltcore import ranks
-from ltcore.cli import bench, data, plugins, publish, recipes, rehearsal, results, sweeps, tables, training, use
+from ltcore.cli import bench, data, pages, plugins, publish, recipes, rehearsal, results, sweeps, tables, training, use
 from ltcore.cli.parser import Parser
 from ltcore.contract.interface import __version__
 from ltcore.discovery import unpackaged
@@ -21,13 +21,14 @@ from ltcore.training.threads import prepare_openmp
 from ltcore.untrusted import printable
 
 
-def _parser() -> Parser:
+def command_line() -> Parser:
+    """The parser of all commands."""
     text = "Train image classifiers on long-tailed data.\n\nExample: ltcore run recipes/digits_lt_ofa_focal.yaml"
     parser = Parser(prog="ltcore", description=text)
     parser.add_argument("--version", action="version", version=__version__, help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     # The order in which --help lists them: from a recipe to a model in use, then what is installed, then for authors.
-    for part in (recipes, rehearsal, bench, training, sweeps, tables, results, use, data, plugins, publish):
+    for part in (recipes, rehearsal, bench, training, sweeps, tables, results, use, data, plugins, pages, publish):
         part.add(commands)
     return parser
 
@@ -39,7 +40,7 @@ def main() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     prepare_openmp()
     unpackaged.told[:] = [lambda path: _complain(f"running {path}, which is not installed but named as a file")]
-    parser = _parser()
+    parser = command_line()
     if len(sys.argv) == 1:
         parser.print_help()
         return

@@ -86,6 +86,11 @@ def show(content: Any, render: Callable[[Any], str], as_json: bool) -> None:
         print(for_terminal("\n".join(printable(line) for line in render(content).split("\n")), sys.stdout))
 
 
+def show_page(text: str) -> None:
+    """Print a text with its lines as they are."""
+    print("\n".join(printable(line) for line in text.rstrip("\n").split("\n")))
+
+
 def run_named(text: str) -> Path:
     """A run's directory, from an argument's text.
 

@@ -1,13 +1,15 @@
-"""The commands about recipes: `init`, `plan` and `schema`."""
+"""The commands about recipes: `init`, `recipes`, `plan` and `schema`."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltcore.cli.parser import Parser, add_command, number_of, show, whole
+from ltcore.cli.parser import Parser, add_command, number_of, show, show_page, whole
+from ltcore.untrusted import printable
 
 
 def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **wished: Any) -> None:
@@ -22,6 +24,42 @@ def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **w
     from ltcore.progress.wrapping import for_terminal
 
     print(for_terminal(write_recipe(folder, out, force, **wished), sys.stdout))
+
+
+def list_recipes(as_json: bool = False) -> None:
+    """List the recipes that come with ltcore, with their data and the figure that a paper published for each.
+
+    Example: ltcore recipes list
+    """
+    from ltcore.shipped.recipes import recipe_rows, render_recipes
+
+    show(recipe_rows(), render_recipes, as_json)
+
+
+def copy_recipe(name: str, to: Path = Path(), force: bool = False) -> None:
+    """Copy a recipe that comes with ltcore, and all that it extends, to run and to change.
+
+    Example: ltcore recipes copy digits_lt_ofa_focal recipes
+    """
+    from ltcore.shipped import recipes
+
+    files, missing = recipes.copy_recipe(name, to, force)
+    print("\n".join(printable(path) for path in files))
+    if missing:
+        print(f"\nnot installed: pip install {' '.join(missing)}")
+    print(f"\nltcore run {shlex.quote(printable(files[0]))}")
+
+
+def show_recipe(name: str) -> None:
+    """Print a recipe merged with all that it extends, and beside each value the file and line that says it, or default.
+
+    Example: ltcore recipes show digits_lt_ofa_focal
+    """
+    from ltcore.shipped.annotated import annotated
+    from ltcore.shipped.recipes import recipe_named
+
+    path = Path(name)
+    show_page(annotated(path if path.is_file() else recipe_named(name)))
 
 
 def plan(
@@ -69,6 +107,18 @@ def add(commands: Any) -> None:
     command = add_command(commands, "init", init)
     command.add_argument("--out", type=Path, metavar="RECIPE", help="the recipe to write; by default recipe.yaml")
     add_wishes(command)
+    text = "List the recipes that come with ltcore, copy one, or show it with what it extends."
+    example = "Example: ltcore recipes show digits_lt_ce"
+    group = commands.add_parser("recipes", help=text, description=f"{text}\n\n{example}")
+    nested = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_command(nested, "list", list_recipes).json()
+    command = add_command(nested, "copy", copy_recipe)
+    command.add_argument("name", metavar="NAME", help="a recipe's name, as list shows it")
+    text = "the folder to copy into, by default the one you are in"
+    command.add_argument("to", type=Path, metavar="DIR", nargs="?", default=Path(), help=text)
+    command.flag("--force", "write over files that are there and differ")
+    command = add_command(nested, "show", show_recipe)
+    command.add_argument("name", metavar="NAME", help="a recipe's name, as list shows it, or a recipe file")
     command = add_command(commands, "plan", plan)
     command.recipe()
     command.flag("--taps", "the backbone's taps with the shape of a row, and whether it is a map or tokens")

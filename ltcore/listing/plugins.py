@@ -62,10 +62,11 @@ def render_plugins(rows: Sequence[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return _aligned(table)
+    return aligned(table)
 
 
-def _aligned(table: Sequence[tuple[str, ...]]) -> str:
+def aligned(table: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells as lines with columns of one width; the last column is as wide as it is."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in table
@@ -140,7 +141,7 @@ def render_card(card: dict[str, Any]) -> str:
         lines.append(f"  losses    {', '.join(card['auxiliary'])}")
     lines.append("  options" if card["options"] else "  no options")
     table = [(name, str(o["default"]), o["type"], o["description"]) for name, o in card["options"].items()]
-    lines += [f"    {line}" for line in _aligned(table).splitlines()] if table else []
+    lines += [f"    {line}" for line in aligned(table).splitlines()] if table else []
     return "\n".join(lines)
 
 
@@ -164,7 +165,7 @@ def data_rows() -> list[dict[str, Any]]:
 
 def render_data(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as aligned text."""
-    return _aligned([("NAME", "DISTRIBUTION", "WHAT"), *((r["name"], r["distribution"], r["summary"]) for r in rows)])
+    return aligned([("NAME", "DISTRIBUTION", "WHAT"), *((r["name"], r["distribution"], r["summary"]) for r in rows)])
 
 
 def load_data(what: str, sets: Sequence[str], verify: bool = False) -> PreparedData:

@@ -164,6 +164,14 @@ def dump_yaml(source: dict[str, Any]) -> str:
     )
 
 
+def dump_line(entry: dict[str, Any]) -> str:
+    """Write a mapping of one entry as one line of YAML, ``key: value``, whatever the value holds."""
+    text: str = yaml.dump(
+        entry, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=float("inf")
+    )
+    return text.strip()[1:-1]
+
+
 class _Converter:
     """Turns composed nodes into located values."""
 
