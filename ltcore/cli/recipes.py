@@ -140,7 +140,7 @@ def add_wishes(command: Parser) -> None:
     text = "pixels of a side that images are brought to; by default what suits and fits the time"
     command.add_argument("--image-size", type=whole, metavar="PIXELS", help=text)
     command.add_argument("--epochs", type=whole, metavar="N", help="epochs of training; by default what fits the time")
-    text = "train with this method, or the one of this distribution, with what suits it: ofa, safa, stg, glag, cdt, ..."
+    text = "train with this method, with what suits it: ofa, safa, stg, glag, cdt, ..."
     command.add_argument("--method", metavar="NAME", help=text)
     command.add_argument(
         "--minutes", type=number_of("minutes"), metavar="M", help="how long a run may take; by default 30"

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ltcore.contract.facts import DataFacts
     from ltcore.contract.recipe import Stage
     from ltcore.contract.reported import ReportScatter, ReportTable
-    from ltcore.contract.suited import Suited
 
 
 class Options(BaseModel):
@@ -167,28 +166,6 @@ class Method(nn.Module, Generic[OptionsT]):
             What to draw; nothing, by default.
         """
         return ()
-
-    @classmethod
-    def suited_to(cls, stage: Mapping[str, Any], counts: Sequence[int]) -> Suited | None:
-        """What ``ltcore train DIR --method NAME`` writes of this method into the recipe for a person's own images.
-
-        Late starts, lengths of further stages and shares of head classes are scaled here from the paper's setting to
-        the stage and the counts. Core calls it for several lengths of the stage, and takes the longest that fits the
-        time. ``NAME`` is the method's, or its distribution's where one of its methods alone answers.
-
-        Args:
-            stage: a stage that trains without a method, as a recipe writes it, which is to be copied: with ``name``,
-                ``epochs``, ``batch_size``, ``trainable``, ``optimizer``, ``schedule``. ``trainable`` lacks ``backbone``
-                where the network stays as its pre-trained weights are, and there is ``cache`` then.
-            counts: C training images per class, in label order.
-
-        Returns:
-            The methods and stages; None, by default, for the stage with the method in it and the options' defaults.
-
-        Raises:
-            RecipeError: the method cannot work with such counts.
-        """
-        return None
 
     def check_stage(self, stage: Stage) -> None:
         """Refuse settings of a stage that the method cannot work with; called before any data is read.

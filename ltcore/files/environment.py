@@ -23,6 +23,7 @@ _PACKAGES = (
     *("ltcore", "torch", "torchvision", "timm", "numpy", "pillow", "pluggy", "pydantic", "safetensors"),
     "scikit-learn",
 )
+SUITED = "suited.py"
 #: Packages that compute what a figure is made of; of our own, the code itself is compared.
 _COMPUTING = ("torch", "torchvision", "timm", "pillow")
 #: The parts of core that do.
@@ -170,7 +171,8 @@ def _place(module: str) -> Path | None:
 def _sources(place: Path | None) -> Iterable[Path]:
     if place is None:
         return ()
-    return sorted(place.rglob("*.py")) if place.is_dir() else (place,)
+    # What suits a folder of one's own (`ltcore.contract.suited`) changes no figure of a recipe.
+    return sorted(p for p in place.rglob("*.py") if p.name != SUITED) if place.is_dir() else (place,)
 
 
 def _digest(files: Iterable[Path]) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ltcore.contract.suited import Suited
 from ltcore.discovery import catalogue
-from ltcore.discovery.offer import Offer
-from ltcore.errors import PluginError, RecipeError, listed
+from ltcore.errors import PluginError, RecipeError
 
 if TYPE_CHECKING:
-    from ltcore.contract.method import Method
     from ltcore.init.survey import Survey
 
 #: The classifier that fine-tuning begins with, and the methods that `init` takes of its own accord.
@@ -25,7 +26,7 @@ def suited(name: str, kind: str, stage: dict[str, Any], found: Survey) -> Suited
     """What a recipe says of a method.
 
     Args:
-        name: a method, or the distribution of one that says what suits it.
+        name: a method, or a name under which a distribution says what suits one.
         kind: of the rung.
         stage: the training stage without a method.
         found: the images.
@@ -34,13 +35,11 @@ def suited(name: str, kind: str, stage: dict[str, Any], found: Survey) -> Suited
         PluginError: no such method is installed, or one that the stages name.
         RecipeError: it is no method to train with, or cannot work with these images.
     """
-    method, its = _find(name)
+    says = _said().get(name)
     try:
-        made = its.suited_to(stage, found.counts)
+        made = says(stage, found.counts) if says else _as_it_is(name, stage)
     except RecipeError as error:
         raise RecipeError(f"--method {name}: {error}") from error
-    if made is None:
-        made = _as_it_is(method, its, stage)
     needed = dict.fromkeys([*made.methods, *(each for one in made.stages for each in one.get("methods", ()))])
     classes = {each: catalogue.load(catalogue.find(each)) for each in needed}
     if found.images["val"]:
@@ -61,53 +60,36 @@ def suited(name: str, kind: str, stage: dict[str, Any], found: Survey) -> Suited
 
 
 def all_suited() -> list[str]:
-    """Names, as --method takes them, of all installed methods that say what suits them, and are not `init`'s own."""
-    return sorted(
-        {_short(offer) for offer in catalogue.offers() if offer.distribution != "ltcore" and _says(_loaded(offer))}
-        - set(_OWN)
+    """Names, as --method takes them, of what the installed distributions say of their methods, one for each."""
+    return sorted(next(iter(names)) for names in _modules() if names)
+
+
+def _said() -> dict[str, Callable[..., Suited]]:
+    """What distributions say of methods, by name."""
+    return {name: says for names in _modules() for name, says in names.items()}
+
+
+def _modules() -> list[dict[str, Callable[..., Suited]]]:
+    """``SUITED`` of each package of methods that has a module ``suited``."""
+    packages = dict.fromkeys(
+        offer.module.partition(".")[0]
+        for offer in catalogue.offers()
+        if offer.distribution != "ltcore" and offer.is_packaged
     )
+    return [import_module(f"{name}.suited").SUITED for name in packages if find_spec(f"{name}.suited")]
 
 
-def _find(name: str) -> tuple[str, type[Method]]:
-    """The method of a name, or the one of a distribution that says what suits it."""
-    offers = catalogue.offers()
-    if name not in {offer.name for offer in offers}:
-        of_it = [offer for offer in offers if name in (_short(offer), offer.distribution)]
-        says = [offer for offer in of_it if _says(_loaded(offer))]
-        if len(says) == 1:
-            return says[0].name, _loaded(says[0])
-        if of_it:
-            names = listed([offer.name for offer in of_it])
-            raise RecipeError(f"--method {name}: the distribution has several methods; name one of {names}")
+def _as_it_is(name: str, stage: dict[str, Any]) -> Suited:
+    """The stage with a method in it of which nothing is said."""
     try:
-        offer = catalogue.find(name)
+        its = catalogue.load(catalogue.find(name))
     except PluginError as error:
         raise PluginError(f"--method: {error}") from error
-    return name, _loaded(offer)
-
-
-def _as_it_is(name: str, its: type[Method], stage: dict[str, Any]) -> Suited:
-    """The stage with a method in it that says nothing of what suits it."""
     builds = [hook for hook in ("build_backbone", "build_data") if hasattr(its, hook)]
     if builds:
         what = "a network, named by `backbone`" if builds[0] == "build_backbone" else "a data set, named by `data`"
-        raise RecipeError(f"--method {name}: it is {what} in a recipe, and no method to train with")
+        raise RecipeError(f"it is {what} in a recipe, and no method to train with")
     why = f"'{name}' with its defaults; it does not say what suits a folder of one's own."
     if hasattr(its, "post_calibrate") and not hasattr(its, "build_classifier"):
         return Suited(methods={name: {}}, stages=[{**stage, "methods": []}], calibrate=(name,), why=why)
     return Suited(methods={name: {}}, stages=[{**stage, "methods": [name]}], why=why)
-
-
-def _short(offer: Offer) -> str:
-    return offer.distribution.removeprefix("ltcore-").replace("-", "_")
-
-
-def _loaded(offer: Offer) -> type[Method]:
-    return catalogue.load(offer)
-
-
-def _says(its: type[Method]) -> bool:
-    """Whether a method says what suits it."""
-    from ltcore.contract.method import Method
-
-    return its.suited_to.__func__ is not Method.suited_to.__func__  # type: ignore[attr-defined]

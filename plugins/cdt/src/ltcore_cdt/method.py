@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ltcore import Context, DataError, Method, Options, Suited, hookimpl, scale_weights
+from ltcore import Context, DataError, Method, Options, hookimpl, scale_weights
 from ltcore_cdt.functional import count_scale, temperatures, tempered_logits
 
 
@@ -27,16 +26,6 @@ class CDT(Method[CDTOptions]):
 
     interface = "1.0"
     temperature: Tensor
-
-    @classmethod
-    def suited_to(cls, stage: Mapping[str, Any], counts: Sequence[int]) -> Suited:
-        """The stage with temperatures; gamma stays the default, for a selection would train for each value."""
-        return Suited(
-            methods={"cdt": {"gamma": 0.2}},
-            stages=[{**stage, "methods": ["cdt"]}],
-            why="While it trains, the logits of a class are divided by a temperature that is higher the rarer the "
-            "class is (CDT). A larger gamma favours rare classes more; `select:` chooses one on held-out images.",
-        )
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +18,6 @@ from ltcore import (
     Options,
     RecipeError,
     Stage,
-    Suited,
     class_balanced_distribution,
     evaluating,
     hookimpl,
@@ -140,42 +138,6 @@ class AFG(Method[AFGOptions]):
     pools: Tensor
     tail: Tensor
     real_share: Tensor
-
-    @classmethod
-    def suited_to(cls, stage: Mapping[str, Any], counts: Sequence[int]) -> Suited:
-        """GLAG: the stage with the gradual balanced loss, then generated features, distillation and weight scaling.
-
-        The second stage has about 500 steps, in 4 to 40 generation epochs (40 in the paper). Head classes have more
-        than 100 images, or more than the mean where that is none or all of them.
-
-        Raises:
-            RecipeError: no class has two images, so that none can be held out for the generator's confidence.
-        """
-        if max(counts) < 2:
-            raise RecipeError("every class has a single training image; GLAG holds one per class out")
-        limit = 100 if min(counts) <= 100 < max(counts) else sum(counts) // len(counts)
-        second = {
-            "name": "classifier",
-            "epochs": min(40, max(4, 500 * 64 // sum(counts))),
-            "methods": ["lws", "afg", "distillation"],
-            "batch_size": 64,
-            "trainable": ["classifier"],
-            "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
-            "schedule": {"name": "cosine"},
-            "cache": "eval",
-        }
-        return Suited(
-            methods={
-                "gra_loss": {},
-                "lws": {"bias": "scale"},
-                "afg": {"head_images": limit, "neighbours": min(2, len(counts) - 1)},
-                "distillation": {"head_images": limit},
-            },
-            stages=[{**stage, "methods": ["gra_loss"]}, second],
-            holdout=1,
-            why="The loss is told more and more how frequent each class is. A second stage trains the classifier on "
-            "features that are drawn for rare classes, while it keeps what it knew of frequent ones (GLAG).",
-        )
 
     def __init__(self, options: AFGOptions | None = None) -> None:
         """Keep the options."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from pydantic import Field
 from torch import Tensor, nn
 
-from ltcore import Context, DataError, Method, Options, Suited, hookimpl
+from ltcore import Context, DataError, Method, Options, hookimpl
 from ltcore_ldam.classifier import NormalisedClassifier
 from ltcore_ldam.functional import ldam_margins, subtract_margin
 
@@ -27,17 +24,6 @@ class LDAM(Method[LDAMOptions]):
 
     interface = "1.0"
     margins: Tensor
-
-    @classmethod
-    def suited_to(cls, stage: Mapping[str, Any], counts: Sequence[int]) -> Suited:
-        """The stage with margins, and class weights in its last fifth, as in the paper's 160 of 200 epochs."""
-        late = 4 * stage["epochs"] // 5
-        return Suited(
-            methods={"ldam": {}, "drw": {"start_epoch": late}},
-            stages=[{**stage, "methods": ["ldam", "drw"]}],
-            why="Rare classes are asked for a larger margin (LDAM), and in the last fifth of the epochs they weigh "
-            "more (DRW).",
-        )
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:
