@@ -9,8 +9,8 @@ keep a digest, for what suits a folder changes no figure.
 ``batch_size``, ``trainable``, ``optimizer``, ``schedule``. ``trainable`` lacks ``backbone`` where the network stays as
 its pre-trained weights are, and there is ``cache`` then. `counts` are the C training images per class, in label order.
 The function gives a `Suited`, or raises an ``ltcore.RecipeError`` where the method cannot work with such counts. Core
-calls it for several lengths of the stage, and takes the longest that fits the time. Without it the stage gets the method with
-the options' defaults.
+calls it for several lengths of the stage, and takes the longest that fits the time. Without it the stage gets the
+method with the options' defaults.
 """
 
 from __future__ import annotations
