@@ -43,8 +43,9 @@ DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 AROUND, FITTING = 0.3, 1e-4
 #: Minutes around a run that follows another one in the same process.
 BESIDE = 0.15
-#: How much longer methods may take than their features and steps as of the network alone, and being rehearsed.
-SPARE = 1.5
+#: How much longer methods may take than one pass and the steps of the network alone: features at other taps, steps of
+#: their own, and being rehearsed.
+SPARE = 3.0
 #: Pixels of a side from which on a CPU's time for an image is estimated.
 MEASURED = 128
 #: A method on a network that stays as it is: epochs over features that are kept, images in a batch; and the seconds of
