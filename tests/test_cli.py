@@ -391,10 +391,10 @@ def test_data(cli, write_recipe):
 
 
 def test_what_is_asked_for_with_a_flag_is_not_done_unasked(monkeypatch):
-    from ltcore.cli import _parser
+    from ltcore.cli import command_line
 
     checked = 0
-    (commands,) = (action for action in _parser()._actions if action.choices)
+    (commands,) = (action for action in command_line()._actions if action.choices)
     queue = list(commands.choices.values())
     for parser in queue:
         for action in parser._actions:

@@ -339,7 +339,7 @@ def test_no_run_to_resume(cli, write_recipe, reads, tmp_path):
     ("words", "message"),
     [
         (("run",), "ltcore run: name a RECIPE; only --resume goes without one"),
-        (("rn",), "ltcore: argument COMMAND: invalid choice: 'rn' (choose from 'init', 'plan', 'schema', "),
+        (("rn",), "ltcore: argument COMMAND: invalid choice: 'rn' (choose from 'init', 'recipes', 'plan', 'schema', "),
         (("run", "r.yaml", "--sed", "1"), "ltcore: unrecognized arguments: --sed 1; see 'ltcore --help'"),
         (("run", "r.yaml", "--seed", "x"), "ltcore run: argument --seed: invalid int value: 'x'; see "),
     ],

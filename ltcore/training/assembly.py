@@ -19,6 +19,7 @@ from ltcore.contract.hookspecs import build_backbone, build_classifier, build_en
 from ltcore.contract.model import Model
 from ltcore.discovery.binding import Hooks, Implementation
 from ltcore.errors import PluginError
+from ltcore.evaluation.pooled import PooledFeatures
 from ltcore.networks.synchronised import synchronise
 from ltcore.plan.adapting import adapted
 from ltcore.plan.plan import Plan
@@ -42,6 +43,7 @@ class Assembly:
         model: backbone, classifier and methods.
         state: where the run stands.
         contexts: what each method may know, by its name in the recipe; core's own under the empty name.
+        tested: pooled features of the test images; those of the others are the provider's.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Assembly:
         # Test data reaches no method: the provider, which answers their questions, does not have it.
         untested = {name: loader for name, loader in data.loaders.items() if name != "test"}
         self.provider = provider or FeatureProvider(untested, recipe.eval_batch_size)
+        self.tested = PooledFeatures()
         backbone = self._backbone()
         self.model = Model(
             backbone,

@@ -33,7 +33,8 @@ class Evaluation:
         """
         data, model = self._assembly.data, self._assembly.model
         crops = 1 if split == "train" else data.whole.transform.crops
-        kept = self._assembly.provider.pooled
+        # Methods reach the provider, and no test image may be reached from there.
+        kept = self._assembly.tested if split == "test" else self._assembly.provider.pooled
         pooled = kept.crops(model, data.loaders[split], self._batch_size, crops)
         return pooled, self.logits(model.classifier, pooled), data.split(split).targets
 

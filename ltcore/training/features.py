@@ -30,7 +30,7 @@ class FeatureProvider:
         batch_size: images at a time.
 
     Attributes:
-        pooled: pooled features of whole splits, which evaluation asks for, too.
+        pooled: pooled features of whole splits, but for the test images; evaluation asks for them, too.
     """
 
     def __init__(self, loaders: dict[str, Loader], batch_size: int) -> None:

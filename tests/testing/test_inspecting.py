@@ -105,11 +105,14 @@ def test_what_may_change_while_a_hook_is_at_work():
     watch = Watch()
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     network[0].weight.requires_grad_(False)
+    network.added_by = {}
     names = dict.fromkeys(("class_counts", "training_targets", "validation_targets", "progress"))
     watch.state = SimpleNamespace(model=SimpleNamespace(backbone=network, classifier=nn.Linear(2, 2)), **names)
 
     def kept(hook):
-        return {name.removeprefix("context.model.") for name in watch._seen({}, hook) if name.startswith("context.mod")}
+        return {
+            name.removeprefix("context.model.") for name in watch._seen({}, hook, "") if name.startswith("context.mod")
+        }
 
     learning, training = {"backbone.1.running_mean", "backbone.1.running_var"}, {"backbone.1.weight", "classifier.bias"}
     assert learning | training <= kept("on_epoch_end")
