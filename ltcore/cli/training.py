@@ -151,7 +151,7 @@ def train(
                 found[each] = Compared(runs, time.perf_counter() - start)
         if not found:
             raise RunError(f"none of the {len(made.paths)} recipes could be trained; see above")
-        print("\n" + held_out_table(found, made.left_out))
+        print("\n" + held_out_table(found, made.left_out, made.held_out))
         best = max(found, key=lambda each: found[each].score)
         # The best one last, whose errors and use are named below.
         ended = [path for each in found if each != best for path in found[each].runs] + found[best].runs

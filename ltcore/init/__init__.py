@@ -6,6 +6,7 @@ and written down as a recipe with comments (`text`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from ltcore.errors import LtcoreError, RecipeError
 from ltcore.files.output import refuse_output, write_output
 
 if TYPE_CHECKING:
-    from ltcore.init.choices import Wishes
+    from ltcore.init.choices import Choices, Wishes
     from ltcore.init.machine import Machine
     from ltcore.init.survey import Survey
 
@@ -33,11 +34,13 @@ class Recipes:
         paths: the recipes by method; the first is the one that `init` writes without a method, called ``init``.
         summaries: by method, what was found and will be done.
         left_out: by method, why it has no recipe.
+        held_out: how many images the methods are compared on.
     """
 
     paths: dict[str, Path]
     summaries: dict[str, str]
     left_out: dict[str, str]
+    held_out: int
 
 
 def write_recipe(folder: Path, out: Path, force: bool, split: str = "auto", **wished: Any) -> str:
@@ -58,11 +61,13 @@ def write_recipe(folder: Path, out: Path, force: bool, split: str = "auto", **wi
     from ltcore.init.choices import Wishes
     from ltcore.init.machine import this_machine
     from ltcore.init.survey import survey
+    from ltcore.init.text import summary
 
     wishes = Wishes(**wished)
     if wishes.method == ALL:
         raise RecipeError(f"--method {ALL} trains a recipe for each method and compares them: ltcore train {folder}")
-    return _write(survey(folder, split), wishes, this_machine(), out)  # type: ignore[arg-type]
+    found, machine = survey(folder, split), this_machine()  # type: ignore[arg-type]
+    return summary(found, _write(found, wishes, machine, out), machine, out)
 
 
 def write_recipes(
@@ -74,6 +79,9 @@ def write_recipes(
     **wished: Any,
 ) -> Recipes:
     """Write `init`'s own recipe, and one for each installed method that says what suits it; all share the time.
+
+    Methods are taken in the order of what they need at least. Each may have an equal part of the time that is left, and
+    what it does not need goes to those behind it.
 
     Args:
         folder: the images, or the lists that name them.
@@ -87,7 +95,7 @@ def write_recipes(
         DataError: the folder's images cannot be used.
         RecipeError: a recipe is there already or cannot be written, or the wishes cannot be met.
     """
-    from ltcore.init.choices import Wishes, choose_for_all
+    from ltcore.init.choices import Wishes, choose_for_all, least_minutes
     from ltcore.init.machine import this_machine
     from ltcore.init.methods import all_suited
     from ltcore.init.survey import survey
@@ -96,21 +104,29 @@ def write_recipes(
     paths = {name: out.with_name(f"{out.stem}_{name}{out.suffix}") for name in all_suited()}
     for path in (out, *paths.values()):
         _refuse(path, force)
+    start = time.perf_counter()
     found, machine, wishes = survey(folder, split), this_machine(), Wishes(**wished)  # type: ignore[arg-type]
     wishes = replace(wishes, method=None, holdout=0 if found.images["val"] else HELD_OUT)
+    held_out = found.images["val"] or HELD_OUT * len(found.counts)
     say(f"writing {out}")
     own = choose_for_all(found, wishes, machine, list(paths))
     write_output(out, recipe_text(found, own, wishes, machine, out))
-    made = Recipes({"init": out}, {"init": summary(found, own, machine, out)}, {})
+    made = Recipes({"init": out}, {"init": summary(found, own, machine, out)}, {}, held_out)
     # The same network and images for all, so that only the method differs.
-    wishes = replace(wishes, minutes=(wishes.minutes - own.minutes) / max(1, len(paths)), beside=own.rung)
-    for name, path in paths.items():
-        say(f"writing {path}")
+    wishes = replace(wishes, beside=own.rung)
+    least, promised = least_minutes(own.rung, found, wishes, list(paths)), own.minutes
+    waiting = sorted(paths, key=lambda name: least.get(name, 0.0))
+    for place, name in enumerate(waiting):
+        left = wishes.minutes - promised - (time.perf_counter() - start) / 60
+        asked = replace(wishes, method=name, minutes=left / (len(waiting) - place))
+        say(f"writing {paths[name]}")
         try:
-            made.summaries[name] = _write(found, replace(wishes, method=name), machine, path)
-            made.paths[name] = path
+            its = _write(found, asked, machine, paths[name])
         except LtcoreError as error:
             made.left_out[name] = str(error)
+            continue
+        promised += its.minutes
+        made.paths[name], made.summaries[name] = paths[name], summary(found, its, machine, paths[name])
     return made
 
 
@@ -123,10 +139,10 @@ def _refuse(out: Path, force: bool) -> None:
     refuse_output(out)
 
 
-def _write(found: Survey, wishes: Wishes, machine: Machine, out: Path) -> str:
-    """Choose, write the recipe, and return the summary; the recipe of a named method is rehearsed."""
-    from ltcore.init.choices import Choices, choose
-    from ltcore.init.text import recipe_text, summary
+def _write(found: Survey, wishes: Wishes, machine: Machine, out: Path) -> Choices:
+    """Choose and write the recipe; that of a named method is rehearsed."""
+    from ltcore.init.choices import choose
+    from ltcore.init.text import recipe_text
 
     def text(made: Choices) -> str:
         return recipe_text(found, made, wishes, machine, out)
@@ -148,4 +164,4 @@ def _write(found: Survey, wishes: Wishes, machine: Machine, out: Path) -> str:
     if wishes.method and wishes.epochs:
         rehearsed(made)
     write_output(out, text(made))
-    return summary(found, made, machine, out)
+    return made

@@ -209,8 +209,7 @@ def choose_for_all(found: Survey, wishes: Wishes, machine: Machine, methods: Seq
             fewest = wishes.epochs or _bounds(rung, wishes)[0]
             own = _fit(rung, found, wishes, fewest)
             if rung.kind == "frozen":
-                others = _least(rung, found, replace(wishes, beside=rung), methods)
-                lowest = own.minutes + SPARE * others
+                lowest = own.minutes + SPARE * sum(least_minutes(rung, found, wishes, methods).values())
             else:  # each has a network to train, for as long
                 lowest = (1 + len(methods)) * own.minutes
                 share = wishes.minutes / (1 + len(methods))
@@ -223,13 +222,16 @@ def choose_for_all(found: Survey, wishes: Wishes, machine: Machine, methods: Seq
     )
 
 
-def _least(rung: Rung, found: Survey, wishes: Wishes, methods: Sequence[str]) -> float:
-    """Minutes of all that can work with these images, with their fewest epochs."""
-    minutes = 0.0
+def least_minutes(rung: Rung, found: Survey, wishes: Wishes, methods: Sequence[str]) -> dict[str, float]:
+    """Minutes of each method with its fewest epochs, beside a recipe on the same rung and before it is rehearsed.
+
+    Methods that cannot work with these images are left out, which is told when their recipe is written.
+    """
+    minutes = {}
     for method in methods:
-        asked = replace(wishes, method=method)
-        with contextlib.suppress(RecipeError):  # which is told when its recipe is written
-            minutes += _fit(rung, found, asked, wishes.epochs or _bounds(rung, asked)[0]).minutes
+        asked = replace(wishes, beside=rung, method=method)
+        with contextlib.suppress(RecipeError):
+            minutes[method] = _fit(rung, found, asked, wishes.epochs or _bounds(rung, asked)[0]).minutes
     return minutes
 
 

@@ -42,8 +42,14 @@ class Compared:
         return mean(self.held_out)
 
 
-def held_out_table(found: Mapping[str, Compared], left_out: Mapping[str, str]) -> str:
-    """The methods, the best on the held-out images first, with the figures on the test images beside."""
+def held_out_table(found: Mapping[str, Compared], left_out: Mapping[str, str], held_out: int) -> str:
+    """The methods, the best on the held-out images first, with the figures on the test images beside.
+
+    Args:
+        found: the runs by method.
+        left_out: by method, why it has none.
+        held_out: how many images are held out.
+    """
     heads = ["percent", "held out", *(FIGURES[name].short for name in _TESTED), "seconds"]
     rows = []
     for method in sorted(found, key=lambda each: -found[each].score):
@@ -53,12 +59,28 @@ def held_out_table(found: Mapping[str, Compared], left_out: Mapping[str, str]) -
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     lines = ["  ".join(_aligned(cells, widths)).rstrip() for cells in (heads, *rows)]
     lines += [f"left out  {printable(name)}: {printable(why)}" for name, why in left_out.items()]
+    best = rows[0][0]
+    points = 100 * _uncertain(found[best], held_out)
     lines += [
         "",
-        f"'held out' is the balanced accuracy by which the best is chosen: {rows[0][0]}. The other columns are of the",
+        f"'held out' is the balanced accuracy by which the best is chosen: {best}. It is of {held_out} images, and",
+        f"uncertain by about {points:.0f} points: what is close to the best may be as good. The other columns are of the",
         "test images, by which nothing was chosen.",
     ]
     return "\n".join(lines)
+
+
+def _uncertain(compared: Compared, held_out: int) -> float:
+    """Half of the interval of confidence of a figure on so many held-out images, as if each class had as many."""
+    import torch
+
+    from ltcore.evaluation.intervals import mean_of
+
+    recalls = compared.results()[0]["stages"][-1]["validation"]["per_class_accuracy"]
+    known = torch.tensor([recall for recall in recalls if recall is not None])
+    images = torch.full_like(known, held_out / len(known))
+    low, high = mean_of(known * images, images) or (0.0, 1.0)
+    return (high - low) / 2
 
 
 def _shown(values: Sequence[float]) -> str:

@@ -30,9 +30,10 @@ def suited_to(stage: Mapping[str, Any], counts: Sequence[int]) -> Suited:
         },
         "schedule": {"name": "cosine"},
     } | ({"batch_norm": "adapt"} if trains else {"cache": "eval"})
+    mixing: dict[str, Any] = {"mixup": {}} if trains else {}
     smoothing = {"lws": {"weights": "train", "bias": "scale"}, "label_aware_smoothing": {"spread": "all"}}
     return Suited(
-        methods=({"mixup": {}} if trains else {}) | smoothing,
+        methods=mixing | smoothing,
         stages=[{**stage, "methods": ["mixup"] if trains else []}, second],
         why="A second stage trains the classifier on batches in which every class is as frequent, with labels that "
         "are softer the more frequent their class is (MiSLAS).",

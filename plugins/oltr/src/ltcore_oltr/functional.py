@@ -47,7 +47,8 @@ def meta_embedding(direct: Tensor, centroids: Tensor, coefficients: Tensor, sele
     memory = centroids.detach()
     nearest = squared_distances(direct, memory).amin(1, keepdim=True).clamp(min=_SMALLEST).sqrt()
     scaled = reach / nearest * (direct + selector.tanh() * (coefficients.softmax(1) @ memory))
-    return scaled / (1 + torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
+    norms: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / (1 + norms)
 
 
 def modulated_attention(maps: Tensor, attended: Tensor, shares: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class OLTRNetwork(Backbone):
         # The buffer is what a checkpoint has; the number is what a step looks at, without waiting for the device.
         self.register_buffer("phase", torch.zeros((), dtype=torch.int64))
         self._phase = 0
-        self.register_load_state_dict_post_hook(_read_phase)
+        register: Any = self.register_load_state_dict_post_hook  # PyTorch says no types
+        register(_read_phase)
 
     @property
     def attends(self) -> bool:
