@@ -64,7 +64,7 @@ def held_out_table(found: Mapping[str, Compared], left_out: Mapping[str, str], h
     lines += [
         "",
         f"'held out' is the balanced accuracy by which the best is chosen: {best}. It is of {held_out} images, and",
-        f"uncertain by about {points:.0f} points: what is close to the best may be as good. The other columns are of the",
+        f"uncertain by about {points:.0f} points: what is close to the best may be as good. The others are of the",
         "test images, by which nothing was chosen.",
     ]
     return "\n".join(lines)
