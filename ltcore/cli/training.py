@@ -134,13 +134,15 @@ def train(
 
     if method == ALL:
         from ltcore.init.comparing import Compared, held_out_table
+        from ltcore.sweeps.grid import seeds_of
 
-        made = write_recipes(folder, path, force, say=lambda text: print(text, flush=True), **wished)
+        number = len(seeds_of(seeds)) or 1
+        made = write_recipes(folder, path, force, say=lambda text: print(text, flush=True), runs=number, **wished)
         found: dict[str, Compared] = {}
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".features-", dir=out) as features:
-            for each, one in made.paths.items():
-                print(f"== {each}\n{made.summaries[each]}\n", flush=True)
+            for each, one, summary in made.written:
+                print(f"== {each}\n{summary}\n", flush=True)
                 start = time.perf_counter()
                 try:
                     runs = trained(one, Path(features))
@@ -150,7 +152,7 @@ def train(
                     continue
                 found[each] = Compared(runs, time.perf_counter() - start)
         if not found:
-            raise RunError(f"none of the {len(made.paths)} recipes could be trained; see above")
+            raise RunError("none of the recipes could be trained; see above")
         print("\n" + held_out_table(found, made.left_out, made.held_out))
         best = max(found, key=lambda each: found[each].score)
         # The best one last, whose errors and use are named below.

@@ -7,7 +7,7 @@ and written down as a recipe with comments (`text`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,14 +31,13 @@ class Recipes:
     """Recipes for the same images, for one method each.
 
     Attributes:
-        paths: the recipes by method; the first is the one that `init` writes without a method, called ``init``.
-        summaries: by method, what was found and will be done.
+        written: name of the method, recipe and summary of each, written when it is asked for; the first is the one that
+            `init` writes without a method, called ``init``.
         left_out: by method, why it has no recipe.
         held_out: how many images the methods are compared on.
     """
 
-    paths: dict[str, Path]
-    summaries: dict[str, str]
+    written: Iterator[tuple[str, Path, str]]
     left_out: dict[str, str]
     held_out: int
 
@@ -76,12 +75,13 @@ def write_recipes(
     force: bool,
     split: str = "auto",
     say: Callable[[str], None] = lambda _: None,
+    runs: int = 1,
     **wished: Any,
 ) -> Recipes:
     """Write `init`'s own recipe, and one for each installed method that says what suits it; all share the time.
 
-    Methods are taken in the order of what they need at least. Each may have an equal part of the time that is left, and
-    what it does not need goes to those behind it.
+    Each is to be trained before the next is asked for. Methods come in the order of what they need at least. Each may
+    have an equal part of the time that is left just then, so that what one does not need goes to those behind it.
 
     Args:
         folder: the images, or the lists that name them.
@@ -89,6 +89,7 @@ def write_recipes(
         force: whether recipes that are there are written over.
         split: see `write_recipe`.
         say: tells the user which recipe is written.
+        runs: how many runs of each recipe will be made; the minutes that are asked for are those of one of each.
         **wished: fields of `ltcore.init.choices.Wishes`.
 
     Raises:
@@ -107,27 +108,29 @@ def write_recipes(
     start = time.perf_counter()
     found, machine, wishes = survey(folder, split), this_machine(), Wishes(**wished)  # type: ignore[arg-type]
     wishes = replace(wishes, method=None, holdout=0 if found.images["val"] else HELD_OUT)
-    held_out = found.images["val"] or HELD_OUT * len(found.counts)
-    say(f"writing {out}")
-    own = choose_for_all(found, wishes, machine, list(paths))
-    write_output(out, recipe_text(found, own, wishes, machine, out))
-    made = Recipes({"init": out}, {"init": summary(found, own, machine, out)}, {}, held_out)
-    # The same network and images for all, so that only the method differs.
-    wishes = replace(wishes, beside=own.rung)
-    least, promised = least_minutes(own.rung, found, wishes, list(paths)), own.minutes
-    waiting = sorted(paths, key=lambda name: least.get(name, 0.0))
-    for place, name in enumerate(waiting):
-        left = wishes.minutes - promised - (time.perf_counter() - start) / 60
-        asked = replace(wishes, method=name, minutes=left / (len(waiting) - place))
-        say(f"writing {paths[name]}")
-        try:
-            its = _write(found, asked, machine, paths[name])
-        except LtcoreError as error:
-            made.left_out[name] = str(error)
-            continue
-        promised += its.minutes
-        made.paths[name], made.summaries[name] = paths[name], summary(found, its, machine, paths[name])
-    return made
+    left_out: dict[str, str] = {}
+
+    def written() -> Iterator[tuple[str, Path, str]]:
+        say(f"writing {out}")
+        own = choose_for_all(found, wishes, machine, list(paths))
+        write_output(out, recipe_text(found, own, wishes, machine, out))
+        yield "init", out, summary(found, own, machine, out)
+        # The same network and images for all, so that only the method differs.
+        beside = replace(wishes, beside=own.rung)
+        least = least_minutes(own.rung, found, beside, list(paths))
+        waiting = sorted(paths, key=lambda name: least.get(name, 0.0))
+        for place, name in enumerate(waiting):
+            left = wishes.minutes - (time.perf_counter() - start) / 60 / runs
+            asked = replace(beside, method=name, minutes=left / (len(waiting) - place))
+            say(f"writing {paths[name]}")
+            try:
+                made = _write(found, asked, machine, paths[name])
+            except LtcoreError as error:
+                left_out[name] = str(error)
+                continue
+            yield name, paths[name], summary(found, made, machine, paths[name])
+
+    return Recipes(written(), left_out, found.images["val"] or HELD_OUT * len(found.counts))
 
 
 def _refuse(out: Path, force: bool) -> None:
