@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from ltcore.data import duplicates
 from ltcore.discovery import catalogue
@@ -28,7 +30,7 @@ def speed(monkeypatch):
     def images_per_second(model, image_size, device):
         asked.append((model, image_size, device))
         speed = 100.0 * (64 / image_size) ** 2 * (50 if device == "cuda" else 1)
-        return speed, 3 * speed
+        return speed, 2 * speed, 3 * speed
 
     monkeypatch.setattr(choices, "images_per_second", images_per_second)
     monkeypatch.setattr("ltcore.init.machine.this_machine", lambda: CPU)
@@ -249,16 +251,33 @@ def test_decoding_counts(tmp_path):
 
 def test_pretrained_weights_are_frozen_where_there_is_no_time_to_tune_them(tmp_path):
     photos = found(tmp_path, images=2000, side=500)
-    # At 224 pixels 8.16 images a second train and 24.5 have their features taken.
+    # At 224 pixels 8.16 images per second train, 16.3 train the last part, and 24.5 have their features taken.
     frozen = choose(photos, Wishes(minutes=5, pretrained=True), CPU)
     assert (frozen.rung.kind, frozen.rung.size, frozen.epochs) == ("frozen", 224, 0)
     assert frozen.methods == ("linear_probe",) and frozen.minutes == pytest.approx(0.3 + 2009 / 24.49 / 60, abs=0.02)
-    assert (frozen.above.rung.kind, frozen.above.rung.size) == ("tuned", 224)
+    assert (frozen.above.rung.kind, frozen.above.rung.size) == ("last", 224)
+    last = choose(photos, Wishes(minutes=13, pretrained=True), CPU)
+    assert (last.rung.kind, last.epochs, last.above.rung.kind) == ("last", 5, "tuned")
+    assert last.stage["trainable"] == ["backbone.layer4", "classifier"] and last.methods == ("linear_probe",)
     tuned = choose(photos, Wishes(minutes=18, pretrained=True), CPU)
     assert (tuned.rung.kind, tuned.epochs, tuned.above) == ("tuned", 3, None) and tuned.minutes <= 18
     assert tuned.methods == ("linear_probe",)  # nearly balanced
     small = choose(photos, Wishes(minutes=1, pretrained=True), CPU)
     assert (small.rung.kind, small.rung.size) == ("frozen", 128)
+    named = choose(photos, Wishes(minutes=10, pretrained=True, method="cdt"), CPU)
+    assert named.rung.kind == "frozen"  # methods know no parts of a network
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        ("resnet18", ["layer4"]),
+        ("tf_efficientnet_lite0", ["blocks.6", "conv_head", "bn2"]),
+        ("test_vit", ["blocks.4", "blocks.5", "norm"]),
+    ],
+)
+def test_the_last_part_of_a_network(model, part):
+    assert machine.last_part_of(model) == part
 
 
 def test_a_frozen_network_is_fitted_and_tested(cli, tmp_path, monkeypatch):
@@ -271,7 +290,7 @@ def test_a_frozen_network_is_fitted_and_tested(cli, tmp_path, monkeypatch):
     folder = put(tmp_path / "photos", LONG)
     result, text, recipe = init(cli, folder, *words)
     assert recipe["methods"] == {"linear_probe": {}, "temperature": {}} and recipe["calibrate"] == ["temperature"]
-    assert "fine-tuning all of the network" in result.out and "--minutes" in prose(text)
+    assert "fine-tuning the last part of the network" in result.out and "--minutes" in prose(text)
     monkeypatch.chdir(tmp_path)
     for line in result.out.splitlines():
         if "ltcore run" in line:
@@ -316,8 +335,8 @@ def test_pretrained_and_what_was_asked_for(tmp_path):
 
 
 def test_a_real_measurement():
-    training, forward = machine.images_per_second("test_resnet", 32, "cpu")
-    assert 0 < training < forward
+    training, last, forward = machine.images_per_second("test_resnet", 32, "cpu")
+    assert 0 < training < forward and training < last
     assert machine.this_machine().cores >= 1
 
 
@@ -419,7 +438,7 @@ def test_a_named_method_gets_what_suits_it(cli, tmp_path, pictures, monkeypatch,
     words += ["--minutes", {"scratch": 60, "tuned": 60, "frozen": 2}[start]]
     monkeypatch.setattr(rehearsal, "rehearse", lambda recipe, steps: {"seconds": 1.0})
     if start == "frozen":  # there is no time to train the network
-        monkeypatch.setattr(choices, "images_per_second", lambda *_: (1.0, 100.0))
+        monkeypatch.setattr(choices, "images_per_second", lambda *_: (1.0, 2.0, 100.0))
     result = cli("init", folder, *words)
     assert (result.code, result.err) == (0, ""), result
     recipe = yaml.safe_load((tmp_path / "own.yaml").read_text())
@@ -438,6 +457,24 @@ def test_a_named_method_gets_what_suits_it(cli, tmp_path, pictures, monkeypatch,
     assert set(recipe["methods"]) == {name for names in expected for name in names}
     assert "logit_adjustment" not in recipe["methods"]
     assert cli("plan", tmp_path / "own.yaml").code == 0
+
+
+def test_the_last_part_alone_is_trained(cli, tmp_path, monkeypatch, pictures):
+    folder, weights = pictures
+    monkeypatch.setattr(choices, "images_per_second", lambda *_: (1.0, 100.0, 200.0))
+    result = cli("init", folder, *weights, "--image-size", 32, "--minutes", 4, "--out", tmp_path / "own.yaml")
+    assert result.code == 0 and "of the network's last part" in result.out, result
+    assert cli("run", tmp_path / "own.yaml", "--out", tmp_path / "runs", "--set", "stages.train.epochs=2").code == 0
+    (run,) = (tmp_path / "runs" / "own").iterdir()
+    (state,) = (run / "checkpoints").glob("stage-*.safetensors")
+    before, after = load_file(weights[1]), load_file(state)
+    prefix = "model/backbone.model."
+    moved = {
+        name
+        for name, tensor in before.items()
+        if f"{prefix}{name}" in after and not torch.equal(tensor, after[f"{prefix}{name}"])
+    }
+    assert moved and all(name.startswith("layer4") for name in moved)
 
 
 def test_starts_and_shares_of_the_head_go_by_epochs_and_counts(cli, tmp_path, pictures, monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any
 from ltcore.contract.suited import Suited
 from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
-from ltcore.init.machine import Machine, images_per_second, pretrained_config
+from ltcore.init.machine import Machine, images_per_second, last_part_of, pretrained_config
 from ltcore.init.methods import NO_STEP, PROBE, suited
 from ltcore.init.survey import Survey
 
@@ -34,9 +34,9 @@ LADDER = (
 #: Sizes that pre-trained networks are tried at, below the one that their weights were trained at.
 PRETRAINED_SIZES = (384, 224, 192, 160, 128, 96, 64)
 #: Fewest and most epochs, from scratch and fine-tuning; with fewer there would be little to have.
-EPOCHS = {"scratch": (15, 100), "tuned": (3, 10)}
-BATCH = {"scratch": 64, "tuned": 32, "frozen": 2}
-LEARNING_RATE = {"scratch": 2.0e-3, "tuned": 1.0e-4, "frozen": NO_STEP}
+EPOCHS = {"scratch": (15, 100), "last": (4, 10), "tuned": (3, 10)}
+BATCH = {"scratch": 64, "last": 32, "tuned": 32, "frozen": 2}
+LEARNING_RATE = {"scratch": 2.0e-3, "last": 1.0e-3, "tuned": 1.0e-4, "frozen": NO_STEP}
 #: timm's own weights where --pretrained names no model: small on a CPU.
 DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 #: Minutes before the first image and behind the last one; and seconds for an image and a class of fitting a classifier.
@@ -93,13 +93,13 @@ class Rung:
     """One way to train; further up the ladder is better and slower.
 
     Attributes:
-        kind: ``scratch``, ``frozen`` (a classifier on the features of pre-trained weights) or ``tuned`` (that, and then
-            all of the network).
+        kind: ``scratch``, ``frozen`` (a classifier on the features of pre-trained weights), ``last`` (that, and then
+            the last part of the network, too) or ``tuned`` (and then all of it).
         model: a timm model.
         size: height and width of the images in pixels.
         once: minutes of all that is done once.
         epoch: minutes of an epoch; 0 where there are none.
-        training: seconds for an image that it trains on.
+        training: seconds for an image that it trains on, or its last part.
         forward: seconds for an image that it takes features of.
     """
 
@@ -205,7 +205,7 @@ def choose_for_all(found: Survey, wishes: Wishes, machine: Machine, methods: Seq
     _check(wishes)
     lowest = 0.0
     with catalogue.lent({}):
-        for rung in _ladder(found, wishes, machine):
+        for rung in _ladder(found, wishes, machine, named=True):
             fewest = wishes.epochs or _bounds(rung, wishes)[0]
             own = _fit(rung, found, wishes, fewest)
             if rung.kind == "frozen":
@@ -275,7 +275,7 @@ def _choices(fit: Fit, above: Fit | None, found: Survey, wishes: Wishes) -> Choi
         pretrained=wishes.pretrained,
         transform="resize_crop" if tuned else "cifar" if rung.size <= 64 else "imagenet",
         normalize=(tuple(config.mean), tuple(config.std)) if tuned else None,
-        stage=_stage(kind, found.images["train"], fit.epochs),
+        stage=_stage(rung, found.images["train"], fit.epochs),
         epochs=fit.epochs,
         minutes=fit.minutes,
         methods=methods,
@@ -304,7 +304,7 @@ def _fit(rung: Rung, found: Survey, wishes: Wishes, epochs: int) -> Fit:
     if wishes.method is None:
         return Fit(rung, epochs, rung.once + epochs * rung.epoch, None)
     train, spared = found.images["train"], _spared(rung, found, wishes)
-    made = suited(wishes.method, rung.kind, _stage(rung.kind, train, epochs, kept=True), found)
+    made = suited(wishes.method, rung.kind, _stage(rung, train, epochs, kept=True), found)
     seconds = (found.images["val"] + found.images["test"]) * rung.forward
     for stage in made.stages:
         per_epoch = math.ceil(train / stage["batch_size"])
@@ -326,21 +326,23 @@ def _spared(rung: Rung, found: Survey, wishes: Wishes) -> float:
     return found.images["train"] * rung.forward if wishes.beside and rung.kind == "frozen" else 0.0
 
 
-def _stage(kind: str, images: int, epochs: int, kept: bool = False) -> dict[str, Any]:
+def _stage(rung: Rung, images: int, epochs: int, kept: bool = False) -> dict[str, Any]:
     """The training stage without a method, as a recipe writes it.
 
     Args:
-        kind: of the rung.
+        rung: how it trains.
         images: training images.
         epochs: how many; 0 where a classifier is fitted when the stage begins, which has one step then.
         kept: whether a classifier is trained on features that are kept.
     """
+    kind = rung.kind
     batch = KEPT_BATCH if kept and kind == "frozen" else BATCH[kind]
     stage: dict[str, Any] = {"name": "train"} | ({"epochs": epochs} if epochs else {"iterations": 1})
     stage |= {"batch_size": max(2, min(batch, images // 4)), "methods": []}
     if kind != "frozen":
+        part = [f"backbone.{name}" for name in last_part_of(rung.model)] if kind == "last" else ["backbone"]
         return stage | {
-            "trainable": ["backbone", "classifier"],
+            "trainable": [*part, "classifier"],
             "optimizer": {"name": "adamw", "lr": LEARNING_RATE[kind], "weight_decay": 0.05},
             "schedule": {"name": "cosine", "warmup_epochs": 1 if epochs > 1 else 0},
             "clip_grad_norm": 5.0,
@@ -355,8 +357,15 @@ def _stage(kind: str, images: int, epochs: int, kept: bool = False) -> dict[str,
     }
 
 
-def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
-    """The rungs from the top."""
+def _ladder(found: Survey, wishes: Wishes, machine: Machine, named: bool = False) -> Iterator[Rung]:
+    """The rungs from the top.
+
+    Args:
+        found: the images.
+        wishes: what is asked for.
+        machine: where it will run.
+        named: whether they are for methods, which know networks that train and networks that do not, and no parts.
+    """
     if wishes.beside is not None:
         yield wishes.beside
         return
@@ -364,16 +373,20 @@ def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
     speed = _Speed(machine, found.decoding, scratch=not wishes.fine_tunes)
 
     def scratch(model: str, size: int) -> Rung:
-        training, forward = speed(model, size)
+        training, _, forward = speed(model, size)
         return Rung("scratch", model, size, AROUND + others * forward / 60, train * training / 60, training, forward)
 
     def frozen(model: str, size: int) -> Rung:
-        training, forward = speed(model, size)
+        training, _, forward = speed(model, size)
         once = AROUND + ((train + others) * forward + FITTING * train * len(found.counts)) / 60
         return Rung("frozen", model, size, once, 0.0, training, forward)
 
+    def last(model: str, size: int) -> Rung:
+        _, training, forward = speed(model, size)
+        return Rung("last", model, size, frozen(model, size).once, train * training / 60, training, forward)
+
     def tuned(model: str, size: int) -> Rung:
-        training, forward = speed(model, size)
+        training, _, forward = speed(model, size)
         return Rung("tuned", model, size, frozen(model, size).once, train * training / 60, training, forward)
 
     if wishes.fine_tunes:
@@ -386,6 +399,8 @@ def _ladder(found: Survey, wishes: Wishes, machine: Machine) -> Iterator[Rung]:
             yield from (tuned(model, size) for size in sizes)
             return
         yield tuned(model, sizes[0])
+        if not named and wishes.method is None and last_part_of(model):
+            yield last(model, sizes[0])
         yield from (frozen(model, size) for size in sizes)
         return
     if wishes.model is not None:
@@ -436,18 +451,18 @@ def _check(wishes: Wishes) -> None:
 
 
 class _Speed:
-    """Seconds for an image of a network at a size, to train on and to take features of, its decoding included.
+    """Seconds for an image of a network at a size, its decoding included.
 
-    On a CPU, where a measurement takes its time, those of large images go by the pixels from one of `MEASURED`, which
-    large images use better. From scratch one small network is measured, at 64 pixels, for all of `LADDER`: the others'
-    time goes by their multiplications.
+    To train on, to train its last part on, and to take features of. On a CPU, where a measurement takes its time,
+    those of large images go by the pixels from one of `MEASURED`, which large images use better. From scratch one
+    small network is measured, at 64 pixels, for all of `LADDER`: the others' time goes by their multiplications.
     """
 
     def __init__(self, machine: Machine, decoding: float, scratch: bool) -> None:
         self.machine, self.decoding, self.scratch = machine, decoding / machine.cores, scratch
-        self._measured: dict[tuple[str, int], tuple[float, float]] = {}
+        self._measured: dict[tuple[str, int], tuple[float, ...]] = {}
 
-    def __call__(self, model: str, size: int) -> tuple[float, float]:
+    def __call__(self, model: str, size: int) -> tuple[float, ...]:
         work = {name: cost / side**2 for name, side, cost, _ in LADDER}
         tried, scale = (model, size), 1.0
         if self.machine.device == "cpu":
@@ -459,17 +474,17 @@ class _Speed:
             scale *= (size / tried[1]) ** 2
         if tried not in self._measured:
             self._measured[tried] = images_per_second(*tried, self.machine.device)
-        training, forward = (scale / rate for rate in self._measured[tried])
+        seconds = (scale / rate for rate in self._measured[tried])
         if self.machine.device == "cuda":  # decoding goes on meanwhile
-            return max(training, self.decoding), max(forward, self.decoding)
-        return training + self.decoding, forward + self.decoding
+            return tuple(max(each, self.decoding) for each in seconds)
+        return tuple(each + self.decoding for each in seconds)
 
 
 def _methods(found: Survey, kind: str) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
     """Methods of the stage, of the calibration, and a distribution to install for want of one."""
     offered = {offer.name for offer in catalogue.offers()}
     rare = found.imbalance >= NEARLY_BALANCED
-    wanted = {"frozen": [PROBE], "tuned": [PROBE, ADJUSTMENT], "scratch": [ADJUSTMENT]}[kind]
+    wanted = {"frozen": [PROBE], "scratch": [ADJUSTMENT]}.get(kind, [PROBE, ADJUSTMENT])
     wanted = [name for name in wanted if rare or name != ADJUSTMENT]
     lacking = [name for name in wanted if name not in offered]
     calibrate = (TEMPERATURE,) if kind == "frozen" and TEMPERATURE in offered and found.images["val"] else ()

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ import torch
 from ltcore.errors import RecipeError, nearest
 
 _STEPS = 2
-#: What an image takes in a run over what it takes here, without loading and with all memory at hand: to train on it,
-#: and to take its features.
-_IN_A_RUN = {True: 1.5, False: 1.2}
+#: What an image takes in a run over what it takes here, without loading and with all memory at hand: to train all of
+#: the network on it or the last part, and to take its features.
+_IN_A_RUN = {"all": 1.5, "last": 1.3, "none": 1.2}
+#: The last part of a network is as many groups of its layers, as timm has them, as hold this share of its parameters.
+_LAST = 0.25
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,47 @@ def pretrained_config(model: str) -> Any:
     return timm.get_pretrained_cfg(model) or timm.get_pretrained_cfg(model.split(".")[0])
 
 
-def images_per_second(model: str, image_size: int, device: str) -> tuple[float, float]:
-    """Images that a network trains on in a second, and that it takes features of, decoded and on the device.
+def last_part(network: Any) -> list[str]:
+    """Names of the last modules of a network of timm, which training may be kept to; none where timm knows no groups.
 
-    From a few steps on noise, after one to warm up, with something added for what a run does beside.
+    Args:
+        network: made with ``num_classes=0``.
+    """
+    from timm.models import group_parameters
+
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    try:
+        groups = group_parameters(network, network.group_matcher(coarse=True))
+    except (AttributeError, NotImplementedError):
+        return []
+    wanted: set[str] = set()
+    for _, names in sorted(groups.items(), reverse=True):
+        wanted.update(names)
+        if sum(sizes[name] for name in wanted) >= _LAST * sum(sizes.values()):
+            break
+    found: dict[str, None] = {}  # the shortest names that cover what is wanted, and nothing else
+    for name in sizes:
+        if name in wanted:
+            words = name.split(".")
+            tried = (".".join(words[:length]) for length in range(1, len(words) + 1))
+            short = next(one for one in tried if all(n in wanted for n in sizes if n == one or n.startswith(f"{one}.")))
+            found[short] = None
+    return list(found)
+
+
+@cache
+def last_part_of(model: str) -> list[str]:
+    """`last_part` of a model by its name."""
+    import timm
+
+    return last_part(timm.create_model(model, num_classes=0))
+
+
+def images_per_second(model: str, image_size: int, device: str) -> tuple[float, float, float]:
+    """Images that a network trains on in a second, that its last part trains on, and that it takes features of.
+
+    From a few steps on noise, decoded and on the device, after one to warm up, with something added for what a run does
+    beside. Where the last part is not known, its figure is that of all.
 
     Args:
         model: a name of timm.
@@ -76,23 +116,30 @@ def images_per_second(model: str, image_size: int, device: str) -> tuple[float, 
         network: Any = timm.create_model(model, num_classes=0, **size)
         network.to(device=device, memory_format=torch.channels_last)
         images = torch.randn(batch, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
-        mean = {}
-        for trains in (True, False):
-            network.train(trains)
+        last = last_part(network)
+        rates: dict[str, float] = {}
+        for trains in ("all", "last", "none"):
+            network.train(trains == "all")
+            for name, parameter in network.named_parameters():
+                inside = trains == "all" or any(name == part or name.startswith(f"{part}.") for part in last)
+                parameter.requires_grad_(inside and trains != "none")
+            if trains == "last" and not last:
+                rates[trains] = rates["all"]
+                continue
             seconds = []
             for _ in range(1 + _STEPS):
                 start = time.perf_counter()
-                with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"), torch.set_grad_enabled(trains):
+                with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                     found = network(images).float().mean()
-                if trains:
+                if found.requires_grad:
                     found.backward()
                 if device == "cuda":
                     torch.cuda.synchronize()
                 seconds.append(time.perf_counter() - start)
-            mean[trains] = _IN_A_RUN[trains] * statistics.mean(seconds[1:])
+            rates[trains] = batch / (_IN_A_RUN[trains] * statistics.mean(seconds[1:]))
     except Exception as error:
         raise RecipeError(
             f"'{model}' could not be tried on images of {image_size} pixels ({type(error).__name__}: {error}); choose "
             "another --model or --image-size"
         ) from error
-    return batch / mean[True], batch / mean[False]
+    return rates["all"], rates["last"], rates["none"]

@@ -141,7 +141,7 @@ def _data(found: Survey, made: Choices, wishes: Wishes) -> str:
 
 def _backbone(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> str:
     tuned = made.normalize is not None
-    does = "takes features of" if made.rung.kind == "frozen" else "trains on"
+    does = {"frozen": "takes features of", "last": "trains its last part on"}.get(made.rung.kind, "trains on")
     measured = f"it {does} {made.rung.rate:.3g} images a second, as measured when this was written on {machine.name}"
     if wishes.model or wishes.image_size or wishes.epochs:
         reason = f"As asked for: {measured}."
@@ -208,10 +208,15 @@ def _stages(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> s
             f"The classes are nearly balanced, {ratio} (less than {NEARLY_BALANCED} to 1): cross-entropy alone, since "
             "there is little for a method to correct."
         ]
-    if made.rung.kind == "tuned" and PROBE in (made.suited.methods if made.suited else made.methods):
+    if made.rung.kind in ("last", "tuned") and PROBE in (made.suited.methods if made.suited else made.methods):
         why.append(
             "Training begins with a classifier that is fitted to the features as they are, so that it does not spoil "
             "them."
+        )
+    if made.rung.kind == "last":
+        why.append(
+            "Only the last part of the network trains with it, which takes little longer than features alone. For all "
+            "of it write `trainable: [backbone, classifier]`."
         )
     length = "As asked for" if wishes.epochs else f"What fits {wishes.minutes:g} minutes, within bounds"
     epochs = "" if frozen and not made.suited else f"{_epochs(made)}, "
@@ -276,6 +281,7 @@ def _doing(rung: Rung) -> str:
     return {
         "scratch": f"{rung.model} at {rung.size} pixels",
         "frozen": f"the same at {rung.size} pixels",
+        "last": f"fine-tuning the last part of the network at {rung.size} pixels",
         "tuned": f"fine-tuning all of the network at {rung.size} pixels",
     }[rung.kind]
 
@@ -374,7 +380,7 @@ def _method(made: Choices) -> str:
     if made.rung.kind == "frozen":
         rare = ", told how rare each class is" if PROBE in made.methods else " on balanced batches"
         return f"a classifier on the features of the network, which stays as it is{rare}"
-    epochs = f"{_epochs(made)}, "
+    epochs = f"{_epochs(made)} of the network's last part, " if made.rung.kind == "last" else f"{_epochs(made)}, "
     if "logit_adjustment" in made.methods:
         return epochs + "with logit adjustment for the rare classes"
     return epochs + (

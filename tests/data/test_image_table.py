@@ -193,7 +193,7 @@ def test_wrong_tables(make, text, options, parts):
 
 
 def test_init_takes_a_table(cli, tmp_path, monkeypatch, make):
-    monkeypatch.setattr("ltcore.init.choices.images_per_second", lambda *asked: (100.0, 300.0))
+    monkeypatch.setattr("ltcore.init.choices.images_per_second", lambda *asked: (100.0, 200.0, 300.0))
     make(rows([f[4:-4] for f in FILES], NAMES, header="id,label"))
     result = cli("init", tmp_path, "--out", tmp_path / "own.yaml")
     assert result.code == 0, result
