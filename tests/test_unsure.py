@@ -15,8 +15,10 @@ from scipy.special import softmax
 
 import ltcore
 from ltcore.contract.recipe import Unsure
+from ltcore.errors import RunError
 from ltcore.evaluation.unsure import choose, summary, sureness
 from ltcore.export import export
+from ltcore.export.deployed import Marked
 from ltcore.report import write_report
 from ltcore.runs.evaluating import evaluate, render, write
 from ltcore.runs.prediction_files import predict_into
@@ -198,20 +200,40 @@ def test_predict_and_evaluate_apply_them(trained, tmp_path, capsys):
     assert "unsure" not in other.content and any("do not hold for adjusted outputs" in note for note in other.notes)
 
 
-def test_exports_carry_them(trained, tmp_path):
-    export(trained, "torch_export", tmp_path / "m.pt2")
+@pytest.mark.parametrize("to", ["torch_export", "torchscript", "onnx"])
+def test_exports_mark_what_is_unsure(trained, tmp_path, to):
+    """The second output says what the run's files say."""
+    images = trained.description.normalised(trained.read_data().test.images)
+    if to == "onnx":
+        runtime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    path = tmp_path / {"torch_export": "m.pt2", "torchscript": "m.pt", "onnx": "m.onnx"}[to]
+    export(trained, to, path)
     extra = {"ltcore.json": ""}
-    model = torch.export.load(str(tmp_path / "m.pt2"), extra_files=extra).module()
+    if to == "torch_export":
+        logits, unsure = torch.export.load(str(path), extra_files=extra).module()(images)
+    elif to == "torchscript":
+        logits, unsure = torch.jit.load(str(path), _extra_files=extra)(images)
+    else:
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        logits, unsure = map(torch.from_numpy, session.run(["logits", "unsure"], {"images": images.numpy()}))
+        extra = session.get_modelmeta().custom_metadata_map
     about = json.loads(extra["ltcore.json"])["unsure"]
     assert about["precision"] == 0.8 and about["thresholds"] == trained.result["unsure"]["thresholds"]
-    # What another program makes of it is what the run's files say.
-    test = trained.read_data().test
-    shares = model(trained.description.normalised(test.images)).softmax(1).double()
     marks = [
         about["thresholds"][label] is None or share < about["thresholds"][label]
-        for share, label in zip(*(each.tolist() for each in shares.max(1)), strict=True)
+        for share, label in zip(*(each.tolist() for each in logits.double().softmax(1).max(1)), strict=True)
     ]
+    assert unsure.tolist() == marks and 0 < sum(marks) < len(marks)
     assert 1 - np.mean(marks) == pytest.approx(trained.result["unsure"]["test"]["coverage"])
+
+
+def test_an_export_that_marks_wrongly_is_refused(trained, monkeypatch, tmp_path):
+    forward = Marked.forward
+    monkeypatch.setattr(Marked, "forward", lambda self, images: (forward(self, images)[0], ~forward(self, images)[1]))
+    with pytest.raises(RunError, match="does not mark as unsure what lies below the thresholds"):
+        export(trained, "torch_export", tmp_path / "m.pt2")
+    assert not (tmp_path / "m.pt2").exists()
 
 
 def test_the_hub_folders_example_says_which_are_unsure(trained, tmp_path, monkeypatch, capsys):

@@ -34,6 +34,11 @@ class Thresholds:
     precision: float
     values: tuple[float | None, ...]
 
+    @property
+    def lowest(self) -> Tensor:
+        """[C] float64; above 1 for a class whose predictions are always unsure."""
+        return torch.tensor([2.0 if value is None else value for value in self.values], dtype=torch.float64)
+
     def unsure(self, predictions: Tensor, probability: Tensor) -> Tensor:
         """Which predictions are unsure, [N] bool.
 
@@ -41,8 +46,7 @@ class Thresholds:
             predictions: [N] int64.
             probability: [N] float64, that of the predicted class.
         """
-        lowest = torch.tensor([2.0 if value is None else value for value in self.values], dtype=torch.float64)
-        return probability < lowest[predictions]
+        return probability < self.lowest[predictions]
 
 
 def choose(logits: Tensor, targets: Tensor, precision: float, least: int) -> tuple[Thresholds, list[int], list[int]]:

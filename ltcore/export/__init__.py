@@ -17,13 +17,11 @@ from ltcore.files.output import is_stream
 from ltcore.files.writing import telling, temporary_folder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ltcore.export.deployed import Deployed
     from ltcore.runs.saved import SavedRun
 
-#: Writes a model into a path and returns how it is called once it is loaded from there, images [N, C, H, W] to logits.
-Write = Callable[["SavedRun", "Deployed", dict[str, Any], Path], "Callable[[Tensor], Tensor]"]
+#: Writes a model into a path and returns how it is called once it is loaded from there.
+Write = Callable[["SavedRun", "Deployed", dict[str, Any], Path], formats.Call]
 
 #: Format -> the ending of its file, or of its folder, and what writes it.
 FORMATS: dict[str, tuple[str, Write]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,34 +12,37 @@ from ltcore.data.streaming import build_loader
 from ltcore.errors import DataError, RunError
 from ltcore.evaluation.calibrated import TOLERANCE, relative_difference
 from ltcore.evaluation.outputs import mean_over_crops
-from ltcore.export.formats import saying
+from ltcore.export.formats import Call, saying
 
 if TYPE_CHECKING:
+    from ltcore.evaluation.unsure import Thresholds
     from ltcore.runs.saved import SavedRun
 
 #: Test images that are compared, evenly spaced, and how many at a time; the last batch is smaller.
 _IMAGES, _BATCH = 250, 32
 #: A run on a GPU rounds differently.
 _TOLERANCE_GPU = 2e-2
+#: A probability so near to its threshold may lie on either side of it in float32.
+_ROUNDING = 1e-6
 
 
-def checked_logits(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[str]:
+def checked_logits(saved: SavedRun, call: Call) -> list[str]:
     """Compare on the probe, and on test images where they are at hand.
 
     Args:
         saved: the run.
-        call: the exported model: images [N, C, H, W], normalised, to logits [N, classes].
+        call: the exported model: images [N, C, H, W], normalised, to logits [N, classes], and what is unsure [N].
 
     Returns:
         Lines that say what was compared.
 
     Raises:
-        RunError: the logits differ, or the exported model fails.
+        RunError: the logits differ, what is unsure does not follow from them, or the exported model fails.
     """
-    probe = saved.calibrated
+    probe, thresholds = saved.calibrated, saved.description.unsure
     images = saved.description.normalised(probe.images).contiguous()
     parts = [images[:1], images[1:]]  # one image alone, too
-    said = [_judge("the probe", _called(call, parts), probe.logits, TOLERANCE)]
+    said = [_judge("the probe", _called(call, parts, thresholds), probe.logits, TOLERANCE)]
     try:
         data = saved.read_data()
     except DataError:
@@ -52,16 +54,24 @@ def checked_logits(saved: SavedRun, call: Callable[[Tensor], Tensor]) -> list[st
     crops = data.transform.crops
     batches = [batch.chunk(crops) for batch in loader.eval_batches(_BATCH, crops > 1)]
     views = [[each.contiguous() for each in view] for view in zip(*batches, strict=True)]
-    found = mean_over_crops([_called(call, view) for view in views])
+    found = mean_over_crops([_called(call, view, thresholds) for view in views])
     expected = torch.from_numpy(saved.calibrated_logits[index])
     tolerance = TOLERANCE if saved.result["device"] == "cpu" else _TOLERANCE_GPU
     return [*said, _judge(f"{len(index)} test images", found, expected, tolerance)]
 
 
-def _called(call: Callable[[Tensor], Tensor], batches: list[Tensor]) -> Tensor:
+def _called(call: Call, batches: list[Tensor], thresholds: Thresholds | None) -> Tensor:
     sizes = " and ".join(map(str, sorted({len(batch) for batch in batches})))
     with saying(f"the exported model fails on batches of {sizes} images"):
-        return torch.cat([call(batch).float() for batch in batches])
+        found = [call(batch) for batch in batches]
+    logits = torch.cat([each[0] if isinstance(each, tuple) else each for each in found]).float()
+    marks = [each[1] for each in found if isinstance(each, tuple)]
+    if marks and thresholds is not None:
+        probability, predictions = logits.double().softmax(1).max(1)
+        close = (probability - thresholds.lowest[predictions]).abs() < _ROUNDING
+        if not (close | (torch.cat(marks) == thresholds.unsure(predictions, probability))).all():
+            raise RunError("the exported model does not mark as unsure what lies below the thresholds")
+    return logits
 
 
 def _judge(what: str, found: Tensor, expected: Tensor, tolerance: float) -> str:

@@ -56,6 +56,33 @@ class Deployed(nn.Module):
         return "the method's own classifier" if len(each) == 1 else f"{len(each)} experts with the method's classifiers"
 
 
+class Marked(nn.Module):
+    """Images [N, C, H, W], normalised, to calibrated logits [N, classes] and whether each prediction is unsure, [N].
+
+    Args:
+        model: gives the logits.
+        thresholds: of the classes.
+    """
+
+    lowest: Tensor
+
+    def __init__(self, model: Deployed, thresholds: Thresholds) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("lowest", thresholds.lowest.float())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, C, H, W] float32 to [N, classes] float32 and [N] bool."""
+        logits = self.model(images)
+        return logits, logits.softmax(1).amax(1) < self.lowest[logits.argmax(1)]
+
+
+def marked(saved: SavedRun, model: Deployed) -> nn.Module:
+    """The model, which also marks what is unsure where the run has thresholds."""
+    thresholds = saved.description.unsure
+    return model if thresholds is None else Marked(model, thresholds).eval()
+
+
 def deploy(saved: SavedRun) -> Deployed:
     """The run's model, on the CPU, its calibration folded into a linear classifier where it is one, adapters merged.
 
@@ -122,6 +149,7 @@ def about(saved: SavedRun) -> dict[str, Any]:
             "std": list(found.std),
         },
         "output": "logits, calibrated; softmax gives probabilities",
+        # A program (TorchScript, torch.export, ONNX) has a second output then; tensors alone have none.
         **({} if found.unsure is None else {"unsure": _unsure(found.unsure)}),
         "class_names": list(found.class_names),
         "class_counts": list(found.class_counts),

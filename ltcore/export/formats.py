@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ltcore.errors import RecipeError, RunError
+from ltcore.export.deployed import marked
 
 if TYPE_CHECKING:
     from ltcore.export.deployed import Deployed
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 #: Name of what goes along, in the formats that hold files or properties.
 ABOUT = "ltcore.json"
-Call = Callable[[Tensor], Tensor]
+#: A model that was loaded again: images to logits, with whether each prediction is unsure where it marks that.
+Call = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
 def write_torchscript(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Path) -> Call:
@@ -32,7 +34,7 @@ def write_torchscript(saved: SavedRun, model: Deployed, about: dict[str, Any], p
     """
     with saying("this network cannot be written as TorchScript"):
         # PyTorch's own check imports much, and `compare` is the stricter one: the run's logits, and other batch sizes.
-        traced = torch.jit.trace(model, _example(saved), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(marked(saved, model), _example(saved), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, path, _extra_files={ABOUT: json.dumps(about)})
         loaded: Call = torch.jit.load(path)  # type: ignore[no-untyped-call]
     return loaded
@@ -53,6 +55,8 @@ def write_torch_export(saved: SavedRun, model: Deployed, about: dict[str, Any], 
 def write_onnx(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Path) -> Call:
     """ONNX with the input ``images``, of any number, and the output ``logits``; properties hold what goes along.
 
+    Where the run has thresholds there is a second output, ``unsure``.
+
     Raises:
         RecipeError: the extra ``onnx`` is missing.
         RunError: the model cannot be exported.
@@ -62,9 +66,10 @@ def write_onnx(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Pa
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RecipeError(f"the package '{error.name}' is missing. Try: pip install 'ltcore[onnx]'") from error
+    outputs = ["logits"] if saved.description.unsure is None else ["logits", "unsure"]
     with saying("this network cannot be written as ONNX"):
         program = torch.onnx.export(
-            _program(saved, model), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+            _program(saved, model), input_names=["images"], output_names=outputs, dynamo=True, verbose=False
         )
         assert program is not None
         program.model.metadata_props[ABOUT] = json.dumps(about)
@@ -72,7 +77,12 @@ def write_onnx(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Pa
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    def call(images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        logits, *marks = map(torch.from_numpy, session.run(outputs, {"images": images.numpy()}))
+        return (logits, marks[0]) if marks else logits
+
+    return call
 
 
 def write_safetensors(saved: SavedRun, model: Deployed, about: dict[str, Any], path: Path) -> Call:
@@ -108,7 +118,7 @@ def _example(saved: SavedRun) -> Tensor:
 
 def _program(saved: SavedRun, model: Deployed) -> torch.export.ExportedProgram:
     batch = {0: torch.export.Dim("batch")}
-    return torch.export.export(model, (_example(saved),), dynamic_shapes={"images": batch})
+    return torch.export.export(marked(saved, model), (_example(saved),), dynamic_shapes={"images": batch})
 
 
 @contextmanager

@@ -134,9 +134,8 @@ print("unsure" if threshold is None or float(probabilities.max()) < threshold el
 
 _UNSURE_WITHOUT_TIMM = """\
 
-probabilities = model(images).softmax(1)[0]  # which predictions are unsure
-threshold = about["unsure"]["thresholds"][int(probabilities.argmax())]
-print("unsure" if threshold is None or float(probabilities.max()) < threshold else "sure")
+logits, unsure = model(images)
+print("unsure" if unsure[0] else "sure")
 """
 
 
