@@ -21,6 +21,7 @@ from ltcore.evaluation.classes import class_figures, intervals
 from ltcore.evaluation.images import ImageRows
 from ltcore.evaluation.intervals import mean_of, wilson
 from ltcore.evaluation.priors import Prior, adjusted, expected, read_prior
+from ltcore.runs.evaluating import trade
 
 CASES = [(0, 1), (1, 1), (0, 9), (4, 9), (9, 9), (1, 250), (249, 250), (5000, 10000)]
 
@@ -261,6 +262,40 @@ def test_folders_tables_and_lists_are_the_same_images(cli, digits_run, photos):
         found.append(json.loads(out.out) | {"data": ""})
     assert found[0] == found[1] == found[2]
     assert found[0]["prior"] == "backward:10" and found[0]["assumed"] == "uniform"
+
+
+@pytest.mark.parametrize(
+    ("methods", "calibrate", "assumed"),
+    [
+        ({"linear_probe": {}}, [], "all as frequent (stage 'train' has linear_probe)"),
+        ({"linear_probe": {"options": {"balance": "none"}}}, [], "as frequent as in training (nothing"),
+        ({"temperature": {}}, ["temperature"], "as frequent as in training (nothing"),
+        ({"tau_norm": {}}, ["tau_norm"], "all as frequent (its classifier is calibrated by tau_norm)"),
+        ({"linear_probe": {}, "temperature": {}}, ["temperature"], "all as frequent (stage 'train' has linear_probe)"),
+    ],
+)
+def test_methods_say_what_their_classifiers_hold_for(cli, write_recipe, tmp_path, methods, calibrate, assumed):
+    """A probe balances and has no hook that says so; a temperature is a calibration, and balances nothing."""
+    stage = {"name": "train", "epochs": 1, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.05}}
+    stage["methods"] = [name for name in methods if name not in calibrate]
+    counts = {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}
+    data = {"use": "synthetic", "options": counts, "holdout": 2}
+    run = ltcore.run(write_recipe(methods=methods, calibrate=calibrate, stages=[stage], data=data), out=tmp_path).path
+    told = cli("evaluate", run, write_recipe("other", data=data), "--prior", "uniform")
+    assert assumed in told.out + told.err, told
+    line = trade(ltcore.load(run))
+    if "in training" in assumed:
+        assert line is None
+        return
+    saved = ltcore.load(run)
+    counts = np.array(saved.result["class_counts"])
+    there = saved.calibrated_logits.astype(float) + np.log(counts / counts.sum())
+    recalls, other = (
+        [(logits.argmax(1)[saved.targets == c] == c).mean() for c in range(len(counts))]
+        for logits in (saved.calibrated_logits, there)
+    )
+    top1, moved = (100 * np.dot(counts, each) / counts.sum() for each in (recalls, other))
+    assert f"top-1 would be {top1:.1f}, and {moved:.1f}" in line and f"accuracy is {100 * np.mean(other):.1f}." in line
 
 
 def test_what_the_outputs_hold_for_is_said_and_can_be_said_otherwise(cli, digits_run, photos, write_recipe, tmp_path):

@@ -122,6 +122,8 @@ def train(
 
     from ltcore.init import ALL, write_recipe, write_recipes
     from ltcore.report import write_report
+    from ltcore.runs.evaluating import trade
+    from ltcore.runs.saved import load
 
     name = folder.expanduser().absolute().name or "photos"
     named = f"{name}.yaml" if method in (None, ALL) else f"{name}_{method}.yaml"
@@ -164,6 +166,8 @@ def train(
     for note in write_report(ended, page, features=False):  # whose map would need all images once more
         print(f"note: {printable(note)}")
     last = ended[-1]
+    if cost := trade(load(last)):
+        print(f"\n{cost}")
     print(f"\nreport       {printable(page)}")
     print(f"errors       {printable(last / 'errors.csv')}")
     print(f"use it       ltcore predict {shlex.quote(str(last))} IMAGES")

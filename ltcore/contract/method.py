@@ -37,7 +37,8 @@ class Method(nn.Module, Generic[OptionsT]):
     A subclass names its options class in brackets: ``class Focal(Method[FocalOptions])``. Then ``self.options`` is a
     `FocalOptions`, for type checkers too, and ``Focal.Options`` is that class. ``Method`` alone has no options. The
     subclass sets `interface` to the version of the hooks that it was written for, and any of `requires`, `provides`,
-    `breaks`, `auxiliary`, `frozen`, `tap` and `acts_from`, as class attributes or as properties that read the options.
+    `breaks`, `auxiliary`, `frozen`, `tap`, `balances` and `acts_from`, as class attributes or properties that read the
+    options.
 
     Attributes:
         Options: the options' class. Set by core from the brackets; a class may set it itself, which comes first.
@@ -92,6 +93,15 @@ class Method(nn.Module, Generic[OptionsT]):
     def tap(self) -> str:
         """Where `augment_features` acts: ``maps`` (before the global pool), ``pooled`` or an inner tap."""
         return "pooled"
+
+    @property
+    def balances(self) -> bool | None:
+        """Whether the classifier that it makes gives outputs for classes which are all as frequent.
+
+        ``ltcore evaluate --prior`` goes by it. None leaves it to what core sees: yes for a calibration, and for a
+        method with a hook that changes how often or how much classes count.
+        """
+        return None
 
     @property
     def acts_from(self) -> int:

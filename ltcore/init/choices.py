@@ -13,7 +13,7 @@ from typing import Any
 from ltcore.contract.suited import Suited
 from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
-from ltcore.init.machine import Machine, images_per_second, last_part_of, pretrained_config
+from ltcore.init.machine import Machine, images_per_second, last_part_of, normalises_batches, pretrained_config
 from ltcore.init.methods import NO_STEP, PROBE, suited
 from ltcore.init.survey import Survey
 
@@ -34,9 +34,11 @@ LADDER = (
 #: Sizes that pre-trained networks are tried at, below the one that their weights were trained at.
 PRETRAINED_SIZES = (384, 224, 192, 160, 128, 96, 64)
 #: Fewest and most epochs, from scratch and fine-tuning; with fewer there would be little to have.
-EPOCHS = {"scratch": (15, 100), "last": (4, 10), "tuned": (3, 10)}
+EPOCHS = {"scratch": (15, 100), "last": (4, 10), "tuned": (5, 10)}
 BATCH = {"scratch": 64, "last": 32, "tuned": 32, "frozen": 2}
-LEARNING_RATE = {"scratch": 2.0e-3, "last": 1.0e-3, "tuned": 1.0e-4, "frozen": NO_STEP}
+LEARNING_RATE = {"scratch": 2.0e-3, "last": 1.0e-3, "tuned": 3.0e-4, "frozen": NO_STEP}
+#: What fine-tuning divides these by for networks without batch norm, such as transformers, as is usual for them.
+WITHOUT_BATCH_NORM = 10
 #: timm's own weights where --pretrained names no model: small on a CPU.
 DEFAULT_PRETRAINED = {"cpu": "resnet18", "cuda": "resnet50"}
 #: Minutes before the first image and behind the last one; and seconds for an image and a class of fitting a classifier.
@@ -340,10 +342,13 @@ def _stage(rung: Rung, images: int, epochs: int, kept: bool = False) -> dict[str
     stage: dict[str, Any] = {"name": "train"} | ({"epochs": epochs} if epochs else {"iterations": 1})
     stage |= {"batch_size": max(2, min(batch, images // 4)), "methods": []}
     if kind != "frozen":
+        rate = LEARNING_RATE[kind]
+        if kind != "scratch" and not normalises_batches(rung.model):
+            rate /= WITHOUT_BATCH_NORM
         part = [f"backbone.{name}" for name in last_part_of(rung.model)] if kind == "last" else ["backbone"]
         return stage | {
             "trainable": [*part, "classifier"],
-            "optimizer": {"name": "adamw", "lr": LEARNING_RATE[kind], "weight_decay": 0.05},
+            "optimizer": {"name": "adamw", "lr": rate, "weight_decay": 0.05},
             "schedule": {"name": "cosine", "warmup_epochs": 1 if epochs > 1 else 0},
             "clip_grad_norm": 5.0,
         }

@@ -94,6 +94,15 @@ def last_part_of(model: str) -> list[str]:
     return last_part(timm.create_model(model, num_classes=0))
 
 
+@cache
+def normalises_batches(model: str) -> bool:
+    """Whether a model has batch norm."""
+    import timm
+
+    network = timm.create_model(model, num_classes=0)
+    return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
 def images_per_second(model: str, image_size: int, device: str) -> tuple[float, float, float]:
     """Images that a network trains on in a second, that its last part trains on, and that it takes features of.
 

@@ -31,6 +31,7 @@ from ltcore.runs.predicting import streaming
 from ltcore.training.data import read_splits
 
 if TYPE_CHECKING:
+    from ltcore.contract.method import Method
     from ltcore.runs.saved import SavedRun
 
 #: Hooks by which a method makes rare classes count for more while the classifier trains.
@@ -186,21 +187,48 @@ def _assumed(saved: SavedRun) -> tuple[Prior, str]:
     """How frequent the classes are for which the model's outputs hold, as its recipe suggests, and why."""
     counts, names = saved.result["class_counts"], saved.class_names
     plan = make_plan(saved.loaded.without_weights()[0], to_run=False)
-    reason = ""
-    if saved.result["calibration"]:
-        reason = f"its classifier is calibrated by {', '.join(saved.result['calibration'])}"
+    methods = {name: entry.method for name, entry in plan.entries.items()}
+    by = [name for name in saved.result["calibration"] if methods[name].balances is not False]
+    reason = f"its classifier is calibrated by {', '.join(by)}" if by else ""
     for stage in reversed(plan.stages):
         if reason or not any(each.partition(".")[0] in ("classifier", "*") for each in stage.stage.trainable):
             continue
         if stage.stage.sampler not in (None, "instance"):
             reason = f"stage '{stage.stage.name}' samples {stage.stage.sampler}"
-        for hook in _BALANCING:
-            if not reason and stage.answers[hook]:
-                reason = f"stage '{stage.stage.name}' has {stage.answers[hook][0].entry.key}"
+        hooked = [answer.entry.key for hook in _BALANCING for answer in stage.answers[hook]]
+        balancing = [name for name in stage.stage.methods if _balances(methods[name], name in hooked)]
+        if not reason and balancing:
+            reason = f"stage '{stage.stage.name}' has {balancing[0]}"
         break
     if reason:
         return read_prior("uniform", counts, names), reason
     return read_prior("training", counts, names), "nothing in its recipe balances the classes"
+
+
+def _balances(method: Method, hooked: bool) -> bool:
+    """Whether a stage's method balances: as it says, else where it has one of the hooks."""
+    return hooked if method.balances is None else method.balances
+
+
+def trade(saved: SavedRun) -> str | None:
+    """What balancing costs in accuracy where images are as unbalanced as in training, by the run's test images.
+
+    Returns:
+        Lines for a terminal; None for a model whose outputs hold for the training images' classes already.
+    """
+    start, _ = _assumed(saved)
+    if start.name == "training":
+        return None
+    counts, targets = saved.result["class_counts"], torch.from_numpy(saved.targets)
+    training = read_prior("training", counts, saved.class_names)
+    logits = torch.from_numpy(saved.calibrated_logits)
+    there = adjusted(logits, start, training)
+    plain, other = (f"{100 * (expected(each, targets, training)['top1'] or 0):.1f}" for each in (logits, there))
+    balanced = evaluate_logits(there, targets, counts)["balanced_accuracy"]
+    return (
+        f"Of images as unbalanced as the training images top-1 would be {plain}, and {other} with\noutputs adjusted to "
+        f"them (ltcore evaluate RUN DATA --prior training), whose\nbalanced accuracy is {100 * balanced:.1f}."
+    )
 
 
 def _said(prior: Prior) -> str:

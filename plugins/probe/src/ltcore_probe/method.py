@@ -33,6 +33,11 @@ class LinearProbe(Method[LinearProbeOptions]):
     interface = "1.0"
     checked_with: ClassVar = {"l2": 1.0}  # of a few images on random features a weaker fit is mostly rounding
 
+    @property
+    def balances(self) -> bool:
+        """Unless it is asked not to."""
+        return self.options.balance != "none"
+
     @hookimpl
     def build_classifier(self, context: Context) -> nn.Module:
         """A linear layer that fits the training features."""

@@ -34,6 +34,7 @@ class Temperature(Method[TemperatureOptions]):
     """Temperature scaling (Guo et al. 2017), fitted to held-out images; predictions stay the same."""
 
     interface = "1.0"
+    balances = False
 
     @property
     def requires(self) -> frozenset[str]:
