@@ -1,11 +1,11 @@
 r"""What a step of each method costs beside the same step without it: CPU time, and the process's peak of memory.
 
-    python benchmarks/methods_cost.py              # all installed methods, about an hour of one core
+    python benchmarks/methods_cost.py              # all installed methods, a few minutes of one core
     python benchmarks/methods_cost.py sam mixup    # these; the figures of others stay
 
 Each method stands in a second stage, with its own defaults (`OPTIONS` says where not), from its first epoch on. Data is
-noise with a quarter of the counts of CIFAR-100-LT at imbalance 100, crops and flips; the network is ResNet-32, or a
-small vision transformer for adapters that want one; batches have 32 images. Beside it is the same stage without the
+noise with a quarter of the counts of CIFAR-100-LT at imbalance 100, crops and flips; the network is ResNet-8, or a
+small vision transformer for adapters that want one; batches have 64 images. Beside it is the same stage without the
 method: cross-entropy of the whole network, or of the classifier alone where the method's stages in our recipes keep the
 backbone as it is.
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import io
 import json
 import multiprocessing
@@ -43,6 +44,7 @@ from torch import Tensor
 
 from ltcore.contract.imbalance import Imbalance, long_tailed_counts
 from ltcore.contract.records import Batch
+from ltcore.data.prepare import PreparedData
 from ltcore.discovery import catalogue
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import Plan
@@ -60,7 +62,7 @@ from ltcore.training.run import Run
 ROOT = Path(__file__).parents[1]
 PAGE, RECIPES = ROOT / "results" / "methods_cost.json", ROOT / "recipes"
 T = TypeVar("T")
-BATCH = 32
+BATCH = 64
 TURNS, STEPS, WARM_UP = 3, 2, 2
 _MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 #: Options in place of the defaults: what a method must be told of this data and network, and what begins late.
@@ -69,12 +71,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "m2m": {"beta": 0.99},  # for classes of at most 125 images
     "lift": {"bottleneck": 4},
     "oltr": {"map_size": 8},
+    "rsg": {"start_epoch": 1},  # it refuses 0
 }
 _TRANSFORMER = {
     "use": "timm",
     "options": {
         "model": "vit_tiny_patch16_224",
-        "arguments": {"patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3},
+        "arguments": {"patch_size": 4, "embed_dim": 96, "depth": 3, "num_heads": 3},
     },
 }
 
@@ -105,7 +108,7 @@ def part(name: str) -> Part:
         found = fitted(part_of(catalogue.asked(name)))
     options = dict(OPTIONS.get(name, {}))
     if "start_epoch" in type(found.method).Options.model_fields:
-        options["start_epoch"] = 0
+        options.setdefault("start_epoch", 0)
     return replace(found, options=options, fixed=found.fixed or (not found.transformer and keeps_backbone(name)))
 
 
@@ -121,7 +124,7 @@ def recipe(of: Part, own: bool) -> dict[str, Any]:
     }
     made |= {"threads": 1, "eval_batch_size": BATCH}
     adapters = made["backbone"].get("adapt", [])
-    made["backbone"] = dict(_TRANSFORMER) if of.transformer else {"use": "cifar_resnet", "options": {"depth": 32}}
+    made["backbone"] = dict(_TRANSFORMER) if of.transformer else {"use": "cifar_resnet", "options": {"depth": 8}}
     if "experts" in of.method.requires:
         adapters, made["methods"] = ["ride"], {"ride": {}, **made["methods"]}
     second = made["stages"][1]
@@ -144,11 +147,12 @@ def recipe(of: Part, own: bool) -> dict[str, Any]:
 
 
 class _Few(Observer):
-    """The extent of a measured run: a few steps of an epoch of each stage."""
+    """The extent of a measured run: a few steps of each stage, up to the epoch from which the method acts."""
 
     def epochs(self, loop: Loop) -> Iterator[int]:
-        """One, in which every method acts that acts from the first on."""
-        yield 0
+        """The last is the first in which every method acts."""
+        self.last = max((entry.method.acts_from for entry in loop.plan.entries), default=0)
+        yield from range(self.last + 1)
 
     def steps(self, indices: list[Tensor]) -> list[Tensor]:
         """Few."""
@@ -185,7 +189,7 @@ class _Turns(_Few):
     def step_ended(self, loop: Loop) -> None:
         """Behind every few steps the other has its turn."""
         done = loop.position.step - WARM_UP
-        if loop.stage.name != "second" or done < 0 or done % STEPS:
+        if loop.stage.name != "second" or loop.position.epoch < self.last or done < 0 or done % STEPS:
             return
         if done:
             self.own.append(time.process_time() - self._began)
@@ -203,10 +207,17 @@ class _Turns(_Few):
         return time.process_time() - began
 
 
+@functools.cache
+def images() -> PreparedData:
+    """The data, which is the same in all recipes."""
+    plan = plan_of(recipe(part("focal"), own=False))
+    return read_data(plan.loaded, plan.answers["data"])
+
+
 def assembled(plan: Plan) -> Assembly:
     """A run's parts."""
     device = torch.device("cpu")
-    return Assembly(plan, RunData(plan, read_data(plan.loaded, plan.answers["data"]), device), device)
+    return Assembly(plan, RunData(plan, images(), device), device)
 
 
 def train(assembly: Assembly, extent: _Few, folder: Path) -> None:
@@ -320,7 +331,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    import_all()  # once, for all processes that are forked
+    import_all()  # once, for all processes that are forked; and so is the data
+    images()
     without: dict[str, int] = {}
     content: dict[str, Any] = {"format": "ltcore methods' cost 1", "methods": {}}
     if arguments.out.exists():
