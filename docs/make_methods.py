@@ -26,7 +26,7 @@ from ltcore.plan.checks import NEEDS
 from ltcore.recipe.identity import flat
 from ltcore.recipe.loading import load_recipe
 from ltcore.tables.records import Records
-from ltcore.tables.table import Table
+from ltcore.tables.table import Table, find_tables
 from ltcore.testing.recipes import Part, part_of
 
 ROOT = Path(__file__).parents[1]
@@ -36,11 +36,11 @@ KINDS = {
     "Networks": ("build_backbone",),
     "Around the network": ("adapt_backbone", "build_ensemble"),
     "How gradients are computed, and what becomes of weights": ("compute_gradients", "after_step", "on_stage_end"),
-    "Made and changed images": ("mix_inputs", "image_transform", "extra_rows"),
     "Made and changed features": ("augment_features",),
-    "How often and how much a class counts": ("build_sampler", "class_distribution", "class_weights"),
+    "Made and changed images": ("mix_inputs", "image_transform", "extra_rows"),
     "Losses and logits": ("compute_loss", "adjust_logits", "auxiliary_losses"),
     "Classifiers": ("build_classifier",),
+    "How often and how much a class counts": ("build_sampler", "class_distribution", "class_weights"),
     "After training": ("post_calibrate",),
 }
 #: Which data a published figure is taken of, where a paper has several.
@@ -62,7 +62,7 @@ cards, the recipes and the records, so nothing of it is typed here. A name leads
 - *Needs* are what the plan asks for before anything is read, and *breaks* what it takes from others in its stage; both
   are explained [below](#what-excludes-what).
 - *Step* is the CPU time of a training step with the method, by that of the same step without it. 1 costs nothing, 2
-  is as much again. It says nothing of what a method does once in an epoch or a stage.
+  is as much again. What a method does once per epoch or stage is not in it.
 - *Memory* is how many MiB more a process holds at its peak.
 
 A dash means that it was not measured.
@@ -70,15 +70,20 @@ A dash means that it was not measured.
 COSTS = """
 ## How costs were measured
 
-{why} On {cpu}, one thread, python {python}, torch {torch}, with `{command}`, {dates}. The figures of
-each method, with the lowest and highest turn, are in [methods_cost.json](../results/methods_cost.json).
+With `{command}` on {dates}: {cpu}, one thread, python {python}, torch {torch}. The lowest and
+highest turn of each method are in [methods_cost.json](../results/methods_cost.json).
 
-- Images of 32 pixels in batches of 64, and ResNet-8: a larger network makes what does not go through it cheaper.
-- The step beside it trains the whole network on cross-entropy. Of {classifier} it trains the classifier alone on the
-  same frozen backbone, since that is how our recipes use them; of {transformer} a small vision transformer.
-- A method under `calibrate` trains nothing: *N once* says as how many steps its calibration takes.
+- Steps with and without the method take turns in one process. What counts are the seconds that this process had a
+  core, so that other programs disturb them little.
+- Images have 32 pixels, batches 64 of them, and the network is ResNet-8. In a larger network what does not go through
+  it is cheaper, and what goes through it costs the same.
+- The step without the method trains the whole network on cross-entropy.
+- Of these it trains the classifier alone on a frozen network, as our recipes use them: {classifier}.
+- Of these it trains a small vision transformer, and the step with the method their few parameters: {transformer}.
+- A method under `calibrate` trains nothing. *N once* says that its calibration takes as long as N steps.
 - Each method has its defaults, and acts from the first epoch on.{options}
-- Peaks of memory are exact to about a MiB. They contain what a stage begins with: banks of features, a second network.
+- Peaks of memory are exact to about a MiB. They contain what a stage begins with, such as banks of features.
+
 """
 EXCLUDED = """
 ## What excludes what
@@ -96,11 +101,15 @@ Within one stage; in two stages of a run all methods go together. `ltcore plan` 
 FIGURES = """
 ## Figures
 
-*Published* is what the method's paper, or one that compares with it, printed for the settings of a recipe here: top-1 in
-percent, on data with imbalance 100 where that is chosen. Nobody here has run these; see [recipe_index.md](recipe_index.md).
-*Measured* is ours, the mean and standard deviation over seeds of top-1 and of few-shot classes. Of {protocols}.
-{baselines}. Where a recipe has other methods too, they are named. A method without records has its
-measurements, if any, on its card.
+*Published* is the top-1 accuracy in percent that a paper printed for a recipe's settings: the method's own paper, or
+one that compares with it. The imbalance is 100 unless something else is said. [recipe_index.md](recipe_index.md) and
+[tables.md](tables.md) say which of them were run here.
+
+*Measured* is ours: top-1 and few-shot accuracy, mean and standard deviation over seeds.
+
+{protocols}
+
+Other methods of a recipe are named. What else was measured stands on a method's card.
 
 | method | published | measured |
 | --- | --- | --- |
@@ -173,8 +182,8 @@ def cited(card: Path, method: str) -> Cited:
     year = _YEAR.search(found["rest"]) if found else None
     if not found or not year:
         raise ValueError(
-            f"{card}: no paper of '{method}': the card's first table has a row `| paper | AUTHORS, *TITLE*, VENUE YEAR |`, "
-            f"or one `| paper of `{method}` | ... |` where its methods have several papers"
+            f"{card}: no paper of '{method}': give the first table a row | paper | AUTHORS, *TITLE*, VENUE YEAR |, or, "
+            f"where the methods have several papers, | paper of `{method}` | ... |"
         )
     names = [_INITIALS.sub("", name.strip()) for name in found["authors"].split(",") if name.strip()]
     first = names[0] if names else "anonymous"
@@ -209,26 +218,46 @@ def methods_of(recipe: Recipe) -> set[str]:
     return {*used, recipe.backbone.use}
 
 
-def published(names: Sequence[str], networks: Sequence[str]) -> dict[str, str]:
-    """For each method a figure that a paper printed, with the recipe whose settings it is of."""
-    best: dict[str, tuple[tuple[int, int, str], str]] = {}
-    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+def published(names: Sequence[str]) -> dict[str, str]:
+    """For each method a figure that a paper printed, with the recipe whose settings it is of.
+
+    Of several it is one with the fewest other methods; then the data decides. Where no recipe has one, a cell of a
+    paper's table is looked for.
+    """
+    best: dict[str, tuple[tuple[int, int, int, str], str]] = {}
+
+    def note(used: set[str], path: Path, recipe: Recipe, value: float, source: str, changed: str = "") -> None:
+        factor = recipe.data.imbalance.factor if recipe.data.imbalance else None
         data = next((place for place, prefix in enumerate(DATA) if path.stem.startswith(f"{prefix}_")), None)
-        if data is None:
-            continue
-        recipe = load_recipe(path).recipe
-        used = methods_of(recipe) & set(names)
-        figure = _as_it_stands(recipe)
-        if figure is None:
-            continue
-        for name in used:
-            others = sorted(used - {name, *networks})
+        for name in used if data is not None else ():
+            others = sorted(used - {name})
             beside = f", with {_code(others)}" if others else ""
-            text = f"{figure.value:.1f} ([{path.stem}](../recipes/{path.name}){beside}; {figure.source})"
-            key = (len(others), data, path.stem)
+            unlike = f" at imbalance {factor:g}" if factor not in (None, 100) else ""
+            text = f"{value:.1f} ([{path.stem}](../recipes/{path.name}){changed}{unlike}{beside}; {source})"
+            key = (len(others), int(bool(unlike)), data, path.stem)
             if name not in best or key < best[name][0]:
                 best[name] = (key, text)
-    return {name: text for name, (_, text) in best.items() if name not in networks}
+
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        recipe = load_recipe(path).recipe
+        figure = _as_it_stands(recipe)
+        if figure is not None:
+            note(methods_of(recipe) & set(names), path, recipe, figure.value, figure.source)
+    missing = set(names) - set(best)
+    for table in find_tables(ROOT / "tables"):
+        for cell in table.cells.values() if table.file.source else ():
+            value = cell.printed and cell.printed.value
+            if value is None or cell.path is None or cell.metric not in ("top1", "error"):
+                continue
+            written = cell.path.read_text() + " ".join(text for text, _ in cell.changes)
+            if any(name in written for name in missing):
+                recipe = table.loaded(cell).recipe
+                used = methods_of(recipe) & set(names)
+                if used & missing:
+                    accuracy = 100 - value if cell.metric == "error" else value
+                    link = f", as [{table.name}](../tables/{table.path.name}) changes it in `{cell.name}`"
+                    note(used, cell.path, recipe, accuracy, table.file.source, link if cell.changes else "")
+    return {name: text for name, (_, text) in best.items()}
 
 
 def _as_it_stands(recipe: Recipe) -> Published | None:
@@ -238,7 +267,7 @@ def _as_it_stands(recipe: Recipe) -> Published | None:
     return next(held, None)
 
 
-def measured(names: Sequence[str], networks: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def measured(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """For each method, and for each table's cross-entropy, top-1 and few-shot accuracy over seeds."""
     records, best, baselines = Records([ROOT / "results" / "runs"]), dict[str, tuple[tuple[int, int], str]](), {}
     for number, name in enumerate(TABLES):
@@ -250,7 +279,7 @@ def measured(names: Sequence[str], networks: Sequence[str]) -> tuple[dict[str, s
                 continue
             figures = [record.figures(None) for record in found.values()]
             text = f"{_spread(figures, 'top1')}, few {_spread(figures, 'few')} ({name}"
-            used = methods_of(table.loaded(cell).recipe) & set(names) - set(networks)
+            used = methods_of(table.loaded(cell).recipe) & set(names)
             if row == "ce":
                 baselines[name] = f"{text.removesuffix(f' ({name}')}"
             for method in used:
@@ -333,8 +362,6 @@ def _how(content: Mapping[str, Any]) -> str:
         for kind in ("classifier alone", "transformer")
     }
     return COSTS.format(
-        why="Both take turns in one process, and the process's own seconds are counted, so that other programs disturb "
-        "them little.",
         cpu=place["cpu"],
         python=place["python"],
         torch=place["torch"],
@@ -353,18 +380,15 @@ def page() -> str:
         ValueError: a card does not name its paper.
     """
     found, content = described(), json.loads(COST.read_text())
-    names = [each.name for each in found]
-    networks = [each.name for each in found if each.part.role == "backbone"]
-    printed, (ours, baselines) = published(names, networks), measured(names, networks)
+    names = [each.name for each in found if each.part.role is None]
+    printed, (ours, baselines) = published(names), measured(names)
     rows = [
         f"| {each.link} | {printed.get(each.name, '')} | {ours.get(each.name, '')} |"
         for each in found
         if each.name in printed or each.name in ours
     ]
-    figures = FIGURES.format(
-        protocols="; ".join(f"*{name}*: {text}" for name, text in TABLES.items()),
-        baselines="Cross-entropy has " + ", and ".join(f"{text} ({name})" for name, text in baselines.items()),
-    )
+    protocols = [f"- *{name}*: {text}; cross-entropy has {baselines[name]}." for name, text in TABLES.items()]
+    figures = FIGURES.format(protocols="\n".join(protocols))
     return "".join(
         [HEAD, *_groups(found, content["methods"]), _excluded(found), figures, "\n".join(rows), "\n", _how(content)]
     )

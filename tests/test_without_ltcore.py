@@ -16,7 +16,7 @@ LONGEST = 24  # lines of code
 WHAT = (
     'add a section "## Without ltcore" before the one on how it was verified: a ```python block of about ten lines '
     "that uses the plugin's functions in plain PyTorch and ends with a backward pass or an assertion, as focal's card "
-    "has it. Where a method is no function, say so there in a sentence, and name its plugin in NO_FUNCTIONS of this test"
+    "has it. Where a method is no function, say so there in a sentence, and name its plugin in NO_FUNCTIONS here"
 )
 
 
