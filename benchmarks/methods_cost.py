@@ -181,6 +181,7 @@ class _Turns(_Few):
         self._batches: Iterator[Batch] = iter(())
         self.own: list[float] = []
         self.without: list[float] = []
+        self._began = 0.0
 
     def steps(self, indices: list[Tensor]) -> list[Tensor]:
         """Enough for all turns."""

@@ -81,14 +81,16 @@ highest turn of each method are in [methods_cost.json](../results/methods_cost.j
 - Of these it trains the classifier alone on a frozen network, as our recipes use them: {classifier}.
 - Of these it trains a small vision transformer, and the step with the method their few parameters: {transformer}.
 - A method under `calibrate` trains nothing. *N once* says that its calibration takes as long as N steps.
-- Each method has its defaults, and acts from the first epoch on.{options}
+- Each method has its defaults, and acts from the first epoch on.{options} One that does more as training goes on,
+  such as `autoaugment_by_class`, is measured at its beginning.
 - Peaks of memory are exact to about a MiB. They contain what a stage begins with, such as banks of features.
 
 """
 EXCLUDED = """
 ## What excludes what
 
-Within one stage; in two stages of a run all methods go together. `ltcore plan` says it of a recipe, with what to do.
+Within one stage. Methods that exclude each other can stand in two stages of one run, but for what they need of the
+network, which is the same in all. `ltcore plan` says it of a recipe, with what to do.
 
 | hook with one answer | methods |
 | --- | --- |
@@ -228,8 +230,8 @@ def published(names: Sequence[str]) -> dict[str, str]:
 
     def note(used: set[str], path: Path, recipe: Recipe, value: float, source: str, changed: str = "") -> None:
         factor = recipe.data.imbalance.factor if recipe.data.imbalance else None
-        data = next((place for place, prefix in enumerate(DATA) if path.stem.startswith(f"{prefix}_")), None)
-        for name in used if data is not None else ():
+        data = next((place for place, prefix in enumerate(DATA) if path.stem.startswith(f"{prefix}_")), len(DATA))
+        for name in used if data < len(DATA) else ():
             others = sorted(used - {name})
             beside = f", with {_code(others)}" if others else ""
             unlike = f" at imbalance {factor:g}" if factor not in (None, 100) else ""
@@ -246,7 +248,7 @@ def published(names: Sequence[str]) -> dict[str, str]:
     missing = set(names) - set(best)
     for table in find_tables(ROOT / "tables"):
         for cell in table.cells.values() if table.file.source else ():
-            value = cell.printed and cell.printed.value
+            value = cell.printed.value if cell.printed else None
             if value is None or cell.path is None or cell.metric not in ("top1", "error"):
                 continue
             written = cell.path.read_text() + " ".join(text for text, _ in cell.changes)
@@ -317,19 +319,23 @@ def _costs(figures: Mapping[str, Any] | None) -> tuple[str, str]:
     return step, f"{figures['memory_mib']:.0f}".replace("-0", "0")
 
 
-def _row(each: Described, costs: Mapping[str, Any]) -> str:
+def _row(each: Described) -> str:
     needs = [_code(each.needs)] if each.needs else []
     needs += [f"breaks {_code(each.breaks)}"] if each.breaks else []
     paper = f"{each.cited.authors} {each.cited.year}"
-    return f"| {' | '.join((each.link, paper, _hooks(each), '; '.join(needs), *_costs(costs.get(each.name))))} |"
+    return f"| {' | '.join((each.link, paper, _hooks(each), '; '.join(needs)))} |"
 
 
 def _groups(found: Sequence[Described], costs: Mapping[str, Any]) -> Iterator[str]:
+    """A table of each kind; without costs where none of its methods has any, as networks have none."""
     for kind in KINDS:
-        rows = [_row(each, costs) for each in found if each.kind == kind]
-        if rows:
-            head = "| method | paper | hooks | needs | step | memory |\n| --- | --- | --- | --- | ---: | ---: |"
-            yield "\n".join([f"\n## {kind}\n", head, *rows]) + "\n"
+        methods = [each for each in found if each.kind == kind]
+        rows = ["| method | paper | hooks | needs |", "| --- | --- | --- | --- |", *map(_row, methods)]
+        if any(each.name in costs for each in methods):
+            cells = [("step", "memory"), ("---:", "---:"), *(_costs(costs.get(each.name)) for each in methods)]
+            rows = [f"{row} {step} | {memory} |" for row, (step, memory) in zip(rows, cells, strict=True)]
+        if methods:
+            yield "\n".join([f"\n## {kind}\n", *rows]) + "\n"
 
 
 def _excluded(found: Sequence[Described]) -> str:
