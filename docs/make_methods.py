@@ -85,7 +85,7 @@ highest turn of each method are in [methods_cost.json](../results/methods_cost.j
   such as `autoaugment_by_class`, is measured at its beginning.
 - What a method takes beside the batch has its default size: `l2rw` and its like look at 100 held-out images per step.
 - Turns differ by some 5 percent, so 0.95 and 1.05 are not told from 1.
-- Peaks of memory are exact to about a MiB. They contain what a stage begins with, such as banks of features.
+- Peaks of memory are exact to about 2 MiB. They contain what a stage begins with, such as banks of features.
 
 """
 EXCLUDED = """
@@ -317,7 +317,8 @@ def _hooks(each: Described) -> str:
 def _costs(figures: Mapping[str, Any] | None) -> tuple[str, str]:
     if figures is None:
         return "-", "-"
-    step = f"{figures['step_ratio']:.2f}" if "step_ratio" in figures else f"{figures['calibration_steps']:.0f} once"
+    once = figures.get("calibration_steps")
+    step = f"{figures['step_ratio']:.2f}" if once is None else f"{once:.0f} once" if once >= 1 else "below 1 once"
     return step, f"{figures['memory_mib']:.0f}".replace("-0", "0")
 
 
