@@ -35,7 +35,7 @@ _EACH = (
     r"(?:second|minute|hour|day|step|class|image|photograph|run|sample|epoch|batch|stage|row|line|file|process|worker|rank"
     r"|device|GPU|card|chip|core|machine|node|method|seed|setting|option|value|column|page|recipe|expert|entry|cell|table"
     r"|figure|hook|plugin|distribution|folder|call|pass|draw|layer|block|group|trial|pair|test|check|split|data set"
-    r"|crop|view|model|parameter|key|name|feature|pixel|change|list|kind|side|dataset|word|commit|hundred|thousand|million)"
+    r"|crop|view|model|parameter|key|name|feature|pixel|change|list|kind|side|dataset|word|commit|cycle|hundred|thousand|million)"
 )
 #: "3 s a step", "60 images a class", "one a class".
 _MANY_PER = re.compile(rf"(?<!many )\b(?:{_NUMBER} (?:\w+ )??{_COUNTED}|{_COUNTED}|{_NUMBER}) an? {_EACH}\b(?! of\b)")
@@ -71,7 +71,7 @@ class Part(NamedTuple):
 
     line: int
     text: str
-    kind: str  # "first", which is a docstring's first line or a heading; "text"; "row" of a table or of code
+    kind: str  # "first" line, "text", "entry" of a list of arguments, or "row" of a table or of code
 
 
 def markdown(text: str) -> Iterator[Part]:
@@ -123,7 +123,8 @@ def docstrings(text: str) -> Iterator[Part]:
             bare = line.strip()
             entry = re.match(r"(?:[-*] |\w+: )", bare)
             if kept and (not bare or entry or (bare.endswith(":") and bare[:-1].istitle())):
-                yield Part(begin, " ".join(kept), "first" if begin == first else "text")
+                kind = "first" if begin == first else "entry" if re.match(r"\w+(?: \w+)?: ", kept[0]) else "text"
+                yield Part(begin, " ".join(kept), kind)
                 kept.clear()
             if bare and not (line.startswith("        ") and not kept) and not re.fullmatch(r"\w+:", bare):
                 if not kept:
