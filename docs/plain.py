@@ -40,7 +40,7 @@ _EACH = (
 #: "3 s a step", "60 images a class", "one a class".
 _MANY_PER = re.compile(rf"(?<!many )\b(?:{_NUMBER} (?:\w+ )??{_COUNTED}|{_COUNTED}|{_NUMBER}) an? {_EACH}\b(?! of\b)")
 #: "a folder a class", "a positive factor a row".
-_ONE_PER = re.compile(rf"\b(?:an?|one) (?:[a-z]+ )??[a-z]+ an? {_EACH}\b(?! of\b)")
+_ONE_PER = re.compile(rf"\b(?:an?|one) (?:[a-z]+ )??(?:[a-z]+|CODE) an? {_EACH}\b(?! of\b)")
 #: Plurals that are verbs as well, where no number stands before them: "it names a method".
 _VERB = re.compile(
     r"(?:time|name|value|view|copie|line|figure|step|point|weight|label|call|draw|run|file|passe|feature|model)s an? "
