@@ -118,15 +118,17 @@ def docstrings(text: str) -> Iterator[Part]:
         if not said or (name.startswith("_") and not name.startswith("__")):
             continue
         first = node.body[0].lineno
-        begin, kept = first, list[str]()
+        begin, kept, inside = first, list[str](), False
         for number, line in enumerate([*said.splitlines(), ""], start=first):
-            bare = line.strip()
-            entry = re.match(r"(?:[-*] |\w+: )", bare)
-            if kept and (not bare or entry or (bare.endswith(":") and bare[:-1].istitle())):
+            bare, title = line.strip(), re.fullmatch(r"\w+:", line)
+            entry = re.match(r"(?:[-*] |\w+(?: \w+)?: )", bare)
+            inside = bool(title) or (inside and (not bare or line[0] == " "))
+            code = line.startswith("    ") and not inside
+            if kept and (not bare or entry or title or code):
                 kind = "first" if begin == first else "entry" if re.match(r"\w+(?: \w+)?: ", kept[0]) else "text"
                 yield Part(begin, " ".join(kept), kind)
                 kept.clear()
-            if bare and not (line.startswith("        ") and not kept) and not re.fullmatch(r"\w+:", bare):
+            if bare and not title and not code:
                 if not kept:
                     begin = number
                 kept.append(bare)
