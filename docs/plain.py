@@ -37,10 +37,12 @@ _EACH = (
     r"|figure|hook|plugin|distribution|folder|call|pass|draw|layer|block|group|trial|pair|test|check|split|data set"
     r"|crop|view|model|parameter|key|name|feature|pixel|change|list|kind|side|dataset|word|commit|cycle|hundred|thousand|million)"
 )
+#: "a" and what it is for each of; not "a mean of a class", nor "once a stage has ended".
+_A = rf"an? {_EACH}\b(?! (?:of|has|is|was|had)\b)"
 #: "3 s a step", "60 images a class", "one a class".
-_MANY_PER = re.compile(rf"(?<!many )\b(?:{_NUMBER} (?:\w+ )??{_COUNTED}|{_COUNTED}|{_NUMBER}) an? {_EACH}\b(?! of\b)")
+_MANY_PER = re.compile(rf"(?<!many )\b(?:{_NUMBER} (?:\w+ )??{_COUNTED}|{_COUNTED}|{_NUMBER}) {_A}")
 #: "a folder a class", "a positive factor a row".
-_ONE_PER = re.compile(rf"\b(?:an?|one) (?:[a-z]+ )??(?:[a-z]+|CODE) an? {_EACH}\b(?! of\b)")
+_ONE_PER = re.compile(rf"\b(?:an?|one) (?:[a-z]+ )??(?:[a-z]+|CODE) {_A}")
 #: Plurals that are verbs as well, where no number stands before them: "it names a method".
 _VERB = re.compile(
     r"(?:time|name|value|view|copie|line|figure|step|point|weight|label|call|draw|run|file|passe|feature|model)s an? "

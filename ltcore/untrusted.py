@@ -1,7 +1,7 @@
 """What comes from strangers: text that is shown, cells of a table, and JSON.
 
 Names of classes, paths, recipes and results may be anybody's. They are shown so that they cannot speak to the terminal
-or to a spreadsheet, and JSON is read so that what is no plain value is a `ValueError` with the reason.
+or to a spreadsheet. JSON is read so that what is no plain value is a `ValueError` with the reason.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ class Batch:
         partner_targets: [N] int64; the second label of a mixed row. None where nothing is mixed.
         target_weight: [N] float; the share of `targets`, the partner has the rest. None where nothing is mixed.
         layout: what the sampler says of its batches (`ltcore.EpochBatches`), for the method whose sampler it is.
-        extra: the rows that the method which reads this has asked for in ``extra_rows``; None where it did not, or has
-            taken them out of the batch.
+        extra: the rows that the method which reads this has asked for in ``extra_rows``; None if it asked for none, or
+            has taken them out of the batch.
         extras: those of all methods, by their names in the recipe; core's to keep.
     """
 

@@ -61,7 +61,7 @@ def joined_by_name(
 def read_class_names(path: Path) -> list[str]:
     """Class names of a text file, in label order.
 
-    One name a line, in label order; or a name and its number on every line, in either order and with any order of the
+    One name per line, in label order. Or a name and its number on every line, in either order and with any order of the
     lines, between white space or as CSV (comma, semicolon or tab; a header may come first, and more columns). Numbers
     run from 0, or from 1, without gaps.
 

@@ -29,7 +29,7 @@ def photographs(counts: tuple[int, ...], image_size: int = 224) -> DataFacts:
 
 
 def published_counts(name: str) -> tuple[int, ...]:
-    """Training images a class of a published long-tailed set, in label order, as its split list has them."""
+    """Training images per class of a published long-tailed set, in label order, as its split list has them."""
     return tuple(map(int, Path(__file__).with_name(f"{name}_counts.txt").read_text(encoding="utf-8").split()))
 
 

@@ -94,8 +94,8 @@ def split_class(sizes: Mapping[str, int], fractions: Fractions) -> dict[str, str
     """The part of each unit of one class.
 
     The units are ranked by a hash of (seed, name). The first are tested on, up to ``round(test * n)`` of n images, the
-    next validated on, up to ``round(val * n)``, halves rounded up; a group is taken where that brings the number
-    nearer. So the split depends on nothing but the names: an image that is added ranks among the others without
+    next validated on, up to ``round(val * n)``, halves rounded up. A group is taken where that brings the number
+    nearer. So the split depends only on the names. An image that is added ranks among the others without
     reordering them, and moves three of them at most, those next to a boundary. A threshold on the hash itself would
     move none, but leaves the smallest classes without test or training images, which is where a long tail is measured.
     A class of two units or more has at least one test image, one of three units and ``val_min`` images or more a

@@ -60,7 +60,7 @@ class ListedSplit:
 
 
 class ImageList(Method[ImageListOptions]):
-    """Images of split lists, one ``relative/path label`` a line; paths may have spaces, labels count from 0."""
+    """Images of split lists, one ``relative/path label`` per line; paths may have spaces, labels count from 0."""
 
     summary = "images named by split lists of 'relative/path label' lines, in any folder"
 
@@ -281,7 +281,7 @@ def listed_splits(
 
 
 def imagenet_like(splits: dict[str, Any]) -> DataSplits:
-    """Splits prepared as ImageNet's images are, 224 pixels a side; classes still without names."""
+    """Splits prepared as ImageNet's images are, 224 x 224 pixels; classes still without names."""
     return DataSplits(
         train=splits["train"],
         test=splits["test"],

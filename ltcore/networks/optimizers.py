@@ -51,7 +51,7 @@ def check_optimizer(
         group: what a group of parameters has in place of some of `arguments`.
 
     Raises:
-        RecipeError: the name is unknown, an option is unknown, or a value is not accepted; or a group has an option
+        RecipeError: the name is unknown, an option is unknown, or a value is not accepted. Or a group has an option
             that holds for all parameters. The message has no location; the caller knows the line of the recipe.
     """
     options, of_group = {**arguments, **(group or {})}, set(group or {})

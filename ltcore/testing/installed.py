@@ -18,7 +18,7 @@ def check_installed(
     Args:
         names: which; by default every method that is not core's own.
         without: checks to leave out.
-        jobs: in how many processes, at most as many as there are methods; by default one a core that this process may
+        jobs: in how many processes, at most as many as there are methods; by default one per core that this process may
             use, or one where there is a GPU, which processes that are forked cannot share.
 
     Raises:
