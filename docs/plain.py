@@ -125,7 +125,7 @@ def docstrings(text: str) -> Iterator[Part]:
             bare, title = line.strip(), re.fullmatch(r"\w+:", line)
             entry = re.match(r"(?:[-*] |\w+(?: \w+)?: )", bare)
             inside = bool(title) or (inside and (not bare or line[0] == " "))
-            code = line.startswith("    ") and not inside
+            code = (line.startswith("    ") and not inside) or re.search(r"\S {3,}\S", bare)
             if kept and (not bare or entry or title or code):
                 kind = "first" if begin == first else "entry" if re.match(r"\w+(?: \w+)?: ", kept[0]) else "text"
                 yield Part(begin, " ".join(kept), kind)

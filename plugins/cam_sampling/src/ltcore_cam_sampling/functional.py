@@ -20,7 +20,7 @@ def made_share(class_counts: Tensor, at_most: int | None) -> Tensor:
     every other no more than `at_most` (the published code, but on CIFAR).
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         at_most: see above; None for no limit.
 
     Returns:

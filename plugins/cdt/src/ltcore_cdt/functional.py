@@ -14,7 +14,7 @@ def temperatures(class_counts: Tensor, gamma: float = 0.2) -> Tensor:
     .. math:: a_c = (n_{\max} / n_c)^\gamma.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         gamma: strength, at least 0; 0 gives ones.
 
     Returns:
@@ -51,7 +51,7 @@ def count_scale(class_counts: Tensor, tau: float = 0.5) -> Tensor:
     Ye et al. 2020, equation 5: the prediction is the class with the largest ``w_c / n_c ** tau * f(x)``.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         tau: strength, in [0, 1]; 0 gives ones.
 
     Returns:

@@ -17,7 +17,7 @@ def effective_number_weights(class_counts: Tensor, beta: float = 0.9999) -> Tens
     .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}, \qquad \sum_c w_c = C.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         beta: in [0, 1): 0 gives ones, towards 1 the weights become those of `inverse_frequency_weights` at gamma 1.
 
     Returns:
@@ -44,7 +44,7 @@ def inverse_frequency_weights(class_counts: Tensor, gamma: float = 0.5) -> Tenso
     .. math:: w_c \propto n_c^{-\gamma}, \qquad \sum_c w_c = C.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         gamma: strength, at least 0; 0 gives ones.
 
     Returns:

@@ -21,7 +21,7 @@ def donor_distribution(class_counts: Tensor, power: float = 1.0, per: Literal["i
     equally often.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         power: r, at least 0.
         per: whether :math:`n_k^{-r}` is the weight of an image or of a class.
 

@@ -49,7 +49,7 @@ def reweighting(class_counts: Tensor, rho: float) -> Tensor:
     puts :math:`w_y` on the label of a row and nothing on other classes.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         rho: at least 0; 0 weighs all alike, 1 is one over the count.
 
     Returns:

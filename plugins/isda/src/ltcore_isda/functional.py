@@ -123,7 +123,7 @@ def margins(class_counts: Tensor, largest: float) -> Tensor:
     r"""LDAM's margins, :math:`m_c \propto n_c^{-1/4}` (Cao et al., NeurIPS 2019, equation 13).
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         largest: the margin of the rarest class.
 
     Returns:

@@ -19,7 +19,7 @@ def ldam_margins(class_counts: Tensor, max_margin: float = 0.5) -> Tensor:
     .. math:: m_c = m_{\max} \left(\frac{\min_j n_j}{n_c}\right)^{1/4}.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         max_margin: margin of the rarest class, in units of a cosine, at least 0.
 
     Returns:

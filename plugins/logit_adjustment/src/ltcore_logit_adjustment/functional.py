@@ -10,7 +10,7 @@ def class_log_counts(class_counts: Tensor) -> Tensor:
     """``log n_c``.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
 
     Returns:
         [C] float32, in nats; computed in float64.
@@ -29,7 +29,7 @@ def class_log_prior(class_counts: Tensor) -> Tensor:
     """``log p_c``, where ``p_c = n_c / sum(n)`` is the share of a class in the training images.
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
 
     Returns:
         [C] float32, in nats, at most 0; computed in float64.

@@ -31,7 +31,7 @@ def seed_chances(class_counts: Tensor, beta: float) -> Tensor:
     r"""How likely an image of one class may become one of another: 1 - beta ** max(N_k0 - N_k, 0) (equations 5, 6).
 
     Args:
-        class_counts: [K], training images per class.
+        class_counts: [K], training images a class.
         beta: in [0, 1); the nearer to 1, the more images a seed's class needs beyond the target's.
 
     Returns:

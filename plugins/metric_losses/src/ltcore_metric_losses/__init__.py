@@ -1,4 +1,4 @@
-"""Losses on the distances between features (range loss, lifted structure loss); batches of several images per class."""
+"""Losses on the distances between features: range loss and lifted structure loss; batches of several images a class."""
 
 from ltcore_metric_losses.functional import (
     lifted_structure_loss,

@@ -74,7 +74,7 @@ class LiftedStructure(Method[LiftedStructureOptions]):
 
 
 class MPerClassOptions(Options):
-    """Options of batches with several images per class."""
+    """Options of batches with several images a class."""
 
     images: int = Field(default=4, ge=1)
     """m: how many images of a class stand side by side; 4 in OLTR's class-aware sampling."""

@@ -1,4 +1,4 @@
-"""Batches of several images per class."""
+"""Batches of several images a class."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def smoothing_factors(class_counts: Tensor, head: float, tail: float, form: Form
     Where all classes are of one size there is no tail, and each has `head`.
 
     Args:
-        class_counts: training images per class, [C].
+        class_counts: training images a class, [C].
         head: smoothing of the largest class, in [0, 1).
         tail: smoothing of the smallest class, in [0, 1).
         form: how it goes from one to the other.

@@ -3,7 +3,7 @@
 P. Chu, X. Bian, S. Liu, H. Ling: Feature Space Augmentation for Long-Tailed Data, ECCV 2020 (arXiv:2008.03673).
 
 Letters: N rows, D channels, H x W locations, L = H * W, C classes, M augmented rows. No function loops over rows. Only
-`most_confusing`, called once per stage, waits for the device. Randomness comes in as numbers drawn from U[0, 1).
+`most_confusing`, called once a stage, waits for the device. Randomness comes in as numbers drawn from U[0, 1).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def head_classes(class_counts: Tensor, head_ratio: float) -> Tensor:
     """Which classes are the head: the fewest of the largest that hold at least `head_ratio` of the images (sec. 5.4).
 
     Args:
-        class_counts: [C] int64 training images per class; in any order, ties go by label.
+        class_counts: [C] int64 training images a class; in any order, ties go by label.
         head_ratio: the share h_r, in (0, 1).
 
     Returns:

@@ -22,7 +22,7 @@ def class_temperatures(class_counts: Tensor, ratio: float) -> Tensor:
     code only).
 
     Args:
-        class_counts: [C], training images per class.
+        class_counts: [C], training images a class.
         ratio: r, in [0, 1); 0 gives every class the temperature 1.
 
     Returns:
