@@ -57,8 +57,8 @@ def evaluate(
     those of the run, by name.
 
     With --prior the model's outputs are adjusted to how frequent the classes will be in use. Figures that depend on
-    this are then also given for these frequencies. They are uniform, training (as in training), forward:50 (falling by
-    a factor of 50 from the most frequent class to the rarest), backward:50 (rising), or a table of classes and numbers.
+    this are then also given for these frequencies. PRIOR is uniform, training (as in training), or a table of classes
+    and numbers. forward:50 falls by a factor of 50 from the most frequent class to the rarest, and backward:50 rises.
 
     Example: ltcore evaluate runs/digits_lt_ofa_focal/RUN recipes/digits_lt_ce.yaml --prior forward:20
     """

@@ -218,7 +218,7 @@ def class_weights(context: Context) -> Tensor | None:
 def class_distribution(context: Context) -> Tensor | None:
     """How often each class is drawn in this epoch, [C], summing to 1; None: every image once (instance-balanced).
 
-    Called at the start of every epoch, and again where a run goes on inside it, so it must give the same answer for the
+    Called at the start of every epoch, and again where a run goes on inside it. So it must give the same answer for the
     same epoch. The answer may be on any device. A stage's ``sampler:`` answers the same question, so a stage cannot
     have both.
     """

@@ -45,8 +45,8 @@ def fitted_counts(num_classes: int, total: int, largest: int, smallest: int) -> 
         smallest: images of the last class.
 
     Returns:
-        C counts, not increasing but for the few images that rounding leaves over, which the second class and those
-        after it have one more or less of each.
+        C counts that do not increase, except for the few images that rounding leaves over. The second class and those
+        after it have one more or one less for these.
     """
     rank = np.arange(num_classes)
 

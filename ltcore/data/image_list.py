@@ -115,8 +115,8 @@ def read_list(path: Path) -> ListedSplit:
     """Read a split list. The label is what stands behind the last white space of a line; empty lines are skipped.
 
     Raises:
-        DataError: with file and line, for a line without a label, a label that is no whole number or negative, a path
-            that is listed twice; a list without any line.
+        DataError: with file and line, for a line without a label, a label that is no whole number or negative, or a
+            path that is listed twice. Also for a list without any line.
     """
     files: list[str] = []
     labels: list[int] = []

@@ -46,7 +46,7 @@ def read_labelled(path: Path, class_names: Sequence[str], read_recipe: ReadRecip
     """Read labelled images.
 
     Args:
-        path: a folder with one folder per class; a table (CSV, TSV, or COCO's JSON) of files and labels; a list
+        path: a folder with one folder per class; a table (CSV, TSV, or COCO's JSON) of files and labels. Or a list
             (``.txt``) of lines 'relative/path label', whose paths are relative to where it lies; or a recipe, whose
             test images are taken.
         class_names: the run's, in label order.

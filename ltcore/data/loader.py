@@ -60,8 +60,9 @@ class Loader(Protocol):
     def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         """All images in order, without augmentation: [B, C, H, W] float32, normalised, channels-last.
 
-        With `crops` each image's V test crops in its place: [V * B, C, H, W], the first crop of all images, the second
-        of all, and so on. Only where the transform has more than one. Several processes take the batches in turns.
+        With `crops` each image's V test crops in its place. They are [V * B, C, H, W], the first crop of all images,
+        the second of all, and so on. Only where the transform has more than one. Several processes take the batches in
+        turns.
         """
 
     def eval_batch(self, start: int, stop: int, crops: bool = False) -> Tensor:

@@ -62,8 +62,8 @@ def converted(image: Image, mode: str, window: Sequence[float] | None = None) ->
     Args:
         image: as Pillow opened it.
         mode: ``RGB`` or ``L``.
-        window: the values that become black and white in an image of more than eight bits, what lies between in
-            proportion; None for the upper half of sixteen bits.
+        window: the values that become black and white in an image of more than eight bits; values between them become
+            grey in proportion. None for the upper half of sixteen bits.
 
     Raises:
         OSError: it cannot be decoded, or nothing states the range of its pixels.

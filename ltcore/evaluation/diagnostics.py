@@ -38,9 +38,9 @@ def feature_deviation(
 ) -> PerClass:
     """How far each class's training features lie from its test features (CDT, section 3.3: dis(c)).
 
-    Features are scaled to unit length. For each class, K of its training features are drawn without replacement, K
-    being the size of the smallest class, so that small classes do not lie far off by chance alone. The distance of
-    their mean from the mean of the class's test features is averaged over `rounds` draws.
+    Features are scaled to unit length. For each class, K of its training features are drawn without replacement. K is
+    the size of the smallest class, so that small classes do not lie far off by chance alone. The distance of their mean
+    from the mean of the class's test features is averaged over `rounds` draws.
 
     Args:
         train: [N, D].

@@ -1,9 +1,9 @@
 """Which predictions count as sure: a threshold for each class, chosen on held-out images.
 
 With a threshold t the predictions of a class with probability t or more are sure, the others unsure. Of the thresholds
-at which the sure predictions of held-out images are right as often as was asked for, the lowest is taken, which leaves
-the fewest images unsure. This is a class-wise reject option after Chow (1970), with the thresholds of the classes apart
-as in Fumera, Roli and Giacinto (2000).
+at which the sure predictions of held-out images are right as often as was asked for, the lowest is taken. It leaves the
+fewest images unsure. This is a class-wise reject option after Chow (1970), with the thresholds of the classes apart as
+in Fumera, Roli and Giacinto (2000).
 """
 
 from __future__ import annotations
