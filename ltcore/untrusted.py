@@ -35,8 +35,8 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, nests too deeply, or holds what no value of ours is: ``NaN`` and ``Infinity``,
-            numbers beyond 64 bits, the character NUL.
+        ValueError: it is not JSON, nests too deeply, or holds what no value of ours is. These are  ``NaN`` and
+            ``Infinity``, numbers beyond 64 bits, the character NUL.
     """
     if "\0" in text or "\\u0000" in text:
         raise ValueError("it holds the character NUL")

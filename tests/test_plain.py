@@ -32,7 +32,7 @@ def test_a_first_line_is_not_repeated(places):
 
 
 #: Long sentences that are left: lists of names, and figures that belong together. Lower it when there are fewer.
-LONG = {"pages": 15, "docstrings": 80}
+LONG = {"pages": 15, "docstrings": 25}
 
 
 def test_sentences_do_not_grow_longer(places):

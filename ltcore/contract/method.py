@@ -155,9 +155,9 @@ class Method(nn.Module, Generic[OptionsT]):
         """What ``ltcore report --analysis`` should draw of the method, beside what it draws of every run.
 
         Core asks each method once, when the last stage that names it has been opened again as it ended. The method's
-        modules and buffers and `Context.model` are as that stage left them, in eval mode and without gradients, and the
-        context answers questions about training images. What is not in modules or buffers is as after ``__init__``
-        and ``on_run_start``. Nothing is trained, and no test data is there.
+        modules and buffers and `Context.model` are as that stage left them, in eval mode and without gradients. The
+        context answers questions about training images. What is not in modules or buffers is as after ``__init__`` and
+        ``on_run_start``. Nothing is trained, and no test data is there.
 
         Args:
             classes: the labels that the reader has chosen, or some that core has, the most frequent first.

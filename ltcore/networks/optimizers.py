@@ -71,8 +71,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build an optimiser; `arguments` apply to all parameters, weight decay on biases and norms included.
 
-    What `arguments` leaves out has the default of PyTorch's class (momentum 0 for ``sgd``). With timm's factory it has
-    that default (momentum 0.9 where there is one, weight decay 0).
+    What `arguments` leaves out has the default of PyTorch's class (momentum 0 for ``sgd``). For a name of timm's it has
+    the default of timm's factory (momentum 0.9 where there is one, weight decay 0).
 
     Args:
         name: ``sgd``, ``adamw`` and the others of `TORCH_OPTIMIZERS`; any other name that timm registers.
