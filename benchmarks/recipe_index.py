@@ -33,12 +33,12 @@ VERIFIED = {
 }
 HEAD = """# The recipes
 
-Each recipe of `recipes/`, with the top-1 accuracy that its paper published, in percent, and top-5 and shot groups
-where it prints them; on CIFAR at imbalance 100 unless something else is said. Whose settings a recipe has, the
-paper's, another's or ours, stands in its head. "Not yet" means that nobody here has run the recipe to its end: take
-the published figure for the paper's, not for ours. The recipes on the digits and on folders of photographs follow
-protocols of ours, which no paper has; their figures are in `results/` and on the plugins' cards. This page is written
-by `python benchmarks/recipe_index.py`.
+This page lists each recipe of `recipes/`, with the top-1 accuracy that its paper published, in percent. It also has
+top-5 and shot groups where the paper prints them. CIFAR is at imbalance 100 unless something else is said. The head of
+a recipe says whose settings it has: the paper's, another's or ours. "Not yet" means that nobody here has run the recipe
+to its end. The published figure is then the paper's, not ours. The recipes on the digits and on folders of photographs
+follow protocols of our own, which no paper has. Their figures are in `results/` and on the plugins' cards.
+`python benchmarks/recipe_index.py` writes this page.
 """
 
 

@@ -14,10 +14,10 @@ from ltcore.cli import command_line
 HERE = Path(__file__).parent
 HEAD = """# Commands
 
-What `ltcore --help` and each command's `--help` say, on one page, which is written by `python docs/make_commands.py`.
-Every command takes `--debug`, which shows the traceback of an error. Exit codes: 0; 1 where the run or the machine
-failed; 2 where the recipe, the command line or the data is wrong; 130, or 128 and a signal's number, where it was
-stopped.
+This page has what `ltcore --help` and each command's `--help` say. `python docs/make_commands.py` writes it.
+Every command takes `--debug`, which shows the traceback of an error. The exit code is 0 if all went well, and 1 if the
+run or the machine failed. It is 2 if the recipe, the command line or the data is wrong. If the command was stopped, it
+is 130, or 128 plus the signal's number.
 
 """
 

@@ -16,30 +16,31 @@ from ltcore.contract import hookspecs, interface
 HERE = Path(__file__).parent
 HEAD = """# Hooks
 
-Every hook, in the order in which a run meets them; when each is called, step by step, stands at the head of
-[architecture.md](architecture.md), and what the kinds mean in its [table of kinds](architecture.md#kinds).
-This page is written by `python docs/make_hooks.py` from `ltcore/contract/hookspecs.py`,
-`ltcore/contract/interface.py` and `docs/hook_examples.py`.
+This page has every hook, in the order in which a run calls them. [architecture.md](architecture.md) begins with the
+loop, which shows when each is called. Its [table of kinds](architecture.md#kinds) says what the kinds mean.
+`python docs/make_hooks.py` writes this page from `ltcore/contract/hookspecs.py`, `ltcore/contract/interface.py` and
+`docs/hook_examples.py`.
 
-An implementation is a method of an `ltcore.Method`, marked with `@hookimpl`. It takes whichever of the hook's
-arguments it needs, by name; a misspelled hook or argument is an error. One class may implement several hooks. A data
-set or a backbone, named under `data.use` or `backbone.use`, answers `build_data` or `build_backbone` and is asked
-nothing else. `adapt_backbone` is asked of the methods under `backbone.adapt`, `post_calibrate` of those under
-`calibrate`.
+An implementation is a method of an `ltcore.Method`, marked with `@hookimpl`. It takes those of the hook's arguments
+that it needs, by name; a misspelled hook or argument is an error. One class may implement several hooks. A data set
+under `data.use` answers only `build_data`, and a backbone under `backbone.use` only `build_backbone`. The methods under
+`backbone.adapt` answer `adapt_backbone`, and those under `calibrate` answer `post_calibrate`.
 
-N is the number of rows, C of classes, D the features' width, [H, W] a map's size. Tensors are on `context.device`,
-unless it says otherwise. `tests/test_docs.py` runs each example in a small recipe; they share these imports:
+N is the number of rows, C the number of classes, D the features' width, and [H, W] a map's size. Tensors are on
+`context.device`, unless the text says otherwise. `tests/test_docs.py` runs each example in a small recipe. The examples
+share these imports:
 
 """
 VERSIONS = """## The interface's version
 
 This core has hook interface **{version}**. A method says which one it was written for: `interface = "{version}"` in its
-class. A minor version adds hooks or arguments, a major version changes or removes some. So:
+class. A minor version adds hooks or arguments. A major version changes or removes some. So:
 
 - A method for this version, or an older one of the same major version, works.
-- One for an older major version works as long as nothing that it uses was changed; otherwise it is refused.
-- What it uses and is deprecated still works. One warning for each distribution says what, and what to use instead.
-- One for a newer version is refused: upgrade ltcore, or install an older version of the plugin.
+- A method for an older major version works as long as nothing that it uses was changed. Otherwise it is refused.
+- Deprecated hooks and arguments still work. One warning for each distribution says which they are, and what to use
+  instead.
+- A method for a newer version is refused: upgrade ltcore, or install an older version of the plugin.
 
 {table}
 """

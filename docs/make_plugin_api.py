@@ -17,13 +17,14 @@ import ltcore.testing
 HERE = Path(__file__).parent
 HEAD = """# What a plugin imports
 
-A plugin imports from `ltcore` itself, and its tests from `ltcore.testing` too. That is all: a module below `ltcore` may
-move or change in any version. `tests/test_public.py` holds the first-party plugins to this. The hooks that a method
-implements are in [hooks.md](hooks.md), how to write one in [write_a_plugin.md](write_a_plugin.md).
+A plugin imports from `ltcore` itself, and its tests from `ltcore.testing` too. It imports nothing else, because
+a module below `ltcore` may move or change in any version. `tests/test_public.py` checks this for our own plugins.
+[hooks.md](hooks.md) has the hooks that a method implements, and [write_a_plugin.md](write_a_plugin.md) says how to
+write one.
 
-Nothing is imported before it is asked for, so `import ltcore` needs no torch. This page is written by
-`python docs/make_plugin_api.py` from `ltcore/__init__.py` and `ltcore/testing/__init__.py`; each line is the first of a
-docstring. `help(ltcore.NAME)` has the rest: shapes, units and errors.
+A name is imported only when it is used, so `import ltcore` needs no torch. `python docs/make_plugin_api.py` writes this
+page from `ltcore/__init__.py` and `ltcore/testing/__init__.py`. Each line is the first of a docstring.
+`help(ltcore.NAME)` has the rest: shapes, units and errors.
 """
 #: Title of a part -> the modules whose names it has.
 PARTS = {

@@ -1,8 +1,8 @@
 """Several processes that train one model, as ``torchrun`` starts them: which one this is, and what they exchange.
 
-Each process holds the whole model. The rows of a batch are shared out over the backbone, which is where time goes; at a
+Each process holds the whole model. The rows of a batch are shared out over the backbone, which is where time goes. At a
 tap, and behind the network, every process has the rows of all of them (`joined`). So a method sees the batch that one
-process would see, draws the same numbers and keeps the same state in all of them, and needs to know nothing of this.
+process would see. It draws the same numbers and keeps the same state in all of them, and needs to know nothing of this.
 Gradients are averaged by PyTorch's DistributedDataParallel.
 
 A process that was started alone is rank 0 of 1, and none of this costs it anything.

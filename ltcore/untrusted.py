@@ -1,7 +1,7 @@
 """What comes from strangers: text that is shown, cells of a table, and JSON.
 
 Names of classes, paths, recipes and results may be anybody's. They are shown so that they cannot speak to the terminal
-or to a spreadsheet, and JSON is read so that what is no plain value is a `ValueError` with the reason.
+or to a spreadsheet. JSON is read so that what is no plain value is a `ValueError` with the reason.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, nests too deeply, or holds what no value of ours is: ``NaN`` and ``Infinity``,
-            numbers beyond 64 bits, the character NUL.
+        ValueError: it is not JSON, nests too deeply, or holds what no value of ours is. These are  ``NaN`` and
+            ``Infinity``, numbers beyond 64 bits, the character NUL.
     """
     if "\0" in text or "\\u0000" in text:
         raise ValueError("it holds the character NUL")

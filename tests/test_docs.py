@@ -511,7 +511,7 @@ def test_a_folder_of_images_and_lists_of_them(tmp_path, monkeypatch):
         for number in range(10):
             Image.new("RGB", (70, 50), (number, 0, 0)).save(tmp_path / "images" / label / f"{number}.png")
     monkeypatch.chdir(tmp_path)
-    text = sections(DATA)["A folder a class"]
+    text = sections(DATA)["One folder per class"]
     assert set(re.findall(r"`(\.\w+)`", text)) == IMAGE_SUFFIXES | set(HEIF_SUFFIXES)
     options = yaml.safe_load(blocks(text, "yaml")[0])["data"]["options"]
     splits = ImageFolder(ImageFolder.Options(**options)).build_data()

@@ -317,7 +317,7 @@ def test_mistakes_are_one_message(cli, digits_run, photos, tmp_path):
     for words, message in [
         ([photos], f"{photos}: 1 images are of 1 classes that the run does not have, first 'yak'"),
         ([photos / "l.txt"], "l.txt:1: the label is 10, but the run has 10 classes"),
-        ([tmp_path / "nowhere"], "is not there; name a folder with a folder a class, a table, a list, or a recipe"),
+        ([tmp_path / "nowhere"], "is not there; name a folder with one folder per class, a table, a list, or a recipe"),
         ([tmp_path / "empty"], "has no images in folders named by class"),
         ([photos / "yak" / "a.png"], "this is no folder, no table (.csv, .tsv, .json), no list (.txt) and no recipe"),
         ([photos, "--assumes", "uniform"], "which only --prior needs; give both"),

@@ -279,6 +279,6 @@ def test_combinations_and_their_names():
 def test_the_plan_says_what_is_selected(cli, tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE + TAUS + ", retrain: false}")
     printed = cli("plan", tmp_path / "r.yaml").out
-    assert "selection on 4 held-out images a class, whose network is the result" in printed
+    assert "selection on 4 held-out images per class, whose network is the result" in printed
     assert "  methods.count_norm.options.tau: 0.0, 0.3, 1.0" in printed
     assert json.loads(cli("plan", tmp_path / "r.yaml", "--json").out)["select"]["holdout"] == 4

@@ -172,11 +172,17 @@ def test_every_page_and_card_is_printed(cli):
     card = (ROOT / "plugins" / "cdt" / "README.md").read_text()
     assert cli("docs", "ltcore-cdt").out == cli("docs", "count_norm").out
     assert cli("docs", "cdt").out.partition("\n")[0] == card.partition("\n")[0]
-    listed = dict(re.split(" {2,}", line, maxsplit=1) for line in cli("docs").out.splitlines()[1:])
+    lines = cli("docs").out.splitlines()
+    listed = dict(re.split(" {2,}", line.strip(), maxsplit=1) for line in lines if line.startswith("  "))
     assert listed["recipes"] == "Recipes" and listed["plugins/loss"] and "CDT" in listed["ltcore-cdt"]
-    assert set(listed) == {
-        path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md")
-    } | {offer.distribution for offer in catalogue.offers() if offer.distribution != "ltcore"}
+    assert [line for line in lines if not line.startswith("  ")] == [
+        *("Tutorials", "How-to guides", "Reference", "Explanation", "Cards of plugins")
+    ]
+    pages = [path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md")]
+    assert len(lines) == len(listed) + 5, "a page stands in two groups"
+    assert set(listed) == {*pages} - {"README"} | {
+        offer.distribution for offer in catalogue.offers() if offer.distribution != "ltcore"
+    }
 
 
 def test_an_unknown_page_names_the_nearest(cli):

@@ -60,7 +60,7 @@ def _step(part: dict[str, Any]) -> list[str]:
             theirs,
             _times(part.get("step_ratio")),
         ),
-        _row("  images a second", f"{part['images_per_second']:,.0f}/s"),
+        _row("  images per second", f"{part['images_per_second']:,.0f}/s"),
     ]
     if quick := part.get("acceleration"):
         title = f"  {quick['chosen']}, beside eager steps" if quick["chosen"] != "off" else "  eager after all"

@@ -92,10 +92,11 @@ def show_page(text: str) -> None:
 
 
 def run_named(text: str) -> Path:
-    """A run's directory, from an argument's text.
+    """The directory of a run that an argument names.
 
-    ``latest``, or a recipe's name, stands for the run in ``runs`` that was begun last, of those that have ended if
-    there is one; what is there under the text itself comes first, unless it is a folder without a run, as of images.
+    If a run or a file is at the path itself, it is taken. Else ``latest``, or a recipe's name, stands for the run in
+    ``runs`` that was begun last. Runs that have ended come first. A folder without a run, as of images, does not count
+    as a run.
     """
     path = Path(text)
     if _is_there(path) or path.name != text:

@@ -100,6 +100,6 @@ def add(commands: Any) -> None:
     command.add_argument("names", metavar="NAME", nargs="*", help=text)
     text = "leave a check out, such as pairs, which takes longest; may be repeated"
     command.add_argument("--without", action="append", metavar="CHECK", help=text)
-    text = "check in N processes; by default in one a core, or in one where there is a GPU"
+    text = "check in N processes; by default in one per core, or in one where there is a GPU"
     command.add_argument("--jobs", type=whole, metavar="N", help=text)
     command.json()

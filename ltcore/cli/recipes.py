@@ -15,8 +15,8 @@ from ltcore.untrusted import printable
 def init(folder: Path, out: Path = Path("recipe.yaml"), force: bool = False, **wished: Any) -> None:
     """Write a recipe that suits your own images and this machine, with the reasons. The folder is only read.
 
-    DIR holds a folder a class, or the folders train, val and test with such folders in each, or a table of labels
-    (*.csv), or split lists (*.txt) of lines 'relative/path label'.
+    DIR holds one folder per class, or the folders train, val and test with such folders in each. It may hold a table of
+    labels (*.csv) instead, or split lists (*.txt) of lines 'relative/path label'.
 
     Example: ltcore init photos --out photos.yaml
     """

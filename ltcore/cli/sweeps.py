@@ -184,7 +184,7 @@ def add(commands: Any) -> None:
     command.add_argument("--threads", type=whole, metavar="N", help=text)
     text = "choose among the values and ranges (LOW..HIGH, log:LOW..HIGH) of --grid in N trials (extra hpo of ltcore)"
     command.add_argument("--search", type=whole, metavar="N", help=text)
-    text = "with --search, training images a class that are held out to choose on; by default 3; 0 for the set's own"
+    text = "with --search, training images per class that are held out to choose on; by default 3; 0 for the set's own"
     command.add_argument("--holdout", type=int, metavar="N", help=text)
     text = "train elsewhere: slurm, slurm:PARTITION or local, with --jobs workers (extra slurm of ltcore)"
     command.add_argument("--on", metavar="WHERE", help=text)

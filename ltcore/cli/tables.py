@@ -35,8 +35,8 @@ def table(
 ) -> None:
     """Show what a paper's table prints beside what we have measured of it, and train what is missing.
 
-    TABLE is a file such as tables/safa_1.yaml. With --run, cells that are not measured yet are trained, and each run
-    leaves a small file under --results, which is all that tables are made of.
+    TABLE is a file such as tables/safa_1.yaml. With --run, cells that are not measured yet are trained. Each run leaves
+    a small file under --results, and tables are made of these files alone.
 
     Example: ltcore table tables/safa_1.yaml --format markdown
     """

@@ -114,7 +114,7 @@ def train(
     """Write a recipe for a folder of images or a table of labels, train it and draw the report: init, run and report.
 
     The recipe is left as `ltcore init` writes it. DIR is what `ltcore init` takes. With --method all a recipe is
-    trained for each method that says what suits it, all within the time, and they are compared on held-out images.
+    trained for each method that says what suits it, all within the time. They are compared on held-out images.
 
     Example: ltcore train photos --minutes 3
     """

@@ -24,11 +24,12 @@ def predict(
 ) -> None:
     """Say what a run's calibrated model takes images for.
 
-    Images are files, or folders with images at any depth. They are prepared as the run's evaluation prepares its own:
-    turned as their EXIF orientation says, transparent pixels laid over white, 16 bits brought to 8, colours made grey
-    where the run's images are. Files that cannot be decoded are named and left out, and the exit code is then 1.
+    Images are files, or folders with images at any depth. They are prepared as the run's evaluation prepares its own.
+    They are turned as their EXIF orientation says, transparent pixels are laid over white, and 16 bits become 8.
+    Colours become grey if the run's images are grey. Files that cannot be decoded are named and left out, and the exit
+    code is then 1.
 
-    FILE of --out gets its name when all is there. What a killed command has left of it, --resume goes on with.
+    FILE of --out gets its name when it is complete. If the command was killed, --resume goes on with what it left.
 
     Example: ltcore predict runs/digits_lt_ofa_focal/RUN photos --top 3 --out predictions.csv
     """
@@ -51,13 +52,13 @@ def evaluate(
 ) -> None:
     """Say how well a run's calibrated model does on other labelled images.
 
-    DATA is a folder with a folder a class, a table (.csv, .tsv, or .json as COCO has it) of files and labels, a list
-    (.txt) of lines 'relative/path label', or a recipe, whose test images are taken. Classes are those of the run, by
-    name.
+    DATA is a folder with one folder per class, or a table of files and labels (.csv, .tsv, or .json as COCO has it). It
+    may be a list (.txt) of lines 'relative/path label', too, or a recipe, whose test images are taken. Classes are
+    those of the run, by name.
 
-    With --prior the model's outputs are adjusted to how frequent the classes will be in use, and the figures that
-    depend on it are also given as they would be there: uniform, training (as in training), forward:50 (falling by a
-    factor of 50 from the most frequent class to the rarest), backward:50 (rising), or a table of classes and numbers.
+    With --prior the model's outputs are adjusted to how frequent the classes will be in use. Figures that depend on
+    this are then also given for these frequencies. PRIOR is uniform, training (as in training), or a table of classes
+    and numbers. forward:50 falls by a factor of 50 from the most frequent class to the rarest, and backward:50 rises.
 
     Example: ltcore evaluate runs/digits_lt_ofa_focal/RUN recipes/digits_lt_ce.yaml --prior forward:20
     """
@@ -86,8 +87,9 @@ def evaluate(
 def export(run: Path, to: str, out: Path | None = None, force: bool = False, run_code: bool = False) -> None:
     """Write a run's calibrated model in a format that other programs read.
 
-    The model has no training-time parts, its calibration is folded into the classifier, and how images are prepared and
-    the names of the classes go along. It is loaded again and gives the run's logits, or nothing is written.
+    The model has no parts that only training needs, and its calibration is folded into the classifier. The file also
+    says how images are prepared and how the classes are called. The model is loaded again and must give the run's
+    logits, or nothing is written.
 
     torchscript    one file, for torch.jit.load
     torch_export   one file, for torch.export.load
@@ -115,7 +117,7 @@ def add(commands: Any) -> None:
     command.add_argument("--out", type=Path, metavar="FILE", help=text)
     command.json()
     command.add_argument("--batch-size", type=whole, metavar="N", help="images at a time; by default 64")
-    text = "processes that decode; by default one a core, at most 8"
+    text = "processes that decode; by default one per core, at most 8"
     command.add_argument("--workers", type=whole, metavar="N", help=text)
     command.flag("--resume", "go on with what a killed command has left of --out")
     command.run_code()
@@ -131,7 +133,7 @@ def add(commands: Any) -> None:
     command.json()
     command.add_argument("--batch-size", type=whole, metavar="N", help="images at a time; by default 64")
     command.add_argument(
-        "--workers", type=whole, metavar="N", help="processes that decode; by default one a core, at most 8"
+        "--workers", type=whole, metavar="N", help="processes that decode; by default one per core, at most 8"
     )
     command.run_code()
     command = add_command(commands, "export", export)

@@ -23,7 +23,7 @@ class Group:
         name: the recipe's name.
         label: the name; with a number where other groups have the name too.
         differs: the settings in which it differs from other groups of this name, by path, and by name what the figures
-            depend on beside the recipe; None for what it lacks.
+            depend on beside the recipe. None for what it lacks.
         runs: by seed.
     """
 

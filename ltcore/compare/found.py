@@ -27,7 +27,7 @@ class FoundRun:
         path: its directory.
         name: its recipe's name.
         seed: its seed.
-        settings: the recipe with its defaults as a flat mapping by path, without what changes no result; then by names
+        settings: the recipe with its defaults as a flat mapping by path, without what changes no result. Then by names
             of `_trained_with` what the figures depend on beside it.
         published: the figures of papers that hold for these settings: ``metric``, ``value`` and ``sd`` in percent,
             ``source`` and ``note``.

@@ -37,14 +37,14 @@ class Backbone(nn.Module):
 
     A subclass sets `feature_dim` and `inner_taps` and writes `forward_maps`; it may replace `pool`.
 
-    With `experts` E above 1 the network splits into E: `forward_maps` gives E * N rows, those of expert 0 for all
+    With `experts` E above 1 the network splits into E. `forward_maps` then gives E * N rows, those of expert 0 for all
     images first, then those of expert 1, and so on. Core builds a classifier for each expert, trains all rows, and
     evaluates the mean of the experts' logits.
 
     Attributes:
         feature_dim: D, the width of the pooled features.
-        inner_taps: names of submodules, in forward order, whose output may be changed and may get more rows: each is
-            called once a forward pass, and nothing behind it writes over its output. A map [N, D', H', W'] where
+        inner_taps: names of submodules, in forward order, whose output may be changed and may get more rows. Each is
+            called once per forward pass, and nothing after it writes over its output. A map [N, D', H', W'] where
             `has_maps` says so. In a network that splits, only those before the split: behind it, a module could not
             tell which expert an appended row is of.
         experts: E, into how many the network has split where its maps come out; 1 for a plain network.
@@ -128,8 +128,8 @@ class Backbone(nn.Module):
 class Mergeable:
     """A module of an adapter that does, once training is over, what a plain module does; an `nn.Module` too.
 
-    A trained run keeps it. Exports have the plain module in its place, so that they are as quick as the network was,
-    and are read by what knows the network.
+    A trained run keeps it. Exports have the plain module in its place. So they are as fast as the network was, and
+    programs that know the network can read them.
     """
 
     def merged(self) -> nn.Module:

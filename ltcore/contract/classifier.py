@@ -75,13 +75,13 @@ def scale_weights(classifier: nn.Module, scale: Tensor, keep_bias: bool) -> Cali
 def wrong_weight(classifier: nn.Module, feature_dim: int) -> str | None:
     """What is wrong with a classifier's ``weight`` and ``bias``, which should be what it applies; None for nothing.
 
-    With a bias, logits are ``x @ weight.T + bias``; those of a classifier that normalises its features may differ by a
-    positive factor a row from ``x @ weight.T``, and with a bias must hold for features of norm 1. It is tried on random
-    features, in eval mode, also on a copy whose parameters are others: a weight that was kept when the classifier was
-    built says nothing of the trained one. No random stream is drawn from.
+    With a bias, logits are ``x @ weight.T + bias``. Logits of a classifier that normalises its features may differ by
+    one positive factor per row from ``x @ weight.T``. With a bias they must hold for features of norm 1. It is tried on
+    random features, in eval mode, also on a copy with other parameters. (A weight that was kept when the classifier was
+    built says nothing about the trained one.) No random stream is drawn from.
 
-    Of a classifier that says ``linear = False``, or has a part that does, shapes alone are looked at: its logits are no
-    linear function of the features, and ``weight`` and ``bias`` are those of some usual row.
+    If a classifier, or a part of it, says ``linear = False``, only shapes are checked. Its logits are no linear
+    function of the features, and ``weight`` and ``bias`` are those of some usual row.
 
     Args:
         classifier: maps [N, feature_dim] to [N, C].

@@ -110,7 +110,7 @@ class Context:
 
     @property
     def class_counts(self) -> Tensor:
-        """Training images a class, [C] int64, on the device. Held-out images are not counted."""
+        """Training images per class, [C] int64, on the device. Held-out images are not counted."""
         return self._state.class_counts
 
     @property
@@ -177,10 +177,10 @@ class Context:
 
     @property
     def generator(self) -> torch.Generator:
-        """Randomness of this method in this step, on the device.
+        """Randomness for what this method draws on the device.
 
-        It is seeded anew for each step from the run's seed, the method's name, stage, epoch and step, and for each
-        hook outside of a step from the hook's name too (see `begin`), so that a resumed run draws the same numbers.
+        Its seed is a function of the run's seed, the method's name, stage, epoch and step. Outside of a step, the
+        hook's name is added (see `begin`). So a resumed run draws the same numbers.
         """
         self._stand()
         return self._generator
@@ -212,8 +212,8 @@ class Context:
     def begin(self, hook: str) -> None:
         """Seed what the method draws in a hook outside of a step; core calls it before each.
 
-        A resumed run does not call all the hooks that came before, so the draws must not depend on them: neither
-        those from `generator` nor those from torch's global one, which modules are initialised with.
+        A resumed run does not call all the hooks that came before, so the draws must not depend on them. This holds for
+        `generator` and for torch's global one, which initialises modules.
         """
         state = self._state
         which = () if state.expert is None else ("expert", state.expert)
@@ -266,8 +266,8 @@ class Context:
         Args:
             split: ``train`` or ``val``; ``source_index`` points into ``train``.
             indices: [M] int64, on any device; on the CPU nothing waits for another one.
-            transform: what is done to each image before it is normalised, as ``image_transform`` describes it; drawn
-                from `cpu_generator`, so that it differs from call to call.
+            transform: what is done to each image before it is normalised, as ``image_transform`` describes it. It is
+                drawn from `cpu_generator`, so that it differs from call to call.
             augmented: prepare them as training does, with crop, flip and policy drawn likewise; else as evaluation
                 does.
 

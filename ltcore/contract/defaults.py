@@ -121,7 +121,7 @@ def wrong_logits(changed: Any, logits: Tensor, *_: Any) -> str | None:
 
 
 def wrong_loss(loss: Any, logits: Tensor, targets: Tensor, *_: Any) -> str | None:
-    """What is wrong with an answer to ``compute_loss``: one value a sample, where and of what the logits are."""
+    """What is wrong with an answer to ``compute_loss``: one value per sample, where and of what the logits are."""
     try:
         if loss.shape == targets.shape and loss.dtype is logits.dtype and loss.device == logits.device:
             return None
@@ -133,7 +133,7 @@ def wrong_loss(loss: Any, logits: Tensor, targets: Tensor, *_: Any) -> str | Non
 
 
 def wrong_factors(weights: Any, values: Tensor, *_: Any) -> str | None:
-    """What is wrong with an answer to ``sample_weights``: a float a row, where the values are; None is none."""
+    """What is wrong with an answer to ``sample_weights``: one float per row, where the values are; None is none."""
     return None if weights is None else _wrong_column("weights", weights, len(values), "", values.device)
 
 

@@ -1,8 +1,8 @@
 """Networks with several experts: a classifier for each of them, and how their logits become one.
 
 A backbone with E experts (`ltcore.Backbone.experts`) turns N images into E * N rows of features, those of expert 0 for
-all images first. In training every row is a row of the batch, with the logits of its own expert's classifier;
-evaluation puts an image's rows side by side, [N, E, D], and combines the experts' logits.
+all images first. In training every row is a row of the batch, with the logits of its own expert's classifier.
+Evaluation puts an image's rows side by side, [N, E, D], and combines the experts' logits.
 """
 
 from __future__ import annotations

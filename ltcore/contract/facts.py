@@ -26,7 +26,7 @@ class DataFacts:
     """What a data method may state without reading a file (`ltcore.Method.facts`).
 
     Attributes:
-        class_counts: C training images a class, in label order, before ``data.imbalance`` and ``data.holdout``.
+        class_counts: C training images per class, in label order, before ``data.imbalance`` and ``data.holdout``.
         test: number of test images.
         mean: per channel, on the scale 0..1.
         std: per channel, on the scale 0..1.

@@ -38,9 +38,9 @@ class Hook:
     Attributes:
         name: its name.
         kind: how several answers compose; the rules are in `ltcore.discovery.kinds`.
-        called: ``setup`` once before the methods are, ``run`` once before the first stage, ``stage`` and ``epoch`` at
-            their beginning or end, ``step`` in each step, where a method's randomness is seeded per step and shared by
-            its hooks, or ``end`` once after the last stage.
+        called: ``setup`` once before the methods are made, ``run`` once before the first stage, or ``end`` once after
+            the last one. ``stage`` and ``epoch`` are at their beginning or end, and ``step`` in each step. There a
+            method's randomness is seeded per step and shared by its hooks.
         arguments: names of its arguments, in order.
         classification: whether a stage without classification leaves it out.
         may_be_none: whether None is an answer, and not a forgotten return.

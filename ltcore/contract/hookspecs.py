@@ -81,9 +81,9 @@ if TYPE_CHECKING:
 def build_data() -> DataSplits:
     """Training, validation and test images of a data set; core cuts the long tail and the held-out images itself.
 
-    Called once a run, for the recipe's ``data.use``. Returns the whole training and test splits, and a validation split
-    if the set has one: images [N, C, H, W] uint8 with H = W, targets [N] int64, ``mean`` and ``std`` for each channel
-    on the scale 0..1. Core cuts the long tail and the held-out images, and checks all of it.
+    Called once per run, for the recipe's ``data.use``. Returns whole splits for training and test, and one for
+    validation if the set has one. Images are [N, C, H, W] uint8 with H = W, and targets are [N] int64. ``mean`` and
+    ``std`` have one value per channel, on the scale 0..1. Core checks all of this.
     """
 
 
@@ -91,11 +91,11 @@ def build_data() -> DataSplits:
 def build_backbone(in_channels: int, image_size: int) -> Backbone:
     """The network up to and including the global pool, for images of `in_channels` x `image_size` x `image_size`.
 
-    Called once while planning, on the meta device (names and shapes, no values), and once a run. Returns an
-    ``ltcore.Backbone``: it sets ``feature_dim`` and ``inner_taps``, and turns images into maps; ``pool`` is the plain
-    mean unless it is replaced, and ``spatial`` says whether it is. ``has_maps(tap)`` says where features are
-    [N, D, H, W]: everywhere but at ``pooled``, unless it is replaced. Options named ``pretrained`` and ``weights``
-    choose the values to start from; a rehearsal, and opening a run that has ended, leave them out.
+    Called once during planning, on the meta device (names and shapes, no values), and once per run. Returns an
+    ``ltcore.Backbone``. It sets ``feature_dim`` and ``inner_taps``, and turns images into maps. ``pool`` is the plain
+    mean unless it is replaced; ``spatial`` says whether it is the plain mean. ``has_maps(tap)`` says where features are
+    [N, D, H, W]: everywhere except at ``pooled``, unless it is replaced. Options named ``pretrained`` and ``weights``
+    choose the initial values. They are left out in a rehearsal, and when a run that has ended is opened.
     """
 
 
@@ -103,17 +103,17 @@ def build_backbone(in_channels: int, image_size: int) -> Backbone:
 def adapt_backbone(backbone: Backbone, num_classes: int) -> Backbone:
     """Add to the network what is trained in its place: low-rank matrices, bottlenecks, prompts.
 
-    Called for the methods under ``backbone.adapt``, in their order, with the network that ``build_backbone`` made and
-    pre-trained weights are loaded into: once while planning, on the meta device, once a run, and whenever a run that
-    has ended is opened. Global randomness is seeded for each method, and is free to be drawn from. `num_classes` is for
-    what the network has for each class; the plan, which reads no data, has 2 there.
+    Called for the methods under ``backbone.adapt``, in their order, with the network that ``build_backbone`` made. Its
+    pre-trained weights are already loaded. It is called once during planning, on the meta device, once per run, and
+    whenever a run that has ended is opened. Global randomness is seeded for each method, and may be used. `num_classes`
+    is for what the network has for each class; the plan, which reads no data, passes 2.
 
-    Returns the changed network, or an ``ltcore.Backbone`` around it, with its taps and its width. New parameters
-    belong to the network and to nothing else: a recipe names them as ``backbone.blocks.0.attn.qkv.lora_a``, and by
-    the method's name, ``lora.blocks.0.attn.qkv.lora_a`` or ``lora`` for all. At first they had better change nothing,
-    so that training begins with the network as it was. A module that is a plain one in the end is an
-    ``ltcore.Mergeable`` too: exports replace it by what its ``merged`` returns. Layers that keep their names keep what
-    recipes and files call them.
+    Returns the changed network, or an ``ltcore.Backbone`` around it, with its taps and its width. New parameters belong
+    to the network and to nothing else. A recipe names them as ``backbone.blocks.0.attn.qkv.lora_a``, or by the method's
+    name: ``lora.blocks.0.attn.qkv.lora_a``, or ``lora`` for all. At first they should change nothing, so that training
+    begins with the network as it was. A module that can become a plain one in the end is also an ``ltcore.Mergeable``:
+    exports replace it by what its ``merged`` returns. Do not rename the network's own layers, because recipes and files
+    name them.
     """
 
 
@@ -121,9 +121,8 @@ def adapt_backbone(backbone: Backbone, num_classes: int) -> Backbone:
 def on_run_start(context: Context) -> None:
     """Create modules and buffers whose shapes depend on the data; called once, before anything is restored.
 
-    Called once a run for every method of the recipe, whether it runs anew or goes on, before a checkpoint is loaded.
-    This is the place for modules and buffers whose shapes depend on the data, and for random initial values; what is
-    made here is saved and restored.
+    Called for every method of the recipe, before a checkpoint is loaded, in a new run and in a resumed one. Draw random
+    initial values here, too. What is made here is saved and restored.
     """
 
 
@@ -136,15 +135,14 @@ def on_run_start(context: Context) -> None:
 def build_classifier(feature_dim: int, num_classes: int, previous: nn.Module | None, context: Context) -> nn.Module:
     """The last layer, [N, feature_dim] to [N, num_classes]; `previous` is the classifier of the stage before.
 
-    Called at the start of the first stage, of a stage with ``classifier: rebuild``, and of one in which another method
-    builds the classifier than before. ``previous`` is the classifier of the stage before, None in the first stage.
-    Returns a module from [N, feature_dim] to [N, num_classes] with ``weight`` [C, D] and ``bias`` ([C] or None), as
-    they are applied: calibrations and class activation maps read them. Default: linear, with a bias. A module whose
-    logits are no linear function of the features says ``linear = False``; its `weight` and `bias` are then those of
-    some usual row.
+    Called at the start of the first stage, where ``previous`` is None, and of a stage with ``classifier: rebuild``. It
+    is also called at the start of a stage in which another method builds the classifier than before. The returned
+    module has ``weight`` [C, D] and ``bias`` ([C] or None) as they are applied, because calibrations and class
+    activation maps read them. Default: linear, with a bias. If the logits are no linear function of the features, the
+    module says ``linear = False``; its `weight` and `bias` are then those of some usual row.
 
-    With a backbone that has experts it is called once for each of them. Meanwhile ``previous`` is that expert's own,
-    and what the context says of features is of that expert alone, [N, D].
+    With a backbone that has experts it is called once for each of them. Then ``previous`` is the classifier of this
+    expert, and the context gives the features of this expert alone, [N, D].
     """
 
 
@@ -157,12 +155,12 @@ def build_classifier(feature_dim: int, num_classes: int, previous: nn.Module | N
 def build_ensemble(feature_dim: int, num_classes: int, experts: int, context: Context) -> nn.Module:
     """How the logits of a backbone's experts become one in evaluation: a module from [N, E, D], [N, E, C] to [N, C].
 
-    Called where the backbone has experts (``Backbone.experts`` above 1), when ``build_classifier`` would be: at the
-    start of the first stage, of a stage with ``classifier: rebuild``, and of one in which another method answers it
-    than before. Returns a module that is called with pooled features [N, E, D] and the experts' logits [N, E, C] and
-    returns logits [N, C]. It is part of the classifier: a recipe trains it as ``classifier.ensemble``, and evaluation,
-    calibration, ``ltcore.load`` and export use it. Training does not: there every row has the logits of its own
-    expert. Default: the mean of the logits.
+    Called where the backbone has experts (``Backbone.experts`` above 1), at the start of the first stage and of a stage
+    with ``classifier: rebuild``. It is also called at the start of a stage in which another method answers it than
+    before. The module is called with pooled features [N, E, D] and the experts' logits [N, E, C], and returns logits
+    [N, C]. It is part of the classifier. A recipe trains it as ``classifier.ensemble``, and evaluation, calibration,
+    ``ltcore.load`` and export use it. Training does not use it: there every row has the logits of its own expert.
+    Default: the mean of the logits.
     """
 
 
@@ -170,9 +168,8 @@ def build_ensemble(feature_dim: int, num_classes: int, experts: int, context: Co
 def on_stage_start(context: Context) -> None:
     """A stage begins; what is learned here is kept in buffers, because a resumed stage does not begin again.
 
-    Called when a stage begins, after its classifier is built and what does not train is frozen, before its sampler is
-    made. Not called again in a run that goes on inside the stage, so what is learned here belongs in buffers, which
-    ``on_run_start`` made.
+    Called after the stage's classifier is built and frozen parts are frozen, and before its sampler is made. A run that
+    goes on inside the stage does not call it again. Make the buffers in ``on_run_start``.
     """
 
 
@@ -183,14 +180,13 @@ def on_stage_start(context: Context) -> None:
     default=Default("plain batches", defaults.plain_batches),
 )
 def build_sampler(batch_size: int, context: Context) -> Sampler:
-    """How a batch is laid out, given how often each class is drawn; called once a stage, again in a resumed one.
+    """How a batch is laid out, given how often each class is drawn; called once per stage, again in a resumed one.
 
-    Called when a stage begins, and again where a run goes on inside it. Returns an object with
-    ``steps_per_epoch() -> int`` and ``draw(steps, distribution, generator) -> EpochBatches``
-    (``ltcore.Sampler``). ``draw`` is called once an epoch with what ``class_distribution`` said and a CPU
-    generator that is all the randomness there is; it gives the first ``steps`` batches, each a tensor of indices [B]
-    into the training split, on the CPU. Images that are not trained on come from ``extra_rows``. Default: batches of
-    any images.
+    Returns an object with ``steps_per_epoch() -> int`` and ``draw(steps, distribution, generator) -> EpochBatches``
+    (``ltcore.Sampler``). ``draw`` is called once per epoch with the answer of ``class_distribution`` and a CPU
+    generator. It takes all its randomness from this generator. It gives the first ``steps`` batches, each a tensor of
+    indices [B] into the training split, on the CPU. Images that are not trained on come from ``extra_rows``. Default:
+    batches of any images.
     """
 
 
@@ -198,7 +194,7 @@ def build_sampler(batch_size: int, context: Context) -> Sampler:
 def on_epoch_start(context: Context) -> None:
     """An epoch begins, before its images are drawn; what is learned here is kept in buffers, as in a stage.
 
-    Called before an epoch's images are drawn; not again in a run that goes on inside the epoch.
+    A run that goes on inside the epoch does not call it again.
     """
 
 
@@ -206,10 +202,9 @@ def on_epoch_start(context: Context) -> None:
 def class_weights(context: Context) -> Tensor | None:
     """A weight for each class's loss values, [C]; core takes the weighted mean over the batch; None: no weights.
 
-    Called at the start of every epoch, and again where a run goes on inside it. Returns a weight for each class's loss
-    values, [C]; the scale does not matter, since core divides by the sum of the samples' weights. None is no weights in
-    this epoch; unless another method gives some, training is then, bit for bit, what it is without the method. Weights
-    of one do not promise that.
+    Called at the start of every epoch, and again where a run goes on inside it. The scale does not matter, because core
+    divides by the sum of the samples' weights. If all methods return None, training is, bit for bit, the same as
+    without them. Weights of one do not promise that.
     """
 
 
@@ -223,9 +218,9 @@ def class_weights(context: Context) -> Tensor | None:
 def class_distribution(context: Context) -> Tensor | None:
     """How often each class is drawn in this epoch, [C], summing to 1; None: every image once (instance-balanced).
 
-    Called at the start of every epoch, and again where a run goes on inside it: it must give the same answer for the
-    same epoch. Returns how often each class is drawn, [C], summing to 1, on any device; None for every image once. A
-    stage's ``sampler:`` answers the same question, so the two exclude each other.
+    Called at the start of every epoch, and again where a run goes on inside it. So it must give the same answer for the
+    same epoch. The answer may be on any device. A stage's ``sampler:`` answers the same question, so a stage cannot
+    have both.
     """
 
 
@@ -233,16 +228,16 @@ def class_distribution(context: Context) -> Tensor | None:
 def extra_rows(indices: list[Tensor], generator: torch.Generator, context: Context) -> list[Tensor] | None:
     """More training images for this method alone, for each batch of the epoch: indices [M]; None: none in this epoch.
 
-    Called at the start of every epoch once its batches are drawn, and again where a run goes on inside it.
-    ``indices`` has the epoch's batches, each [B] int64 on the CPU; the answer has a tensor [M] int64 on the CPU for
-    each, and M may differ and be 0. All randomness is in ``generator``, on the CPU, which is seeded for this method,
-    stage and epoch.
+    Called at the start of every epoch once its batches are drawn, and again where a run goes on inside it. ``indices``
+    has the epoch's batches, each [B] int64 on the CPU. The answer has one tensor [M] int64 on the CPU per batch; M may
+    differ, and may be 0. Take all randomness from ``generator``, on the CPU, which is seeded for this method, stage and
+    epoch.
 
-    The method meets its rows as ``batch.extra`` in ``mix_inputs`` and as ``features.extra`` in the hooks that get
-    features; nobody else sees them. They go through the backbone behind the batch, in its normalisation's statistics
-    too, and never reach the classifier. A method that is done with them returns a record with ``extra=None``, and the
-    network goes on without them. One that makes them of the batch's own images answers with tensors of no index, and
-    returns the rows as ``extra`` from ``mix_inputs``.
+    The method sees its rows as ``batch.extra`` in ``mix_inputs`` and as ``features.extra`` in the hooks that get
+    features; no other method sees them. They go through the backbone after the batch's rows, and count in the
+    statistics of its normalisation. They never reach the classifier. If a method needs them no more, it returns a
+    record with ``extra=None``, and the network goes on without them. A method that makes extra rows of the batch's own
+    images answers with empty tensors, and returns the rows as ``extra`` from ``mix_inputs``.
     """
 
 
@@ -250,17 +245,18 @@ def extra_rows(indices: list[Tensor], generator: torch.Generator, context: Conte
 def image_transform(context: Context) -> ImageFunction | ForExtraRows | None:
     """A function that changes training images one by one, where they are prepared; None: none in this epoch.
 
-    Called at the start of every epoch, and again where a run goes on inside it: it must give the same function for the
-    same epoch, from what is in options and buffers. The function is called as ``function(image, target, generator)``
-    for every training image of the epoch, behind core's own crop, flip and policy and before normalisation, and
-    returns an image of the same shape and type. ``image`` is [C, H, W] uint8 on the CPU, and the function's own to
-    write into; ``target`` is its label, an int; ``generator`` is on the CPU, seeded for this image, and all the
-    randomness there is. The functions of several methods act in the recipe's order.
+    Called at the start of every epoch, and again where a run goes on inside it. So the hook must give the same function
+    for the same epoch, from options and buffers. The function is called as ``function(image, target, generator)`` for
+    every training image of the epoch, after core's own crop, flip and policy, and before normalisation. It returns an
+    image of the same shape and type. ``image`` is [C, H, W] uint8 on the CPU, and the function may write into it.
+    ``target`` is its label, an int. ``generator`` is on the CPU, seeded for this image; take all randomness from it.
+    The functions of several methods act in the recipe's order.
 
-    It travels to the processes that decode images, with every batch, so it must be one that pickle takes and small: a
-    function at module level, a ``functools.partial`` of one, or an instance of a class at module level, which holds
-    plain values and no tensor of another device. ``ltcore.ForExtraRows(function)`` acts on the method's own extra rows
-    alone; any other function acts on those of every method, too. It is refused in a stage with a cache.
+    The function travels with every batch to the processes that decode images. So it must be small, and pickle must
+    accept it. It can be a function at module level, a ``functools.partial`` of one, or an instance of a class at module
+    level. It holds plain values and no tensor of another device. ``ltcore.ForExtraRows(function)`` acts only on the
+    method's own extra rows; any other function acts on those of every method, too. It is refused in a stage with a
+    cache.
     """
 
 
@@ -274,11 +270,11 @@ def compute_gradients(objective: Objective, context: Context) -> dict[str, Tenso
     """The gradient of each parameter that trains, by name, from the stage's whole loss as a function (SAM, L2RW).
 
     Called for every training batch in place of the forward and backward pass. ``objective()`` is the loss of the batch
-    through every method's hooks, 0-d; ``objective(at=parameters)`` at other parameters and
-    ``objective(sample_weights=w)`` with rows weighed by w [N]. Each call draws the same random numbers, and buffers
-    learn in the first only. ``objective.gradients(loss)`` is what a backward pass gives. Returns gradients by the names
-    of ``objective.parameters``, each in its parameter's shape; one that is left out stays where it is. Core clips them
-    and takes the optimiser's step. Default: one backward pass.
+    through every method's hooks, 0-d. ``objective(at=parameters)`` is the loss at other parameters, and
+    ``objective(sample_weights=w)`` the loss with rows weighed by w [N]. Each call draws the same random numbers, and
+    buffers learn only in the first call. ``objective.gradients(loss)`` is what a backward pass gives. Returns gradients
+    by the names of ``objective.parameters``, each in its parameter's shape. A parameter that is left out is not
+    changed. Core clips the gradients and takes the optimiser's step. Default: one backward pass.
     """
 
 
@@ -286,9 +282,9 @@ def compute_gradients(objective: Objective, context: Context) -> dict[str, Tenso
 def mix_inputs(batch: Batch, context: Context) -> Batch:
     """Change a training batch before the backbone sees it (mixup and its kin).
 
-    Called for every training batch before the backbone, outside of autocast. A mixed batch names the second label of
-    each row in ``partner_targets`` and the share of the first in ``target_weight``; core then takes the loss for both.
-    It is refused in a stage with a cache.
+    Called for every training batch, outside of autocast. A mixed batch names the second label of each row in
+    ``partner_targets``, and the share of the first in ``target_weight``. Core then takes the loss for both. It is
+    refused in a stage with a cache.
     """
 
 
@@ -296,13 +292,12 @@ def mix_inputs(batch: Batch, context: Context) -> Batch:
 def augment_features(features: Features, context: Context) -> Features:
     """Change, replace or append feature rows at the method's tap.
 
-    Called for every training batch when its rows reach the method's ``tap`` (a class attribute, or a property that
-    reads the options; ``pooled`` by default), under autocast where the stage has bf16. At a spatial tap rows are [N, D,
-    H, W], at ``pooled`` [N, D]. Rows may be changed, replaced or appended, always in the same numbers, so that shapes
-    stay constant; made rows are marked ``synthetic``, and those of others are left alone. Terms of a loss that live
-    here are returned with the record (``Features.with_losses``).
-    Behind the split of a backbone with experts, the rows are those of all experts, and ``features.expert`` says whose
-    each is.
+    Called for every training batch when its rows reach the method's ``tap``, under autocast where the stage has bf16.
+    ``tap`` is a class attribute, or a property that reads the options; it is ``pooled`` by default. At a spatial tap
+    rows are [N, D, H, W], at ``pooled`` [N, D]. The number of rows must be the same in every step, so that shapes stay
+    constant. Mark rows that you make as ``synthetic``, and leave such rows of other methods alone. Terms of a loss that
+    are computed here are returned with the record (``Features.with_losses``). After the split of a backbone with
+    experts, the rows are those of all experts, and ``features.expert`` says which expert each belongs to.
     """
 
 
@@ -310,10 +305,9 @@ def augment_features(features: Features, context: Context) -> Features:
 def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
     """Change the training logits [N, C] before the loss, knowing the targets [N]; evaluation never calls it.
 
-    Called for every training batch with float32 logits [N, C], targets [N] and the rows that reached the classifier;
-    twice where the batch is mixed, once with each row's labels (in ``features.targets`` too). Returns logits of the
-    same shape. Evaluation never calls it, nor does a stage with
-    ``classification: false``.
+    Called for every training batch with float32 logits and the rows that reached the classifier. Where the batch is
+    mixed, it is called twice, once with each row's labels (in ``features.targets`` too). Returns logits of the same
+    shape. A stage with ``classification: false`` does not call it, either.
     """
 
 
@@ -326,10 +320,10 @@ def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: 
     problem=defaults.wrong_loss,
 )
 def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: Context) -> Tensor:
-    """One loss value a sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces.
+    """One loss value per sample, [N], from logits [N, C] in float32 and targets [N]; core weighs and reduces.
 
-    Called as ``adjust_logits``, with what its fold returned. Returns one value a sample, [N]: core weighs, mixes and
-    takes the mean. Default: cross-entropy.
+    Called like ``adjust_logits``, with the logits that its fold returned. Core weighs and mixes the values, and takes
+    the mean. Default: cross-entropy.
     """
 
 
@@ -337,9 +331,9 @@ def compute_loss(logits: Tensor, targets: Tensor, features: Features, context: C
 def sample_weights(values: Tensor, features: Features, context: Context) -> Tensor | None:
     """A factor for each row's loss value, [N]; None: none.
 
-    Called as ``adjust_logits``, with the loss values [N] that ``compute_loss`` gave. They carry their gradient: a
-    method whose weights are not to be learned through them takes ``values.detach()``. The factors scale the values
-    before the class-weighted mean, and are not normalised: with factors of 0 the loss is 0.
+    Called like ``adjust_logits``, with the loss values [N] that ``compute_loss`` gave. They carry their gradient; use
+    ``values.detach()`` if weights must not be learned through them. The factors scale the values before the
+    class-weighted mean, and are not normalised: with factors of 0 the loss is 0.
     """
 
 
@@ -347,10 +341,10 @@ def sample_weights(values: Tensor, features: Features, context: Context) -> Tens
 def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> dict[str, Tensor]:
     """Scalar loss terms by name, as declared in the method's `auxiliary`; the recipe weighs ``method/term``.
 
-    Called for every training batch after the classification loss, with the rows that reached the classifier and their
-    float32 logits as they were before ``adjust_logits``, under autocast where the stage has bf16. Returns 0-d terms
-    under exactly the names that the class declares in ``auxiliary``, but for those that ``augment_features`` has
-    returned with its record. The recipe weighs them as ``METHOD/TERM``.
+    Called for every training batch after the classification loss, under autocast where the stage has bf16. It gets the
+    rows that reached the classifier, and their float32 logits as they were before ``adjust_logits``. Returns 0-d terms
+    under exactly the names in the class's ``auxiliary``, except for terms that ``augment_features`` has returned with
+    its record.
     """
 
 
@@ -358,9 +352,8 @@ def auxiliary_losses(features: Features, logits: Tensor, context: Context) -> di
 def after_step(context: Context) -> None:
     """The optimiser has taken a step; a method may write into what trains, and into its own modules and buffers.
 
-    Called without gradients after every step of the optimiser, before a checkpoint is written. What the stage trains
-    may be written into (a norm that is bounded, an encoder that follows another one), and what is learned is kept in
-    buffers. What is frozen stays as it is.
+    Called without gradients, before a checkpoint is written. Examples are a norm that is bounded, or an encoder that
+    follows another one. What is learned here is kept in buffers. Frozen parts must not change.
     """
 
 
@@ -368,8 +361,8 @@ def after_step(context: Context) -> None:
 def on_epoch_end(context: Context) -> None:
     """An epoch has ended; what is learned here is kept in buffers.
 
-    Called after an epoch's last step. What is learned here belongs in buffers. Validation images are there where the
-    recipe sets ``data.holdout`` or the data set brings its own; ``requires = {"validation"}`` has the plan see to it.
+    Called after an epoch's last step. There are validation images where the recipe sets ``data.holdout`` or the data
+    set has its own. With ``requires = {"validation"}`` the plan checks this.
     """
 
 
@@ -377,9 +370,9 @@ def on_epoch_end(context: Context) -> None:
 def on_stage_end(context: Context) -> None:
     """The stage's last epoch has ended, and it is evaluated next; a method may give the model its final weights.
 
-    Called without gradients after the stage's last ``on_epoch_end``, before the stage is evaluated and saved. What it
-    writes into what the stage trains is what the figures, the stage's file and all later stages are of (an average of
-    the weights). A run that was killed in it calls it again, from the weights of the last checkpoint.
+    Called without gradients after the last ``on_epoch_end``, before the stage is evaluated and saved. The method may
+    write into what the stage trains (an average of the weights). The figures, the stage's file and all later stages
+    then use these weights. A run that was killed in this hook calls it again, with the weights of the last checkpoint.
     """
 
 
@@ -387,14 +380,13 @@ def on_stage_end(context: Context) -> None:
 def post_calibrate(classifier: nn.Module, context: Context) -> nn.Module:
     """Change a copy of the trained classifier, without gradient steps; called once after the last stage.
 
-    Called once after the last stage, without gradients, for the methods under ``calibrate``, in their order. The first
-    one gets a copy of the trained classifier. ``ltcore.CalibratedClassifier`` wraps one as ``scale * logits
-    + shift`` and keeps ``weight`` and ``bias`` as they are applied. ``result.json`` has the figures before and after.
-    With a backbone that has experts, each expert's classifier goes through all of this by itself, and what the context
-    says of features is of that expert.
+    The methods under ``calibrate`` are called in their order. The first one gets a copy of the trained classifier.
+    ``ltcore.CalibratedClassifier`` wraps it as ``scale * logits + shift``, and keeps ``weight`` and ``bias`` as they
+    are applied. ``result.json`` has the figures before and after. With a backbone that has experts, the hook is called
+    for each expert's classifier, and the context gives the features of that expert.
 
     When a run that has ended is opened (``ltcore.load``, ``ltcore predict``, ``ltcore export``), its model is built
-    again without the data: ``on_run_start``, ``build_classifier`` and ``post_calibrate`` are called once more, class
-    counts as in the run, features of one row a class that mean nothing. Then all tensors are loaded, so what a
-    classifier has learnt or is calibrated to belongs in its parameters and buffers.
+    again without the data. ``on_run_start``, ``build_classifier`` and ``post_calibrate`` are called once more. Class
+    counts are those of the run, but features are one row per class that means nothing. Then all tensors are loaded. So
+    everything that a classifier has learned or is calibrated to must be in its parameters and buffers.
     """

@@ -70,7 +70,7 @@ def long_tailed_counts(
 
     `exponential` is ``int(n_max * f**(i / (C - 1)))`` with ``f = 1 / factor``, truncated, for class i; `step` keeps
     `n_max` of the first ``C // 2`` classes and ``int(n_max * f)`` of the others. `balanced_like` gives every class the
-    C-th part of the total of `exponential`, rounded down; the first classes have one more each, until the total is met.
+    C-th part of the total of `exponential`, rounded down. The first classes have one more each, until the total is met.
 
     Args:
         imbalance: the rule.

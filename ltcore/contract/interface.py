@@ -2,7 +2,7 @@
 
 A plugin says which version it was written for: ``interface = "1.0"`` in its class. A minor version adds hooks or
 arguments; a major version changes or removes some. So a plugin works with every core of its major version that is not
-older than it, and with a later major version as long as nothing that it uses was changed.
+older than it. It also works with a later major version as long as nothing that it uses was changed.
 
 Hooks are named as in `ltcore.contract.hookspecs`, their arguments as ``hook.argument``. Whoever changes the
 specifications raises `INTERFACE` and adds the change to one of the tables here; ``docs/hooks.md`` is made from both.

@@ -36,15 +36,15 @@ class Method(nn.Module, Generic[OptionsT]):
 
     A subclass names its options class in brackets: ``class Focal(Method[FocalOptions])``. Then ``self.options`` is a
     `FocalOptions`, for type checkers too, and ``Focal.Options`` is that class. ``Method`` alone has no options. The
-    subclass sets `interface` to the version of the hooks that it was written for, and any of `requires`, `provides`,
-    `breaks`, `auxiliary`, `frozen`, `tap`, `balances` and `acts_from`, as class attributes or properties that read the
-    options.
+    subclass sets `interface` to the version of the hooks that it was written for. It may set any of `requires`,
+    `provides`, `breaks`, `auxiliary`, `frozen`, `tap`, `balances` and `acts_from`, as class attributes or as
+    properties that read the options.
 
     Attributes:
         Options: the options' class. Set by core from the brackets; a class may set it itself, which comes first.
         options: the options of this instance.
-        checked_with: options that ``ltcore check`` takes where the defaults do not suit a stage of two epochs, on some
-            dozens of images of 8 x 8 pixels in 4 classes.
+        checked_with: options for ``ltcore check``, where the defaults do not suit its short stage. The stage has two
+            epochs, on some dozens of images of 8 x 8 pixels in 4 classes.
         order_matters: whether what a row becomes depends on its place in the batch, beside what is drawn for it.
     """
 
@@ -152,7 +152,7 @@ class Method(nn.Module, Generic[OptionsT]):
     def logged(self) -> Mapping[str, Tensor]:
         """What a reader of the run should see of each epoch; core writes it into ``metrics.jsonl``, under ``methods``.
 
-        Core asks once an epoch, after its last step and before ``on_epoch_end``, each method that the stage names. So
+        Core asks once per epoch, after its last step and before ``on_epoch_end``, each method that the stage names. So
         the values are those that held during the epoch. Nothing is trained on them.
 
         Returns:
@@ -163,10 +163,10 @@ class Method(nn.Module, Generic[OptionsT]):
     def reported(self, classes: Sequence[int], context: Context) -> Sequence[ReportScatter | ReportTable]:
         """What ``ltcore report --analysis`` should draw of the method, beside what it draws of every run.
 
-        Core asks each method once, when the last stage that names it has been opened again as it ended: the method's
-        modules and buffers and `Context.model` are as that stage left them, in eval mode and without gradients, and the
-        context answers questions about training images. What is not in modules or buffers is as after ``__init__``
-        and ``on_run_start``. Nothing is trained, and no test data is there.
+        Core asks each method once, when the last stage that names it has been opened again as it ended. The method's
+        modules and buffers and `Context.model` are as that stage left them, in eval mode and without gradients. The
+        context answers questions about training images. What is not in modules or buffers is as after ``__init__`` and
+        ``on_run_start``. Nothing is trained, and no test data is there.
 
         Args:
             classes: the labels that the reader has chosen, or some that core has, the most frequent first.

@@ -85,7 +85,7 @@ def set_trainable(model: Model, names: set[str], adapt_batch_norm: bool = False)
     """Freeze everything but the named parameters, honestly.
 
     A frozen parameter requires no gradient. A module is in train mode only where something under it trains, so that
-    frozen batch norm keeps its statistics and frozen dropout is off; a module without parameters follows its parent.
+    frozen batch norm keeps its statistics and frozen dropout is off. A module without parameters follows its parent.
 
     Args:
         model: the model.

@@ -115,7 +115,7 @@ class Data(Use):
     imbalance: Imbalance | None = None
     """The long tail to cut; by default the one that the data set has by definition, if it has one."""
     holdout: int = Field(default=0, ge=0)
-    """Training images a class that are held out for validation."""
+    """Training images per class that are held out for validation."""
     holdout_before_cut: bool = False
     """Whether they are held out before the long tail is cut, of all images that the data set has: then each class has
     some, and the tail is cut from the others."""
@@ -341,7 +341,7 @@ class Select(BaseModel):
     options: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
     """Candidates by path, as in `--set` (`methods.cdt.options.gamma: [0.1, 0.2]`); every combination is tried."""
     holdout: int = Field(default=3, ge=0)
-    """Training images a class that are held out to choose on; 0 where the data set has a validation split."""
+    """Training images per class that are held out to choose on; 0 where the data set has a validation split."""
     retrain: bool = True
     """Whether the chosen values are trained with once more on all images; else the run ends with the network that was
     trained without the held-out ones."""

@@ -23,8 +23,8 @@ class Batch:
         partner_targets: [N] int64; the second label of a mixed row. None where nothing is mixed.
         target_weight: [N] float; the share of `targets`, the partner has the rest. None where nothing is mixed.
         layout: what the sampler says of its batches (`ltcore.EpochBatches`), for the method whose sampler it is.
-        extra: the rows that the method which reads this has asked for in ``extra_rows``; None where it did not, or has
-            taken them out of the batch.
+        extra: the rows that the method which reads this has asked for in ``extra_rows``. None if it asked for none, or
+            has taken them out of the batch.
         extras: those of all methods, by their names in the recipe; core's to keep.
     """
 
@@ -63,9 +63,9 @@ class Features:
         partner_targets: as in `Batch`.
         target_weight: as in `Batch`.
         images: [N0, C, H, W]; the images of the batch, in the sampler's order; None where features are cached.
-        expert: [N] int64; which expert of the network a row is of. None where it has none, or has not split yet; from
-            its split on, the rows are those of expert 0 for all images first, then those of expert 1, and so on, and
-            behind them what methods have appended.
+        expert: [N] int64; which expert of the network a row is of. None where it has none, or has not split yet. From
+            its split on, the rows are those of expert 0 for all images first, then those of expert 1, and so on. After
+            them come rows that methods have appended.
         expert_rows: where the rows stand that came through each expert of the network; empty where there are none.
         layout: as in `Batch`.
         extra: the rows that the method which reads this has asked for in ``extra_rows``, as they are at this tap; they
@@ -185,7 +185,7 @@ class Features:
         are averaged over the experts; what is kept for later hooks is kept by the caller.
 
         Args:
-            change: given an expert's record, its own extra rows with it, and the expert's number; it may change the
+            change: given an expert's record, its own extra rows with it, and the expert's number. It may change the
                 rows and append others, as many for every expert.
         """
         if not self.expert_rows:

@@ -239,7 +239,7 @@ class SelectionRecord(TypedDict):
     """How values were chosen on held-out images."""
 
     holdout: int
-    """Training images a class that were held out."""
+    """Training images per class that were held out."""
     images: int
     """Images that were chosen on."""
     classes: int

@@ -18,7 +18,7 @@ class EpochBatches:
 
     Attributes:
         indices: for each batch, indices [B] int64 into the training split, on the CPU.
-        layout: what the method of the sampler should know about every batch, such as the sizes of its blocks; it comes
+        layout: what the method of the sampler should know about every batch, such as the sizes of its blocks. It comes
             back in `ltcore.Batch` and `ltcore.Features`.
     """
 
@@ -128,13 +128,13 @@ class PlainSampler:
 class BatchSampler:
     """Batches for a plain ``torch.utils.data.DataLoader(batch_sampler=...)``, drawn as core draws them.
 
-    The indices of an epoch are a function of `seed` and the epoch alone: a program that goes on in epoch e calls
+    The indices of an epoch are a function of `seed` and the epoch alone. A program that goes on in epoch e calls
     ``set_epoch(e)``, and no state is to be kept. Of several processes each takes its rows of every batch.
 
     Args:
         targets: [N] labels from 0, of the training images.
         batch_size: rows of a batch, over all processes.
-        distribution: how often each class is drawn: ``instance`` (each image once an epoch, in random order),
+        distribution: how often each class is drawn: ``instance`` (each image once per epoch, in random order),
             ``class_balanced``, ``square_root``, or [C] positive numbers on any scale.
         seed: of the draws.
         rank: which of several processes this is.

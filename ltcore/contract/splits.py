@@ -149,7 +149,7 @@ class DataSplits:
         train: the whole training split.
         test: the test split; no method ever sees it.
         val: the data set's own validation split, if it has one.
-        class_names: a name a class, in label order.
+        class_names: one name per class, in label order.
         mean: per channel, on the scale 0..1.
         std: per channel, on the scale 0..1.
         transform: name of the set's usual preparation of images (`ltcore.data.transforms`); a recipe's

@@ -1,6 +1,6 @@
 """What ``ltcore train DIR --method NAME`` writes of a method into the recipe for a person's own images.
 
-A package of methods says it in a module of its own, ``suited``, beside them: it has functions ``(stage, counts)``, and
+A package of methods says it in a module of its own, ``suited``, beside them. It has functions ``(stage, counts)``, and
 ``SUITED``, a dictionary from names to them, that of the paper first. Late starts, lengths of further stages and shares
 of head classes are scaled there from the paper's setting. The module is no part of the methods' code, of which records
 keep a digest, for what suits a folder changes no figure.

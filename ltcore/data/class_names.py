@@ -61,12 +61,12 @@ def joined_by_name(
 def read_class_names(path: Path) -> list[str]:
     """Class names of a text file, in label order.
 
-    One name a line, in label order; or a name and its number on every line, in either order and with any order of the
-    lines, between white space or as CSV (comma, semicolon or tab; a header may come first, and more columns). Numbers
-    run from 0, or from 1, without gaps.
+    One name per line, in label order. Or a name and its number on every line, in either order and with any order of the
+    lines. They are separated by white space, or as CSV (comma, semicolon or tab; a header may come first, and more
+    columns). Numbers run from 0, or from 1, without gaps.
 
     Raises:
-        DataError: it cannot be read, has an empty line between others, names a class twice, or has two columns of
+        DataError: it cannot be read, has an empty line between others, or names a class twice. Or it has two columns of
             numbers that could both be the labels.
     """
     lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
@@ -139,8 +139,8 @@ def names_from_folders(
 ) -> tuple[str, ...]:
     """Class names from the folders that the classes' files are in, or else the labels as text.
 
-    A class is named by its folder where every class has one folder of its own; by as few of the path's last parts as
-    tell all classes apart.
+    A class is named by its folder where every class has one folder of its own. Otherwise it is named by as few of the
+    path's last parts as tell all classes apart.
 
     Args:
         files: N paths.

@@ -29,7 +29,7 @@ def photographs(counts: tuple[int, ...], image_size: int = 224) -> DataFacts:
 
 
 def published_counts(name: str) -> tuple[int, ...]:
-    """Training images a class of a published long-tailed set, in label order, as its split list has them."""
+    """Training images per class of a published long-tailed set, in label order, as its split list has them."""
     return tuple(map(int, Path(__file__).with_name(f"{name}_counts.txt").read_text(encoding="utf-8").split()))
 
 
@@ -45,8 +45,8 @@ def fitted_counts(num_classes: int, total: int, largest: int, smallest: int) -> 
         smallest: images of the last class.
 
     Returns:
-        C counts, not increasing but for the few images that rounding leaves over, which the second class and those
-        after it have one more or less of each.
+        C counts that do not increase, except for the few images that rounding leaves over. The second class and those
+        after it have one more or one less for these.
     """
     rank = np.arange(num_classes)
 

@@ -24,7 +24,7 @@ _TRAINING_IMAGES = (128, 132, 127, 133, 131, 132, 131, 129, 124, 130)
 
 
 class DigitsLT(Method):
-    """8 x 8 grey images of ten digits, 120 to 5 training images a class, 50 test images a class."""
+    """8 x 8 grey images of ten digits, 120 to 5 training images per class, 50 test images per class."""
 
     summary = (
         "handwritten digits, 10 classes, 8x8 grey, 120..5 training images; bundled with scikit-learn "

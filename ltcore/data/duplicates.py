@@ -1,6 +1,6 @@
 """Images that are byte for byte the same, across splits or under two classes.
 
-Files are compared by size first, then by a block from the middle, and only what is still alike as a whole: of 100,000
+Files are compared by size first, then by a block from the middle, and only what is still alike as a whole. Of 100,000
 photographs few are read further than that block.
 """
 

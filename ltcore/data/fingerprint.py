@@ -1,9 +1,9 @@
 """A fingerprint of a data set: enough to notice that it is not what it was, without reading what lies in files.
 
-Of images in memory the pixels count. Of images in files the names below the data's folder and the sizes in bytes count:
-looking those up for 100,000 files takes a second or two, where reading them would take minutes. So a file whose
-content was replaced by as many other bytes goes unnoticed. Labels, their order and the names of the classes count
-everywhere; where the data lies does not.
+Of images in memory the pixels count. Of images in files the names below the data's folder and the sizes in bytes count.
+To look those up for 100,000 files takes a second or two; to read the files would take minutes. So a file whose content
+was replaced by as many other bytes goes unnoticed. Labels, their order and the names of the classes count everywhere;
+where the data lies does not.
 """
 
 from __future__ import annotations

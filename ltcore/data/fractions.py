@@ -1,7 +1,7 @@
 """Splits by fraction: which images of each class are tested on and validated on, as a function of names alone.
 
-What goes into a split as a whole is a *unit*: one image, or a group of images that belong together (those of one
-patient, of one lesion, of one burst of a camera), which no two splits share.
+A *unit* goes into a split as a whole. It is one image, or a group of images that belong together (those of one patient,
+of one lesion, of one burst of a camera). No two splits share a unit.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ def split_class(sizes: Mapping[str, int], fractions: Fractions) -> dict[str, str
     """The part of each unit of one class.
 
     The units are ranked by a hash of (seed, name). The first are tested on, up to ``round(test * n)`` of n images, the
-    next validated on, up to ``round(val * n)``, halves rounded up; a group is taken where that brings the number
-    nearer. So the split depends on nothing but the names: an image that is added ranks among the others without
+    next validated on, up to ``round(val * n)``, halves rounded up. A group is taken where that brings the number
+    nearer. So the split depends only on the names. An image that is added ranks among the others without
     reordering them, and moves three of them at most, those next to a boundary. A threshold on the hash itself would
-    move none, but leaves the smallest classes without test or training images, which is where a long tail is measured.
-    A class of two units or more has at least one test image, one of three units and ``val_min`` images or more a
-    validation image too, and each keeps one unit to train on.
+    move none. But it leaves the smallest classes without test or training images, and there a long tail is measured. A
+    class of two units or more has at least one test image. A class of three units or more, with ``val_min`` images or
+    more, also has a validation image. Each class keeps one unit to train on.
 
     Args:
         sizes: by unit, its number of images.

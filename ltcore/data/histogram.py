@@ -13,7 +13,7 @@ LEFT, TOP, WIDTH, HEIGHT, MARGIN = 80, 70, 900, 360, 40
 
 
 def histogram(description: dict[str, Any]) -> bytes:
-    """A PNG: a bar a class, the most frequent first, coloured by shot group.
+    """A PNG: one bar per class, the most frequent first, coloured by shot group.
 
     Args:
         description: the record of `ltcore.data.describe.describe`.

@@ -1,4 +1,4 @@
-"""A person's own images: a folder a class, split by fraction, or a folder a split with a folder a class in each."""
+"""A person's own images: one folder per class, split by fraction, or one folder per split with class folders in it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ImageFolderOptions(FractionOptions):
     """Options of `ImageFolder`."""
 
     root: str
-    """Folder with a folder a class, or with the folders `train`, `val` and `test` that have a folder a class each."""
+    """Folder with one folder per class, or with the folders `train`, `val` and `test` that have one per class each."""
     split: Literal["auto", "fraction", "folders"] = "auto"
     """`fraction` splits each class by `test_fraction` and `val_fraction`; `folders` takes the folders `train`, `val`
     and `test`, or those that are called alike; `auto` takes what the folders look like, and refuses what is unclear."""
@@ -64,9 +64,9 @@ class ImageFolderOptions(FractionOptions):
 
 
 class ImageFolder(Method[ImageFolderOptions]):
-    """Images in a folder a class, at any depth below it; hidden files and files that are no images are ignored."""
+    """Images in one folder per class, at any depth below it; hidden files and files that are no images are ignored."""
 
-    summary = "your own images, a folder a class; split by fraction, or by the folders train, val and test"
+    summary = "your own images, one folder per class; split by fraction, or by the folders train, val and test"
 
     def __init__(self, options: ImageFolderOptions) -> None:
         super().__init__(options)  # no defaults: `root` is required
@@ -89,7 +89,7 @@ class ImageFolder(Method[ImageFolderOptions]):
         """The splits; labels follow the sorted names of the training split's class folders."""
         root = Path(self.options.root).expanduser()
         if not root.is_dir():
-            raise DataError(f"{root.absolute()} is not a folder (data.options.root); it must hold a folder a class")
+            raise DataError(f"{root.absolute()} is not a folder (data.options.root); it must hold one folder per class")
         layout = self._layout(root)
         return self._read_folders(root, layout) if layout.splits else self._split_classes(root)
 
@@ -236,7 +236,7 @@ def _classes(root: Path, required: bool = True) -> _ClassFolders:
     if not any(images.files for images in found.values()):
         left_out = sum((images.left_out for images in found.values()), Counter(read.beside.left_out))
         loose = len(read.beside.files)
-        hint = f"; {loose} images lie in the folder itself: move them into a folder a class" if loose else ""
+        hint = f"; {loose} images lie in the folder itself: move them into one folder per class" if loose else ""
         hint += f"; it has other files: {said_left_out(left_out)}" if left_out else ""
         hint += _table(root) if loose else ""
         raise DataError(f"{root.absolute()} has no images ({_suffixes()}) in folders named by class{hint}")

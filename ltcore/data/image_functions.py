@@ -1,8 +1,8 @@
-"""What methods do to training images (hook ``image_transform``), in whatever process prepares them.
+"""Image functions of methods (hook ``image_transform``), in whatever process they run.
 
-The functions of an epoch are pickled once, in the training process, and opened where images are prepared: in worker
-processes, or in the training process itself, so that a method's function cannot tell the two apart. Each image has a
-seed, and each method's function a generator seeded by that and the method's name: what one method draws changes
+The functions of an epoch are pickled once, in the training process, and opened where images are prepared. This is in
+worker processes, or in the training process itself, so that a method's function cannot tell the two apart. Each image
+has a seed, and each method's function a generator seeded by that and the method's name. What one method draws changes
 nothing for another.
 """
 

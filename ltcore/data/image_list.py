@@ -60,7 +60,7 @@ class ListedSplit:
 
 
 class ImageList(Method[ImageListOptions]):
-    """Images of split lists, one ``relative/path label`` a line; paths may have spaces, labels count from 0."""
+    """Images of split lists, one ``relative/path label`` per line; paths may have spaces, labels count from 0."""
 
     summary = "images named by split lists of 'relative/path label' lines, in any folder"
 
@@ -115,8 +115,8 @@ def read_list(path: Path) -> ListedSplit:
     """Read a split list. The label is what stands behind the last white space of a line; empty lines are skipped.
 
     Raises:
-        DataError: with file and line, for a line without a label, a label that is no whole number or negative, a path
-            that is listed twice; a list without any line.
+        DataError: with file and line, for a line without a label, a label that is no whole number or negative, or a
+            path that is listed twice. Also for a list without any line.
     """
     files: list[str] = []
     labels: list[int] = []
@@ -281,7 +281,7 @@ def listed_splits(
 
 
 def imagenet_like(splits: dict[str, Any]) -> DataSplits:
-    """Splits prepared as ImageNet's images are, 224 pixels a side; classes still without names."""
+    """Splits prepared as ImageNet's images are, 224 x 224 pixels; classes still without names."""
     return DataSplits(
         train=splits["train"],
         test=splits["test"],

@@ -1,4 +1,4 @@
-"""Images whose labels stand in a table: a label a row, or a column a class, and perhaps their splits and groups."""
+"""Images with labels in a table: one label per row, or one column per class, and perhaps their splits and groups."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class _INaturalist(Collection[ListedOptions]):
 
 
 class INaturalist2017(_INaturalist):
-    """Species: 5089 classes, 579,184 training images, 3919 to 9 a class; tested on the 95,986 validation images."""
+    """Species: 5089 classes, 579,184 training images, 3919 to 9 per class; tested on the 95,986 validation images."""
 
     summary = "species, 5089 classes, 3919..9 training images; iNaturalist 2017, about 186 GB, non-commercial"
     title = "iNaturalist 2017"
@@ -65,7 +65,7 @@ class INaturalist2017(_INaturalist):
 
 
 class INaturalist2018(_INaturalist):
-    """Species: 8142 classes, 437,513 training images, 1000 to 2 a class; tested on the 24,426 validation images."""
+    """Species: 8142 classes, 437,513 training images, 1000 to 2 per class; tested on the 24,426 validation images."""
 
     summary = "species, 8142 classes, 1000..2 training images; iNaturalist 2018, about 120 GB, non-commercial"
     title = "iNaturalist 2018"

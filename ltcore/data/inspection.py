@@ -29,8 +29,9 @@ _TAIL = 64
 def inspect(data: PreparedData, asked: Data, verify: bool = False) -> PreparedData:
     """The data with notes on what a run should be told before it trains.
 
-    Images of the validation and test split, which are decoded only once a stage has been trained, are opened: that
-    they are there, have a head that Pillow knows, and an end. `SAMPLE` of them are decoded, and those without an end.
+    Images of the validation and test split, which are decoded only after a stage has been trained, are opened. This
+    shows that they are there, have a head that Pillow knows, and an end. `SAMPLE` of them are decoded, and those
+    without an end.
 
     Args:
         data: what a run trains and is tested on.

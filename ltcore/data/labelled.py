@@ -1,7 +1,7 @@
 """Any labelled images, read as a set to evaluate on: class folders, a table, a list, or a recipe's own test images.
 
 Their classes are joined by name with those of the run. A class of theirs that the run does not know is refused with
-its name, since no model can be right about it; a class of the run that they lack is no mistake.
+its name, because no model can be right about it. If they lack a class of the run, this is no mistake.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_labelled(path: Path, class_names: Sequence[str], read_recipe: ReadRecip
     """Read labelled images.
 
     Args:
-        path: a folder with a folder a class; a table (CSV, TSV, or COCO's JSON) of files and labels, or a list
+        path: a folder with one folder per class; a table (CSV, TSV, or COCO's JSON) of files and labels. Or a list
             (``.txt``) of lines 'relative/path label', whose paths are relative to where it lies; or a recipe, whose
             test images are taken.
         class_names: the run's, in label order.
@@ -58,7 +58,7 @@ def read_labelled(path: Path, class_names: Sequence[str], read_recipe: ReadRecip
     if path.is_dir():
         return _folders(path, class_names)
     if not path.is_file():
-        raise DataError(f"{path} is not there; name a folder with a folder a class, a table, a list, or a recipe")
+        raise DataError(f"{path} is not there; name a folder with one folder per class, a table, a list, or a recipe")
     if path.suffix in (".yaml", ".yml"):
         split, own = read_recipe(path)
         labels = joined_by_name(str(path), split.targets.numpy(), own, "the run", class_names)

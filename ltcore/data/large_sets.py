@@ -199,7 +199,7 @@ def find_lists(collection: Collection[ListedOptions], root: Path, files: dict[st
 
 
 class PlacesLT(_Listed):
-    """Scenes: 365 classes, 62,500 training images, 4980 to 5 a class; 7,300 validation and 36,500 test images."""
+    """Scenes: 365 classes, 62,500 training images, 4980 to 5 per class; 7,300 validation and 36,500 test images."""
 
     summary = "scenes, 365 classes, 4980..5 training images; Places365 of MIT CSAIL, about 24 GB, non-commercial"
     title = "Places-LT"
@@ -222,7 +222,7 @@ class PlacesLT(_Listed):
 
 
 class ImageNetLT(_Listed):
-    """Objects: 1000 classes, 115,846 training images, 1280 to 5 a class; 20,000 validation and 50,000 test images."""
+    """Objects: 1000 classes, 115,846 training images, 1280 to 5 per class; 20,000 validation and 50,000 test images."""
 
     summary = "objects, 1000 classes, 1280..5 training images; ILSVRC 2012, about 145 GB, non-commercial research"
     title = "ImageNet-LT"

@@ -10,7 +10,7 @@ training ``train/apartment_building-outdoor/1.jpg``     ``data_256/a/apartment_b
 val      ``val/airfield/Places365_val_00000435.jpg``    ``val_256/Places365_val_00000435.jpg``
 ======== ============================================== ================================================
 
-ImageNet's validation images, too, are either in a folder a class or all in ``val``.
+ImageNet's validation images, too, are either in one folder per class, or all in ``val``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Images stay uint8, [N, H, W, C] in memory. Crop and flip together are one lookup of pixels, and nothing here waits for a
 GPU: no ``.item()``, no boolean masks, and indices travel through pinned memory.
 
-Three ways of cropping were measured (``benchmarks/loader.py --crops``; 128 x 3 x 32 x 32, two CPU cores): a lookup of
+Three ways of cropping were measured (``benchmarks/loader.py --crops``; 128 x 3 x 32 x 32, two CPU cores). A lookup of
 flat pixel numbers takes 0.25 ms, an advanced index with rows and columns 0.9 ms, slicing image by image 0.9 ms.
 """
 
@@ -60,8 +60,9 @@ class Loader(Protocol):
     def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         """All images in order, without augmentation: [B, C, H, W] float32, normalised, channels-last.
 
-        With `crops` each image's V test crops in its place: [V * B, C, H, W], the first crop of all images, the second
-        of all, and so on. Only where the transform has more than one. Several processes take the batches in turns.
+        With `crops` each image's V test crops in its place. They are [V * B, C, H, W], the first crop of all images,
+        the second of all, and so on. Only where the transform has more than one. Several processes take the batches in
+        turns.
         """
 
     def eval_batch(self, start: int, stop: int, crops: bool = False) -> Tensor:

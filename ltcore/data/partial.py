@@ -129,7 +129,7 @@ class PartialLoader:
     def completed(self, rows: Tensor) -> Tensor:
         """Rows for the whole split out of those of the batches given: [M, ...] to [N, ...], float.
 
-        They are repeated, each time scaled by factors near one, so that no two are equal: a covariance of
+        They are repeated, each time scaled by factors near one, so that no two are equal. A covariance of
         them has the rank that it would have.
 
         Raises:

@@ -1,6 +1,6 @@
 """From what a file stores to upright pixels of eight bits: orientation, depth, transparency, colours.
 
-Nothing is clipped in silence. Sixteen bits become eight by their upper half; what states no range (32-bit integers,
+Nothing is clipped in silence. Sixteen bits become eight by their upper half. What states no range (32-bit integers,
 floating-point numbers) is refused unless a window says which values become black and white.
 """
 
@@ -62,8 +62,8 @@ def converted(image: Image, mode: str, window: Sequence[float] | None = None) ->
     Args:
         image: as Pillow opened it.
         mode: ``RGB`` or ``L``.
-        window: the values that become black and white in an image of more than eight bits, what lies between in
-            proportion; None for the upper half of sixteen bits.
+        window: the values that become black and white in an image of more than eight bits; values between them become
+            grey in proportion. None for the upper half of sixteen bits.
 
     Raises:
         OSError: it cannot be decoded, or nothing states the range of its pixels.
@@ -119,7 +119,7 @@ def fitting_window(split: StreamedSplit) -> tuple[float, float] | None:
     """The window that suits deep images, from a few of a split; None where none is needed.
 
     For sixteen bits of which only the lower are used, as 12-bit cameras do, that is 0 to the largest value of so many
-    bits; for pixels of no stated range their extremes.
+    bits. For pixels of no stated range it is their extremes.
     """
     low, high, stated, number = np.inf, -np.inf, True, min(_SAMPLE, len(split))
     for index in sorted({len(split) * i // number for i in range(number)}):

@@ -59,8 +59,8 @@ class PreparedData:
 def prepare(splits: DataSplits, asked: Data | None = None, weights: Pretraining | None = None) -> PreparedData:
     """Leave broken images out, cut the long tail, then hold images out.
 
-    Held out are `asked.holdout` training images of each class, once the tail is cut, or with `asked.holdout_before_cut`
-    before it is, of all that the data set has. Classes with no more than that many sit out.
+    Of each class, `asked.holdout` training images become validation images. With `asked.holdout_before_cut` they are
+    taken first, from all that the data set has. Classes with no more than that many give none.
 
     Args:
         splits: the data set.

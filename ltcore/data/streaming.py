@@ -1,7 +1,7 @@
 """Batches of images that are decoded when they are needed, by worker processes that run ahead of the training.
 
 A worker returns uint8; the device normalises. For each image the training process draws a seed, in the order of the
-batches, and sends it along with the image's index: what a worker draws depends on nothing else, so the batches are the
+batches, and sends it along with the image's index. What a worker draws depends on nothing else. So the batches are the
 same with any number of workers, and after a resume. What methods do to the images (`ltcore.data.image_functions`)
 travels with each request, too: workers live as long as the run, and know nothing of its epochs.
 """
@@ -430,7 +430,7 @@ def find_broken(split: StreamedSplit, workers: int, window: Sequence[float] | No
 
 
 def worker_count(asked: int | str) -> int:
-    """The number of workers that ``data.workers`` asks for; ``auto`` is one a core of this process, at most 8.
+    """The number of workers that ``data.workers`` asks for; ``auto`` is one per core of this process, at most 8.
 
     Processes that train together on one machine share its cores.
     """

@@ -18,7 +18,7 @@ _TAIL = Imbalance(kind="exponential", factor=100)
 
 
 class TinyImageNetLT(Collection[CollectionOptions]):
-    """64 x 64 images of 200 classes, 500 to 5 training images a class by default; tested on the validation images.
+    """64 x 64 images of 200 classes, 500 to 5 training images per class by default; tested on the validation images.
 
     The labels of the published test images are not published.
     """

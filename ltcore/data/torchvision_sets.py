@@ -88,7 +88,7 @@ class _FolderSet(Method[FolderOptions]):
 
 
 class FashionMNISTLT(_FolderSet):
-    """28 x 28 grey images of ten kinds of clothing, 6000 to 60 training images a class by default."""
+    """28 x 28 grey images of ten kinds of clothing, 6000 to 60 training images per class by default."""
 
     summary = "clothing, 10 classes, 28x28 grey, 6000..60 training images; Zalando Research, 30 MB, MIT licence"
     title = "Fashion-MNIST"
@@ -220,7 +220,7 @@ def _channels_last(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class CIFAR10LT(_CIFAR):
-    """32 x 32 colour images of ten classes, 5000 to 50 training images a class by default."""
+    """32 x 32 colour images of ten classes, 5000 to 50 training images per class by default."""
 
     summary = (
         "objects, 10 classes, 32x32 colour, 5000..50 training images; University of Toronto, 163 MB, "
@@ -238,7 +238,7 @@ class CIFAR10LT(_CIFAR):
 
 
 class CIFAR100LT(_CIFAR):
-    """32 x 32 colour images of a hundred classes, 500 to 5 training images a class by default."""
+    """32 x 32 colour images of a hundred classes, 500 to 5 training images per class by default."""
 
     summary = (
         "objects, 100 classes, 32x32 colour, 500..5 training images; University of Toronto, 161 MB, "

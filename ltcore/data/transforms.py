@@ -3,8 +3,8 @@
 One Pillow image at a time, in whatever process decodes it. What is random draws from torch's global CPU generator,
 which the caller seeds for each image. Policies and crop parameters are torchvision's.
 
-A JPEG is decoded no larger than it is needed (libjpeg scales by 1/2, 1/4 and 1/8 while it decodes), and cropping and
-resizing are one operation, so that pixels outside of the crop are never resized.
+A JPEG is decoded no larger than it is needed (libjpeg scales by 1/2, 1/4 and 1/8 while it decodes). Crop and resize are
+one operation, so that pixels outside of the crop are never resized.
 """
 
 from __future__ import annotations

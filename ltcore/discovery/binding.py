@@ -1,6 +1,6 @@
 """From a method's marked functions to what a stage calls: pluggy checks them, then they are bound once.
 
-pluggy validates names and arguments. Its own call loop is not used in training: `Hooks` holds, for each hook, plain
+pluggy validates names and arguments. Its own call loop is not used in training. `Hooks` holds, for each hook, plain
 functions with the context already in them, composed by the rule of the hook's kind (`ltcore.discovery.kinds`).
 """
 
@@ -162,8 +162,8 @@ def implementations(entries: Iterable[Entry]) -> Answers:
     """For each hook, what the entries implement, in their order.
 
     Raises:
-        PluginError: a marked function is no hook, takes an argument that the hook does not have, asks for an order of
-            its own, or uses what a later interface than the method's has changed.
+        PluginError: a marked function is no hook, takes an argument that the hook does not have, or asks for an order
+            of its own. Or it uses what a later interface than the method's has changed.
     """
     found: Answers = {name: [] for name in HOOKS}
     for entry in entries:

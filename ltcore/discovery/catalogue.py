@@ -196,7 +196,7 @@ def load(offer: Offer) -> type[Method]:
     """Import the class that an offer names.
 
     Raises:
-        PluginError: the import fails for whatever reason, what is found is not a `Method`, or it was written for a
+        PluginError: the import fails for any reason. Or what is found is not a `Method`, or it was written for a
             hook interface that this core does not have.
     """
     from ltcore.contract.method import Method

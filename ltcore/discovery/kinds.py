@@ -1,8 +1,8 @@
 """How several answers to one hook compose: the rule of each kind, written once.
 
-A rule takes the hook's bound calls in the recipe's order, each with the method whose it is, and gives one function of
-the hook's values. With no call it gives the default, too: core's own for ``one``, what came in for ``fold``, None for
-``product``, no terms for ``sum``, no answers for ``own``.
+A rule takes the hook's bound calls in the recipe's order, each with its method. It gives one function of the hook's
+values. With no call it gives the default. This is core's own for ``one``, what came in for ``fold``, None for
+``product``, no terms for ``sum``, and no answers for ``own``.
 """
 
 from __future__ import annotations

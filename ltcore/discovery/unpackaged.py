@@ -1,8 +1,8 @@
 """Methods in a file that is no distribution yet: ``./mine.py:Mine`` in a recipe, or in a command that takes a method.
 
-A file is read once, and what was read is what runs, what is compared when a run goes on, and what the run's directory
-gets a copy of: an author edits the file while it trains. Its module is named after its place and content, and lies as
-a second file on ``sys.path``, so that the processes that decode images can import it under that name.
+A file is read once, because its author may edit it while it trains. The text that was read runs, is compared when a run
+goes on, and is copied into the run's directory. Its module is named after its place and content, and is a second file
+on ``sys.path``. So the processes that decode images can import it under that name.
 """
 
 from __future__ import annotations

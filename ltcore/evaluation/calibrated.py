@@ -1,7 +1,8 @@
 """``checkpoints/calibrated.safetensors``: a run's calibrated model with all that using it takes, apart from the data.
 
-It holds the backbone, the calibrated classifier, how evaluation prepares an image, the classes, and a probe: a few
-images made from a seed, with the logits that the run's model gave on them. Whoever builds the model again compares.
+It holds the backbone, the calibrated classifier, how evaluation prepares an image, the classes, and a probe. The probe
+is a few images made from a seed, with the logits that the run's model gave on them. Whoever builds the model again
+compares.
 """
 
 from __future__ import annotations

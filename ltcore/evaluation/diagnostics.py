@@ -38,9 +38,9 @@ def feature_deviation(
 ) -> PerClass:
     """How far each class's training features lie from its test features (CDT, section 3.3: dis(c)).
 
-    Features are scaled to unit length. For each class, K of its training features are drawn without replacement, K
-    being the size of the smallest class, so that small classes do not lie far off by chance alone; the distance of
-    their mean from the mean of the class's test features is averaged over `rounds` draws.
+    Features are scaled to unit length. For each class, K of its training features are drawn without replacement. K is
+    the size of the smallest class, so that small classes do not lie far off by chance alone. The distance of their mean
+    from the mean of the class's test features is averaged over `rounds` draws.
 
     Args:
         train: [N, D].
@@ -83,7 +83,7 @@ def diagnose(
 
     Args:
         classifier: its weight [C, D] gives the norms; of experts' classifiers it is the mean of their norms.
-        train: pooled features [N, D], logits [N, C] and targets [N] of the training images, as they are; features of
+        train: pooled features [N, D], logits [N, C] and targets [N] of the training images, as they are. Features of
             experts are [N, E, D], and count as one vector.
         test: the same of the test images.
         num_classes: number of classes C.

@@ -1,9 +1,9 @@
 """Intervals of confidence for proportions: how far a figure may be off that comes from few test images.
 
-A proportion of k among n has Wilson's score interval (Wilson 1927): unlike the usual mean with plus and minus two
-standard errors it stays within 0 and 1, and says something where k is 0 or n, or n is 1, as in rare classes. The mean
-of several proportions has the interval that follows from theirs (MOVER: Zou and Donner 2008, Statistics in Medicine
-27, equation 9).
+A proportion of k among n has Wilson's score interval (Wilson 1927). Unlike the usual mean with plus and minus two
+standard errors it stays within 0 and 1. It also says something where k is 0 or n, or n is 1, as in rare classes. The
+mean of several proportions has the interval that follows from theirs (MOVER: Zou and Donner 2008, Statistics in
+Medicine 27, equation 9).
 """
 
 from __future__ import annotations

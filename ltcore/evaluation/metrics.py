@@ -27,7 +27,7 @@ def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int]
     Args:
         logits: [N, C], N >= 1, floating point, on any device.
         targets: labels in 0..C-1, [N] integers, on any device.
-        class_counts: training images a class, [C]; they decide the shot groups and nothing else.
+        class_counts: training images per class, [C]; they decide the shot groups and nothing else.
 
     Returns:
         The figures, ready for JSON; what each is stands in `ltcore.contract.result.Figures`.

@@ -1,10 +1,10 @@
 """How often each class occurs where a model is used, and a model's outputs adjusted to that.
 
-A classifier that learned from classes as frequent as p_s gives p_s(y | x). Where the classes are as frequent as p_t,
-and what a class looks like is the same, p_t(y | x) is proportional to p_s(y | x) p_t(y) / p_s(y) (Saerens et al. 2002,
-Neural Computation 14, equation 2.4): to each logit log p_t - log p_s is added. LADE (Hong et al. 2021) and SADE (Zhang
-et al. 2022) compare methods on such test sets, with the classes as frequent as in training, as rare as the other way
-round, and all alike.
+A classifier that learned from classes as frequent as p_s gives p_s(y | x). Let the classes be as frequent as p_t, and
+look the same. Then p_t(y | x) is proportional to p_s(y | x) p_t(y) / p_s(y) (Saerens et al. 2002, Neural Computation
+14, equation 2.4). So log p_t - log p_s is added to each logit. LADE (Hong et al. 2021) and SADE (Zhang et al. 2022)
+compare methods on such test sets. There the classes are as frequent as in training, in the reverse order, or all
+equally frequent.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def read_prior(asked: str, class_counts: Sequence[int], class_names: Sequence[st
     """The prior of a name, or of a table.
 
     Args:
-        asked: ``uniform``; ``training``, as frequent as in training; ``forward:R``, falling exponentially by a factor
-            R in all from the class that is most frequent in training to the rarest; ``backward:R``, rising so; or the
+        asked: ``uniform``, or ``training`` (as frequent as in training). ``forward:R`` falls exponentially by a factor
+            R in all, from the class that is most frequent in training to the rarest; ``backward:R`` rises so. Or the
             path of a table with a column of class names and one of numbers (shares or images).
         class_counts: training images of each class, [C].
         class_names: C names.

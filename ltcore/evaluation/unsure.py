@@ -1,9 +1,9 @@
-"""From which probability on a prediction is taken for sure: a threshold for each class, chosen on held-out images.
+"""Which predictions count as sure: a threshold for each class, chosen on held-out images.
 
 With a threshold t the predictions of a class with probability t or more are sure, the others unsure. Of the thresholds
-at which the sure predictions of held-out images are right as often as was asked for, the lowest is taken, which leaves
-the fewest images unsure: a class-wise reject option after Chow (1970), with the thresholds of the classes apart as in
-Fumera, Roli and Giacinto (2000).
+at which the sure predictions of held-out images are right as often as was asked for, the lowest is taken. It leaves the
+fewest images unsure. This is a class-wise reject option after Chow (1970), with the thresholds of the classes apart as
+in Fumera, Roli and Giacinto (2000).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def choose(logits: Tensor, targets: Tensor, precision: float, least: int) -> tup
     """Thresholds from held-out images.
 
     A class with fewer than `least` predictions among them shares one threshold with the other such classes, chosen on
-    all their predictions together. No threshold is taken with fewer than `least` sure predictions above it; a class,
+    all their predictions together. No threshold is taken with fewer than `least` sure predictions above it. A class,
     or those that share, for which none is left is always unsure.
 
     Args:

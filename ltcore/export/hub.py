@@ -1,7 +1,7 @@
 """A folder as the Hugging Face hub has them: card, configuration and weights.
 
-Where the backbone is a model of timm's that timm can make again, and the classifier is linear, timm loads the folder;
-elsewhere it holds the model as ``torch.export`` too.
+Where the backbone is a model of timm's that timm can make again, and the classifier is linear, timm loads the folder.
+Elsewhere it holds the model as ``torch.export`` too.
 """
 
 from __future__ import annotations

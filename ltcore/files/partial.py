@@ -1,8 +1,8 @@
 """A file that takes long to write, and that a later process may go on with where this one was killed.
 
-Until it is whole it is called ``NAME.unfinished``; what is needed to go on stands beside it in
-``NAME.unfinished.json``: what it is a part of, how much of it is done, and how many bytes that takes. Its last bytes,
-written after that was noted, are cut off and written again.
+Until it is whole it is called ``NAME.unfinished``. ``NAME.unfinished.json`` beside it says what it is a part of, how
+much of it is done, and how many bytes that takes. Later bytes, written after that was noted, are cut off and written
+again.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Of several processes that train together only the first writes; the others go through the same code, and leave nothing.
 
-A file is written under a random name that nobody can have put a link at, flushed to disk, and renamed: whoever reads
+A file is written under a random name that nobody can have put a link at, flushed to disk, and renamed. So whoever reads
 it, or kills us, sees the old content or the new. A kill leaves the file of the random name behind; its lock is free
 then, and whoever writes next in that folder removes it.
 """

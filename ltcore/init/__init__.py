@@ -1,6 +1,6 @@
 """``ltcore init``: a recipe for a person's own images, with the reason for each choice written beside it.
 
-The folder is only read (`survey`), the choices are made from what it holds and how fast this machine is (`choices`),
+The folder is only read (`survey`). The choices are made from what it holds and how fast this machine is (`choices`),
 and written down as a recipe with comments (`text`).
 """
 

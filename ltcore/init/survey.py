@@ -42,7 +42,7 @@ class Survey:
         options: the reader's options.
         split: how the splits came about: ``fraction``, ``folders`` or ``lists``.
         class_names: C names in label order.
-        counts: C training images a class.
+        counts: C training images per class.
         images: number of images by split; 0 for a split that is not there.
         untested: names of classes without a test image.
         side: median over the sample of the shorter side, in pixels.
@@ -80,7 +80,7 @@ class Survey:
 
 
 def survey(folder: Path, reading: Reading = "auto") -> Survey:
-    """Look at a folder with a folder a class, with the folders train, val and test, or with split lists.
+    """Look at a folder with one folder per class, with the folders train, val and test, or with split lists.
 
     Args:
         folder: the images, or the lists that name them.

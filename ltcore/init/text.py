@@ -100,7 +100,7 @@ def _data(found: Survey, made: Choices, wishes: Wishes) -> str:
     groups = shot_groups(found.counts)
     shots = ", ".join(f"{groups.count(g.name)} of {g.words}" for g in SHOT_GROUPS if g.name in groups)
     comments.append(
-        f"Training images a class: {max(found.counts)} in '{found.class_of(max(found.counts))}' down to "
+        f"Training images per class: {max(found.counts)} in '{found.class_of(max(found.counts))}' down to "
         f"{rarest(found)}: "
         f"{found.imbalance:.3g} to 1. Classes: {shots}."
     )
@@ -142,7 +142,7 @@ def _data(found: Survey, made: Choices, wishes: Wishes) -> str:
 def _backbone(found: Survey, made: Choices, wishes: Wishes, machine: Machine) -> str:
     tuned = made.normalize is not None
     does = {"frozen": "takes features of", "last": "trains its last part on"}.get(made.rung.kind, "trains on")
-    measured = f"it {does} {made.rung.rate:.3g} images a second, as measured when this was written on {machine.name}"
+    measured = f"it {does} {made.rung.rate:.3g} images per second, as measured when this was written on {machine.name}"
     if wishes.model or wishes.image_size or wishes.epochs:
         reason = f"As asked for: {measured}."
     else:

@@ -51,7 +51,7 @@ def check_optimizer(
         group: what a group of parameters has in place of some of `arguments`.
 
     Raises:
-        RecipeError: the name is unknown, an option is unknown, or a value is not accepted; or a group has an option
+        RecipeError: the name is unknown, an option is unknown, or a value is not accepted. Or a group has an option
             that holds for all parameters. The message has no location; the caller knows the line of the recipe.
     """
     options, of_group = {**arguments, **(group or {})}, set(group or {})
@@ -71,8 +71,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build an optimiser; `arguments` apply to all parameters, weight decay on biases and norms included.
 
-    What `arguments` leaves out has the default of PyTorch's class (momentum 0 for ``sgd``), or of timm's factory
-    (momentum 0.9 where there is one, weight decay 0).
+    What `arguments` leaves out has the default of PyTorch's class (momentum 0 for ``sgd``). For a name of timm's it has
+    the default of timm's factory (momentum 0.9 where there is one, weight decay 0).
 
     Args:
         name: ``sgd``, ``adamw`` and the others of `TORCH_OPTIMIZERS`; any other name that timm registers.
@@ -137,7 +137,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of the steps that follow.
 
     A group with a rate of its own (`parameter_group`) has that, times `lr` over the rate that the optimiser was built
-    with; so a schedule scales all groups by one factor. Every other group has `lr`.
+    with. So a schedule scales all groups by one factor. Every other group has `lr`.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * (lr / optimizer.defaults["lr"]) if "base_lr" in group else lr

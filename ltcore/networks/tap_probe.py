@@ -40,8 +40,8 @@ class Findings:
 def probe(backbone: Backbone, candidates: Iterable[str], input_size: tuple[int, int, int]) -> Findings:
     """Try modules as taps.
 
-    A tap is met exactly once in a forward pass; its output is a tensor with a row a sample, which nothing behind it
-    writes over (a method may hold it), and to which rows can be appended that come out of the pool again.
+    A tap is met exactly once in a forward pass. Its output is a tensor with one row per sample, which nothing after it
+    writes over (a method may hold it). Rows can be appended to it, and come out of the pool again.
 
     Args:
         backbone: the network, on any device; it is not changed.

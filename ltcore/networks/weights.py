@@ -23,7 +23,7 @@ def load_weights(model: nn.Module, path: str, name: str) -> tuple[str, ...]:
     """Load a timm model's weights from a file. On the meta device the file is compared and nothing is loaded.
 
     The file's classifier is left out, and a prefix that all its names have and the model's have not. A first
-    convolution for 3 channels is adapted to other numbers as timm does: its weights are summed for one channel,
+    convolution for 3 channels is adapted to other numbers as timm does. Its weights are summed for one channel,
     repeated and scaled for more.
 
     Args:

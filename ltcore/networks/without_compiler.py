@@ -1,9 +1,8 @@
-"""PyTorch's optimisers without its compiler, as long as nothing else imports that.
+"""Optimisers without the import of PyTorch's compiler, where nothing else needs that.
 
-An optimiser of PyTorch imports the compiler (``torch._dynamo``, 900 modules) with its first group of parameters and
-with its first step, only to tell it where a graph that it traces must end. Where nothing is traced there is nobody to
-tell, and a run spares the import: more time than ``import torch`` takes, and 155 MB. Once the compiler is there,
-everything is as PyTorch has it.
+The first group of parameters and the first step import ``torch._dynamo`` (900 modules), only to tell it where a graph
+that it traces must end. Where nothing is traced, a run saves this import: more time than ``import torch`` takes, and
+155 MB. Once the compiler is imported, everything is as PyTorch has it.
 """
 
 from __future__ import annotations

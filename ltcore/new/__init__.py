@@ -1,6 +1,6 @@
 """Writing a new plugin: a complete distribution around the hooks that its author names, or the file that was tried.
 
-Templates lie beside this package: one file a hook under ``templates/hooks``, those of several hooks under
+Templates lie beside this package: one file per hook under ``templates/hooks``, those of several hooks under
 ``templates/kinds``, in sections, and the files around them.
 """
 

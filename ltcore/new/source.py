@@ -133,7 +133,7 @@ def import_block(statements: Iterable[str], first_party: str = "") -> str:
     """Import statements merged, in isort's order: standard library, third party, first party.
 
     Args:
-        statements: one a line; what is asked for twice comes once.
+        statements: one per line; what is asked for twice comes once.
         first_party: the package itself.
     """
     plain: set[str] = set()

@@ -390,7 +390,7 @@ class StageChecks:
     def trainable_matches(self) -> None:
         """Every entry of ``trainable`` names something.
 
-        A method may make its modules, or the classifier, when the data is known, so an entry that begins with it is
+        A method may make its modules, or the classifier, when the data is known. So an entry that begins with it is
         checked later, by the trainer.
         """
         names = [*backbone_names(self.skeleton), *linear_names(self.skeleton)]

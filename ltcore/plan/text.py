@@ -224,7 +224,7 @@ def render(described: dict[str, Any]) -> str:
 def _render_select(select: dict[str, Any] | None) -> list[str]:
     if select is None:
         return []
-    held = f"{select['holdout']} held-out images a class" if select["holdout"] else "the validation split"
+    held = f"{select['holdout']} held-out images per class" if select["holdout"] else "the validation split"
     after = "then trained on all images" if select["retrain"] else "whose network is the result"
     lines = [f"  {path}: {', '.join(map(str, values))}" for path, values in select["options"].items()]
     return ["", f"selection on {held}, {after}", *lines]

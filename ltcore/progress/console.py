@@ -212,7 +212,7 @@ class Reporter:
 
 
 class _Bar:
-    """A stage's progress bar: stage, bar, epoch, loss, images a second, time left."""
+    """A stage's progress bar: stage, bar, epoch, loss, images per second, time left."""
 
     def __init__(self, console: Console, title: str, epochs: int, steps_per_epoch: int, first_epoch: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,7 +1,7 @@
 """``ltcore run RECIPE --log tensorboard --log wandb``: what the console is told goes to these, too.
 
 A point lies at a step of the whole run. Where each stage begins on that axis is kept in the run's directory, so that a
-resumed run goes on at the same place; what had been logged after its checkpoint is replaced.
+resumed run goes on at the same place. What had been logged after its checkpoint is replaced.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def recipe_schema() -> tuple[Schema, list[str]]:
     """The schema, and for each plugin that had to be left out the reason.
 
     A recipe with ``extends`` may leave out what its parent says, remove it with null, and give ``stages`` as a mapping
-    by name; so the schema has a complete form and a partial one, and the presence of ``extends`` chooses.
+    by name. So the schema has a complete form and a partial one, and the presence of ``extends`` chooses.
     """
     whole = Recipe.model_json_schema()
     definitions: Schema = whole.pop("$defs")

@@ -54,7 +54,7 @@ def merge(base: Located, change: Located) -> Located:
     """`change` over `base`: mappings merge deeply, null removes what is there, everything else replaces.
 
     A mapping that chooses something else than the one it changes (another ``use``, or another ``name`` of an optimiser
-    or schedule) replaces it whole, because the inherited options are not its own.
+    or schedule) replaces it whole. The inherited options are not its own.
     """
     if not (isinstance(base.value, dict) and isinstance(change.value, dict)):
         return change
@@ -82,8 +82,8 @@ def apply_set(root: Located, text: str, fields: Collection[str], where: str | No
     """Apply one ``PATH=VALUE``, ``PATH+=VALUE`` or ``PATH-=VALUE`` to the merged recipe.
 
     ``=`` sets a value, and with null removes the entry. ``+=`` appends to a list and ``-=`` takes away from it, one
-    item or a list of them. A method that a list so gets is put into the table of methods where it is not there yet,
-    and one that no list names any more leaves it.
+    item or a list of them. A method that a list gets in this way is put into the table of methods if it is not there
+    yet. A method that no list names any more leaves it.
 
     Args:
         root: the recipe, changed in place.

@@ -46,7 +46,7 @@ class ClassFigure:
         run: whose.
         name: for the legend.
         style: number of its colour and marker.
-        values: a value a class; None where there is none.
+        values: one value per class; None where there is none.
     """
 
     run: ReportedRun

@@ -22,7 +22,7 @@ Points = list[tuple[float, float]]
 
 
 def methods(runs: Runs) -> Element | None:
-    """Every value that a method logged, over the epochs: a line a class, or a tenth of the classes."""
+    """Every value that a method logged, over the epochs: one line per class, or per tenth of the classes."""
     if not any("methods" in line for run in runs for line in run.epochs):
         return None
 
@@ -97,7 +97,7 @@ def _chart(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) ->
 
 
 def values(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) -> Element:
-    """The points of a chart's lines as a folded table, a row an epoch."""
+    """The points of a chart's lines as a folded table, one row per epoch."""
     known = [dict(points) for _, points in lines]
     rows: list[list[Content]] = []
     for at, line in enumerate(run.epochs, 1):

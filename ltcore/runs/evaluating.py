@@ -72,7 +72,7 @@ def evaluate(
             and figures are also given as they would be there. None leaves the logits as they are.
         assumed: how frequent the classes are for which the model's outputs hold; None for what its recipe suggests.
         batch_size: images at a time.
-        workers: processes that decode; None for one a core, at most 8.
+        workers: processes that decode; None for one per core, at most 8.
         run_code: whether code that lies beside a recipe may be run, see `ltcore.load`.
 
     Raises:

@@ -48,8 +48,8 @@ def predict_into(
     """Predict images, and print or write what they are taken for.
 
     A file is called ``OUT.unfinished`` until all is there. What a killed process has left under that name is gone on
-    with where it stopped, and comes to the same file, to the byte: at the beginning of a batch, so that each image
-    stands in a batch with the same others.
+    with where it stopped, and comes to the same file, to the byte. It goes on at the beginning of a batch, so that each
+    image stands in a batch with the same others.
 
     Args:
         saved: the run.
@@ -58,7 +58,7 @@ def predict_into(
         out: the file or pipe to write instead of standard output: CSV, or JSON with `as_json`.
         as_json: write JSON.
         batch_size: images at a time.
-        workers: processes that decode; None for one a core, at most 8.
+        workers: processes that decode; None for one per core, at most 8.
         resume: go on with what a killed process has left of `out`, if anything is.
 
     Raises:

@@ -90,8 +90,8 @@ class StageEnd:
     def made_rows(self, most_images: int, most_rows: int, classes: Sequence[int] | None = None) -> Made | None:
         """Rows that methods make of the batches of the stage's last epoch, drawn once more with the same randomness.
 
-        The model is in eval mode, as it is for real images, so that made rows and real ones differ by what the methods
-        do alone. The batches are of images, also where the stage had cached features.
+        The model is in eval mode, as it is for real images. So made rows and real ones differ only by what the methods
+        do. The batches are of images, also where the stage had cached features.
 
         Args:
             most_images: how many images go through the network, at most; one batch does in any case.

@@ -15,21 +15,37 @@ from ltcore.shipped import folder
 
 _HOOK = re.compile(r"^## `(\w+)`\n", re.MULTILINE)
 _KIND = re.compile(r"\*\*(\w+)\*\*")
+_HEADING = re.compile(r"^## (.+)\n", re.MULTILINE)
+_ENTRY = re.compile(r"^- \[[\w/]+\]\(([\w/]+)\.md\)", re.MULTILINE)
 
 
 def page_rows() -> list[dict[str, Any]]:
-    """One row for each page: its name and title; then one for each installed plugin's card, by its distribution."""
+    """One row for each page, in the order of ``docs/README.md``; then one for each installed plugin's card.
+
+    A row has the page's ``name`` and ``title``. Its ``group`` is the heading of the index that the page stands under.
+    """
+    files = _files()
     pages = [
-        {"name": name, "title": path.read_text("utf-8").partition("\n")[0].lstrip("# "), "kind": "page"}
-        for name, path in _files().items()
+        {"name": name, "title": files[name].read_text("utf-8").partition("\n")[0].lstrip("# "), "group": group}
+        for group, names in _index().items()
+        for name in names
     ]
-    cards = [{"name": name, "title": str(metadata(name)["Summary"] or ""), "kind": "card"} for name in _distributions()]
+    cards = [
+        {"name": name, "title": str(metadata(name)["Summary"] or ""), "group": "Cards of plugins"}
+        for name in _distributions()
+    ]
     return [*pages, *cards]
 
 
 def render_pages(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as aligned text."""
-    return aligned([("PAGE", "TITLE"), *((row["name"], row["title"]) for row in rows)])
+    """The rows as aligned text, each group below its name."""
+    lines = aligned([(f"  {row['name']}", row["title"]) for row in rows]).splitlines()
+    groups = [row["group"] for row in rows]
+    text = [
+        f"{group}\n{line}" if group != before else line
+        for line, group, before in zip(lines, groups, [None, *groups[:-1]], strict=True)
+    ]
+    return "\n".join(text)
 
 
 def page(name: str) -> str:
@@ -84,6 +100,12 @@ def _files() -> dict[str, Path]:
     """The pages by their names: ``recipes``, ``plugins/loss``."""
     docs = folder("docs")
     return {path.relative_to(docs).with_suffix("").as_posix(): path for path in sorted(docs.rglob("*.md"))}
+
+
+def _index() -> Mapping[str, list[str]]:
+    """Headings of the index, and the names of the pages below each."""
+    parts = _HEADING.split(_files()["README"].read_text("utf-8"))[1:]
+    return {title: _ENTRY.findall(text) for title, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def _distributions() -> list[str]:

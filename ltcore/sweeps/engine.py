@@ -1,7 +1,7 @@
 """The engine: it trains what of a sweep's jobs is not done, several at a time, each in a process of its own.
 
 Engines share nothing but the directory. A job's lock is held by the process that trains it, so it stays held when the
-engine is killed and the training goes on; whoever finds the lock free takes the job where it stands.
+engine is killed and the training goes on. Whoever finds the lock free takes the job where it stands.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def slots_of(jobs: int | None, threads: int | None) -> Slots:
     """What this machine has for so many jobs at a time.
 
     Args:
-        jobs: how many; by default one a GPU, without any one.
+        jobs: how many; by default one per GPU, without a GPU one.
         threads: of each; by default the cores are divided.
 
     Raises:

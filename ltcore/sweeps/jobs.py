@@ -56,8 +56,8 @@ class Job:
 def code_of(loaded: LoadedRecipe) -> dict[str, str]:
     """A digest of the source files of each distribution, core's apart, that offers something to a recipe.
 
-    Core's code is not in it: a change of core that changes figures is a new version with its own tests, and a sweep of
-    weeks is not to begin anew with each fix.
+    Core's code is not in it. A change of core that changes figures is a new version with its own tests. A sweep of
+    weeks must not begin anew with each fix.
 
     Raises:
         PluginError: something that it names is not installed.

@@ -85,7 +85,7 @@ def begin(folder: Path, loaded: LoadedRecipe, grid: Sequence[str], trials: int, 
         loaded: the recipe.
         grid: values and ranges by path.
         trials: how many combinations are tried in all.
-        holdout: training images a class that are held out to choose on; 0 where the data set has a validation split.
+        holdout: training images per class that are held out to choose on; 0 where the data set has a validation split.
 
     Raises:
         RecipeError: the directory holds another search, or a path or value is wrong.

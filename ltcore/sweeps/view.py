@@ -1,4 +1,4 @@
-"""A sweep while it goes on: lines in a log file; on a terminal a bar a run, and what has failed."""
+"""A sweep while it goes on: lines in a log file; on a terminal one bar per run, and what has failed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Lines(Observer):
 
 
 class Screen(Observer):
-    """The whole on a terminal, drawn anew once a second.
+    """The whole on a terminal, drawn anew once per second.
 
     Args:
         total: how many jobs there are.

@@ -135,7 +135,7 @@ def searching(folder: Path, number: int, threads: int, look: Callable[[], None])
         folder: the sweep's directory.
         number: how many.
         threads: of each.
-        look: is called once a second.
+        look: is called once per second.
 
     Raises:
         RunError: a worker has failed.

@@ -1,8 +1,8 @@
 """Whether a method keeps to what ltcore asks of it: what ``ltcore check`` does, for a plugin's own tests.
 
-``check_method(MyMethod)`` in a test trains the method on a few dozen made-up images, in recipes that suit it, and
-raises `ConformanceError` with every check that failed and what to change. Installing ltcore also gives pytest the
-fixtures ``ltcore_check``, ``ltcore_context`` and ``ltcore_batch`` (`ltcore.testing.plugin`).
+``check_method(MyMethod)`` in a test trains the method on a few dozen made-up images, in recipes that suit it. It raises
+`ConformanceError` with every check that failed and what to change. Installing ltcore also gives pytest the fixtures
+``ltcore_check``, ``ltcore_context`` and ``ltcore_batch`` (`ltcore.testing.plugin`).
 """
 
 from typing import TYPE_CHECKING, Any

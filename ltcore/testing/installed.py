@@ -18,8 +18,8 @@ def check_installed(
     Args:
         names: which; by default every method that is not core's own.
         without: checks to leave out.
-        jobs: in how many processes, at most as many as there are methods; by default one a core that this process may
-            use, or one where there is a GPU, which processes that are forked cannot share.
+        jobs: in how many processes, at most as many as there are methods. By default one per core that this process may
+            use. With a GPU it is one, because processes that are forked cannot share it.
 
     Raises:
         RecipeError: there is no such check, or there cannot be so many processes.

@@ -35,7 +35,7 @@ def ltcore_batch() -> Callable[..., Batch]:
 def ltcore_context() -> Callable[..., Context]:
     """Makes a method's context: ``ltcore_context(counts=(26, 18, 10, 6), epoch=0, epochs=2, step=0, seed=0)``.
 
-    It stands in the first stage of a run on the checks' network and images: a method's hooks can be called with it
+    It stands in the first stage of a run on the checks' network and images. A method's hooks can be called with it
     one by one.
     """
     from ltcore.testing.fixtures import make_context

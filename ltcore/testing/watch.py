@@ -40,9 +40,9 @@ _MAKING = {"augment_features", "auxiliary_losses"}
 
 
 class Watch:
-    """What there is to be seen of some methods in a run.
+    """What is seen of the calls of some methods' hooks in a run.
 
-    Python's and NumPy's global random states are the same before every hook in every run, and restored behind it: a
+    Python's and NumPy's global random states are the same before every hook in every run, and restored after it. So a
     method that uses them is found by its use, and not again by every check that compares two runs.
 
     Args:

@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 
 
 def possible(jobs: int | None) -> int:
-    """How many processes: as many as asked for, or one a core that this process may use.
+    """How many processes: as many as asked for, or one per core that this process may use.
 
     One where CUDA is there, which a forked process cannot use, and by default on macOS, where libraries break in it.
 

@@ -1,7 +1,7 @@
 """The backbone of a stage compiled, or captured as CUDA graphs, from a batch's rows to the first tap behind it.
 
 Hooks, classifier and losses run as ever around it. Nothing is used before it was compared with the eager backbone on
-the stage's first batch; after that every buffer, random state and gradient is as it was.
+the stage's first batch. After that every buffer, random state and gradient is as it was.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Accelerator(Observer):
     """Stands in for the eager backbone in the steps of a stage.
 
     It does so for batches of the stage's full size, while modes, gradients and memory are as they were when it was
-    compared; everything else runs eagerly: the last batch of an epoch where that is smaller, rows that need a gradient.
+    compared. Everything else runs eagerly: the last batch of an epoch where that is smaller, rows that need a gradient.
 
     Args:
         eager: what it must agree with.

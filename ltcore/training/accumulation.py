@@ -1,9 +1,10 @@
 """A batch that goes through the backbone in parts, whose activations are held one part at a time.
 
 The parts take turns up to the first tap at which a method acts, and without a graph, but for the last one. From there
-the rows of all go on together, so that methods see the whole batch. On the way back each part is computed again, with
-a graph that is gone before the next part's is made (Chen et al., 2016, Training Deep Nets with Sublinear Memory Cost,
-section 4, along the batch instead of the layers). The gradients arrive at each parameter as one sum.
+the rows of all go on together, so that methods see the whole batch. In the backward pass each part is computed again,
+with a graph that is freed before the next part's is made. This is from (Chen et al., 2016, Training Deep Nets with
+Sublinear Memory Cost, section 4, along the batch instead of the layers). The gradients arrive at each parameter as one
+sum.
 """
 
 from __future__ import annotations

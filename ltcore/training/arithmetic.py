@@ -17,7 +17,7 @@ def arithmetic(tf32: bool, same_shapes: bool = False) -> Iterator[None]:
     Args:
         tf32: whether they may, convolutions and products alike.
         same_shapes: whether convolutions are called with the same shapes again and again, so that cuDNN may try its
-            algorithms once for each and keep the quickest. Not where the user wants deterministic ones.
+            algorithms once and keep the fastest. Not where the user wants deterministic ones.
     """
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32, convolutions.benchmark

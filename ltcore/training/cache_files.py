@@ -83,8 +83,9 @@ class CacheFiles:
 def key_of(assembly: Assembly, index: int, tap: str) -> str:
     """What a stage's cached features depend on, as 32 hexadecimal digits: two runs with the same get the same bits.
 
-    The frozen backbone with its adapters, buffers included; how it and the images were made; the images themselves,
-    how they are prepared and in what batches; views and what they are drawn with; precision; and the environment.
+    These are the frozen backbone with its adapters and buffers, and how it and the images were made. Then the images
+    themselves, how they are prepared and in what batches, and views and what they are drawn with. Last, precision and
+    the environment.
 
     Args:
         assembly: the run's parts, as they are when the stage begins.

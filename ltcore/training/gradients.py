@@ -1,4 +1,4 @@
-"""A stage's loss as a function of the weights, and a step whose gradients a method computes (compute_gradients)."""
+"""A stage's loss as a function of the weights, and a step in which a method computes the gradients."""
 
 from __future__ import annotations
 

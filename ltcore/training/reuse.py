@@ -1,6 +1,6 @@
 """Stages that another run has trained already, taken over where both recipes say the same (``ltcore run --from RUN``).
 
-Training is a function of the recipe, so a stage that is described alike ends alike: what is taken over is, bit for bit,
+Training is a function of the recipe, so a stage that is described alike ends alike. What is taken over is, bit for bit,
 what would have been trained.
 """
 

@@ -124,8 +124,8 @@ def compared(
     """Run both on the same rows, with the same random numbers and buffers, forward and backward.
 
     How much becomes of a rounding depends on the network. Behind a ReLU it turns some units on or off, and gradients
-    are off by the root of their share: by one part in a hundred in fp32 of ResNet-32, where a vision transformer has
-    one in a million. So the eager function is also run on rows that are a rounding off.
+    are off by the root of their share. This is one part in a hundred in fp32 of ResNet-32, where a vision transformer
+    has one in a million. So the eager function is also run on rows that are a rounding off.
 
     Args:
         eager: the function as it should be.

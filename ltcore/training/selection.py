@@ -1,6 +1,6 @@
 """Choosing values of a recipe on held-out training images (CDT, appendix B.6), before the run proper.
 
-Each network that the candidates need is trained once, in a run of its own under ``select/``, without test data; what
+Each network that the candidates need is trained once, in a run of its own under ``select/``, without test data. What
 only calibrates is tried on the trained network. A killed selection goes on as any run does.
 """
 

@@ -1,7 +1,7 @@
 """Signals by which a machine is taken back: the step is finished, a checkpoint written, and the run says how to go on.
 
-SIGTERM comes from Slurm at the end of a job's time, from systemd, containers and `kill`; SIGUSR1 or SIGUSR2 from Slurm
-before that, where a job asks for it (``--signal``); SIGHUP from a terminal that is closed.
+SIGTERM comes from Slurm at the end of a job's time, from systemd, containers and `kill`. SIGUSR1 or SIGUSR2 comes from
+Slurm before that, where a job asks for it (``--signal``). SIGHUP comes from a terminal that is closed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How many threads PyTorch computes with on the CPU, and how they wait for one another.
 
-Sums are made in another order with another number of threads, so figures depend on it. A thread that waits for the
-others by spinning, which is OpenMP's own default, takes the core from the thread that it waits for where other programs
-are at work. ``benchmarks/threads.py`` measures both.
+Sums are made in another order with another number of threads, so figures depend on it. By OpenMP's default a thread
+waits for the others by spinning. Beside other programs, it then takes the core from the thread that it waits for.
+``benchmarks/threads.py`` measures both.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def prepare_openmp() -> None:
 def automatic() -> int:
     """What ``threads: auto`` stands for: OMP_NUM_THREADS, or else half of the cores, rounded up.
 
-    With half of the cores no step takes more than twice the time that all of them would need, as long as a core more is
-    never worth more than the ones before it. The other half is left to other programs: threads wait for the slowest
-    one, so a single busy core would slow all of them down. What a system counts as cores are often two threads of one.
+    With half of the cores no step takes more than twice the time that all of them would need. (This assumes that one
+    more core is never worth more than the ones before it.) The other half is left to other programs: threads wait for
+    the slowest one, so a single busy core would slow all of them down. What a system counts as cores are often two
+    threads of one.
     """
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if first.isdecimal() and int(first):

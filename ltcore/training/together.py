@@ -34,7 +34,7 @@ class _Step(nn.Module):
 def together(model: Model, step: StepForward) -> Callable[[Batch, Tensor | None], dict[str, Tensor]]:
     """The forward pass of a stage, after whose backward pass every process has the whole batch's gradients.
 
-    Behind a tap all processes compute the same loss of the same rows, and what comes back to the backbone's rows is the
+    Behind a tap all processes compute the same loss of the same rows. What comes back to the backbone's rows is the
     sum over the processes (`ltcore.ranks.joined`): their number times the gradient. So the mean that PyTorch takes is
     the gradient, of the backbone's parameters and of all others.
     """

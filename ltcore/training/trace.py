@@ -180,7 +180,7 @@ class HookTrace(Observer):
     def describe(self) -> dict[str, Any]:
         """A row for each method's hook, in the order in which they were first called, as JSON-able data.
 
-        ``share`` is the part of the steps' time that was spent in the hook and in no other within it; None for a hook
+        ``share`` is the part of the steps' time that was spent in the hook and in no other within it. None for a hook
         that is called outside of steps.
         """
         found: dict[Implementation, list[Call]] = {}

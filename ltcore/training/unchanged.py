@@ -1,6 +1,6 @@
 """Whether a run goes on with what it was begun with: its data and its environment; and the record of both.
 
-Another data set or another environment under a trained half gives figures of neither, so each is refused, unless the
+Another data set or another environment under a trained half gives figures of neither. So each is refused, unless the
 user says that it is meant; then it is recorded.
 """
 

@@ -21,7 +21,7 @@ SCORE = "balanced_accuracy"
 class Validation(Observer):
     """Looks at the held-out images, and says when a stage has stopped to improve.
 
-    What it finds is a function of the weights, and what it remembers stands in the run's position, so that a run that
+    What it finds is a function of the weights, and what it remembers is in the run's position. So a run that
     is killed and goes on stops at the same epoch with the same weights.
 
     Args:
@@ -30,7 +30,7 @@ class Validation(Observer):
 
     Attributes:
         figures: those of the epoch that has just ended, with ``loss``, the mean cross-entropy of the logits as they
-            are; None where it was not its turn.
+            are. None where it was not its turn.
     """
 
     def __init__(self, evaluation: Evaluation, tell: Callable[[str], None]) -> None:
