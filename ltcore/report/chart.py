@@ -195,7 +195,8 @@ class Chart:
         listed = self.entries or self.series
         if len(self.series) > 1 or self.legend:
             _legend(figure, [replace(each, tiny=False) for each in listed])
-        self._label(figure, axes)
+        if self.labels:
+            self._label(figure, axes)
 
     def _scales(self, axes: Axes) -> None:
         for axis, drawn, set_scale in ((self.x, axes.xaxis, axes.set_xscale), (self.y, axes.yaxis, axes.set_yscale)):

@@ -83,7 +83,7 @@ class Matrix:
         axes.set(xlabel=self.columns, ylabel="class")
         if size <= _WRITTEN:
             share = (self.values - self.low) / max(self.high - self.low, 1e-12)
-            dark = np.abs(share - 0.5) > 0.34 if self.changes else share > 0.55
+            dark = np.abs(share - 0.5) > 0.3 if self.changes else share > 0.55
             for (row, column), value in np.ndenumerate(self.values):
                 color = _LIGHT_TEXT if dark[row, column] else _DARK_TEXT
                 axes.text(column, row, self.write(float(value)), color=color, ha="center", va="center", size="small")
