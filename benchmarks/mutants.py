@@ -136,7 +136,7 @@ OWN: dict[str, str] = {
     "ltcore/report": "tests/test_report.py tests/test_report_chart.py tests/test_report_analysis.py",
     "ltcore/report/classes.py": "tests/test_report.py tests/test_report_analysis.py tests/test_unsure.py",
     "ltcore/report/figures.py": "tests/test_report_figures.py",
-    "ltcore/report/heatmap.py": "tests/test_report_figures.py tests/test_report_analysis.py",
+    "ltcore/report/matrix.py": "tests/test_report_figures.py tests/test_report_analysis.py",
     "ltcore/runs": "tests/test_saved.py tests/test_prediction_files.py",
     "ltcore/seeding.py": "tests/test_determinism.py",
     "ltcore/shipped": "tests/test_shipped.py tests/test_docs.py",

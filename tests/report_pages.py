@@ -15,7 +15,7 @@ class Page(HTMLParser):
     Attributes:
         figures: place in the results -> text of every cell that shows a figure of a result.
         sections: the sections' ids in order.
-        charts: for each figure, its caption, its ticks and the places and titles of its markers, by series.
+        charts: for each figure by its caption, its ticks, and the places and titles of its markers by ``points<n>``.
         images: the sources of all images.
         text: all text outside scripts and styles.
         data: the embedded data.
@@ -45,19 +45,23 @@ class Page(HTMLParser):
             self.images.append(found["src"])
         if tag == "figure":
             self._chart = {"x": [], "y": [], "series": {}}
-        if tag == "text" and ("data-x" in found or "data-y" in found):
-            axis = "x" if "data-x" in found else "y"
-            place = float(found[axis]) - (4 if axis == "y" else 0)
-            self._chart[axis].append((place, float(found[f"data-{axis}"])))
-        if tag == "use" and not any("swatch" in each.get("class", "") for _, each in self._open):
-            group = next(each["class"] for name, each in reversed(self._open) if name == "g")
+        if tag == "use" and (tick := self._inside("xtick", "ytick")):
+            self._tick = (tick[0], float(found[tick[0]]))
+        if tag == "use" and (group := self._inside("points")):
             self._chart["series"].setdefault(group, []).append([float(found["x"]), float(found["y"]), ""])
+
+    def _inside(self, *starts):
+        """The class of a group around this place that begins so; None where there is none."""
+        names = (found.get("class", "") for tag, found in self._open if tag == "g")
+        return next((name for name in names if name.startswith(starts)), None)
 
     def handle_endtag(self, tag):
         opened, found = self._open.pop()
         assert opened == tag
         if "data-figure" in found:
             self._figure = None
+        if tag == "figure":
+            self._chart = None
 
     def handle_data(self, text):
         tags = [tag for tag, _ in self._open]
@@ -71,8 +75,14 @@ class Page(HTMLParser):
         if tags and tags[-1] == "figcaption":
             self.charts[text] = self._chart
         if tags[-2:] == ["use", "title"]:
-            group = next(each["class"] for name, each in reversed(self._open) if name == "g")
-            self._chart["series"][group][-1][2] = text
+            self._chart["series"][self._inside("points")][-1][2] = text
+        if tags and tags[-1] == "text" and self._inside("xtick", "ytick"):
+            axis, place = self._tick
+            if re.fullmatch(r"[\d.,e-]+", text):  # and no name
+                self._chart[axis].append((place, float(text.replace(",", ""))))
+        elif tags and tags[-1] == "text" and text.endswith(", percent"):  # an axis's title, behind its ticks
+            axis = "y" if self._chart["y"] else "x"
+            self._chart[axis] = [(place, value / 100) for place, value in self._chart[axis]]
 
 
 def value_at(content, path):
@@ -94,10 +104,11 @@ def report(runs, out, **choices):
     return Page(out), notes
 
 
-def drawn_lines(page, caption):
-    """The lines of a chart: values of the axes in place of the picture's."""
+def drawn_lines(page, caption, width="1.1"):
+    """The lines of a chart that are so wide: values of the axes in place of the picture's."""
     x, y = scale(page.charts[caption]["x"]), scale(page.charts[caption]["y"])
-    figure = page.raw.split(f"<figcaption>{caption}</figcaption>")[1].partition("</figure>")[0].partition("<ul")[0]
-    paths = [each for each in re.findall("<path[^>]*>", figure) if 'class="line"' in each]
+    figure = page.raw.split(f"<figcaption>{caption}</figcaption>")[1].partition("</figure>")[0]
+    paths = [each for each in re.findall("<path[^>]*>", figure) if re.search(f'stroke-width: {width}[;"]', each)]
+    paths = [each for each in paths if "clip-path" in each]  # else it is a legend's
     places = [re.search(' d="M([^"]*)"', path)[1].split("L") for path in paths]
     return [[(x(float(a)), y(float(b))) for a, b in map(str.split, points)] for points in places]

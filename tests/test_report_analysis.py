@@ -14,7 +14,7 @@ import ltcore
 from ltcore import Method, ReportScatter, ReportTable, hookimpl
 from ltcore.errors import RecipeError
 from ltcore.report import analysis, maps, projected
-from ltcore.report.chart import Axis
+from ltcore.report.chart import COLORS, QUIET, Axis, Chart, Regions
 from ltcore.report.chosen import named, spread
 from ltcore.report.data import read_run
 from ltcore.report.material import Choices, gather
@@ -63,7 +63,7 @@ def test_decision_values_are_the_mean_logits_of_each_class(analysed, digits_run)
         np.testing.assert_allclose(page.data["runs"][0]["analysis"]["decision_values"][split], wanted, atol=1e-3)
     chart = page.charts["Decision value of a class for its own images"]
     y, run = scale(chart["y"]), read_run(digits_run)
-    for series, found in (("s0 hollow", material.analysis.train), ("s1", material.analysis.test)):
+    for series, found in (("points0", material.analysis.train), ("points1", material.analysis.test)):
         heights = [y(height) for _, height, _ in chart["series"][series]]
         assert heights == pytest.approx([found.own[label] for label in run.order], abs=0.02 * np.abs(found.own).max())
 
@@ -79,7 +79,7 @@ def test_confusion_of_each_stage_gives_its_recorded_accuracies(analysed, digits_
     one, two = (np.array(each) for each in by_stage.values())
     wanted = ltcore.load(digits_run)
     assert (two.sum(1) == np.bincount(wanted.targets)).all() and (one != two).any()
-    changes = page.raw.split("The largest changes by 'finetune'")[1].partition("</table>")[0]
+    changes = re.sub(r">\s+<", "><", page.raw).split("The largest changes by 'finetune'")[1].partition("</table>")[0]
     rows = re.findall(
         r'<tr><th scope="row">(\d+)</th><td>(\d+)</td>' + r'<td class="number">([-+.\d]+)</td>' * 3, changes
     )
@@ -205,11 +205,12 @@ def test_made_rows_stand_beside_real_ones(train, offer_methods, tmp_path):
     trained = np.bincount(saved.read_data().train.targets.numpy())
     series = {name: [title for *_, title in points] for name, points in page.charts[title]["series"].items()}
     names = saved.class_names
-    for style, label in enumerate((3, 0, 2)):  # in the order of --classes
-        assert series[f"s{style} hollow"] == [f"{names[label]}, training"] * trained[label]
-        assert series[f"s{style} faint"] == [f"{names[label]}, test"] * 4
-        made = series.get(f"s{style}", [])
-        assert set(made) == ({f"{names[label]}, made"} if label > 1 else set())
+    shown = [set(titles) for titles in series.values()]
+    made = [f"{names[label]}, made" for label in (3, 0, 2) if label > 1]  # in the order of --classes, made rows first
+    real = [f"{names[label]}, {kind}" for kind in ("test", "training") for label in (3, 0, 2)]
+    assert shown == [{title} for title in made + real]
+    numbers = [len(titles) for titles in series.values()][len(made) :]
+    assert numbers == [4, 4, 4, *(trained[label] for label in (3, 0, 2))]
     (found,) = gather(read_run(path), Choices(images=False, classes=("3", "0", "2"))).maps
     middles = {kind: found.points[found.kinds == kind].mean(0) for kind in range(3)}
     real = np.linalg.norm(middles[maps.TRAINING] - middles[maps.TEST])
@@ -355,26 +356,25 @@ def test_the_background_is_the_vote_of_the_nearest_points():
     assert checked > 150
 
 
-def test_the_background_covers_the_plot_once():
+def test_the_background_fills_the_plot_with_the_colours_of_its_cells():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+
     cells = np.array([[0, 0, 1], [2, 1, 1]])
-    drawn = projected._background(cells, [1, 0])
-    paths = {each.get("class"): each.get("d") for each in drawn}
-    assert set(paths) == {"region s1", "region s0", "region other", "border"}
-    area = {
-        how: sum(float(w) * float(h) for w, h in re.findall(r"h([\d.]+)v([\d.]+)h-", path))
-        for how, path in paths.items()
-        if how != "border"
-    }
-    _, _, width, height = projected.PLOT
-    assert [round(area[f"region {how}"] / (width * height) * 6) for how in ("s1", "s0", "other")] == [2, 3, 1]
-    left, top, _, _ = projected.PLOT
-    borders = [
-        (float(x) - left, float(y) - top, way) for x, y, way in re.findall(r"M(\S+) (\S+?)([hv])", paths["border"])
-    ]
-    x, y = width / 3, height / 2
-    wanted = [(2 * x, 0, "v"), (x, y, "v"), (0, y, "h"), (x, y, "h")]  # between cells that differ
-    assert [way for *_, way in borders] == [way for *_, way in wanted]
-    np.testing.assert_allclose([place for *place, _ in borders], [place for *place, _ in wanted], atol=0.06)
+    axis = Axis("", 0, 1, named=())
+    drawn = Chart("t", "s", axis, axis, [], behind=Regions(cells, {0: 1, 1: 0}))
+    figure = Figure(figsize=(4, 4), dpi=100)
+    drawn.paint(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, :3] / 255
+    for row, column in np.ndindex(2, 3):
+        for right, up in ((0.5, 0.5), (0.1, 0.1), (0.9, 0.9)):  # in the middle of a cell, and beside its corners
+            x, y = figure.axes[0].transData.transform(((column + right) / 3, (1 - row + up) / 2))
+            color = {0: COLORS[1], 1: COLORS[0], 2: QUIET}[cells[row, column]]
+            wanted = 1 - 0.18 * (1 - np.array(to_rgb(color)))
+            np.testing.assert_allclose(pixels[int(y), int(x)], wanted, atol=0.02)
 
 
 def test_classes_by_epoch(train, tmp_path):
@@ -396,7 +396,7 @@ def test_classes_by_epoch(train, tmp_path):
 
     def check(page, caption, members):
         values = [line[names[caption]] for line in lines]
-        drawn = trend_lines(page, caption)
+        drawn = drawn_lines(page, caption, "1.6")
         room = 0.01 * max(max(each) for each in values)
         for line, labels in zip(drawn, members, strict=True):
             wanted = [(at, np.mean([each[label] for label in labels])) for at, each in enumerate(values, 1)]
@@ -408,15 +408,6 @@ def test_classes_by_epoch(train, tmp_path):
     for caption in names:
         check(page, caption, [[3], [1]])
     assert "epochs" not in report([train("plain")], tmp_path / "r.html")[0].sections
-
-
-def trend_lines(page, caption):
-    """As `drawn_lines`, for lines whose markers are few."""
-    page.raw, raw = page.raw.replace('class="line trend"', 'class="line"'), page.raw
-    try:
-        return drawn_lines(page, caption)
-    finally:
-        page.raw = raw
 
 
 def test_chosen_classes_by_name_and_number(digits_run, train, offer_methods, cli, tmp_path):
@@ -463,7 +454,7 @@ def test_every_section_of_an_analysis_is_documented_and_named(analysed):
 def test_the_command_line(cli, digits_run, tmp_path):
     out, folder = tmp_path / "r.html", tmp_path / "figures"
     shown = cli("report", digits_run, "-o", out, "--no-images", "--no-features", "--analysis", "--figures", folder)
-    assert shown.code == 0 and "every figure as an SVG file" in shown.out and "note" not in shown.out, shown
+    assert shown.code == 0 and "every figure as SVG and PDF" in shown.out and "note" not in shown.out, shown
     page = Page(out)
     assert {"changes", "decisions", "means"} <= set(page.sections)
     assert not {"features", "boundaries"} & set(page.sections)  # no t-SNE

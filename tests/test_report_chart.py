@@ -1,15 +1,20 @@
-"""Charts and markup of reports: ticks, how series differ, colours, escapes."""
+"""Charts, labels and pages of reports: ticks, how series differ, colours, places, escapes."""
 
-import json
 import re
 from importlib.resources import files
 from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
-from ltcore.report.chart import MARKERS, Axis, Chart, Series
-from ltcore.report.markup import element, embedded, render
+from ltcore.report.chart import COLORS, DASHES, INK, LINE, MARKERS, PAPER, QUIET, Axis, Chart, Series
+from ltcore.report.figures import VARIABLES, inline
+from ltcore.report.labels import clip, shortened
+
+UNIT = Axis("x", 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +35,15 @@ def test_ticks(axis, expected):
 
 def test_series_differ_without_colour():
     series = [Series(str(i), [(0, 0), (1, 1)], i, line=True, dash=i) for i in range(len(MARKERS))]
-    drawn = render(Chart("t", "s", Axis("x", 0, 1), Axis("y", 0, 1), series).draw())
-    groups = re.findall(r'<g class="s(\d)">(.*?)</g>', drawn)
-    looks = {(re.search('stroke-dasharray="(.*?)"', part), re.search('href="(.*?)"', part)[1]) for _, part in groups}
-    assert len(looks) == len(groups) == len(MARKERS) == 8
+    text = inline(Chart("t", "s", UNIT, UNIT, series), "c")
+    shapes = dict(re.findall(r'<path id="(m[0-9a-f]{10})" d="([^"]*)"', text))
+    looks = set()
+    for number, each in enumerate(series):
+        mark = re.search(rf'class="points{number}".*?<use xlink:href="#(\w+)"', text)[1]
+        (line,) = re.findall(rf"clip-path[^>]*stroke: var\(--s{each.style}\); stroke-width: 1.1[^>]*>", text)
+        looks.add((shapes[mark], (re.search("stroke-dasharray: ([^;]*)", line) or [""])[0]))
+    assert len(looks) == len({mark for mark, _ in looks}) == len(MARKERS) == 8
+    assert len({dash for _, dash in looks}) == len(DASHES)
 
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
@@ -55,19 +65,81 @@ def lab(color, seen):
 
 
 @pytest.mark.parametrize("seen", BLINDNESS)
-@pytest.mark.parametrize("scheme", [0, 1])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_differ_for_colour_blind_readers(scheme, seen):
     style = (files("ltcore.report") / "style.css").read_text()
-    colors = [re.findall(rf"--s{number}: (#\w{{6}});", style)[scheme] for number in range(len(MARKERS))]
+    dark = [re.search(rf"--s{number}: (#\w{{6}});", style)[1] for number in range(len(MARKERS))]
+    colors = COLORS if scheme == "light" else dark
     seen_as = [lab(color, BLINDNESS[seen]) for color in colors]
     for one, other in combinations(range(len(MARKERS)), 2):
         assert np.linalg.norm(seen_as[one] - seen_as[other]) > 15, (colors[one], colors[other])
 
 
-def test_markup_escapes():
-    assert render(element("p", "a<b", element("i", "&"), "c>d", title='"')) == (
-        '<p title="&quot;">a&lt;b<i>&amp;</i>c&gt;d</p>'
-    )
-    text = render(embedded("d", {"x": "</script>\u2028"}))
-    assert json.loads(text.split(">", 1)[1].rpartition("</script>")[0]) == {"x": "</script>\u2028"}
-    assert text.count("</script>") == 1
+def test_a_page_has_a_dark_colour_for_each_colour_of_a_drawing():
+    style = "".join((files("ltcore.report") / name).read_text() for name in ("base.css", "style.css"))
+    dark = "".join(re.findall(r"prefers-color-scheme: dark\) \{\s*:root \{(.*?)\}", style, re.DOTALL))
+    assert set(VARIABLES.values()) == {*(f"s{n}" for n in range(8)), "ink", "quiet", "line", "paper"}
+    assert all(f"--{name}: #" in dark for name in VARIABLES.values())
+    series = [Series("a", [(0.5, 0.5)], n, line=True) for n in range(8)]
+    drawn = inline(Chart("t", "s", UNIT, UNIT, series, [(0.2, "one")], labels=[(0.5, 0.5, "name")]), "c")
+    assert "#000000" not in drawn and not {*COLORS, INK, QUIET, LINE, PAPER} & {*re.findall("#[0-9a-f]{6}", drawn)}
+    assert all(f"var(--{name})" in drawn for name in VARIABLES.values())
+
+
+def test_points_say_what_they_are_in_their_order():
+    series = [
+        Series("a", [(0.1, 0.1), (0.9, 0.2)], 0, ["one <b>", "two & three"]),
+        Series("b", [(0.5, 0.5)], 1, line=True, marks=False),
+        Series("c", [(0.3, 0.3)], 2),
+        Series("d", [(0.4, 0.4), (1, 1)], 3, ["", "corner"], hollow=True),
+    ]
+    text = inline(Chart("t", "s", UNIT, UNIT, series), "c")
+    found = [re.findall("<title>(.*?)</title>", part) for part in re.split(r'class="points\d"', text)[1:]]
+    assert found == [["one &lt;b&gt;", "two &amp; three"], [], ["corner"]]
+    assert re.search(r'class="points2" style="[^"]*(fill: none|fill-opacity: 0)', text)
+
+
+def test_labels_on_a_map_do_not_lie_on_each_other():
+    random = np.random.default_rng(0)
+    places = [(float(x), float(y), f"class {n}") for n, (x, y) in enumerate(0.5 + 0.1 * random.random((20, 2)))]
+    places.append((0.999, 0.999, "a name in the corner"))
+    figure = Figure(figsize=(3.25, 3.25), layout="constrained")
+    Chart("t", "s", Axis("", 0, 1, named=()), Axis("", 0, 1, named=()), [], labels=places).paint(figure)
+    figure.draw_without_rendering()
+    boxes = [each.get_window_extent() for each in figure.axes[0].texts]
+    assert 12 <= len(boxes) <= 21
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    frame = figure.axes[0].get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1 for box in boxes)
+    assert "a name in the corner" in [each.get_text() for each in figure.axes[0].texts]
+
+
+def test_a_legend_goes_on_in_a_new_line():
+    series = [Series(f"_a rather long name of a series {n}", [(0, 0), (1, 1)], n, line=True) for n in range(6)]
+    figure = Figure(figsize=(3.25, 3.25), layout="constrained")
+    Chart("t", "s", UNIT, UNIT, series).paint(figure)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    extent = legend.get_window_extent()
+    assert 0 <= extent.x0 and extent.x1 <= figure.bbox.width and 0 <= extent.y0
+    assert [each.get_text().strip("\u200b") for each in legend.get_texts()] == [each.name for each in series]
+    assert extent.y1 <= figure.axes[0].get_tightbbox().y0 + 1
+
+
+NAMES = st.lists(st.text("ab_ …~2", max_size=30), max_size=8)
+
+
+@given(NAMES, st.integers(8, 20))
+def test_names_that_differ_have_labels_that_differ(names, letters):
+    found = shortened(names, letters)
+    assert len(set(found)) == len(set(names)) and all(len(each) <= letters for each in found)
+    assert all(label == name for name, label in zip(names, found, strict=True) if len(name) <= letters)
+
+
+def test_a_label_shows_what_sets_a_name_apart():
+    fields = [
+        f"Apple___{what}_leaf_photographed_in_the_field" for what in ("healthy", "spot_upper", "spot_lower", "rust")
+    ]
+    assert shortened(fields, 16) == ["Apple__…healthy…", "Apple__…upper_l…", "Apple__…lower_l…", "Apple__…rust_le…"]
+    assert shortened(["a_golden_retriever_puppy", "tabby"], 12) == ["a_gold…puppy", "tabby"]
+    assert clip("abcdefgh", 5) == "ab…gh" and clip("abcde", 5) == "abcde"

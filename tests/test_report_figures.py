@@ -1,7 +1,5 @@
-"""Figures of a report as SVG files: whole, alone, and the same as in the page."""
+"""Figures of a report as files: whole, alone, the same as in the page, and nobody else's."""
 
-import base64
-import io
 import re
 import sys
 from pathlib import Path
@@ -10,14 +8,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import ltcore
 from ltcore import ArraySplit, DataSplits, Method, hookimpl
+from ltcore.errors import RecipeError
 from ltcore.report import write_report
 from ltcore.report.chart import Axis, Chart, Series
-from ltcore.report.figures import standalone
-from ltcore.report.heatmap import Matrix
+from ltcore.report.figures import COLUMN, drawn, figure_places, write_figures
+from ltcore.report.matrix import Matrix
 
 sys.path.insert(0, str(Path(__file__).parent))
 from report_pages import Page
@@ -32,65 +32,68 @@ def written(digits_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     figures = folder / "figures"
     assert write_report([digits_run], folder / "r.html", images=False, classes=["0", "9"], figures=figures) == []
-    return Page(folder / "r.html"), {path.stem: path for path in figures.iterdir()}
+    return Page(folder / "r.html"), {path.name: path for path in figures.iterdir()}
 
 
-def test_every_figure_of_the_page_is_a_file(written):
+def test_every_figure_of_the_page_is_two_files(written):
     page, files = written
-    titles = {ElementTree.parse(path).getroot().find(f"{SVG}title").text for path in files.values()}
-    assert titles == {*page.charts, "Confusion matrix"} and len(files) == len(titles)
-    assert all(re.fullmatch("[a-z0-9-]+", name) for name in files)
-    assert {"frequency-training-images-of-each-class", "training-training-loss", "confusion-confusion-matrix"} <= {
-        *files
-    }
+    names = {name.removesuffix(".svg") for name in files if name.endswith(".svg")}
+    titles = {ElementTree.parse(files[f"{name}.svg"]).getroot().find(f"{SVG}title").text for name in names}
+    assert titles == {*page.charts, "Confusion matrix"} and len(names) == len(titles)
+    assert {*files} == {f"{name}.{kind}" for name in names for kind in ("svg", "pdf")}
+    assert all(re.fullmatch("[a-z0-9-]+", name) for name in names)
+    assert {"frequency-training-images-of-each-class", "training-training-loss", "confusion-confusion-matrix"} <= names
 
 
 def test_a_figure_needs_nothing_beside_it(written):
     for path in written[1].values():
+        assert path.stat().st_size < 150_000
+        if path.suffix == ".pdf":
+            continue
         text, root = path.read_text(), ElementTree.parse(path).getroot()
-        style = root.find(f"{SVG}style").text
-        assert "var(" not in style and "url(" not in style and "@" not in style
+        assert "var(" not in text and set(re.findall(r"url\((.)", text)) <= {"#"} and "@import" not in text
         defined = {each.get("id") for each in root.iter() if each.get("id")}
         for each in root.iter():
             for name in ("href", XLINK):
                 address = each.get(name)
                 assert address is None or address.startswith("data:image/png;base64,") or address[1:] in defined
-        assert not re.search(r"https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", text)
         assert not [each for each in root.iter() if each.tag in (f"{SVG}script", f"{SVG}foreignObject")]
-        classes = {name for each in root.iter() for name in (each.get("class") or "").split()}
-        assert not {each for each in classes if re.fullmatch("s[0-9]", each) and f".{each} {{" not in style}
-        assert path.stat().st_size < 150_000
+
+
+def test_a_figure_is_as_wide_as_a_column_with_fonts_to_be_read(written):
+    for path in written[1].values():
+        content = path.read_bytes()
+        if path.suffix == ".pdf":
+            (box,) = re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", content)
+            assert float(box[0]) == pytest.approx(72 * COLUMN) and content.startswith(b"%PDF")
+            assert b"/FontFile2" in content and b"/Type3" not in content  # letters are in it, as letters
+            continue
+        text = content.decode()
+        assert float(re.search('width="([^"]*)pt"', text)[1]) == pytest.approx(72 * COLUMN)
+        assert min(float(size) for size in re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", text)) >= 6
 
 
 def test_markers_stand_where_the_page_has_them(written):
     page, files = written
-    root = ElementTree.parse(files["accuracy-accuracy-on-test-images"]).getroot()
-    places = [(float(each.get("x")), float(each.get("y"))) for each in root.iter(f"{SVG}use") if each.get("x")]
-    wanted = [(x, y) for points in page.charts["Accuracy on test images"]["series"].values() for x, y, _ in points]
-    assert places == wanted and len(places) == 20
+    root = ElementTree.parse(files["accuracy-accuracy-on-test-images.svg"]).getroot()
+    groups = {each.get("id"): each for each in root.iter(f"{SVG}g")}
+    ticks = [float(next(groups[f"ytick_{n}"].iter(f"{SVG}use")).get("y")) for n in (1, 6)]  # 0 and 100 percent
+    shown = page.charts["Accuracy on test images"]
+    low, high = (place for place, _ in (shown["y"][0], shown["y"][-1]))
+    for name in ("points0", "points1"):
+        heights = [float(each.get("y")) for each in groups[name].iter(f"{SVG}use")]
+        wanted = [(y - low) / (high - low) for _, y, _ in shown["series"][name]]
+        assert (np.array(heights) - ticks[0]) / (ticks[1] - ticks[0]) == pytest.approx(wanted, abs=0.002)
     texts = [each.text for each in root.iter(f"{SVG}text")]
-    assert {"representation", "finetune", "Accuracy on test images", "training images of the class"} <= {*texts}
-
-
-def test_what_is_drawn_lies_inside(written):
-    for path in written[1].values():
-        root = ElementTree.parse(path).getroot()
-        _, _, width, height = map(float, root.get("viewBox").split())
-        assert (float(root.get("width")), float(root.get("height"))) == (width, height)
-        for group in root.findall(f"{SVG}g"):
-            moved = re.fullmatch(r"translate\((-?[\d.]+) (-?[\d.]+)\)", group.get("transform"))
-            for mark in group.iter(f"{SVG}use"):
-                x, y = (float(mark.get(name, 0)) + float(by) for name, by in zip("xy", moved.groups(), strict=True))
-                assert 0 <= x < width and 26 <= y < height, path
-        for text in root.findall(f"{SVG}text"):
-            assert 0 <= float(text.get("y")) < height and 0 < float(text.get("x")) < width
+    assert {"training images of the class", "medium", "many"} <= {*texts}
+    assert {"representation", "finetune"} <= {(text or "").strip("\u200b") for text in texts}
 
 
 EVIL = (
     "<script>alert(1)</script>",
     'a & b "quoted"\x07\x1b[31m',
     "</text></svg><b>",
-    "ünï \u2028 \u202e ${x}" + "long" * 40,
+    "_ünï \u2028 \u202e ${x}$ \ufffe" + "long" * 40,
 )
 
 
@@ -111,13 +114,14 @@ def test_names_are_text_wherever_they_stand(write_recipe, offer_methods, tmp_pat
     assert notes == [] and [tag for tag, _ in page.tags if tag in ("b", "script")] == ["script", "script"]
     assert {"epochs", "decisions", "means", "features", "boundaries"} <= set(page.sections)
     said = ""
-    for path in figures.iterdir():
+    for path in figures.glob("*.svg"):
         root = ElementTree.parse(path).getroot()  # whole XML, whatever the names hold
-        allowed = "svg title desc style defs rect text g path use image".split()
-        assert {each.tag.removeprefix(SVG) for each in root.iter()} <= set(allowed)
+        drawn = {each.tag.removeprefix(SVG) for each in root.iter() if each.tag.startswith(SVG)}
+        assert drawn <= set("svg title metadata defs style g path use text clipPath rect image".split())
         said += "".join(root.itertext())
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f]", path.read_text())
-    assert "<script>alert(1)" in said and 'a & b "quoted"' in said and "</text></svg><b>" in said
+    assert "<script" in said and "a & b" in said and "</text></svg><b>" in said
+    assert len(list(figures.glob("*.pdf"))) == len(list(figures.glob("*.svg"))) > 10
 
 
 def test_figures_of_several_runs_carry_their_letters(digits_run, write_recipe, tmp_path):
@@ -138,67 +142,91 @@ def test_where_figures_cannot_go_is_one_message(cli, digits_run, tmp_path):
     assert not out.exists()
 
 
-def test_a_file_that_is_there_is_replaced_and_the_rest_is_left(digits_run, tmp_path):
-    figures = tmp_path / "figures"
+def test_a_file_of_ours_is_replaced_and_no_other(tmp_path):
+    axis, name = Axis("", 0, 1), "a-name"
+    pictures = [[(name, Chart("t", "s", axis, axis, [Series("a", [(x, 0.5)], 0)]))] for x in (0.2, 0.7)]
+    (tmp_path / "notes.svg").write_text("mine")
+    contents = []
+    for each in (*pictures, pictures[0]):  # what was written before is replaced
+        write_figures(figure_places(tmp_path, each))
+        contents.append([(tmp_path / f"{name}.{kind}").read_bytes() for kind in ("svg", "pdf")])
+    assert contents[0] == contents[2] and contents[0][0] != contents[1][0] and contents[0][1] != contents[1][1]
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.svg", f"{name}.svg", f"{name}.pdf"}
+    for kind, content in zip(("svg", "pdf"), contents[2], strict=True):
+        path = tmp_path / f"{name}.{kind}"
+        for changed in (content.replace(b"0", b"1", 1), content + b" ", b"", b"mine"):
+            path.write_bytes(changed)
+            with pytest.raises(
+                RecipeError, match=f"{path.name} is there, and is no figure as ltcore wrote it; move it"
+            ):
+                figure_places(tmp_path, pictures[0])
+            assert path.read_bytes() == changed
+        path.unlink()
+        path.symlink_to(tmp_path / "notes.svg")
+        with pytest.raises(RecipeError, match="is there"):
+            figure_places(tmp_path, pictures[0])
+        path.unlink()
+    assert (tmp_path / "notes.svg").read_text() == "mine"
+
+
+def test_nothing_is_written_where_a_figure_is_not_ours(cli, digits_run, tmp_path):
+    out, figures = tmp_path / "r.html", tmp_path / "figures"
     figures.mkdir()
-    (figures / "training-training-loss.svg").write_text("old")
-    (figures / "notes.txt").write_text("mine")
-    write_report([digits_run], tmp_path / "r.html", features=False, images=False, figures=figures)
-    assert "<svg" in (figures / "training-training-loss.svg").read_text()
-    assert (figures / "notes.txt").read_text() == "mine"
+    (figures / "training-training-loss.pdf").write_text("mine")
+    told = cli("report", digits_run, "-o", out, "--no-features", "--no-images", "--figures", figures)
+    told.is_one_message(
+        2, f"--figures {figures}: training-training-loss.pdf is there, and is no figure as ltcore wrote"
+    )
+    assert not out.exists() and [path.read_text() for path in figures.iterdir()] == ["mine"]
 
 
 VALUES = np.array([[0.9, 0.1, 0.0], [0.25, 0.5, 0.25], [np.nan] * 3])
 
 
-def cells(drawn):
-    """The colours of a matrix's picture in the middle of each cell, and the texts in them."""
-    image = next(each for each in drawn.iter("image") if each.get("class") == "cells")
-    picture = Image.open(io.BytesIO(base64.b64decode(image.get("href").partition(",")[2]))).convert("RGB")
-    step = picture.width / 3
-    colors = [[picture.getpixel((int((c + 0.5) * step), int((r + 0.5) * step))) for c in range(3)] for r in range(3)]
-    return colors, [each.text for each in drawn.iter("text") if "value" in each.get("class")]
+def cells(matrix):
+    """The colours of a matrix's picture near a corner of each cell, [C, C, 3], and the texts by their cells."""
+    figure = Figure(figsize=(4, 4), dpi=100, layout="constrained")
+    matrix.paint(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels, axes, size = np.asarray(canvas.buffer_rgba())[::-1, :, :3], figure.axes[0], len(matrix.names)
+    colors = np.zeros((size, size, 3), int)
+    for row, column in np.ndindex(size, size):
+        x, y = axes.transData.transform((column - 0.4, row - 0.4))
+        colors[row, column] = pixels[int(y), int(x)]
+    texts = {(each.get_position()[1], each.get_position()[0]): each.get_text() for each in axes.texts}
+    return colors, {place: text for place, text in texts.items() if text}
 
 
-def test_a_matrix_has_darker_cells_for_more(written):
-    drawn = Matrix("t", "s", VALUES, ["a", "b", "c"], 0, 1).draw()
-    colors, texts = cells(drawn)
-    assert texts == ["90", "10", "25", "50", "25"]
-    light = {value: sum(colors[r][c]) for (r, c), value in np.ndenumerate(VALUES) if not np.isnan(value)}
+def test_a_matrix_has_darker_cells_for_more():
+    colors, texts = cells(Matrix("t", "s", VALUES, ["a", "b", "c"], 0, 1))
+    assert texts == {(0, 0): "90", (0, 1): "10", (1, 0): "25", (1, 1): "50", (1, 2): "25"}
+    light = {float(value): colors[place].sum() for place, value in np.ndenumerate(VALUES) if not np.isnan(value)}
     assert sorted(light, key=light.get, reverse=True) == [0.0, 0.1, 0.25, 0.5, 0.9]
-    assert colors[2] == [(176, 176, 176)] * 3  # nothing is known there
-
-
-def test_a_matrix_lies_inside_its_picture():
-    picture = Matrix("t", "s", VALUES, ["a", "b", "c" * 40], 0, 1).draw()[1]
-    _, _, width, height = map(float, picture.get("viewBox").split())
-    drawn = list(picture.iter("image"))
-    assert len(drawn) == 2, "the cells, and the scale"
-    for image in drawn:
-        left, top, across, down = (float(image.get(name)) for name in ("x", "y", "width", "height"))
-        assert left > 0 and top > 0 and left + across < width and top + down < height
-    for text in picture.iter("text"):
-        assert 0 < float(text.get("x")) < width and 0 < float(text.get("y")) < height
+    assert (colors[2] == 176).all()  # nothing is known there
 
 
 def test_changes_have_a_colour_for_each_direction():
-    drawn = Matrix("t", "s", np.array([[-0.5, 0.5, 0.0]] * 3), ["a", "b", "c"], -0.5, 0.5, changes=True).draw()
-    colors, texts = cells(drawn)
-    assert texts[:2] == ["-50", "+50"]
+    colors, texts = cells(Matrix("t", "s", np.array([[-0.5, 0.5, 0.0]] * 3), list("abc"), -0.5, 0.5, changes=True))
+    assert (texts[0, 0], texts[0, 1]) == ("-50", "+50")
     shrunk, grown, same = colors[0]
     assert shrunk[0] > shrunk[2] and grown[2] > grown[0] and min(same) > 240
 
 
+def test_names_of_a_matrix_differ_and_lie_inside():
+    names = [f"{kind}___the_same_long_name_of_a_class" for kind in ("leaf_a", "leaf_b", "c")]
+    figure = Figure(figsize=(COLUMN, COLUMN), layout="constrained")
+    Matrix("t", "s", VALUES, names, 0, 1).paint(figure)
+    figure.draw_without_rendering()
+    labels = [*figure.axes[0].get_xticklabels(), *figure.axes[0].get_yticklabels()]
+    assert len({each.get_text() for each in labels}) == 3 and len(labels) == 6
+    for each in labels:
+        box = each.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height + 1
+    assert figure.axes[0].get_window_extent().width > 0.3 * figure.bbox.width
+
+
 def test_many_classes_have_one_picture_and_few_names():
-    drawn = Matrix(
-        "t", "s", np.random.default_rng(0).random((300, 300)), [f"class {n}" for n in range(300)], 0, 1
-    ).draw()
-    names = [each for each in drawn.iter("text") if "name" in each.get("class")]
-    assert len(names) < 70 and len(standalone(drawn)) < 500_000
-
-
-def test_a_legend_goes_on_in_a_new_line():
-    series = [Series(f"a rather long name of a series {n}", [(0, 0), (1, 1)], n, line=True) for n in range(6)]
-    root = ElementTree.fromstring(standalone(Chart("t", "s", Axis("x", 0, 1), Axis("y", 0, 1), series).draw()))
-    heights = {float(each.get("y")) for each in root.findall(f"{SVG}text")}
-    assert len(heights) >= 4 and max(heights) < float(root.get("height"))
+    matrix = Matrix("t", "s", np.random.default_rng(0).random((300, 300)), [f"class {n}" for n in range(300)], 0, 1)
+    text = drawn(matrix, "svg").decode()
+    assert 20 < len(re.findall("<text", text)) < 70 and len(text) < 500_000

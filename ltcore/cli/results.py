@@ -75,7 +75,7 @@ def report(
     if not aside:
         print(f"{printable(out)} ({out.stat().st_size / 1000:,.0f} kB)")
         if figures is not None:
-            print(f"{printable(figures)}: every figure as an SVG file")
+            print(f"{printable(figures)}: every figure as SVG and PDF")
 
 
 def add(commands: Any) -> None:
@@ -116,6 +116,6 @@ def add(commands: Any) -> None:
     command.add_argument("--classes", action="append", metavar="A,B,C", help=text)
     text = "let all images go through the model of each stage once more: decision values, confusion before and after"
     command.flag("--analysis", f"{text} a stage, nearest class means, what methods show")
-    text = "a folder that gets every figure of the page as an SVG file of its own"
+    text = "a folder that gets every figure of the page alone, as SVG and PDF of a paper's column width"
     command.add_argument("--figures", type=Path, metavar="DIR", help=text)
     command.run_code()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ltcore.files.output import refuse_output, write_output
 from ltcore.report.data import read_run
-from ltcore.report.figures import prepare_folder, write_figures
+from ltcore.report.figures import figure_places, prepare_folder, write_figures
 from ltcore.report.material import Choices, gather
-from ltcore.report.page import as_figures, build, compose
+from ltcore.report.page import build, compose, figures_of
 
 
 def write_report(
@@ -33,13 +33,14 @@ def write_report(
         analysis: whether to let all images go through the models of each stage once more, for decision values,
             confusion before and after stages, nearest class means, and what methods show.
         classes: names or numbers of the classes that are drawn one by one; by default all, or some.
-        figures: a folder, made where it is missing, that gets every figure as an SVG file; None for none.
+        figures: a folder, made where it is missing, that gets every figure as an SVG and a PDF file; None for none.
 
     Returns:
         What had to be left out and why, a sentence each.
 
     Raises:
-        RecipeError: a directory holds no run, or nothing to show yet, or has no such class; or `out` is no file.
+        RecipeError: a directory holds no run, or nothing to show yet, or has no such class; or `out` is no file; or
+            a figure's place is taken by a file that is not ours.
         RunError: a file of a run is damaged, or the page cannot be written.
     """
     refuse_output(out, "-o")
@@ -49,7 +50,7 @@ def write_report(
     choices = Choices(features, images, analysis, tuple(classes), run_code)
     materials = [gather(run, choices) for run in found]
     sections = compose(found, materials)
+    places = {} if figures is None else figure_places(figures, figures_of(sections))
     write_output(out, build(found, materials, sections), "-o")
-    if figures is not None:
-        write_figures(figures, as_figures(found, sections))
+    write_figures(places)
     return [note for material in materials for note in material.notes]

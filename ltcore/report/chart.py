@@ -1,38 +1,38 @@
-"""Charts as inline SVG: axes, points and lines. What a colour says, a marker or a dash says as well."""
+"""Charts: axes, points and lines, drawn by matplotlib. What a colour says, a marker or a dash says as well."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from xml.etree.ElementTree import Element
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from ltcore.report.markup import element
+import numpy as np
+from numpy.typing import NDArray
 
-# Small enough to be read at the width of a phone, where 440 units are some 350 pixels.
-WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 62, 20, 24, 44
+from ltcore.report.labels import clip
+from ltcore.untrusted import printable
 
-#: Styles of series, in a fixed order: the colours are in style.css, the markers here.
-MARKERS = (
-    "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",  # circle
-    "M-3-3h6v6h-6z",  # square
-    "M0-4l3.8 6.6h-7.6z",  # triangle
-    "M0-4.2l4.2 4.2l-4.2 4.2l-4.2-4.2z",  # diamond
-    "M-3-3l6 6M3-3l-6 6",  # cross
-    "M0-4v8M-4 0h8",  # plus
-    "M0 4l3.8-6.6h-7.6z",  # triangle, upside down
-    "M-3.4-3.6h6.8l-6.8 7.2h6.8z",  # hourglass
-)
-#: Sizes of markers by the names that go before their numbers.
-SIZES = {"marker": 1, "small": 0.65, "tiny": 0.45}
-#: Where series are drawn: left, top, width and height.
-PLOT = (LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
+
+#: Colours on light paper: four of Okabe and Ito's and four more that colour-blind readers tell apart; dark ones are in
+#: style.css. No colour is plain black or white, which matplotlib leaves out of an SVG.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#010101", "#8800ff", "#663311", "#ee0055")
+INK, QUIET, LINE, PAPER = "#1b1f24", "#57606a", "#d0d7de", "#fefefe"
+#: Markers of series, in the order of the colours.
+MARKERS = ("o", "s", "^", "D", "x", "+", "v", "*")
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.7)), (0, (1.2, 1.4)), (0, (5, 1.7, 1.2, 1.7)))
+
 #: Where a series has this many points, or all have twice as many, all markers of the chart are smaller.
 CROWDED = 60
-#: Width of a letter on average.
-_LETTER = 6.3
-DASHES = (None, "7 3", "2 2.5", "9 3 2 3")
+_MARKER, _SMALL, _TINY = 3.8, 0.65, 0.45  # points across, and how much smaller markers can be
+_LETTER = 0.56  # width of a letter on average, of its height
+_LEGEND_LETTERS = 40
+_TICKS = 6  # at most, beside an axis that is not logarithmic
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Axis:
     """A scale from `low` to `high`.
 
     Attributes:
-        title: what it measures, with its unit.
+        title: what it measures, with its unit; empty for a map, whose places mean nothing.
         low: the value at its beginning; above 0 where it is logarithmic.
         high: the value at its end.
         log: whether it is logarithmic.
@@ -57,18 +57,19 @@ class Axis:
     whole: bool = False
     named: tuple[tuple[float, str], ...] | None = None
 
-    def place(self, value: float) -> float:
-        """Where a value stands, 0 at the beginning and 1 at the end."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
     def ticks(self) -> list[tuple[float, str]]:
         """Values with what is written beside them."""
+        from matplotlib.ticker import MaxNLocator
+
         if self.named is not None:
             return list(self.named)
-        found = _powers(self.low, self.high) if self.log else _round_values(self.low, self.high, self.whole)
-        return [(value, f"{100 * value:g}" if self.percent else _plain(value)) for value in found]
+        if self.log:
+            found = _powers(self.low, self.high)
+        else:
+            located = MaxNLocator(_TICKS, steps=[1, 2, 5, 10], integer=self.whole).tick_values(self.low, self.high)
+            room = 1e-9 * (self.high - self.low)
+            found = [float(value) for value in located if self.low - room <= value <= self.high + room]
+        return [(value, f"{100 * value:.7g}" if self.percent else _plain(value)) for value in found]
 
 
 @dataclass(frozen=True)
@@ -103,22 +104,36 @@ class Series:
     shape: int | None = None
     trend: Sequence[tuple[float, float]] = ()
 
-    @property
-    def classes(self) -> str:
-        """The classes by which style.css colours it."""
-        how = (" hollow" if self.hollow else "") + (" faint" if self.faint else "")
-        return f"s{self.style % len(MARKERS)}{how}"
-
-    @property
-    def marker(self) -> str:
-        """The name of its marker; the sizes are `SIZES`."""
+    def marked(self, crowded: bool) -> dict[str, Any]:
+        """How matplotlib draws its markers."""
+        color = COLORS[self.style % len(COLORS)]
         number = self.style if self.shape is None else self.shape
-        return f"{'tiny' if self.tiny else 'marker'}{number % len(MARKERS)}"
+        return {
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": _MARKER * (_TINY if self.tiny else _SMALL if crowded else 1),
+            "markeredgecolor": color,
+            "markerfacecolor": "none" if self.hollow else color,
+            "markeredgewidth": 0.8,
+            "alpha": 0.45 if self.faint else None,
+        }
 
-    @property
-    def dashes(self) -> str | None:
-        """The pattern of its line."""
-        return DASHES[self.dash % len(DASHES)]
+    def lined(self) -> dict[str, Any]:
+        """How matplotlib draws its line."""
+        width = 1.6 if self.trend else 1.1
+        return {"color": COLORS[self.style % len(COLORS)], "linestyle": DASHES[self.dash % len(DASHES)], "lw": width}
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What fills the plot behind the points.
+
+    Attributes:
+        cells: [rows, columns] labels, the upper row first.
+        styles: for each label the number of its colour; other labels are grey.
+    """
+
+    cells: NDArray[np.int64]
+    styles: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -133,10 +148,10 @@ class Chart:
         series: drawn in this order.
         dividers: values of x with a vertical line, and what stands right of it.
         diagonal: whether a line goes from corner to corner.
-        labels: texts at points, (x, y, text).
+        labels: texts at points, (x, y, text); one for which there is no room is left out.
         legend: whether there is a legend for a single series, too.
         entries: what the legend lists in place of the series, where those are many.
-        behind: drawn behind the series, in the place that `PLOT` names.
+        behind: drawn behind the series.
     """
 
     title: str
@@ -149,117 +164,152 @@ class Chart:
     labels: Sequence[tuple[float, float, str]] = ()
     legend: bool = False
     entries: Sequence[Series] = ()
-    behind: Element | None = None
+    behind: Regions | None = None
 
-    def draw(self) -> Element:
-        """The chart as a figure with its legend."""
-        # A map has neither numbers nor titles beside it, and needs no room for them.
-        box = f"0 0 {WIDTH} {HEIGHT}" if self.x.title else " ".join(map(str, _around(PLOT, 8)))
-        picture = element("svg", viewBox=box, role="img", aria_label=f"{self.title}. {self.text}")
+    @property
+    def titles(self) -> list[Sequence[str]]:
+        """What the points say, for each series that is marked."""
+        return [each.titles for each in self.series if each.marks]
+
+    def paint(self, figure: Figure) -> None:
+        """Draw it; the figure's height is set so that the legend has its room.
+
+        The markers of the n-th series that is marked are in the group ``points<n>`` of an SVG.
+        """
+        width = figure.get_figwidth()
+        figure.set_figheight(0.66 * width)
+        axes = figure.add_subplot()
+        axes.set(xlim=(self.x.low, self.x.high), ylim=(self.y.low, self.y.high))
+        self._scales(axes)
         if self.behind is not None:
-            picture.append(self.behind)
-        picture.append(self._grid())
+            self._regions(axes, self.behind)
         if self.diagonal:
-            line = f"M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}"
-            picture.append(element("path", d=line, class_="diagonal"))
+            axes.plot([self.x.low, self.x.high], [self.y.low, self.y.high], ":", color=QUIET, lw=0.8)
+        numbers = [len(each.points) for each in self.series]
+        crowded = bool(numbers) and (max(numbers) >= CROWDED or sum(numbers) >= 2 * CROWDED)
+        marked = 0
         for each in self.series:
-            picture.append(self._draw(each))
-        for x, y, text in self.labels:
-            picture.append(element("text", text, x=_short(self._x(x)), y=_short(self._y(y) + 4), class_="label"))
-        legend = None
+            _draw(axes, each, crowded, marked)
+            marked += each.marks
+        self._divide(axes, width)
+        listed = self.entries or self.series
         if len(self.series) > 1 or self.legend:
-            listed = self.entries or self.series
-            legend = element("ul", *(element("li", swatch(each), each.name) for each in listed), class_="legend")
-        return element("figure", element("figcaption", self.title), picture, legend)
+            _legend(figure, [replace(each, tiny=False) for each in listed])
+        if self.labels:
+            self._label(figure, axes)
 
-    def _x(self, value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * self.x.place(value)
+    def _scales(self, axes: Axes) -> None:
+        for axis, drawn, set_scale in ((self.x, axes.xaxis, axes.set_xscale), (self.y, axes.yaxis, axes.set_yscale)):
+            set_scale("log" if axis.log else "linear")
+            drawn.set_minor_locator(_none())
+            ticks = axis.ticks()
+            drawn.set_ticks([value for value, _ in ticks], [printable(text) for _, text in ticks])
+            drawn.set_label_text(axis.title, color=QUIET)
+        if self.x.title:  # else it is a map, with a frame
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y")
 
-    def _y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * self.y.place(value)
+    def _regions(self, axes: Axes, behind: Regions) -> None:
+        down, across = behind.cells.shape
+        # One more cell around, so that the filled places reach the frame.
+        x = self.x.low + (np.arange(-1, across + 1) + 0.5) / across * (self.x.high - self.x.low)
+        y = self.y.high - (np.arange(-1, down + 1) + 0.5) / down * (self.y.high - self.y.low)
+        cells = np.pad(behind.cells, 1, mode="edge")
+        for label in np.unique(cells).tolist():
+            inside = (cells == label).astype(float)
+            style = behind.styles.get(label)
+            color = QUIET if style is None else COLORS[style]
+            axes.contourf(x, y, inside, [0.5, 1.5], colors=[color], alpha=0.18)
+            if inside.min() < 0.5:
+                axes.contour(x, y, inside, [0.5], colors=[INK], linewidths=0.4)
 
-    def _grid(self) -> Element:
-        bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-        grid = element("g", class_="grid")
-        for value, text in self.y.ticks():
-            y = _short(self._y(value))
-            grid.append(element("path", d=f"M{LEFT} {y}H{right}"))
-            grid.append(element("text", text, x=LEFT - 6, y=_short(float(y) + 4), class_="end", data_y=value))
-        for value, text in self.x.ticks():
-            x = _short(self._x(value))
-            grid.append(element("path", d=f"M{x} {bottom}v4", class_="axis"))
-            grid.append(element("text", text, x=x, y=bottom + 16, class_="middle", data_x=value))
-        ends = [*(self._x(value) for value, _ in self.dividers[1:]), WIDTH]
+    def _divide(self, axes: Axes, width: float) -> None:
+        """Vertical lines, each with its name above, cut where the next one begins."""
+        from matplotlib import rcParams
+
+        place = axes.transData.transform
+        ends = [*(value for value, _ in self.dividers[1:]), self.x.high]
+        whole = place((self.x.high, self.y.low))[0] - place((self.x.low, self.y.low))[0]
         for (value, text), end in zip(self.dividers, ends, strict=False):
-            x = _short(self._x(value))
-            grid.append(element("path", d=f"M{x} {TOP}V{bottom}", class_="divider"))
-            if end - float(x) > _LETTER * len(text):  # else it would run into the next one
-                grid.append(element("text", text, x=_short(float(x) + 3), y=TOP - 10, class_="divider"))
-        frame = f"M{LEFT} {TOP}V{bottom}H{right}" + ("" if self.x.title else f"V{TOP}z")
-        grid.append(element("path", d=frame, class_="axis"))
-        grid.append(element("text", self.x.title, x=(LEFT + right) // 2, y=HEIGHT - 8, class_="middle title"))
-        middle = (TOP + bottom) // 2
-        turned = f"rotate(-90 13 {middle})"
-        grid.append(element("text", self.y.title, x=13, y=middle, transform=turned, class_="middle title"))
-        return grid
+            axes.axvline(value, color=QUIET, lw=0.8, ls=":")
+            share = (place((end, self.y.low))[0] - place((value, self.y.low))[0]) / whole
+            # Five sixths of the figure are the plot; what is left of the place's own width holds so many letters.
+            letters = int(share * width * 72 * 5 / 6 / (_LETTER * rcParams["font.size"]))
+            if letters >= min(len(text), 6):
+                said = clip(printable(text), letters)
+                above = axes.get_xaxis_transform()
+                axes.text(value, 1.02, said, transform=above, color=QUIET, ha="left", va="bottom", size="small")
 
-    def _draw(self, series: Series) -> Element:
-        group = element("g", class_=series.classes)
-        placed = self._placed(series.points)
-        if series.line and placed:
-            group.append(element("path", d=_path(placed), class_="line", stroke_dasharray=series.dashes))
-        if series.marks:
-            numbers = [len(each.points) for each in self.series]
-            crowded = max(numbers) >= CROWDED or sum(numbers) >= 2 * CROWDED
-            marker = f"#{series.marker.replace('marker', 'small') if crowded else series.marker}"
-            titles = series.titles or [""] * len(placed)
-            for (x, y), title in zip(placed, titles, strict=True):
-                group.append(element("use", element("title", title) if title else None, href=marker, x=x, y=y))
-        if series.trend:  # above the points, which would hide it
-            path = _path(self._placed(series.trend))
-            group.append(element("path", d=path, class_="line trend", stroke_dasharray=series.dashes))
-        return group
-
-    def _placed(self, points: Sequence[tuple[float, float]]) -> list[tuple[str, str]]:
-        return [(_short(self._x(x)), _short(self._y(y))) for x, y in points]
+    def _label(self, figure: Figure, axes: Axes) -> None:
+        """Names at points, moved a little or left out so that none lies on another."""
+        figure.draw_without_rendering()
+        taken: list[Any] = []
+        frame = axes.get_window_extent()
+        for x, y, text in self.labels:
+            drawn = axes.annotate(
+                printable(text),
+                (x, y),
+                xytext=(0, 0),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                weight="bold",
+                bbox={"boxstyle": "square,pad=0.1", "fc": PAPER, "ec": "none", "alpha": 0.75},
+            )
+            if not _placed(drawn, frame, taken):
+                drawn.remove()
 
 
-def swatch(series: Series) -> Element:
-    """A series's line and marker, for a legend."""
-    picture = element("svg", viewBox="-16 -6 32 12", class_=f"swatch {series.classes}", aria_hidden="true")
-    if series.line or series.trend:
-        picture.append(element("path", d="M-16 0H16", class_="line", stroke_dasharray=series.dashes))
+def _placed(drawn: Text, frame: Any, taken: list[Any]) -> bool:
+    """Move a text to the nearest place in the frame where it covers none of the others; whether there is one."""
+    height = drawn.get_window_extent().height * 72 / drawn.get_figure(root=True).dpi  # type: ignore[union-attr]
+    width = drawn.get_window_extent().width * 72 / drawn.get_figure(root=True).dpi  # type: ignore[union-attr]
+    moves = [(dx * width / 2, dy * 1.1 * height) for dx in (0, 1, -1, 2, -2) for dy in (0, 1, -1, 2, -2, 3, -3)]
+    for move in sorted(moves, key=lambda move: math.hypot(*move)):
+        drawn.set_position(move)
+        box = drawn.get_window_extent().padded(1)
+        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        if inside and not any(box.overlaps(other) for other in taken):
+            taken.append(box)
+            return True
+    return False
+
+
+def _draw(axes: Axes, series: Series, crowded: bool, number: int) -> None:
+    x, y = zip(*series.points, strict=True) if series.points else ((), ())
+    if series.line:
+        axes.plot(x, y, **series.lined())
     if series.marks:
-        picture.append(element("use", href=f"#{series.marker}"))
-    return picture
+        axes.plot(x, y, ls="none", gid=f"points{number}", clip_on=False, zorder=3, **series.marked(crowded))
+    if series.trend:  # above the points, which would hide it
+        axes.plot(*zip(*series.trend, strict=True), zorder=4, **series.lined())
 
 
-def definitions() -> Element:
-    """The markers that all charts of a page refer to."""
-    return element("svg", element("defs", *shapes()), width=0, height=0, class_="definitions", aria_hidden="true")
+def _legend(figure: Figure, listed: Sequence[Series]) -> None:
+    """A legend below the chart, in as many columns as there is room for; the figure grows by its height."""
+    handles = [_handle(each) for each in listed]
+    # A name that begins with a low line would be left out.
+    names = [f"\u200b{clip(printable(each.name), _LEGEND_LETTERS)}" for each in listed]
+    for columns in range(min(len(names), 4), 0, -1):
+        drawn = figure.legend(handles, names, loc="outside lower left", ncols=columns)
+        extent = drawn.get_window_extent()
+        if columns == 1 or extent.width <= 0.97 * figure.bbox.width:
+            break
+        drawn.remove()
+    figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
 
 
-def shapes() -> list[Element]:
-    """Every marker in every size, under the name by which charts refer to it."""
-    return [
-        element("path", id=f"{size}{number}", d=shape, transform=None if factor == 1 else f"scale({factor})")
-        for size, factor in SIZES.items()
-        for number, shape in enumerate(MARKERS)
-    ]
+def _handle(series: Series) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    line = series.lined() if series.line or series.trend else {"ls": "none"}
+    return Line2D([], [], **line, **(series.marked(False) if series.marks else {}))
 
 
-def _around(place: tuple[int, int, int, int], room: int) -> tuple[int, int, int, int]:
-    left, top, width, height = place
-    return left - room, top - room, width + 2 * room, height + 2 * room
+def _none() -> Any:
+    from matplotlib.ticker import NullLocator
 
-
-def _path(placed: Sequence[tuple[str, str]]) -> str:
-    return "M" + "L".join(f"{x} {y}" for x, y in placed)
-
-
-def _short(value: float) -> str:
-    """A coordinate with one decimal; a tenth of a unit cannot be seen, and pages hold thousands of them."""
-    return f"{value:.1f}".removesuffix(".0")
+    return NullLocator()
 
 
 def _plain(value: float) -> str:
@@ -268,15 +318,6 @@ def _plain(value: float) -> str:
         digits, exponent = f"{value:.0e}".split("e")
         return f"{digits}e{int(exponent)}"
     return f"{value:,.7g}"
-
-
-def _round_values(low: float, high: float, whole: bool, most: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten from `low` to `high`; of 1 at least, if `whole`."""
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next(n * power for n in (1, 2, 5, 10) if (high - low) / (n * power) <= most)
-    step = max(step, 1.0) if whole else step
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(n * step, 12) for n in range(first, last + 1)]
 
 
 def _powers(low: float, high: float) -> list[float]:

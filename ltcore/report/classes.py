@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from ltcore.contract.figures import DIAGNOSTICS, DiagnosticName, shot_group
 from ltcore.contract.result import Figures
+from ltcore.report.blocks import Cell, Drawn, Folded, Panels, Part, Section, Table, Text
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import ReportedRun
 from ltcore.report.layout import (
@@ -19,15 +19,14 @@ from ltcore.report.layout import (
     count_axis,
     each_run,
     ended,
+    folded,
     group_dividers,
     number,
-    panels,
+    numeric,
     percent,
     run_name,
-    section,
     upward_axis,
 )
-from ltcore.report.markup import Content, details, element, table
 from ltcore.report.sections import tested
 
 #: With more classes than these, a line shows the mean of each tenth of them.
@@ -55,7 +54,7 @@ class ClassFigure:
     values: Sequence[float | None]
 
 
-def accuracy(runs: Runs) -> Element | None:
+def accuracy(runs: Runs) -> Section | None:
     """Accuracy of each class against its training images."""
     found = ended(runs)
     if not found:
@@ -74,10 +73,10 @@ def accuracy(runs: Runs) -> Element | None:
         charts.append(_by_count(runs, _title("train_accuracy"), accuracy_axis(), trained, percent))
     lines = "; lines are the means of the classes' tenths, by frequency" if _crowded(runs) else ""
     text = f"Which classes fail, and whether those are the rare ones: a point is a class{lines}."
-    return section("accuracy", "Accuracy of each class against its training images", text, panels(*charts))
+    return Section("accuracy", "Accuracy of each class against its training images", text, [Panels(charts)])
 
 
-def diagnostics(runs: Runs) -> Element | None:
+def diagnostics(runs: Runs) -> Section | None:
     """What the run's diagnostics found: norms of the classifier's rows and feature deviation."""
     norms, deviations = _diagnosed(runs, "classifier_norm"), _diagnosed(runs, "feature_deviation")
     if not norms:
@@ -87,11 +86,11 @@ def diagnostics(runs: Runs) -> Element | None:
         "features of training images that lie far from those of the class's test images do not generalise (CDT, Ye et "
         "al. 2020, section 3.3)."
     )
-    charts = (
+    charts = [
         _by_count(runs, _title("classifier_norm"), _axis("norm", norms), norms, number),
         _by_count(runs, _title("feature_deviation"), _axis("distance of the means", deviations), deviations, number),
-    )
-    return section("diagnostics", "Classifier norms and feature deviation", text, panels(*charts))
+    ]
+    return Section("diagnostics", "Classifier norms and feature deviation", text, [Panels(charts)])
 
 
 def _diagnosed(runs: Runs, name: DiagnosticName) -> list[ClassFigure]:
@@ -116,14 +115,14 @@ def _axis(title: str, drawn: Sequence[ClassFigure]) -> Axis:
     return upward_axis(title, [value for each in drawn for value in each.values if value is not None])
 
 
-def all_classes(runs: Runs) -> Element | None:
+def all_classes(runs: Runs) -> Section | None:
     """Every class with its figures: the charts' values as text."""
     if not ended(runs):
         return None
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> list[Part]:
         if not run.result:
-            return [element("p", "The run has not ended.")]
+            return [Text("The run has not ended.")]
         images = np.bincount(run.predictions.targets, minlength=len(run.counts)) if run.predictions else None
         columns = [(name, f"{path}/per_class_accuracy", f["per_class_accuracy"]) for name, path, f in tested(run)]
         extra = [
@@ -146,66 +145,66 @@ def all_classes(runs: Runs) -> Element | None:
             ]
         rows = []
         for label in run.order:
-            row: list[Content] = [run.names[label], shot_group(run.counts[label])]
-            row.append(element("td", f"{run.counts[label]:,}", class_="number"))
-            row.append(element("td", f"{images[label]:,}" if images is not None else "", class_="number"))
+            row: list[str | Cell] = [run.names[label], shot_group(run.counts[label])]
+            row.append(numeric(f"{run.counts[label]:,}"))
+            row.append(numeric(f"{images[label]:,}" if images is not None else ""))
             row += [cell(values[label], f"{index}/{path}/{label}") for _, path, values in columns]
             if found:
                 ends = found["recall_interval"][label]
-                row.append(element("td", "-".join(map(percent, ends)) if ends else "", class_="number"))
+                row.append(numeric("-".join(map(percent, ends)) if ends else ""))
             row += [cell(values[label], f"{index}/{path}/{label}", write) for _, path, values, write in extra]
             rows.append(row)
         titles = [f"accuracy, {name}" for name, _, _ in columns]
         titles += [*["95 % interval"] * bool(found), *(title for title, *_ in extra)]
         head = ["class", "group", "training images", "test images", *titles]
-        return [details(f"All {len(rows)} classes", table(head, rows, "Every class, the most frequent first"))]
+        return [folded(f"All {len(rows)} classes", head, rows, "Every class, the most frequent first")]
 
     text = (
         "The values of the charts by class, the most frequent first; fractions in percent. The interval of 95 percent "
         "(Wilson) says how far the accuracy may be off with so few test images; precision and F1 are those after "
         "calibration."
     )
-    return section("classes", "All classes", text, each_run(runs, draw))
+    return Section("classes", "All classes", text, each_run(runs, draw))
 
 
-def errors(runs: Runs) -> Element | None:
+def errors(runs: Runs) -> Section | None:
     """The test images that are taken for another class, the surest errors first."""
     if not any(run.predictions and run.predictions.errors[0] for run in runs):
         return None
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> list[Part]:
         if not run.predictions:
-            return [element("p", "There are no predictions.")]
+            return [Text("There are no predictions.")]
         number_of, surest = run.predictions.errors
         if not surest:
-            return [element("p", "There is no error.")]
-        rows: list[list[Content]] = [
+            return [Text("There is no error.")]
+        rows: list[list[str | Cell]] = [
             [
                 each.name,
                 run.names[each.label],
                 run.names[each.said],
-                *(element("td", percent(share), class_="number") for share in (each.probability, each.own)),
+                *(numeric(percent(share)) for share in (each.probability, each.own)),
             ]
             for each in surest
         ]
         head = ["image", "class", "taken for", "probability of that", "of its class"]
         said = f"{len(rows)} of {number_of:,} errors; errors.csv in the run's directory has all"
-        return [details(said, table(head, rows, "The surest errors, probabilities in percent"))]
+        return [folded(said, head, rows, "The surest errors, probabilities in percent")]
 
     text = (
         "Test images that the model is surest about and wrong: labels that may be mistaken, images that look like "
         "another class, and what the model has learnt wrongly."
     )
-    return section("errors", "The surest errors", text, each_run(runs, draw))
+    return Section("errors", "The surest errors", text, each_run(runs, draw))
 
 
-def unsure(runs: Runs) -> Element | None:
+def unsure(runs: Runs) -> Section | None:
     """How many predictions are sure, how often these are right, and the classes without a threshold of their own."""
     told = [(index, run, run.result["unsure"]) for index, run in ended(runs) if run.result and "unsure" in run.result]
     if not told:
         return None
-    rows: list[list[Content]] = []
-    lists: list[Element] = []
+    rows: list[list[str | Cell]] = []
+    lists: list[Part] = []
     for index, run, found in told:
         whose = [run_name(runs, index)] if len(runs) > 1 else []
         for name, place in (("held-out images", "held_out"), ("test images", "test")):
@@ -213,27 +212,27 @@ def unsure(runs: Runs) -> Element | None:
             figures = [cell(part[key], f"{path}/{key}") for key in ("coverage", "precision")]
             rows.append([*whose, name, cell(found["precision"], f"{index}/unsure/precision"), *figures])
         head = ["class", "threshold", "sure", "of them right", "precision"]
-        classes: list[list[Content]] = [
+        classes: list[list[str | Cell]] = [
             [
                 run.names[label],
-                "always unsure" if (value := found["thresholds"][label]) is None else percent(value),
-                *(str(found["test"][key][label]) for key in ("sure", "right")),
-                percent(found["test"]["right"][label] / sure if (sure := found["test"]["sure"][label]) else None),
+                numeric("always unsure" if (value := found["thresholds"][label]) is None else percent(value)),
+                *map(numeric, (str(sure), str(right), percent(right / sure if sure else None))),
             ]
             for label in run.order
+            for sure, right in [(found["test"]["sure"][label], found["test"]["right"][label])]
         ]
         for names, why in ((found["shared"], "share a threshold"), (found["always"], "are always unsure")):
             if names:
-                lists.append(details(f"{len(names)} classes {why}", element("p", ", ".join(names))))
+                lists.append(Folded(f"{len(names)} classes {why}", [Text(", ".join(names))]))
         caption = "Threshold of each class in percent, and the test images that are surely taken for it"
-        lists.append(details(f"Thresholds of {len(classes)} classes", table(head, classes, caption)))
+        lists.append(folded(f"Thresholds of {len(classes)} classes", head, classes, caption))
     text = (
         "A prediction is unsure where its probability is below the threshold of its class. Thresholds were chosen on "
         "held-out images, so that the predictions that are left are right as often as was asked for; on test images "
         "they may be right less often. Coverage is the share of images that are sure. In percent."
     )
     columns = [*(["run"] if len(runs) > 1 else []), "on", "asked", "coverage", "precision"]
-    return section("unsure", "Unsure predictions", text, table(columns, rows, "Sure predictions, in percent"), *lists)
+    return Section("unsure", "Unsure predictions", text, [Table(columns, rows, "Sure predictions, in percent"), *lists])
 
 
 def _final(run: ReportedRun) -> Figures:
@@ -247,8 +246,8 @@ def _crowded(runs: Runs) -> bool:
 
 def _by_count(
     runs: Runs, title: str, y: Axis, drawn: Sequence[ClassFigure], write: Callable[[float | None], str]
-) -> Element:
-    """A point a class at its number of training images; all of one run but the last are hollow."""
+) -> Drawn:
+    """A point for each class at its number of training images; all of one run but the last are hollow."""
     x = count_axis(runs)
     series = []
     for place, each in enumerate(drawn):
@@ -265,7 +264,7 @@ def _by_count(
         hollow = len(runs) == 1 and place + 1 < len(drawn)
         series.append(Series(each.name, points, each.style, titles, hollow=hollow, dash=each.style, trend=means))
     said = "; ".join(_said(each, write) for each in series)
-    return Chart(title, said, x, y, series, group_dividers(x), legend=len(runs) > 1).draw()
+    return Drawn(Chart(title, said, x, y, series, group_dividers(x), legend=len(runs) > 1))
 
 
 def _said(series: Series, write: Callable[[float | None], str]) -> str:

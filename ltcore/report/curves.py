@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
-from xml.etree.ElementTree import Element
 
+from ltcore.report.blocks import Cell, Drawn, Panels, Part, Section
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import ReportedRun
 from ltcore.report.layout import (
     Runs,
     accuracy_axis,
     each_run,
+    epoch_axis,
+    folded,
     number,
-    panels,
+    numeric,
     percent,
     run_name,
-    section,
     upward_axis,
 )
-from ltcore.report.markup import Content, details, table
 
 
-def _loss_curves(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]]) -> Element:
+def _loss_curves(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]]) -> Drawn:
     """Loss on training images, and on held-out ones where these were looked at."""
     series = _lines(runs, "loss")
     for index, run in enumerate(runs):
@@ -41,33 +41,37 @@ def _held_out(run: ReportedRun, name: str) -> list[tuple[float, float]]:
     return [(at, value) for at, value in told if value is not None]
 
 
-def training(runs: Runs) -> Element | None:
+def training(runs: Runs) -> Section | None:
     """Training curves out of ``metrics.jsonl``."""
     if not any(run.epochs for run in runs):
         return None
-    x = Axis("epoch, counted through all stages", 0, max(len(run.epochs) for run in runs) + 1, whole=True)
+    x = epoch_axis([1, max(len(run.epochs) for run in runs)])
     layouts = {tuple(stage_starts(run)) for run in runs}
     dividers = layouts.pop() if len(layouts) == 1 else ()
-    charts = [_loss_curves(runs, x, dividers), _rates(runs, x, dividers), _accuracies(runs, x)]
+    drawn = (_loss_curves(runs, x, dividers), _rates(runs, x, dividers), _accuracies(runs, x))
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> list[Part]:
         names = ("loss", "lr", "seconds", "images_per_second")
         validated = any("validation" in line for line in run.epochs)
-        rows = [
-            [f"{line['stage']}, epoch {line['epoch'] + 1}", *(number(line[name], 4) for name in names)]
-            + [percent(_mean_accuracy(line, split)) for split in ("train", "test")]
-            + ([_said_of_held_out(line)] if validated else [])
+        rows: list[list[str | Cell]] = [
+            [
+                f"{line['stage']}, epoch {line['epoch'] + 1}",
+                *(numeric(number(line[name], 4)) for name in names),
+                *(numeric(percent(_mean_accuracy(line, split))) for split in ("train", "test")),
+                *([numeric(_said_of_held_out(line))] if validated else []),
+            ]
             for line in run.epochs
         ]
-        head = ["epoch", "loss", "learning rate", "seconds", "images a second"]
+        head = ["epoch", "loss", "learning rate", "seconds", "images per second"]
         head += ["mean accuracy on training images", "on test images", *(["on held-out images"] if validated else [])]
-        return [details("Values", table(head, rows, "Training, epoch by epoch"))]
+        return [folded("Values", head, rows, "Training, epoch by epoch")]
 
     text = (
         "Mean loss of each epoch, and its last learning rate on a logarithmic scale; a vertical line is the beginning "
         "of a stage. With validate_every, loss and mean accuracy of the classes on held-out images too."
     )
-    return section("training", "Training curves", text, panels(*charts), each_run(runs, draw))
+    charts = Panels([each for each in drawn if each])
+    return Section("training", "Training curves", text, [charts, *each_run(runs, draw)])
 
 
 def stage_starts(run: ReportedRun) -> list[tuple[float, str]]:
@@ -91,16 +95,16 @@ def _values(series: Sequence[Series]) -> list[float]:
     return [value for each in series for _, value in each.points]
 
 
-def _curve(x: Axis, dividers: Sequence[tuple[float, str]], series: Sequence[Series], title: str) -> Element:
+def _curve(x: Axis, dividers: Sequence[tuple[float, str]], series: Sequence[Series], title: str) -> Drawn:
     said = "; ".join(
         f"{each.name}: from {number(each.points[0][1])} to {number(each.points[-1][1])}"
         for each in series
         if each.points
     )
-    return Chart(title, said, x, upward_axis("loss", _values(series)), series, dividers).draw()
+    return Drawn(Chart(title, said, x, upward_axis("loss", _values(series)), series, dividers))
 
 
-def _rates(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]]) -> Element | None:
+def _rates(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]]) -> Drawn | None:
     series = _lines(runs, "lr")
     positive = [value for value in _values(series) if value > 0]
     if not positive:
@@ -112,10 +116,10 @@ def _rates(runs: Runs, x: Axis, dividers: Sequence[tuple[float, str]]) -> Elemen
     ]
     y = Axis("learning rate", floor / 1.5, max(positive) * 1.5, log=True)
     said = f"Between {number(floor)} and {number(max(positive))}."
-    return Chart("Learning rate", said, x, y, series, dividers).draw()
+    return Drawn(Chart("Learning rate", said, x, y, series, dividers))
 
 
-def _accuracies(runs: Runs, x: Axis) -> Element | None:
+def _accuracies(runs: Runs, x: Axis) -> Drawn | None:
     """Mean class accuracies by epoch, where the recipe asked for diagnostics in each, or for validations."""
     series = []
     for index, run in enumerate(runs):
@@ -131,7 +135,7 @@ def _accuracies(runs: Runs, x: Axis) -> Element | None:
     if not series:
         return None
     said = "; ".join(f"{each.name}: {100 * each.points[-1][1]:.1f} percent at the end" for each in series)
-    return Chart("Mean accuracy of the classes", said, x, accuracy_axis(), series).draw()
+    return Drawn(Chart("Mean accuracy of the classes", said, x, accuracy_axis(), series))
 
 
 def _said_of_held_out(line: dict[str, Any]) -> str:

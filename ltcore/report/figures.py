@@ -1,28 +1,166 @@
-"""A report's figures as SVG files, one each, that need nothing beside them: for papers and documentation."""
+"""Figures: drawn by matplotlib, set into the page, and written as files that need nothing beside them."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import io
 import re
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
-from xml.etree.ElementTree import Element, tostring
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from ltcore.errors import RecipeError
 from ltcore.files.output import write_output
 from ltcore.files.writing import telling
-from ltcore.report.chart import shapes
-from ltcore.report.layout import shorten
-from ltcore.report.markup import element
+from ltcore.report import chart
+from ltcore.untrusted import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _OPTION = "--figures"
-_HEAD = 26  # units above the picture, for its title
-_LINE, _LETTER = 18, 6.4  # of the legend: height of a line, width of a letter on average
-_SWATCH = 38
-_TITLE_SIZE, _TITLE_LETTERS = 14.0, 70
+#: Inches: of a chart in the page, and of a column of a paper.
+PAGE, COLUMN = 4.0, 3.25
+#: Fonts are of the size of a paper's captions, at the width of a column.
+_STYLE: dict[str, Any] = {
+    "axes.edgecolor": chart.QUIET,
+    "axes.facecolor": "none",
+    "axes.labelcolor": chart.QUIET,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.6,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
+    "font.size": 7.5,
+    "grid.color": chart.LINE,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.borderpad": 0.2,
+    "legend.columnspacing": 1.2,
+    "legend.handlelength": 2.4,
+    "legend.labelspacing": 0.3,
+    "pdf.fonttype": 42,  # whole letters, as publishers want them
+    "svg.fonttype": "none",  # text is text
+    "text.color": chart.INK,
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "xtick.color": chart.QUIET,
+    "xtick.labelcolor": chart.INK,
+    "xtick.labelsize": 7,
+    "ytick.color": chart.QUIET,
+    "ytick.labelcolor": chart.INK,
+    "ytick.labelsize": 7,
+}
+#: Colours of a drawing by their names in style.css.
+VARIABLES = {
+    **{color: f"s{number}" for number, color in enumerate(chart.COLORS)},
+    chart.INK: "ink",
+    chart.QUIET: "quiet",
+    chart.LINE: "line",
+    chart.PAPER: "paper",
+}
 #: What XML cannot hold, whatever escapes it.
 _IMPOSSIBLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_TAG = re.compile("<[a-zA-Z][^>]*>")
+_NUMBERS = re.compile(r' [dxy]="[^"]*"')
+#: Identities that nothing refers to; those of ticks become classes, others go.
+_TICK, _UNUSED = re.compile(r' id="([xy]tick)_\d+"'), re.compile(r' id="(?!(?:[mp][0-9a-f]{10}|points\d+)")[^"]*"')
+_COLOR = re.compile("|".join(VARIABLES))
+_WHITE = "fill: #ffffff"  # first of the whole figure, which lies on the page's paper
+
+
+class Picture(Protocol):
+    """What can be drawn.
+
+    Attributes:
+        title: what it shows, in a few words.
+        text: what there is to see, for those who cannot.
+        titles: for each group ``points<n>`` of its SVG, what its points say when they are pointed at.
+    """
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def text(self) -> str: ...  # noqa: D102
+
+    @property
+    def titles(self) -> Sequence[Sequence[str]]: ...  # noqa: D102
+
+    def paint(self, figure: Figure) -> None:
+        """Draw it; the figure's width stays, and its height is the picture's to choose."""
+
+
+def drawn(picture: Picture, kind: Literal["svg", "pdf"], width: float = COLUMN, name: str = "figure") -> bytes:
+    """A picture as a file, the same each time.
+
+    Args:
+        picture: what is drawn.
+        kind: of the file.
+        width: in inches.
+        name: from which the identities in an SVG are made, so that they differ from those of other names.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    title, text = printable(picture.title), printable(picture.text)
+    about = {"svg": {"Title": title, "Description": text, "Date": None}, "pdf": {"Title": title, "CreationDate": None}}
+    held = io.BytesIO()
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a browser has the letter
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(cast(Any, _STYLE | {"svg.hashsalt": name}))
+        figure = Figure(figsize=(width, width), layout="constrained")
+        picture.paint(figure)
+        figure.savefig(held, format=kind, metadata=about[kind])
+    if kind == "pdf":
+        return held.getvalue()
+    return _IMPOSSIBLE.sub("\ufffd", held.getvalue().decode()).encode()
+
+
+def inline(picture: Picture, name: str) -> str:
+    """A picture as SVG in a page: in the page's colours, without what a page does not need, with its points' titles."""
+    text = drawn(picture, "svg", PAGE, name).decode()
+    text = re.sub(
+        "<metadata>.*?</metadata>|<title>.*?</title>|<defs>\\s*<style.*?</style>\\s*</defs>", "", text, flags=re.DOTALL
+    )
+    text = re.sub(r"\s*\n\s*", "\n", text[text.index("<svg") :]).replace(">\n<", "><").replace("\n", " ")
+    text = _TAG.sub(lambda found: _lean(found[0]), text.replace(_WHITE, "fill: none", 1))
+    box = re.search(r'viewBox="[^"]*"', text)
+    label = escape(f"{picture.title}. {picture.text}")
+    assert box
+    text = f'<svg {box[0]} role="img" aria-label="{label}">{text.partition(">")[2]}'
+    for number, titles in enumerate(picture.titles):
+        text = _titled(text, number, titles)
+    return text
+
+
+def _lean(tag: str) -> str:
+    """A tag without what a page does not need."""
+    tag = _UNUSED.sub("", _TICK.sub(r' class="\1"', tag)).replace("; font-family: 'DejaVu Sans', ", ";")
+    tag = tag.replace("'Helvetica', 'Arial', sans-serif", "").replace(' transform="rotate(-0 ', ' data-0="(')
+    tag = re.sub(' data-0="[^"]*"', "", tag)
+    tag = _NUMBERS.sub(lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), tag)
+    return _COLOR.sub(lambda found: f"var(--{VARIABLES[found[0]]})", tag)
+
+
+def _titled(text: str, number: int, titles: Sequence[str]) -> str:
+    """The markers of a series with what they say; their style is written once."""
+    before, _, after = text.partition(f' id="points{number}"')
+    uses = re.findall(r"<use [^>]*/>", after.partition("</g></g>")[0])
+    if not uses:
+        return text
+    style = re.search(r' style="[^"]*"', uses[0])
+    words = iter(titles or [""] * len(uses))
+    assert style and (not titles or len(titles) == len(uses))
+
+    def one(found: re.Match[str]) -> str:
+        use, said = found[0].replace(style[0], ""), next(words)
+        return f"{use[:-2]}><title>{escape(said)}</title></use>" if said else use
+
+    return f'{before} class="points{number}"{style[0]}{re.sub("<use [^>]*/>", one, after, count=len(uses))}'
 
 
 def prepare_folder(folder: Path) -> None:
@@ -40,96 +178,57 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
 
 
-def write_figures(folder: Path, sections: Sequence[Element]) -> None:
-    """Write every figure of some sections; a file of its name that is there is replaced.
+def figure_places(folder: Path, pictures: Sequence[tuple[str, Picture]]) -> dict[Path, tuple[str, Picture]]:
+    """Where each picture goes, as SVG and as PDF, with its name; a file of such a name that we wrote is replaced.
+
+    Raises:
+        RecipeError: a file of such a name is not ours, or was changed since.
+        RunError: it cannot be read.
+    """
+    places = {folder / f"{name}.{kind}": (name, picture) for name, picture in pictures for kind in ("svg", "pdf")}
+    for path in places:
+        if path.is_symlink() or (path.exists() and not _ours(path)):
+            raise RecipeError(
+                f"{_OPTION} {folder}: {path.name} is there, and is no figure as ltcore wrote it; move it away, or name "
+                "another folder"
+            )
+    return places
+
+
+def write_figures(places: Mapping[Path, tuple[str, Picture]]) -> None:
+    """Write pictures to what `figure_places` gives.
 
     Raises:
         RunError: one cannot be written.
     """
-    for name, figure in _named(sections):
-        write_output(folder / f"{name}.svg", standalone(figure), _OPTION)
+    for path, (name, picture) in places.items():
+        kind: Literal["svg", "pdf"] = "svg" if path.suffix == ".svg" else "pdf"
+        write_output(path, signed(drawn(picture, kind, name=name), kind), _OPTION)
 
 
-def _named(sections: Sequence[Element]) -> Iterator[tuple[str, Element]]:
-    """Figures with names of small letters, digits and hyphens: section, title, the letter of one of several runs."""
-    used: dict[str, int] = {}
-    for section in sections:
-        for figure in section.iter("figure"):
-            words = (figure[0].text or "").partition(" (")[0].lower()  # without a figure that another run has not
-            title = re.sub("[^a-z0-9]+", "-", words).strip("-")[:60].strip("-")
-            parts = (section.get("id") or "", title, re.sub("[^a-z0-9]+", "-", figure.get("data-of", "").lower()))
-            name = "-".join(part for part in parts if part)
-            used[name] = used.get(name, 0) + 1
-            yield (name if used[name] == 1 else f"{name}-{used[name]}"), figure
-
-
-def standalone(figure: Element) -> bytes:
-    """A figure of a page as an SVG file: title, picture, legend, markers and style, in light colours on white.
+def named(pictures: Sequence[tuple[str, Picture, str]]) -> Iterator[tuple[str, Picture]]:
+    """Pictures with names of small letters, digits and hyphens.
 
     Args:
-        figure: what `ltcore.report.chart.Chart.draw` gives.
+        pictures: the id of a section, a picture of it, and the letter of one of several runs, or nothing.
     """
-    caption, picture, *rest = figure
-    title = caption.text or ""
-    shown = shorten(title, _TITLE_LETTERS)
-    left, top, width, height = (float(part) for part in (picture.get("viewBox") or "").split())
-    entries, legend_height = _legend(rest, width, _HEAD + height + 4)
-    whole = _HEAD + height + legend_height
-    size = min(_TITLE_SIZE, (width - 16) / (0.56 * max(len(shown), 1)))
-    used = {(each.get("href") or "")[1:] for part in (picture, *entries) for each in part.iter("use")}
-    content = element("g", *copy.deepcopy(list(picture)), transform=f"translate({0 - left:g} {_HEAD - top:g})")
-    drawn = element(
-        "svg",
-        element("title", title),
-        element("desc", picture.get("aria-label") or ""),
-        element("style", _style()),
-        element("defs", *(each for each in shapes() if each.get("id") in used)),
-        element("rect", width="100%", height="100%", fill="#fff"),
-        element("text", shown, x=8, y=17, font_weight="600", style=f"font-size: {size:.1f}px"),
-        content,
-        *entries,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width:g} {whole:g}",
-        width=f"{width:g}",
-        height=f"{whole:g}",
-        role="img",
-    )
-    drawn.set("xmlns:xlink", "http://www.w3.org/1999/xlink")
-    for each in drawn.iter():
-        if address := each.get("href"):
-            each.set("xlink:href", address)  # what programs older than SVG 2 read
-        each.text, each.tail = _possible(each.text), _possible(each.tail)
-        for name, value in each.items():
-            each.set(name, _possible(value) or "")
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(drawn, encoding="unicode").encode() + b"\n"
+    used: dict[str, int] = {}
+    for section, picture, letter in pictures:
+        words = picture.title.partition(" (")[0].lower()  # without a figure that another run has not
+        title = re.sub("[^a-z0-9]+", "-", words).strip("-")[:60].strip("-")
+        name = "-".join(part for part in (section, title, letter.lower().replace(" ", "-")) if part)
+        used[name] = used.get(name, 0) + 1
+        yield (name if used[name] == 1 else f"{name}-{used[name]}"), picture
 
 
-def _legend(parts: Sequence[Element], width: float, top: float) -> tuple[list[Element], float]:
-    """The entries of a legend placed in lines below the picture, and the height that they take."""
-    entries: list[Element] = []
-    x, y = 8.0, top + 10
-    items = [item for part in parts for item in part.iter("li")]
-    for item in items:
-        swatch, text = item[0], item[0].tail or ""
-        taken = _SWATCH + _LETTER * len(text) + 12
-        if x > 8 and x + taken > width:
-            x, y = 8.0, y + _LINE
-        how = (swatch.get("class") or "").replace("swatch ", "")
-        drawn = element("g", *copy.deepcopy(list(swatch)), class_=how, transform=f"translate({x + 16:g} {y:g})")
-        entries += [drawn, element("text", text, x=f"{x + _SWATCH:g}", y=f"{y + 4:g}")]
-        x += taken
-    return entries, y - top + 12 if items else 6
+def signed(content: bytes, kind: str) -> bytes:
+    """A file's content, and a comment in the file's language by which we know it again while nobody has changed it."""
+    digest = hashlib.sha256(content).hexdigest()
+    return content + (f"<!-- ltcore {digest} -->\n" if kind == "svg" else f"% ltcore {digest}\n").encode()
 
 
-def _style() -> str:
-    """The style of charts, with the light colours in place of variables, which many programs do not know."""
-    here = files(__package__)
-    palette = (here / "style.css").read_text(encoding="utf-8").partition("}")[0]
-    colors = dict(re.findall(r"(--\w+): (#\w+);", palette))
-    style = (here / "figure.css").read_text(encoding="utf-8").partition("*/")[2]
-    style = re.sub(r"var\((--\w+)\)", lambda found: colors[found[1]], style)
-    return f"\ntext {{ font-family: Helvetica, Arial, sans-serif; }}{style}"
-
-
-def _possible(text: str | None) -> str | None:
-    return text if text is None else _IMPOSSIBLE.sub("\ufffd", text)
+def _ours(path: Path) -> bool:
+    kind = path.suffix[1:]
+    with telling(path, f"or choose another place with {_OPTION}"):
+        content = path.read_bytes()
+    return signed(content[: len(content) - len(signed(b"", kind))], kind) == content

@@ -1,16 +1,15 @@
-"""What the sections of a report share: their frame, panels side by side, names of runs, and how figures are written."""
+"""What the sections of a report share: panels for each run, names of runs, and how figures are written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from xml.etree.ElementTree import Element
 
 from ltcore.contract.figures import FIGURES, SHOT_GROUPS
 from ltcore.contract.result import Figures
-from ltcore.report.chart import Axis, Series, swatch
+from ltcore.report.blocks import Cell, Folded, Heading, Panel, Panels, Part, Table
+from ltcore.report.chart import Axis
 from ltcore.report.data import ReportedRun
-from ltcore.report.markup import Content, element
 
 Runs = Sequence[ReportedRun]
 
@@ -19,27 +18,20 @@ FIGURE_HEADS = tuple(figure.short for figure in FIGURES.values())
 MISSING = "–"  # noqa: RUF001 (a dash where a figure is missing)
 
 
-def section(identity: str, title: str, text: str, *content: Content) -> Element:
-    """A section of the page with a heading and a sentence on what it shows."""
-    heading = element("h2", title, id=f"{identity}-title")
-    return element("section", heading, element("p", text), *content, id=identity, aria_labelledby=f"{identity}-title")
+def each_run(runs: Runs, draw: Callable[[int, ReportedRun], Sequence[Part]]) -> Sequence[Part]:
+    """What is drawn of every run; of several, side by side with the run's name above."""
+    if len(runs) == 1:
+        return draw(0, runs[0])
+    made = [
+        Panel([Heading(run_name(runs, index), key=index), *draw(index, run)], _letter(index))
+        for index, run in enumerate(runs)
+    ]
+    return [Panels(made, narrow=len(made) > 2)]
 
 
-def panels(*content: Element | None, narrow: bool = False) -> Element:
-    """Elements side by side where there is room, two or, if `narrow`, three in a row."""
-    return element("div", *content, class_="panels narrow" if narrow else "panels")
-
-
-def each_run(runs: Runs, draw: Callable[[int, ReportedRun], Sequence[Content]]) -> Element:
-    """A panel for every run, with the run's name above it where there are several."""
-    made = []
-    for index, run in enumerate(runs):
-        heading = element("h3", key(index), run_name(runs, index)) if len(runs) > 1 else None
-        panel = element("div", heading, *draw(index, run))
-        for figure in panel.iter("figure") if len(runs) > 1 else ():
-            figure.set("data-of", _letter(index))  # for the name of the figure's file
-        made.append(panel)
-    return made[0] if len(made) == 1 else panels(*made, narrow=len(made) > 2)
+def beside(runs: Runs, parts: Sequence[Part]) -> Sequence[Part]:
+    """Parts of one run side by side; of one of several runs, whose panels are beside each other, in a column."""
+    return [Panels(parts)] if len(runs) == 1 else parts
 
 
 def run_name(runs: Runs, index: int) -> str:
@@ -53,11 +45,6 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else f"run {index + 1}"
 
 
-def key(index: int) -> Element:
-    """The line and marker of a run in all charts."""
-    return swatch(Series("", [], index, line=True, dash=index))
-
-
 def percent(value: float | None) -> str:
     """A fraction in percent with one decimal."""
     return MISSING if value is None else f"{100 * value:.1f}"
@@ -68,7 +55,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 
-def cell(value: float | None, path: str, write: Callable[[float | None], str] = percent) -> Element:
+def cell(value: float | None, path: str, write: Callable[[float | None], str] = percent) -> Cell:
     """A table's cell with a figure of ``result.json``.
 
     Args:
@@ -76,12 +63,22 @@ def cell(value: float | None, path: str, write: Callable[[float | None], str] = 
         path: the run's number in the page and the figure's place in its ``result.json``, with slashes.
         write: how it is written.
     """
-    return element("td", write(value), class_="number", data_figure=path)
+    return Cell(write(value), "number", path)
 
 
-def figure_cells(figures: Figures, path: str) -> list[Element]:
+def numeric(text: str) -> Cell:
+    """A table's cell with another number."""
+    return Cell(text, "number")
+
+
+def figure_cells(figures: Figures, path: str) -> list[Cell]:
     """A row's cells below `FIGURE_HEADS`."""
     return [cell(figures.get(name), f"{path}/{name}") for name in FIGURES]
+
+
+def folded(summary: str, head: Sequence[str], rows: Sequence[Sequence[str | Cell]], caption: str) -> Folded:
+    """A table that is folded away."""
+    return Folded(summary, [Table(head, rows, caption)])
 
 
 def count_axis(runs: Runs) -> Axis:
@@ -101,14 +98,14 @@ def accuracy_axis(title: str = "accuracy, percent") -> Axis:
     return Axis(title, 0, 1, percent=True)
 
 
+def epoch_axis(epochs: Sequence[float]) -> Axis:
+    """Around some epochs."""
+    return Axis("epoch, counted through all stages", min(epochs) - 1, max(epochs) + 1, whole=True)
+
+
 def upward_axis(title: str, values: Sequence[float]) -> Axis:
     """From 0, or the smallest of some values where that is less, to a little more than the largest."""
     return Axis(title, min([*values, 0]), 1.05 * max([*values, 1e-9]))
-
-
-def shorten(text: str, letters: int) -> str:
-    """A text of no more than so many letters."""
-    return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
 def ended(runs: Runs) -> list[tuple[int, ReportedRun]]:

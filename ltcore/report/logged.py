@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ltcore.report.chart import Axis, Chart, Series
+from ltcore.report.blocks import Cell, Drawn, Folded, Part, Section, Text
+from ltcore.report.chart import Chart, Series
 from ltcore.report.curves import stage_starts
 from ltcore.report.data import ReportedRun
-from ltcore.report.layout import Runs, each_run, number, panels, section, upward_axis
-from ltcore.report.markup import Content, details, element, table
+from ltcore.report.layout import Runs, beside, each_run, epoch_axis, folded, number, numeric, upward_axis
 
 #: With more classes than these, a line is the mean of a tenth of them.
 _FEW_CLASSES = 12
@@ -21,23 +20,21 @@ _TENTHS = 10
 Points = list[tuple[float, float]]
 
 
-def methods(runs: Runs) -> Element | None:
-    """Every value that a method logged, over the epochs: one line per class, or per tenth of the classes."""
+def methods(runs: Runs) -> Section | None:
+    """Every value that a method logged, over the epochs: a line for each class, or for each tenth of the classes."""
     if not any("methods" in line for run in runs for line in run.epochs):
         return None
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> Sequence[Part]:
         drawn = [(title, lines) for title, lines in _logged(run) if lines]
-        content = [part for title, lines in drawn for part in (_chart(run, title, lines), values(run, title, lines))]
-        if not content:
-            return [element("p", "Its methods logged nothing.")]
-        return [panels(*content)] if len(runs) == 1 else list(content)
+        parts = [part for title, lines in drawn for part in (_chart(run, title, lines), values(run, title, lines))]
+        return beside(runs, parts) if parts else [Text("Its methods logged nothing.")]
 
     text = (
         "What methods said of each epoch, such as a confidence that adapts: the values that held during it. The rarest "
         "class is the last line of a legend; a class without a value has no line."
     )
-    return section("methods", "Methods, epoch by epoch", text, each_run(runs, draw))
+    return Section("methods", "Methods, epoch by epoch", text, each_run(runs, draw))
 
 
 def _logged(run: ReportedRun) -> list[tuple[str, list[tuple[str, Points]]]]:
@@ -83,26 +80,25 @@ def _range(run: ReportedRun, part: Sequence[int]) -> str:
     return f"{first}" if first == last else f"{first} to {last}"
 
 
-def _chart(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) -> Element:
+def _chart(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) -> Drawn:
     series = [
         Series(name, points, place, line=True, marks=len(points) == 1, dash=place)
         for place, (name, points) in enumerate(lines)
     ]
     epochs = [at for _, points in lines for at, _ in points]
-    x = Axis("epoch, counted through all stages", min(epochs) - 1, max(epochs) + 1, whole=True)
+    x = epoch_axis(epochs)
     y = upward_axis("value", [value for _, points in lines for _, value in points])
     said = "; ".join(f"{name}: from {number(points[0][1])} to {number(points[-1][1])}" for name, points in lines)
     starts = [start for start in stage_starts(run) if x.low < start[0] < x.high]
-    return Chart(title, said, x, y, series, starts, legend=True).draw()
+    return Drawn(Chart(title, said, x, y, series, starts, legend=True))
 
 
-def values(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) -> Element:
-    """The points of a chart's lines as a folded table, one row per epoch."""
+def values(run: ReportedRun, title: str, lines: Sequence[tuple[str, Points]]) -> Folded:
+    """The points of a chart's lines as a folded table, a row for each epoch."""
     known = [dict(points) for _, points in lines]
-    rows: list[list[Content]] = []
-    for at, line in enumerate(run.epochs, 1):
-        if any(float(at) in each for each in known):
-            rows.append(
-                [f"{line['stage']}, epoch {line['epoch'] + 1}", *(number(each.get(float(at))) for each in known)]
-            )
-    return details(f"Values of {title}", table(["epoch", *(name for name, _ in lines)], rows, title))
+    rows: list[list[str | Cell]] = [
+        [f"{line['stage']}, epoch {line['epoch'] + 1}", *(numeric(number(each.get(float(at)))) for each in known)]
+        for at, line in enumerate(run.epochs, 1)
+        if any(float(at) in each for each in known)
+    ]
+    return folded(f"Values of {title}", ["epoch", *(name for name, _ in lines)], rows, title)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
-from string import Template
 from typing import Any
-from xml.etree.ElementTree import Element
 
 from ltcore.contract.interface import __version__
 from ltcore.report import classes, curves, epochs, logged, matrices, pictured, predicted, projected, sections
-from ltcore.report.chart import definitions
+from ltcore.report.blocks import Section, pictures
 from ltcore.report.data import Outcome, ReportedRun
+from ltcore.report.figures import VARIABLES, Picture, inline, named
+from ltcore.report.labels import shortened
 from ltcore.report.layout import Runs, run_name
-from ltcore.report.markup import element, embedded, render
 from ltcore.report.material import Material
+from ltcore.report.rendering import rendered
+
+#: Of a name beside the confusion matrix.
+_LETTERS = 16
 
 
-def compose(runs: Runs, materials: Sequence[Material]) -> list[Element]:
+def compose(runs: Runs, materials: Sequence[Material]) -> list[Section]:
     """The page's sections in their order, those with nothing to show left out.
 
     Args:
@@ -50,13 +52,13 @@ def compose(runs: Runs, materials: Sequence[Material]) -> list[Element]:
     return [each for each in found if each is not None]
 
 
-def as_figures(runs: Runs, shown: Sequence[Element]) -> list[Element]:
-    """The sections with all their figures as SVG: the page's confusion matrix is drawn by its script."""
-    drawn = predicted.confusion_matrices(runs)
-    return [drawn if each.get("id") == "confusion" and drawn is not None else each for each in shown]
+def figures_of(shown: Sequence[Section]) -> list[tuple[str, Picture]]:
+    """All figures of some sections with names for their files."""
+    found = [(section.id, picture, letter) for section in shown for picture, letter in pictures(section.parts)]
+    return list(named(found))
 
 
-def build(runs: Runs, materials: Sequence[Material], shown: Sequence[Element]) -> str:
+def build(runs: Runs, materials: Sequence[Material], shown: Sequence[Section]) -> str:
     """The page's HTML.
 
     Args:
@@ -64,18 +66,16 @@ def build(runs: Runs, materials: Sequence[Material], shown: Sequence[Element]) -
         materials: for each run, what its images and models gave.
         shown: the sections.
     """
-    title = f"ltcore report: {runs[0].name if len(runs) == 1 else f'{len(runs)} runs'}"
-    links = (element("li", element("a", each[0].text or "", href=f"#{each.get('id')}")) for each in shown)
-    here = files(__package__)
-    return Template((here / "template.html").read_text(encoding="utf-8")).substitute(
-        title=render(element("title", title)),
-        style="".join((here / name).read_text(encoding="utf-8") for name in ("style.css", "figure.css")),
-        script=(here / "script.js").read_text(encoding="utf-8"),
-        heading=render(element("h1", title)),
-        contents=render(element("ul", *links)),
-        markers=render(definitions()),
-        sections=render(*shown),
-        data=render(embedded("report-data", {"ltcore": __version__, "runs": _data(runs, materials)})),
+    from markupsafe import Markup
+
+    names = {id(picture): name for name, picture in figures_of(shown)}
+    return rendered(
+        "ltcore.report",
+        title=f"ltcore report: {runs[0].name if len(runs) == 1 else f'{len(runs)} runs'}",
+        sections=shown,
+        svg=lambda picture: Markup(inline(picture, names[id(picture)])),
+        variables=VARIABLES,
+        data={"ltcore": __version__, "runs": _data(runs, materials)},
     )
 
 
@@ -89,6 +89,7 @@ def _data(runs: Runs, materials: Sequence[Material]) -> list[dict[str, Any]]:
             "stages": None if run.result else run.stages,
             "epochs": run.epochs,
             "order": run.order,
+            "labels": shortened(run.names, _LETTERS),
             "confusion": run.predictions.confusion if run.predictions else None,
             "reliability": _reliability(run),
             "analysis": _analysis(run, materials[index]),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from xml.etree.ElementTree import Element
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltcore.contract.figures import shot_groups
+from ltcore.report.blocks import Card, Cards, Cell, Drawn, Folded, Heading, Image, Part, Section, Text
 from ltcore.report.chart import Chart, Series
 from ltcore.report.chosen import STYLES
 from ltcore.report.data import ReportedRun
-from ltcore.report.layout import Runs, cell, each_run, panels, run_name, section
+from ltcore.report.labels import shortened
+from ltcore.report.layout import Runs, beside, cell, each_run, folded, numeric, run_name
 from ltcore.report.maps import MADE, SAMPLES, TEST, TRAINING, FeatureMap
-from ltcore.report.markup import Content, details, element, table
 from ltcore.report.material import Example, HardClass, Material
 from ltcore.report.projected import axes
 from ltcore.report.sampling import SEED
@@ -24,19 +24,18 @@ from ltcore.report.sections import GROUP_STYLES, NEUTRAL
 #: With more classes than these, their names would cover the points.
 _NAMED_CLASSES = 20
 _SHOWN_CONFUSIONS = 3
-_LETTERS = 16
+_LETTERS = 16  # of a label on a map
+_BELOW = 28  # letters below an example
 
 
-def features(runs: Runs, materials: Sequence[Material]) -> Element | None:
+def features(runs: Runs, materials: Sequence[Material]) -> Section | None:
     """Feature maps of the runs, for as many as there are."""
     if not any(material.maps for material in materials):
         return None
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> Sequence[Part]:
         drawn = [_map(runs, index, found) for found in materials[index].maps]
-        if not drawn:
-            return [element("p", "There are no features of this run.")]
-        return [panels(*drawn)] if len(runs) == 1 else list(drawn)
+        return beside(runs, drawn) if drawn else [Text("There are no features of this run.")]
 
     made = any(each.methods for material in materials for each in material.maps)
     of_made = ", small ones rows that methods made of training batches" if made else ""
@@ -46,7 +45,7 @@ def features(runs: Runs, materials: Sequence[Material]) -> Element | None:
         f"{SAMPLES} training and {SAMPLES} test images{f' and {SAMPLES} made rows' if made else ''}, drawn evenly over "
         f"the classes with seed {SEED}; distances between groups mean little."
     )
-    return section("features", "Features of training and test images (t-SNE)", text, each_run(runs, draw))
+    return Section("features", "Features of training and test images (t-SNE)", text, each_run(runs, draw))
 
 
 #: How the points of each kind are drawn, those of the first below the others: the few training images of rare classes
@@ -58,12 +57,13 @@ _KINDS = (
 )
 
 
-def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
+def _map(runs: Runs, index: int, found: FeatureMap) -> Drawn:
     run = runs[index]
     x, y = axes(found.points)
+    short = shortened(run.names, _LETTERS)
     if found.chosen:
         styled = zip(STYLES, found.chosen, strict=False)
-        sets = [(run.names[label][:_LETTERS], style, found.labels == label) for style, label in styled]
+        sets = [(short[label], style, found.labels == label) for style, label in styled]
     else:
         groups = np.array(shot_groups(run.counts))[found.labels]
         sets = [(group, style, groups == group) for group, style in GROUP_STYLES.items()]
@@ -79,12 +79,12 @@ def _map(runs: Runs, index: int, found: FeatureMap) -> Element:
     for label in np.unique(found.labels) if len(run.names) <= _NAMED_CLASSES or found.chosen else ():
         middle = np.median(found.points[(found.labels == label) & (found.kinds != MADE)], axis=0)
         if np.isfinite(middle).all():
-            names.append((float(middle[0]), float(middle[1]), run.names[label][:_LETTERS]))
+            names.append((float(middle[0]), float(middle[1]), short[label]))
     numbers = [int((found.kinds == kind).sum()) for kind in (TRAINING, TEST, MADE)]
     said = f"{numbers[0]} training and {numbers[1]} test images of {run_name(runs, index)}"
     if found.methods:
         said += f", and {numbers[2]} rows that {' and '.join(found.methods)} made"
-    return Chart(found.title, f"{said}.", x, y, series, labels=names, entries=_entries(sets, found)).draw()
+    return Drawn(Chart(found.title, f"{said}.", x, y, series, labels=names, entries=_entries(sets, found)))
 
 
 def _entries(sets: Sequence[tuple[str, int, NDArray[np.bool_]]], found: FeatureMap) -> list[Series]:
@@ -97,32 +97,29 @@ def _entries(sets: Sequence[tuple[str, int, NDArray[np.bool_]]], found: FeatureM
     return entries
 
 
-def hardest(runs: Runs, materials: Sequence[Material]) -> Element | None:
+def hardest(runs: Runs, materials: Sequence[Material]) -> Section | None:
     """The classes with the lowest accuracy, with examples."""
     if not any(material.hardest for material in materials):
         return None
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> list[Part]:
         found = materials[index].hardest
         if not found:
-            return [element("p", "No class has an error." if run.predictions else "There are no predictions.")]
-        level = "h3" if len(runs) == 1 else "h4"
-        return [element("ul", *(_item(run, each, level) for each in found), class_="hard"), _table(index, run, found)]
+            return [Text("No class has an error." if run.predictions else "There are no predictions.")]
+        short, level = shortened(run.names, _BELOW), 3 if len(runs) == 1 else 4
+        return [Cards([_card(run, each, level, short) for each in found]), _table(index, run, found)]
 
     text = (
         "The classes with the lowest accuracy and what their test images were taken for, with some of these images: "
         "one for each class that they were taken for, the most frequent first."
     )
-    return section("hardest", "The hardest classes", text, each_run(runs, draw))
+    return Section("hardest", "The hardest classes", text, each_run(runs, draw))
 
 
-def _item(run: ReportedRun, found: HardClass, level: str) -> Element:
-    heading = element(level, run.names[found.label])
-    count = run.counts[found.label]
-    said = f"{found.right} of {found.images} test images recognised; {count:,} training images"
-    shown = [each for each in found.examples if each.image]
-    images = element("ul", *(_picture(run, found, each) for each in shown), class_="examples") if shown else None
-    return element("li", heading, element("p", said), element("p", f"Taken for {_taken_for(run, found)}"), images)
+def _card(run: ReportedRun, found: HardClass, level: int, short: Sequence[str]) -> Card:
+    said = f"{found.right} of {found.images} test images recognised; {run.counts[found.label]:,} training images"
+    images = [_picture(run, found, each, each.image, short) for each in found.examples if each.image]
+    return Card(Heading(run.names[found.label], level), [said, f"Taken for {_taken_for(run, found)}"], images)
 
 
 def _taken_for(run: ReportedRun, found: HardClass) -> str:
@@ -131,19 +128,17 @@ def _taken_for(run: ReportedRun, found: HardClass) -> str:
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
-def _picture(run: ReportedRun, found: HardClass, example: Example) -> Element:
-    name, said = run.names[found.label], run.names[example.said]
-    alt = f"test image {example.index} of {name}, taken for {said}"
-    small = "small" if example.small else None
-    return element("li", element("img", src=example.image, alt=alt, class_=small), f"→ {said}")
+def _picture(run: ReportedRun, found: HardClass, example: Example, address: str, short: Sequence[str]) -> Image:
+    alt = f"test image {example.index} of {run.names[found.label]}, taken for {run.names[example.said]}"
+    return Image(address, alt, f"→ {short[example.said]}", example.small)
 
 
-def _table(index: int, run: ReportedRun, found: Sequence[HardClass]) -> Element:
-    rows: list[list[Content]] = []
+def _table(index: int, run: ReportedRun, found: Sequence[HardClass]) -> Folded:
+    rows: list[list[str | Cell]] = []
     for each in found:
         accuracy = run.result["after_calibration"]["per_class_accuracy"][each.label] if run.result else None
         path = f"{index}/after_calibration/per_class_accuracy/{each.label}"
-        count = element("td", f"{run.counts[each.label]:,}", class_="number")
+        count = numeric(f"{run.counts[each.label]:,}")
         rows.append([run.names[each.label], cell(accuracy, path), count, _taken_for(run, each)])
     head = ["class", "accuracy, percent", "training images", "taken for"]
-    return details("As a table", table(head, rows, "The hardest classes"))
+    return folded("As a table", head, rows, "The hardest classes")

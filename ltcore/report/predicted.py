@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from xml.etree.ElementTree import Element
-
 import numpy as np
 
 from ltcore.evaluation.metrics import ECE_BINS
 from ltcore.report.analysis import confusion as confusion_counts
+from ltcore.report.blocks import Cell, Confusion, Drawn, Folded, Panels, Part, Section, Table, Text
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import Outcome, ReportedRun
-from ltcore.report.heatmap import Matrix
 from ltcore.report.layout import (
     MISSING,
     Runs,
@@ -18,24 +16,24 @@ from ltcore.report.layout import (
     cell,
     each_run,
     ended,
-    panels,
+    folded,
+    numeric,
     percent,
     run_name,
-    section,
 )
-from ltcore.report.markup import Content, details, element, table
+from ltcore.report.matrix import Matrix
 
 _LARGEST = 20
 _CONFUSIONS = "The most frequent confusions"
 
 
-def reliability(runs: Runs) -> Element | None:
+def reliability(runs: Runs) -> Section | None:
     """Reliability diagrams and expected calibration errors."""
     found = [(index, run) for index, run in ended(runs) if run.predictions]
     if not found:
         return None
     kinds: list[tuple[str, Outcome, int, bool]] = []
-    errors: list[list[Content]] = []
+    errors: list[list[str | Cell]] = []
     for index, run in found:
         assert run.predictions and run.result
         name = f"{run_name(runs, index)}, " if len(runs) > 1 else ""
@@ -48,21 +46,21 @@ def reliability(runs: Runs) -> Element | None:
             cell(run.result[when]["ece"], f"{index}/{when}/ece") for when in ("before_calibration", "after_calibration")
         ]
         errors.append([run_name(runs, index), *cells])
-    charts = (_diagram(kinds, len(runs) > 1), _shares(kinds, len(runs) > 1))
+    charts = Panels([_diagram(kinds, len(runs) > 1), _shares(kinds, len(runs) > 1)])
     caption = "Expected calibration error, in percent"
-    error = table(["run", "before calibration", "after calibration"], errors, caption)
+    error = Table(["run", "before calibration", "after calibration"], errors, caption)
     bins = [
-        details(f"Values, {name}", table(["confidence", "images", "mean confidence", "accuracy"], _bins(each), name))
+        folded(f"Values, {name}", ["confidence", "images", "mean confidence", "accuracy"], _bins(each), name)
         for name, each, _, _ in kinds
     ]
     text = (
         "Whether the network is right as often as it says: below the diagonal it is too sure of itself. The expected "
         f"calibration error is the mean distance from the diagonal over the test images, in {ECE_BINS} bins."
     )
-    return section("reliability", "Reliability and calibration error", text, panels(*charts), error, *bins)
+    return Section("reliability", "Reliability and calibration error", text, [charts, error, *bins])
 
 
-def _diagram(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Element:
+def _diagram(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Drawn:
     series = []
     for name, outcome, style, before in kinds:
         known = [
@@ -77,10 +75,10 @@ def _diagram(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Eleme
         for name, o, _, _ in kinds
     )
     x = Axis("confidence, percent", 0, 1, percent=True)
-    return Chart("Accuracy by confidence", said, x, accuracy_axis(), series, diagonal=True, legend=legend).draw()
+    return Drawn(Chart("Accuracy by confidence", said, x, accuracy_axis(), series, diagonal=True, legend=legend))
 
 
-def _shares(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Element:
+def _shares(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Drawn:
     series = []
     for name, outcome, style, before in kinds:
         total = sum(outcome.samples)
@@ -90,75 +88,57 @@ def _shares(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Elemen
     x = Axis("confidence, percent", 0, 1, percent=True)
     y = Axis("test images of the bin, percent", 0, 1, percent=True)
     said = "; ".join(f"{name}: {percent(o.samples[-1] / sum(o.samples))} in the highest bin" for name, o, _, _ in kinds)
-    return Chart("Test images by confidence", said, x, y, series, legend=legend).draw()
+    return Drawn(Chart("Test images by confidence", said, x, y, series, legend=legend))
 
 
-def _bins(outcome: Outcome) -> list[list[Content]]:
-    rows: list[list[Content]] = []
+def _bins(outcome: Outcome) -> list[list[str | Cell]]:
+    rows: list[list[str | Cell]] = []
     for at, (n, right, confidence) in enumerate(zip(outcome.samples, outcome.right, outcome.confidence, strict=True)):
         means = [percent(confidence / n), percent(right / n)] if n else [MISSING, MISSING]
-        rows.append([f"{percent(at / ECE_BINS)} to {percent((at + 1) / ECE_BINS)}", f"{n:.0f}", *means])
+        rows.append(
+            [f"{percent(at / ECE_BINS)} to {percent((at + 1) / ECE_BINS)}", *map(numeric, (f"{n:.0f}", *means))]
+        )
     return rows
 
 
-def confusion(runs: Runs) -> Element | None:
+def confusion(runs: Runs) -> Section | None:
     """The confusion matrix, drawn by script.js from the page's data, and its largest cells as a table."""
     if not any(run.predictions for run in runs):
         return None
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> list[Part]:
         if not run.predictions:
-            return [element("p", "There are no predictions.")]
-        name = run_name(runs, index)
-        buttons = [
-            element("button", text, type="button", data_act=act, aria_label=said)
-            for act, text, said in (("in", "+", "zoom in"), ("out", "−", "zoom out"), ("whole", "whole", "show all"))  # noqa: RUF001
-        ]
-        help_text = f"Confusion matrix of {name}. Arrow keys move to a cell, plus and minus zoom, 0 shows all."
-        canvas = element(
-            "canvas", tabindex=0, role="application", aria_label=help_text, aria_describedby=f"cell-{index}"
+            return [Text("There are no predictions.")]
+        label = (
+            f"Confusion matrix of {run_name(runs, index)}. Arrow keys move to a cell, plus and minus zoom, 0 shows all."
         )
-        said = element("p", "", id=f"cell-{index}", class_="cell", aria_live="polite")
-        matrix = element(
-            "div", element("div", *buttons, class_="buttons"), canvas, said, class_="confusion", data_run=index
-        )
-        largest = _largest(run)
-        return [panels(matrix, largest) if len(runs) == 1 else element("div", matrix, details(_CONFUSIONS, largest))]
+        drawn, largest = Confusion(index, label, _matrix(run)), _largest(run)
+        return [Panels([drawn, largest])] if len(runs) == 1 else [drawn, Folded(_CONFUSIONS, [largest])]
 
     text = (
         "What each class is taken for, as a share of its test images; rows are classes, columns predictions, both with "
         "the most frequent class first. Below the diagonal rare classes are taken for more frequent ones. Point at a "
         "cell or use the arrow keys; zoom with the buttons, with + and -, or with Ctrl and the wheel; drag to move."
     )
-    without = element("noscript", element("p", "The matrix needs JavaScript; the table of its largest cells does not."))
-    return section("confusion", "Confusion matrix", text, without, each_run(runs, draw))
+    return Section("confusion", "Confusion matrix", text, each_run(runs, draw))
 
 
-def confusion_matrices(runs: Runs) -> Element | None:
-    """The confusion matrix of each run as a picture; None where there is none."""
-    if not any(run.predictions for run in runs):
-        return None
-
-    def draw(_: int, run: ReportedRun) -> list[Content]:
-        if not run.predictions:
-            return []
-        size, order = len(run.counts), np.array(run.order)
-        said = confusion_counts(run.predictions.targets, run.predictions.after.predictions, size)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rates = (said / said.sum(1, keepdims=True))[np.ix_(order, order)]
-        right = percent(float(np.nanmean(np.diag(rates))))
-        text = f"{right} percent of a class's images are right on average."
-        return [Matrix("Confusion matrix", text, rates, [run.names[label] for label in run.order], 0, 1).draw()]
-
-    return section("confusion", "Confusion matrix", "", each_run(runs, draw))
+def _matrix(run: ReportedRun) -> Matrix:
+    """The confusion matrix as a figure of its own."""
+    assert run.predictions
+    size, order = len(run.counts), np.array(run.order)
+    said = confusion_counts(run.predictions.targets, run.predictions.after.predictions, size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = (said / said.sum(1, keepdims=True))[np.ix_(order, order)]
+    text = f"{percent(float(np.nanmean(np.diag(rates))))} percent of a class's images are right on average."
+    return Matrix("Confusion matrix", text, rates, [run.names[label] for label in run.order], 0, 1)
 
 
-def _largest(run: ReportedRun) -> Element:
+def _largest(run: ReportedRun) -> Table:
     assert run.predictions
     cells = [(images, target, said) for target, said, images in run.predictions.confusion if target != said]
     cells.sort(key=lambda each: (-each[0], each[1], each[2]))
-    rows: list[list[Content]] = [
-        [run.names[target], run.names[said], element("td", str(images), class_="number")]
-        for images, target, said in cells[:_LARGEST]
+    rows: list[list[str | Cell]] = [
+        [run.names[target], run.names[said], numeric(str(images))] for images, target, said in cells[:_LARGEST]
     ]
-    return table(["class", "taken for", "test images"], rows, _CONFUSIONS)
+    return Table(["class", "taken for", "test images"], rows, _CONFUSIONS)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from xml.etree.ElementTree import Element
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltcore.report.analysis import DecisionMap, Floats, Integers, Offered
-from ltcore.report.chart import PLOT, Axis, Chart, Series
+from ltcore.report.blocks import Drawn, Heading, Part, Section, Table, Text
+from ltcore.report.chart import Axis, Chart, Regions, Series
 from ltcore.report.chosen import MOST, STYLES
 from ltcore.report.data import ReportedRun
-from ltcore.report.layout import Runs, each_run, number, panels, percent, section
-from ltcore.report.markup import Content, element, table
+from ltcore.report.labels import shortened
+from ltcore.report.layout import Runs, beside, each_run, number, numeric, percent
 from ltcore.report.material import Material
 from ltcore.report.sampling import SEED
 
@@ -22,22 +22,19 @@ from ltcore.report.sampling import SEED
 GRID = (90, 55)
 #: Points that vote for a cell.
 NEIGHBOURS = 5
-#: How far a row of cells reaches into the next, so that no seam is seen between them; within a path nothing adds up.
-_OVERLAP = 0.5
 _NAME_LETTERS = 16
 
 
-def decisions(runs: Runs, materials: Sequence[Material]) -> Element | None:
+def decisions(runs: Runs, materials: Sequence[Material]) -> Section | None:
     """What each stage takes the test images of some classes for, in their place on a map (STG, figure 4)."""
     if not any(material.analysis and material.analysis.decisions for material in materials):
         return None
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> Sequence[Part]:
         found = materials[index].analysis
         if found is None or found.decisions is None:
-            return [element("p", "There is no map of decisions of this run.")]
-        drawn = _panels(run, found.decisions)
-        return [panels(*drawn)] if len(runs) == 1 else list(drawn)
+            return [Text("There is no map of decisions of this run.")]
+        return beside(runs, _panels(run, found.decisions))
 
     text = (
         "Test images of some classes on a map (t-SNE of their features), with the colour and the marker of their true "
@@ -45,12 +42,14 @@ def decisions(runs: Runs, materials: Sequence[Material]) -> Element | None:
         "that changes: in truth, and as each stage decides that has these features. A boundary on a map is a picture "
         "of decisions, and not the classifier's own boundary."
     )
-    return section("boundaries", "Decisions on a map of test images", text, each_run(runs, draw))
+    return Section("boundaries", "Decisions on a map of test images", text, each_run(runs, draw))
 
 
-def _panels(run: ReportedRun, found: DecisionMap) -> list[Element]:
+def _panels(run: ReportedRun, found: DecisionMap) -> list[Drawn]:
     x, y = axes(found.points)
-    names = {label: run.names[label][:_NAME_LETTERS] for label in found.chosen}
+    short = shortened(run.names, _NAME_LETTERS)
+    names = {label: short[label] for label in found.chosen}
+    styles = dict(zip(found.chosen, STYLES, strict=False))
     series = [each for each in _series(found.points, found.targets, found.chosen, names) if each.points]
     drawn = []
     for name, said in (("truth", found.targets), *found.said.items()):
@@ -59,9 +58,8 @@ def _panels(run: ReportedRun, found: DecisionMap) -> list[Element]:
         title = "True classes" if name == "truth" else f"Decisions after '{name}' ({right} % right)"
         if name == "truth":
             words = f"{len(found.targets)} test images of {len(found.chosen)} classes."
-        cells = vote(found.points, said, x, y)
-        background = _background(cells, found.chosen)
-        drawn.append(Chart(title, words, x, y, series, behind=background, legend=True).draw())
+        behind = Regions(vote(found.points, said, x, y), styles)
+        drawn.append(Drawn(Chart(title, words, x, y, series, behind=behind, legend=True)))
     return drawn
 
 
@@ -97,78 +95,50 @@ def vote(points: Floats, said: Integers, x: Axis, y: Axis) -> NDArray[np.int64]:
     return np.array(winners, dtype=np.int64).reshape(down, across)
 
 
-def _background(cells: NDArray[np.int64], chosen: Sequence[int]) -> Element:
-    left, top, width, height = PLOT
-    down, across = cells.shape
-    step_x, step_y = width / across, height / down
-    drawn = element("g", aria_hidden="true")
-    for label in np.unique(cells).tolist():
-        path = []
-        for row in range(down):
-            runs = np.flatnonzero(np.diff(np.r_[0, cells[row] == label, 0]))
-            for start, stop in runs.reshape(-1, 2).tolist():
-                path.append(
-                    f"M{left + start * step_x:.1f} {top + row * step_y:.1f}h{(stop - start) * step_x:.1f}"
-                    f"v{step_y + (_OVERLAP if row + 1 < down else 0):.1f}h{(start - stop) * step_x:.1f}z"
-                )
-        how = f"s{STYLES[list(chosen).index(label)]}" if label in chosen else "other"
-        drawn.append(element("path", d="".join(path), class_=f"region {how}"))
-    borders = [
-        f"M{left + column * step_x:.1f} {top + row * step_y:.1f}v{step_y:.1f}"
-        for row, column in np.argwhere(cells[:, 1:] != cells[:, :-1]) + np.array([0, 1])
-    ]
-    borders += [
-        f"M{left + column * step_x:.1f} {top + row * step_y:.1f}h{step_x:.1f}"
-        for row, column in np.argwhere(cells[1:] != cells[:-1]) + np.array([1, 0])
-    ]
-    if borders:
-        drawn.append(element("path", d="".join(borders), class_="border"))
-    return drawn
-
-
-def shown(runs: Runs, materials: Sequence[Material]) -> Element | None:
+def shown(runs: Runs, materials: Sequence[Material]) -> Section | None:
     """What methods show of themselves (`ltcore.Method.reported`)."""
     if not any(material.analysis and material.analysis.offered for material in materials):
         return None
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> list[Part]:
         found = materials[index].analysis
         if found is None or not found.offered:
-            return [element("p", "Its methods show nothing.")]
-        content: list[Content] = []
+            return [Text("Its methods show nothing.")]
+        parts: list[Part] = []
         for each in found.offered:
-            heading = element("h3" if len(runs) == 1 else "h4", f"{each.method}: {each.content.title}")
-            content += [heading, element("p", each.content.text)]
-            content += _scatters(run, each, materials[index].chosen) if each.panels else [_table(each)]
-        return content
+            heading = Heading(f"{each.method}: {each.content.title}", 3 if len(runs) == 1 else 4)
+            parts += [heading, Text(each.content.text)]
+            parts += beside(runs, _scatters(run, each, materials[index].chosen)) if each.panels else [_table(each)]
+        return parts
 
     text = (
         "What the methods of the run show of themselves, from training images. Vectors are brought to two dimensions "
         f"together (t-SNE, seed {SEED}), so that the panels of one drawing can be compared."
     )
-    return section("shown", "What methods show", text, each_run(runs, draw))
+    return Section("shown", "What methods show", text, each_run(runs, draw))
 
 
-def _scatters(run: ReportedRun, found: Offered, chosen: Sequence[int]) -> list[Content]:
+def _scatters(run: ReportedRun, found: Offered, chosen: Sequence[int]) -> list[Drawn]:
     every = np.concatenate([points for points, _ in found.panels.values()])
     x, y = axes(every)
     present = np.unique(np.concatenate([labels for _, labels in found.panels.values()])).tolist()
     order = [label for label in (chosen or run.order) if label in present][:MOST]
-    names = {label: f"{run.names[label][:_NAME_LETTERS]} ({run.counts[label]})" for label in order}
+    short = shortened(run.names, _NAME_LETTERS)
+    names = {label: f"{short[label]} ({run.counts[label]})" for label in order}
     drawn = []
     for name, (points, labels) in found.panels.items():
         apart = number(found.apart[name], 2)
         said = f"{len(labels)} vectors of {len(np.unique(labels))} classes; mean silhouette of the classes {apart}."
         series = [each for each in _series(points, labels, order, names) if each.points]
         title = f"{name[0].upper()}{name[1:]} (silhouette {apart})"
-        drawn.append(Chart(title, said, x, y, series, legend=True).draw())
-    return [panels(*drawn)]
+        drawn.append(Drawn(Chart(title, said, x, y, series, legend=True)))
+    return drawn
 
 
-def _table(found: Offered) -> Element:
+def _table(found: Offered) -> Table:
     content = found.content
-    rows: list[list[Content]] = [
-        [cell if isinstance(cell, str) else element("td", number(float(cell), 4), class_="number") for cell in row]
+    rows = [
+        [cell if isinstance(cell, str) else numeric(number(float(cell), 4)) for cell in row]
         for row in content.rows  # type: ignore[union-attr]
     ]
-    return table(list(content.columns), rows, content.title)  # type: ignore[union-attr]
+    return Table(list(content.columns), rows, content.title)  # type: ignore[union-attr]

@@ -1,7 +1,7 @@
 "use strict";
 // The confusion matrices: drawn on a canvas from the page's data, because a thousand classes are a million cells.
 
-const MARGIN = 78; // pixels left and above, for the classes' names
+const MARGIN = 104; // pixels left and above, for the classes' names
 const FEWEST = 4; // cells a side when zoomed in as far as it goes
 
 class Matrix {
@@ -9,6 +9,7 @@ class Matrix {
     this.canvas = box.querySelector("canvas");
     this.said = box.querySelector(".cell");
     this.names = run.order.map((label) => run.result.class_names[label]);
+    this.labels = run.order.map((label) => run.labels[label]);
     this.counts = run.order.map((label) => run.result.class_counts[label]);
     this.size = run.order.length;
     const rank = [];
@@ -173,10 +174,9 @@ class Matrix {
     pen.fillStyle = ink;
     pen.textBaseline = "middle";
     pen.textAlign = "right";
-    const shown = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
     for (let at = Math.ceil(view.y / every) * every; at < Math.min(view.y + view.span, this.size); at += every) {
       const y = place(at + 0.5, view.y);
-      if (y >= MARGIN) pen.fillText(shown(this.names[at]), MARGIN - 5, y, MARGIN - 8);
+      if (y >= MARGIN) pen.fillText(this.labels[at], MARGIN - 5, y, MARGIN - 8);
     }
     for (let at = Math.ceil(view.x / every) * every; at < Math.min(view.x + view.span, this.size); at += every) {
       const x = place(at + 0.5, view.x);
@@ -185,7 +185,7 @@ class Matrix {
       pen.translate(x, MARGIN - 5);
       pen.rotate(-Math.PI / 2);
       pen.textAlign = "left";
-      pen.fillText(shown(this.names[at]), 0, 0, MARGIN - 8);
+      pen.fillText(this.labels[at], 0, 0, MARGIN - 8);
       pen.restore();
     }
     pen.fillStyle = quiet;

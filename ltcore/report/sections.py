@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from xml.etree.ElementTree import Element
-
 from ltcore.contract.figures import SHOT_GROUPS, ShotName, shot_group
 from ltcore.contract.result import Figures, SelectionRecord
+from ltcore.report.blocks import Cell, Code, Drawn, Folded, Panels, Part, Section, Table, Text
 from ltcore.report.chart import Axis, Chart, Series
 from ltcore.report.data import ReportedRun
+from ltcore.report.labels import shortened
 from ltcore.report.layout import (
     FIGURE_HEADS,
     MISSING,
@@ -17,14 +17,11 @@ from ltcore.report.layout import (
     each_run,
     ended,
     figure_cells,
-    key,
+    folded,
     number,
-    panels,
+    numeric,
     run_name,
-    section,
-    shorten,
 )
-from ltcore.report.markup import Content, details, element, table
 
 #: The number of each shot group's colour and marker.
 GROUP_STYLES: dict[ShotName, int] = {"many": 0, "medium": 2, "few": 1}
@@ -36,24 +33,17 @@ NEUTRAL = 4
 _TICK_LETTERS = 52
 
 
-def overview(runs: Runs) -> Element:
+def overview(runs: Runs) -> Section:
     """One line of figures for every run."""
-    rows: list[list[Content]] = []
+    rows: list[list[str | Cell]] = []
     for index, run in enumerate(runs):
-        name = element("th", key(index) if len(runs) > 1 else None, run_name(runs, index), scope="row")
+        name = Cell(run_name(runs, index), key=index if len(runs) > 1 else None)
         figures = (
             figure_cells(run.result["after_calibration"], f"{index}/after_calibration")
             if run.result
-            else [element("td", MISSING, class_="number") for _ in FIGURE_HEADS]
+            else [numeric(MISSING) for _ in FIGURE_HEADS]
         )
-        rows.append(
-            [
-                name,
-                *figures,
-                element("td", _state(run), class_="state"),
-                element("td", element("code", str(run.path)), class_="path"),
-            ]
-        )
+        rows.append([name, *figures, Cell(_state(run), "state"), Cell(str(run.path), "path")])
     head = ["run", *FIGURE_HEADS, "state", "directory"]
     many, medium, few = (group.words for group in SHOT_GROUPS)
     text = (
@@ -61,7 +51,7 @@ def overview(runs: Runs) -> Element:
         f"the mean accuracies of the classes with {many}, {medium} and {few} training images; balanced is the mean "
         "over all classes, ECE the expected calibration error."
     )
-    return section("overview", "Overview", text, table(head, rows, "Figures of each run, in percent"))
+    return Section("overview", "Overview", text, [Table(head, rows, "Figures of each run, in percent")])
 
 
 def _state(run: ReportedRun) -> str:
@@ -71,41 +61,41 @@ def _state(run: ReportedRun) -> str:
     return f"not ended: {epochs} and {len(run.stages)} stage{'' if len(run.stages) == 1 else 's'} done"
 
 
-def configuration(runs: Runs) -> Element:
+def configuration(runs: Runs) -> Section:
     """Recipe, plan and surroundings."""
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
+    def draw(index: int, run: ReportedRun) -> list[Part]:
         about = run.environment
         facts = [(name, str(about[name])) for name in ("device", "device_name", "python", "platform") if name in about]
         facts += [(name, str(version)) for name, version in about.get("versions", {}).items()]
-        content: list[Content] = [
-            details("Plan", element("pre", run.plan_text, tabindex=0, aria_label="plan"), unfolded=len(runs) == 1),
-            details("Recipe", element("pre", run.recipe_text, tabindex=0, aria_label="recipe")),
+        parts: list[Part] = [
+            Folded("Plan", [Code(run.plan_text, "plan")], unfolded=len(runs) == 1),
+            Folded("Recipe", [Code(run.recipe_text, "recipe")]),
         ]
         if facts:
-            content.append(details("Device and versions", table(["what", "value"], facts, "Device and versions")))
+            parts.append(folded("Device and versions", ["what", "value"], facts, "Device and versions"))
         if run.result and "selection" in run.result:
-            content.append(_selection(index, run.result["selection"]))
+            parts.append(_selection(index, run.result["selection"]))
         if run.result and "reused" in run.result:
             taken = ", ".join(f"{name}: {value}" for name, value in run.result["reused"].items())
-            content.append(element("p", f"Stages were taken over from another run ({taken})."))
-        return content
+            parts.append(Text(f"Stages were taken over from another run ({taken})."))
+        return parts
 
     text = "What was asked for: the plan says which method does what in which stage; the recipe can be run again."
-    return section("configuration", "Configuration and plan", text, each_run(runs, draw))
+    return Section("configuration", "Configuration and plan", text, each_run(runs, draw))
 
 
-def _selection(index: int, selection: SelectionRecord) -> Element:
-    rows: list[list[Content]] = []
+def _selection(index: int, selection: SelectionRecord) -> Folded:
+    rows: list[list[str | Cell]] = []
     for place, candidate in enumerate(selection["candidates"]):
         options = ", ".join(f"{path} = {value}" for path, value in candidate["options"].items())
         chosen = "chosen" if candidate["options"] == selection["chosen"] else ""
         rows.append([options, cell(candidate["score"], f"{index}/selection/candidates/{place}/score"), chosen])
     caption = f"Values chosen on {selection['images']} held-out images by {selection['score']}"
-    return details("Selection", table(["options", "score, percent", ""], rows, caption))
+    return folded("Selection", ["options", "score, percent", ""], rows, caption)
 
 
-def frequency(runs: Runs) -> Element | None:
+def frequency(runs: Runs) -> Section | None:
     """Training images of each class, the most frequent first."""
     found = ended(runs)
     if not found:
@@ -125,22 +115,22 @@ def frequency(runs: Runs) -> Element | None:
         style = members[0] if several else NEUTRAL
         series.append(Series(whose, ranked, style, line=True, marks=several, dash=members[0] if several else 0))
         series += [] if several else _grouped(run)
-    rows: list[list[Content]] = []
+    rows: list[list[str | Cell]] = []
     for members in tails.values():
         run = runs[members[0]]
         for group in SHOT_GROUPS:
             own = [count for count in run.counts if shot_group(count) == group.name]
             named = [", ".join(run_name(runs, index) for index in members)] if len(tails) > 1 else []
-            rows.append([*named, f"{group.name} ({group.rule})", str(len(own)), f"{sum(own):,}"])
+            rows.append([*named, f"{group.name} ({group.rule})", numeric(str(len(own))), numeric(f"{sum(own):,}")])
     run = found[0][1]
     said = f"From {max(counts):,} training images of the most frequent class down to {min(counts):,}."
-    picture = Chart("Training images of each class", said, x, y, series).draw()
+    picture = Drawn(Chart("Training images of each class", said, x, y, series))
     imbalance = max(run.counts) / min(run.counts)
     same = f" {len(run.counts)} classes; the largest has {imbalance:.4g} times as many images as the smallest."
     text = "How long the tail is." + (same if len(tails) == 1 else "")
     head = [*(["runs"] if len(tails) > 1 else []), "group", "classes", "training images"]
-    groups = table(head, rows, "Classes and training images of each group")
-    return section("frequency", "Class frequency", text, panels(picture, groups))
+    groups = Table(head, rows, "Classes and training images of each group")
+    return Section("frequency", "Class frequency", text, [Panels([picture, groups])])
 
 
 def _grouped(run: ReportedRun) -> list[Series]:
@@ -154,27 +144,27 @@ def _grouped(run: ReportedRun) -> list[Series]:
     return made
 
 
-def stages(runs: Runs) -> Element | None:
+def stages(runs: Runs) -> Section | None:
     """The shot groups after each stage and calibration."""
     if not any(run.figures for run in runs):
         return None
 
     several = len(runs) > 1
-    rows: list[list[Content]] = []
+    rows: list[list[str | Cell]] = []
     for index, run in enumerate(runs):
         whose = [run_name(runs, index)] if several else []
         rows += [[*whose, name, *figure_cells(figures, f"{index}/{path}")] for name, path, figures in run.figures]
     head = [*(["run"] if several else []), "after", *FIGURE_HEADS]
-    shown = table(head, rows, "Figures after each stage, in percent")
+    shown = Table(head, rows, "Figures after each stage, in percent")
 
-    def draw(index: int, run: ReportedRun) -> list[Content]:
-        return [_groups_by_stage(run) if tested(run) else element("p", "No stage has ended yet.")]
+    def draw(index: int, run: ReportedRun) -> list[Part]:
+        return [_groups_by_stage(run) if tested(run) else Text("No stage has ended yet.")]
 
     text = (
         "What each stage, and calibration, does to frequent and rare classes: the first point of each line is the "
         "first stage's end, the last the result. In percent."
     )
-    return section("stages", "Many, medium and few, stage by stage", text, each_run(runs, draw), shown)
+    return Section("stages", "Many, medium and few, stage by stage", text, [*each_run(runs, draw), shown])
 
 
 def tested(run: ReportedRun) -> list[tuple[str, str, Figures]]:
@@ -182,10 +172,11 @@ def tested(run: ReportedRun) -> list[tuple[str, str, Figures]]:
     return [row for row in run.figures if not row[1].endswith("validation") and row[1] != "before_calibration"]
 
 
-def _groups_by_stage(run: ReportedRun) -> Element:
+def _groups_by_stage(run: ReportedRun) -> Drawn:
     rows = tested(run)
     room = _TICK_LETTERS // len(rows)
-    names = tuple((float(place), shorten(name, room)) for place, (name, _, _) in enumerate(rows))
+    short = shortened([name for name, _, _ in rows], room)
+    names = tuple((float(place), name) for place, name in enumerate(short))
     x = Axis("after", -0.5, len(rows) - 0.5, named=names)
     series = []
     for place, (group, style) in enumerate(GROUP_STYLES.items()):
@@ -200,4 +191,4 @@ def _groups_by_stage(run: ReportedRun) -> Element:
         f"{name}: " + ", ".join(f"{g} {number(100 * value)}" for g in GROUP_STYLES if (value := f[g]) is not None)
         for name, _, f in rows
     )
-    return Chart("Mean accuracy of each group's classes", said, x, accuracy_axis(), series).draw()
+    return Drawn(Chart("Mean accuracy of each group's classes", said, x, accuracy_axis(), series))
