@@ -1,4 +1,4 @@
-"""The contributors' commands: what the justfile has is what the pages name and what CI runs, and versions are stated once."""
+"""The commands of contributors: pages name what the justfile has, CI runs all checks, versions are stated once."""
 
 import json
 import re
@@ -64,6 +64,27 @@ def test_every_generator_is_run(just):
 def test_commits_are_checked_with_the_tested_ruff():
     (ruff,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert f"ruff=={ruff['rev'].removeprefix('v')}" in (ROOT / "requirements-tested.txt").read_text().splitlines()
+
+
+def test_a_bug_report_asks_for_what_there_is(cli):
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text())
+    asked = {part["id"]: part["attributes"]["description"] for part in form["body"] if "id" in part}
+    assert "runs/RECIPE/RUN/environment.json" in asked["environment"]
+    for command in re.findall(r"`ltcore ([^`]*)`", " ".join(asked.values())):
+        said = cli(*command.replace("RECIPE", str(ROOT / "recipes" / "digits_lt_ce.yaml")).split())
+        assert said.code == 0, command
+        if "--json" in command:
+            assert json.loads(said.out)["recipe"] == "digits_lt_ce"
+
+
+def test_decisions_are_short_and_linked():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    records = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert len(records) == page.count("(decisions/")
+    for path in records:
+        text = path.read_text()
+        assert len(text.splitlines()) < 60 and f"(decisions/{path.name})" in page
+        assert re.findall("^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
 
 
 def _bounds():
