@@ -70,7 +70,7 @@ def test_a_bug_report_asks_for_what_there_is(cli):
     form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text())
     asked = {part["id"]: part["attributes"]["description"] for part in form["body"] if "id" in part}
     assert "runs/RECIPE/RUN/environment.json" in asked["environment"]
-    for command in re.findall(r"`ltcore ([^`]*)`", " ".join(asked.values())):
+    for command in re.findall(r"(?:the recipe:|output of) `ltcore ([^`]*)`", " ".join(asked.values())):
         said = cli(*command.replace("RECIPE", str(ROOT / "recipes" / "digits_lt_ce.yaml")).split())
         assert said.code == 0, command
         if "--json" in command:
