@@ -7,7 +7,7 @@ export PATH := justfile_directory() / ".venv/bin:" + env("PATH")
 # Versions in requirements-lowest.txt are those for this Python, the oldest that we support.
 lowest_python := "3.11"
 lowest_env := ".venv-lowest"
-lowest_tests := "tests/test_step.py tests/test_cli.py plugins"
+lowest_tests := "tests/test_step.py tests/test_stage.py tests/test_cli.py tests/test_train.py tests/test_optim.py tests/test_timm_backbone.py tests/data/test_pixels.py tests/export plugins/focal plugins/ofa plugins/lora"
 
 _list:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
