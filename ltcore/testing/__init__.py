@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ltcore.testing.checking import check_method as check_method
     from ltcore.testing.checking import conformance as conformance
+    from ltcore.testing.parametrized import parametrize_with_checks as parametrize_with_checks
     from ltcore.testing.report import Check as Check
     from ltcore.testing.report import ConformanceError as ConformanceError
     from ltcore.testing.report import Report as Report
@@ -20,6 +21,7 @@ _HOMES = {
     "Report": "report",
     "check_method": "checking",
     "conformance": "checking",
+    "parametrize_with_checks": "parametrized",
 }
 __all__ = sorted(_HOMES)
 
