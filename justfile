@@ -141,6 +141,7 @@ plugins:
 [group('generated files')]
 docs:
     python docs/make_hooks.py
+    python docs/make_methods.py
     python docs/make_commands.py
     python docs/make_plugin_api.py
 
