@@ -70,6 +70,7 @@ _OURS = {
     "feature_dropout": "ltcore-feature-noise",
     "feature_noise": "ltcore-feature-noise",
     "focal": "ltcore-focal",
+    "fslwf": "ltcore-fslwf",
     "gra_loss": "ltcore-glag",
     "imbsam": "ltcore-sam",
     "inverse_frequency": "ltcore-class-balanced",
