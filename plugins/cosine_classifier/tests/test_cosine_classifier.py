@@ -59,7 +59,7 @@ def test_a_learned_scale_multiplies_and_learns():
     torch.testing.assert_close(learned(features), CosineClassifier(learned.directions, 10.0)(features))
     learned(features)[0, 0].backward()
     torch.testing.assert_close(learned.scale.grad, learned(features)[0, 0].detach() / 10)
-    assert float(learned.scale) == 10
+    assert learned.scale.item() == 10
 
 
 def test_it_begins_as_the_nearest_centroid_of_directions():

@@ -57,14 +57,28 @@ def method(**options):
 
 PUBLISHED = {
     "attention": (
-        [[0.25200289, 1.26622367, 0.02473307, -0.13340095, 0.56700242], [1.22152281, 0.37045357, -0.44251198, 0.18259284, 1.29423213]],
-        [[9.64584160, -4.14493275, 9.24363327, 9.00125313, 7.21576214], [-4.02404499, 9.60994148, -0.60309052, -2.85529947, 4.60902977], [-3.51418257, -6.10044432, -6.50926495, -0.33791995, -7.44636869]],
+        [
+            [0.25200289, 1.26622367, 0.02473307, -0.13340095, 0.56700242],
+            [1.22152281, 0.37045357, -0.44251198, 0.18259284, 1.29423213],
+        ],
+        [
+            [9.64584160, -4.14493275, 9.24363327, 9.00125313, 7.21576214],
+            [-4.02404499, 9.60994148, -0.60309052, -2.85529947, 4.60902977],
+            [-3.51418257, -6.10044432, -6.50926495, -0.33791995, -7.44636869],
+        ],
     ),
     "average": (
-        [[-0.05789708, 1.18276227, 0.33447033, -0.10235167, 0.29093808], [0.91116697, 0.26052663, -0.12278374, 0.24235215, 1.00182486]],
-        [[9.64584160, -4.14493275, 9.24363327, 7.10607338, 6.71645784], [-4.02404499, 9.60994148, -0.60309052, -4.58503675, 5.10181188], [-3.51418257, -6.10044432, -6.50926495, 3.32076955, -6.58650017]],
+        [
+            [-0.05789708, 1.18276227, 0.33447033, -0.10235167, 0.29093808],
+            [0.91116697, 0.26052663, -0.12278374, 0.24235215, 1.00182486],
+        ],
+        [
+            [9.64584160, -4.14493275, 9.24363327, 7.10607338, 6.71645784],
+            [-4.02404499, 9.60994148, -0.60309052, -4.58503675, 5.10181188],
+            [-3.51418257, -6.10044432, -6.50926495, 3.32076955, -6.58650017],
+        ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("generator", list(PUBLISHED))
@@ -140,6 +154,17 @@ def test_dropout_is_of_the_method_s_rows_alone():
     assert method(dropout=0.0).augment_features(features=given, context=context) is given
 
 
+def test_the_last_relu_is_taken_out():
+    made = FSLwF()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
+    images = waves(2, 3, 8, 8)
+    assert (network(images) >= 0).all()
+    found = made.adapt_backbone(backbone=network)
+    assert (found(images) < 0).any() and type(found[1]) is nn.ReLU
+    with pytest.raises(RecipeError, match="none that is a module"):
+        made.adapt_backbone(backbone=nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
 def test_options():
     assert FSLwFOptions().model_dump() == {
         **{"base_images": 21, "generator": "attention", "novel_share": 0.64, "exemplars": 10, "dropout": 0.5},
@@ -153,12 +178,12 @@ def test_options():
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
 
-def recipe(tmp_path, classifier=None, second=None, **options):
+def recipe(tmp_path, second=None, holdout=0, **options):
     cosine = {"scale": 10, "init": "random", "learn_scale": True}
     whole = {
         "threads": 1,
-        "data": {"use": "digits_lt"},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 8}},
+        "data": {"use": "digits_lt", "holdout": holdout},
+        "backbone": {"use": "timm", "options": {"model": "test_resnet"}, "adapt": ["fslwf"]},
         "methods": {
             "base": {"use": "class_group", "options": {"least": 20}},
             "cosine_classifier": {"options": cosine},
@@ -184,7 +209,7 @@ def test_rare_classes_are_known_once_their_weights_are_generated(tmp_path, gener
     before, after = (torch.tensor(stage["test"]["per_class_accuracy"]) for stage in result["stages"])
     rare = torch.tensor(result["class_counts"]) < 20
     assert before[~rare].mean() > 0.9 and before[rare].mean() < 0.15
-    assert after[~rare].mean() > 0.6 and after[rare].mean() > 0.4
+    assert after[~rare].mean() > 0.6 and after[rare].mean() > before[rare].mean() + 0.2
     # What is opened has the generated weights.
     saved = ltcore.load(path)
     norms = saved.model.classifier.directions.norm(dim=1)
@@ -200,7 +225,7 @@ def test_rare_classes_are_known_once_their_weights_are_generated(tmp_path, gener
         ({"second": {"methods": ["fslwf"]}}, RecipeError, "cosine_classifier"),
         ({"second": {"trainable": ["fslwf"]}}, RecipeError, "name classifier under trainable"),
         ({"second": {"trainable": ["classifier"]}}, RecipeError, "own parameters"),
-        ({"second": {"validate_every": 1}}, RecipeError, "leave validate_every out"),
+        ({"second": {"validate_every": 1}, "holdout": 1}, RecipeError, "leave validate_every out"),
     ],
     ids=["no_base", "no_novel", "classifier", "frozen_classifier", "frozen_generator", "validations"],
 )

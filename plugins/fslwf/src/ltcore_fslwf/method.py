@@ -69,7 +69,7 @@ class FSLwF(Method[FSLwFOptions]):
 
     @hookimpl
     def adapt_backbone(self, backbone: Backbone) -> Backbone:
-        """The network without its last ReLU, so that features have either sign and cosines of either sign mean something.
+        """The network without its last ReLU, so that features, and with them cosines, have either sign.
 
         Raises:
             RecipeError: it has no ReLU that is a module.
