@@ -137,7 +137,7 @@ generate: plugins docs recipes
 plugins:
     python .ci/plugins.py --write
 
-# docs/hooks.md, docs/commands.md, docs/plugin_api.md
+# docs/hooks.md, docs/methods.md, docs/commands.md, docs/plugin_api.md
 [group('generated files')]
 docs:
     python docs/make_hooks.py

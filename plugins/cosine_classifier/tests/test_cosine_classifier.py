@@ -20,7 +20,7 @@ from ltcore.training.execute import execute
 
 
 def test_defaults_and_bounds():
-    assert Cosine().options.model_dump() == {"scale": 25.0, "init": "class_mean"}
+    assert Cosine().options.model_dump() == {"scale": 25.0, "init": "class_mean", "learn_scale": False}
     for wrong in [{"scale": 0}, {"init": "text"}, {"scal": 1}]:
         with pytest.raises(ValidationError):
             CosineOptions(**wrong)
@@ -51,6 +51,15 @@ def test_weight_and_bias_are_as_applied():
     torch.testing.assert_close(classifier(x), x @ classifier.weight.T)
     assert classifier.bias is None and [name for name, _ in classifier.named_parameters()] == ["directions"]
     torch.testing.assert_close(classifier.directions.norm(dim=1), torch.ones(3))
+
+
+def test_a_learned_scale_multiplies_and_learns():
+    options = CosineOptions(scale=10, init="random", learn_scale=True)
+    learned, features = Cosine(options).build_classifier(feature_dim=4, num_classes=3, context=None), torch.randn(5, 4)
+    torch.testing.assert_close(learned(features), CosineClassifier(learned.directions, 10.0)(features))
+    learned(features)[0, 0].backward()
+    torch.testing.assert_close(learned.scale.grad, learned(features)[0, 0].detach() / 10)
+    assert learned.scale.item() == 10
 
 
 def test_it_begins_as_the_nearest_centroid_of_directions():

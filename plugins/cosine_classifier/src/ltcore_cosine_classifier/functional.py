@@ -24,13 +24,13 @@ def unit_rows(x: Tensor) -> Tensor:
     return unit
 
 
-def cosine_logits(features: Tensor, directions: Tensor, scale: float) -> Tensor:
+def cosine_logits(features: Tensor, directions: Tensor, scale: float | Tensor) -> Tensor:
     r"""Logits :math:`s \cos(x_i, w_c)`.
 
     Args:
         features: [N, D] float, of any norm.
         directions: [C, D] float, of any norm.
-        scale: :math:`s`, above 0.
+        scale: :math:`s`, above 0; 0-d where it is learned.
 
     Returns:
         [N, C] in [-`scale`, `scale`] up to rounding; 0 for features without direction.

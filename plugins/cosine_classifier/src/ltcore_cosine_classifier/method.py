@@ -19,12 +19,15 @@ class CosineOptions(Options):
     """What the cosines are multiplied with to give logits."""
     init: Literal["class_mean", "random"] = "class_mean"
     """Where the directions begin: at the mean training features of the classes, or anywhere."""
+    learn_scale: bool = False
+    """Whether the scale is trained, too (Gidaris and Komodakis 2018)."""
 
 
 class Cosine(Method[CosineOptions]):
     """A classifier of scaled cosines, from the class means on (LIFT, Shi et al. 2024), see `CosineClassifier`."""
 
     interface = "1.1"
+    provides = frozenset({"cosine_classifier"})
 
     @hookimpl
     def build_classifier(self, feature_dim: int, num_classes: int, context: Context) -> nn.Module:
@@ -33,4 +36,4 @@ class Cosine(Method[CosineOptions]):
             directions = context.class_means()
         else:
             directions = torch.randn(num_classes, feature_dim)
-        return CosineClassifier(directions, self.options.scale)
+        return CosineClassifier(directions, self.options.scale, self.options.learn_scale)
