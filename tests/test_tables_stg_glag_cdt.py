@@ -29,7 +29,7 @@ CELLS = {
     "glag_1": (12, 12, 6),  # a run has a figure of either stage
     "glag_2": (46, 43, 43),
     "glag_3": (16, 16, 16),
-    "glag_4": (10, 9, 9),
+    "glag_4": (10, 10, 10),
     "glag_5": (6, 6, 6),
     "glag_6": (36, 36, 36),
     "glag_7": (7, 7, 7),
@@ -79,6 +79,7 @@ NAMED = {
     ("glag_2", "glag", "im100"): "cifar100_lt_glag",
     ("glag_3", "glag", "resnet10"): "imagenet_lt_resnet10_glag",
     ("glag_3", "glag", "resnet50"): "imagenet_lt_glag",
+    ("glag_4", "glag", "resnet50"): "inaturalist2018_ssp_glag",
     ("glag_7", "gra_loss_ad_kd", "average"): "cifar100_lt_glag",
     ("cdt_1", "linear", "cdt"): "cifar10_lt_cdt",
     ("cdt_2", "erm_tau_norm", "cifar100_100"): "cifar100_lt_ce_tau_norm",
