@@ -27,7 +27,7 @@ CELLS = {
     "stg_6": (6, 6, 6),
     "stg_7": (20, 20, 20),
     "glag_1": (12, 12, 6),  # a run has a figure of either stage
-    "glag_2": (46, 43, 43),
+    "glag_2": (46, 46, 46),
     "glag_3": (16, 16, 16),
     "glag_4": (10, 10, 10),
     "glag_5": (6, 6, 6),
@@ -77,6 +77,7 @@ NAMED = {
     ("glag_3", "metasaug", "resnet50"): "imagenet_lt_metasaug",
     ("glag_2", "rsg", "im100"): "cifar100_lt_rsg_ldam_drw",
     ("glag_2", "glag", "im100"): "cifar100_lt_glag",
+    ("glag_2", "ssd", "im100"): "cifar100_lt_ssd",
     ("glag_3", "glag", "resnet10"): "imagenet_lt_resnet10_glag",
     ("glag_3", "glag", "resnet50"): "imagenet_lt_glag",
     ("glag_4", "glag", "resnet50"): "inaturalist2018_ssp_glag",

@@ -312,8 +312,8 @@ def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: 
 
     Called for every training batch with float32 logits [N, C], targets [N] and the rows that reached the classifier;
     twice where the batch is mixed, once with each row's labels (in ``features.targets`` too). Returns logits of the
-    same shape. Evaluation never calls it, nor does a stage with
-    ``classification: false``.
+    same shape. A method that does not take ``logits`` gives its own in their place, and is refused behind another one.
+    Evaluation never calls it, nor does a stage with ``classification: false``.
     """
 
 

@@ -100,6 +100,7 @@ _OURS = {
     "safa": "ltcore-safa",
     "sam": "ltcore-sam",
     "sla": "ltcore-sla",
+    "ssd": "ltcore-ssd",
     "stg": "ltcore-stg",
     "swa": "ltcore-averages",
     "tau_norm": "ltcore-tau-norm",
