@@ -8,8 +8,8 @@ from scipy.special import log_softmax
 from torch import nn
 from torch.nn.functional import normalize
 
-#: Four steps of SSP's published MoCo at temperature 0.2, momentum 0.9 and a queue of 8: the losses, then the sums of the
-#: queue over its entries and of the keys' network over its parameters.
+#: Four steps of SSP's published MoCo at temperature 0.2, momentum 0.9 and a queue of 8: the losses, then the sums of
+#: the queue over its entries and of the keys' network over its parameters.
 PUBLISHED_STEPS = [1.061856, 1.105334, 1.548287, 1.942792]
 PUBLISHED_QUEUE, PUBLISHED_NETWORK = [-2.77328, -6.893, -2.93874], -2.19434
 #: The contrast with other classes alone, by temperature, as SSD's published code has it.

@@ -177,7 +177,7 @@ def test_its_networks_must_train(tmp_path):
 
 @pytest.mark.parametrize("method", OPTIONS)
 def test_another_recipe_takes_over_what_was_learned(tmp_path, method):
-    """It learns more than to guess; and LDAM, with a classifier of its own, goes on from cross-entropy's run as if from its own."""
+    """It learns more than to guess; and LDAM, whose classifier is its own, goes on from another run as from its own."""
     _, path, _ = run(recipe(tmp_path, method, "plain"), tmp_path / "runs")
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["stage"] == "pretraining"]

@@ -18,7 +18,7 @@ from ltcore_ssp.functional import balanced_turns, enqueue, follow, momentum_cont
 
 
 class RotationPrediction(Method):
-    """Predicting image rotations (Gidaris et al. 2018): each image of the batch is turned once, and the network tells how.
+    """Predicting image rotations (Gidaris et al. 2018): each image is turned once, and the network tells how.
 
     Made when the run starts: `head`, linear to the four rotations.
     """
@@ -70,8 +70,8 @@ class MoCoOptions(Options):
     """Which of the queue a query is told apart from: all, without a look at labels, or only what is of another class
     (the first stage of SSD)."""
     views: Literal["both", "keys", "data"] = "both"
-    """What is changed strongly, behind what the recipe's `data` does to every image: queries and keys; keys alone (SSD);
-    or nothing."""
+    """What is changed strongly, behind what the recipe's `data` does to every image: queries and keys; keys alone
+    (SSD); or nothing."""
     smallest_crop: float = Field(default=0.2, gt=0.0, le=1.0)
     """Smallest share of the area of a strong view's crop."""
     blur: float = Field(default=0.5, ge=0.0, le=1.0)
@@ -142,7 +142,9 @@ class MoCo(Method[MoCoOptions]):
         """Strong changes of both views or of the keys'; None where they have the data's own."""
         options = self.options
         strong = partial(strong_view, smallest=options.smallest_crop, blur=options.blur)
-        return {"both": strong, "keys": ForExtraRows(strong), "data": None}[options.views]
+        if options.views == "data":
+            return None
+        return strong if options.views == "both" else ForExtraRows(strong)
 
     @hookimpl
     def mix_inputs(self, batch: Batch) -> Batch:
