@@ -173,6 +173,14 @@ class CalAnew(Method):
         return torch.nn.Linear(8, 4)
 
 
+class OwnLogits(Method):
+    """Gives logits of its own, and does not ask for the classifier's."""
+
+    @hookimpl
+    def adjust_logits(self, features: Features) -> Tensor:
+        return features.features[:, :4]
+
+
 class CalSpatial(Calibrate):
     requires = frozenset({"spatial_features"})
 
@@ -218,7 +226,7 @@ METHODS = {
             Picky,
         ],
         *[Calibrate, Unspatial, Building, Still, Bringing, Pairing, Learning, Random, Follower, Late, LateByOption],
-        *[CalValidated, CalPaired, CalAnew, CalSpatial, CalLearning],
+        *[OwnLogits, CalValidated, CalPaired, CalAnew, CalSpatial, CalLearning],
     ]
 }
 
@@ -324,6 +332,11 @@ REFUSED = [
         "calibrate: 'calanew' @ makes a classifier of its own in post_calibrate, so what 'calibrate' @ has made of "
         "the trained one would be lost; put 'calanew' first, or leave one out",
     ),
+    (
+        {"methods": ["calibrateon", "ownlogits"]},
+        "'ownlogits' @ gives logits of its own in adjust_logits, so what 'calibrateon' @ has made of the classifier's "
+        "would be lost; name 'ownlogits' first, or leave one out",
+    ),
     ({"calibrate": ["calspatial"]}, "calibrate: 'calspatial' @ needs spatial_features (a tap with"),
     (
         {"calibrate": ["callearning"]},
@@ -414,6 +427,7 @@ ACCEPTED = [
     {"calibrate": ["calvalidated"], "data": "{use: synthetic, holdout: 1}"},
     {"methods": ["pairs"], "calibrate": ["calpaired"]},
     {"calibrate": ["calanew", "calibrate"]},
+    {"methods": ["ownlogits", "calibrateon"]},
     {"methods": ["callearning"], "calibrate": ["callearning"], "trainable": ["classifier", "callearning"]},
     {"methods": ["aux"], "trainable": ["aux.whatever.*"]},  # known when the method has made its modules
     {"methods": ["building"], "trainable": ["backbone", "classifier.1"]},

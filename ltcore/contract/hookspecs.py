@@ -307,7 +307,8 @@ def adjust_logits(logits: Tensor, targets: Tensor, features: Features, context: 
 
     Called for every training batch with float32 logits and the rows that reached the classifier. Where the batch is
     mixed, it is called twice, once with each row's labels (in ``features.targets`` too). Returns logits of the same
-    shape. A stage with ``classification: false`` does not call it, either.
+    shape. A method that does not take ``logits`` gives its own in their place, and is refused after another one. A
+    stage with ``classification: false`` does not call it, either.
     """
 
 

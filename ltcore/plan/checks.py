@@ -149,6 +149,7 @@ class StageChecks:
         """
         self.every_method_acts()
         self.one_answer_a_hook()
+        self.no_logits_are_lost()
         self.something_trains()
         self.what_is_new_trains()
         self.taps_exist()
@@ -200,6 +201,16 @@ class StageChecks:
                     f"sampler '{self.stage.sampler}' and '{answer.entry.key}' both {HOOKS[answer.hook].acts} "
                     f"(hook {answer.hook}); keep one",
                     "sampler",
+                )
+
+    def no_logits_are_lost(self) -> None:
+        """A method that adjusts logits without a look at them gives others in their place, so it comes first."""
+        for before, answer in itertools.pairwise(self.answers["adjust_logits"]):
+            if "logits" not in answer.arguments:
+                raise self.refuse_method(
+                    answer.entry,
+                    f"gives logits of its own in adjust_logits, so what {before.entry.whose} has made of the "
+                    f"classifier's would be lost; name '{answer.entry.key}' first, or leave one out",
                 )
 
     def something_trains(self) -> None:

@@ -56,6 +56,9 @@ def recipe_schema() -> tuple[Schema, list[str]]:
             {"type": "object", "additionalProperties": _or_null({"$ref": "#/$defs/PartialStage"})},
         ]
     }
+    partials = {f"Partial{name}": _partial(content) for name, content in definitions.items()}
+    before = {"type": "string", "description": "Of a new stage: the stage that it comes before; else it comes last."}
+    partials["PartialStage"]["properties"]["before"] = before
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "ltcore recipe",
@@ -63,7 +66,7 @@ def recipe_schema() -> tuple[Schema, list[str]]:
         "if": {"required": ["extends"]},
         "then": partial,
         "else": whole,
-        "$defs": definitions | {f"Partial{name}": _partial(content) for name, content in definitions.items()},
+        "$defs": definitions | partials,
     }
     return schema, skipped
 

@@ -246,8 +246,8 @@ def _parent_path(extends: Located, path: Path, chain: tuple[Path, ...]) -> Path:
 def _patch_stages(base: Located | None, patches: Located, parent: Path) -> Located:
     """The parent's stages with changes by stage name.
 
-    A stage whose change is null is removed. A name that the parent does not have is a new stage, which comes last; it
-    must be whole, so that a misspelled name is not taken for one.
+    A stage whose change is null is removed. A name that the parent does not have is a new stage, which comes last, or
+    before the one that its ``before`` names; it must be whole, so that a misspelled name is not taken for one.
     """
     assert isinstance(patches.value, dict)
     if base is None or not isinstance(base.value, list):
@@ -279,12 +279,27 @@ def _is_stage(node: Located) -> bool:
 
 
 def _put_stage(stages: list[Located], name: str, stage: Located) -> None:
-    """Put a whole stage where one of its name is, else behind the others."""
+    """Put a whole stage where one of its name is, else before the one that its ``before`` names, or behind them all.
+
+    Raises:
+        RecipeError: ``before`` names no other stage.
+    """
     assert isinstance(stage.value, dict)
-    whole = Located({"name": Located(name, stage.where), **stage.value}, stage.where)
+    entries = dict(stage.value)
+    before = entries.pop("before", None)
+    whole = Located({"name": Located(name, stage.where), **entries}, stage.where)
     names = [other.name for other in stages]
-    index = names.index(name) if name in names else len(names)
-    stages[index : index + 1] = [whole]
+    if before is not None:
+        if before.value == name or before.value not in names:
+            shown, known = shown_value(before.plain()), [known for known in names if known not in (None, name)]
+            message = f"stages.{name}.before: there is no other stage {shown} (known: {listed(known)})"
+            raise RecipeError(f"{before.where}: {message}")
+        stages[:] = [other for other in stages if other.name != name]
+        index = end = [other.name for other in stages].index(before.value)
+    else:
+        index = names.index(name) if name in names else len(names)
+        end = index + 1
+    stages[index:end] = [whole]
 
 
 def _keys(node: Located) -> set[str]:

@@ -235,6 +235,10 @@ def test_set_adds_and_removes_methods_and_stages():
             "stages.tune.epochs=1",
             "the recipe has no stage 'tune'; did you mean 'finetune'? (known: 'joint', 'finetune')",
         ),
+        (
+            "stages.new={before: new, epochs: 1, optimizer: {lr: 1}}",
+            "stages.new.before: there is no other stage 'new' (known: 'joint', 'finetune')",
+        ),
         ("stages.2.epochs=1", "the recipe has no stage '2' (known: 'joint', 'finetune')"),
         ("stages.joint.methods.2=drs", "'stages.joint.methods' has no entry '2'; it has 2 entries"),
         ("stages.joint.optimizer.lr=-1", "stages.joint.optimizer.lr: should be greater than 0, not -1"),
@@ -406,6 +410,16 @@ def test_a_whole_stage_of_a_new_name_comes_last():
     recipe = load_recipe("more.yaml").recipe
     assert [stage.name for stage in recipe.stages] == ["joint", "finetune", "third"]
     assert recipe.stages[2].iterations == 5
+
+
+def test_a_new_stage_comes_before_the_one_that_it_names():
+    stage = "{before: joint, epochs: 5, optimizer: {lr: 0.1}}"
+    write("more.yaml", f"extends: base.yaml\nstages: {{first: {stage}, second: {stage}}}")
+    loaded = load_recipe("more.yaml")
+    assert [each.name for each in loaded.recipe.stages] == ["first", "second", "joint", "finetune"]
+    assert "before" not in loaded.source["stages"][0]
+    moved = load_recipe("base.yaml", [f"stages.finetune={stage}"]).recipe  # a whole stage replaces the one of its name
+    assert [each.name for each in moved.stages] == ["finetune", "joint"]
 
 
 def test_a_line_break_in_a_value_stays_in_its_message():
