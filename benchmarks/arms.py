@@ -6,11 +6,11 @@ r"""Runs of two small protocols of ours, from which `claims.py` makes its page.
     python benchmarks/arms.py systems --data DIR --seeds 0..2
 
 Suites: the digits recipes as they are, tables/league.yaml on Fashion-MNIST, and of the same table the systems that the
-papers compare with, each with its own baseline. An arm is a recipe, or a row of the table, with a few changes. Arms of a
-seed are paired: they share all that they do not differ in, bit for bit, and what several of them have in common is
-trained once. They are trained as `ltcore sweep` trains, each on one thread: what has
-ended under --out is not repeated, whoever trained it, and what was killed goes on. The figures of all runs that have
-ended are written to results/runs/arms_SUITE.json.
+papers compare with, each with its own baseline. An arm is a recipe, or a row of the table, with a few changes. Arms of
+a seed are paired: they share all that they do not differ in, bit for bit, and what several of them have in common is
+trained once. They are trained as `ltcore sweep` trains, each on one thread: what has ended under --out is not repeated,
+whoever trained it, and what was killed goes on. The figures of all runs that have ended are written to
+results/runs/arms_SUITE.json.
 
 That file has what a table's records do not: diagnostics, what methods have logged, and figures of arms marked `dev` on
 training images that the long tail has left out. No run has seen those, so values may be chosen on them.
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import systems
 import torch
 from fashion import FILE, halve
 from ltcore_stg import STG, StatisticsGenerator
@@ -151,43 +152,11 @@ FOUR_TIMES = {
 }
 
 
-#: The rows of systems that the papers compare with, or that users would take instead, and of each the rows that it is
-#: held against; ``ROW:stage_one`` is the first stage of a row. A further system is a row of the table and a line here.
-SYSTEMS: dict[str, tuple[str, ...]] = {
-    "rsg_ldam_drw": ("ldam_drw",),
-    "sla_ldam_drw": ("ldam_drw",),
-    "isda": ("ce",),
-    "metasaug": ("drw_held",),
-    "l2rw": ("ce_held",),
-    "meta_weight_net": ("ce_held",),
-    "bbn": ("ce",),
-    "disalign": ("ce", "crt"),
-    "cb_fine_tuning": ("ce",),
-    "m2m": ("m2m_drs",),
-    "oltr": ("ce", "oltr_plain"),
-    "range_loss": ("m_per_class",),
-    "lifted_structure": ("m_per_class",),
-    "bag_of_tricks": ("bag_drs", "bag_of_tricks:stage_one"),
-    "feature_dropout": ("feature_none",),
-    "feature_noise": ("feature_none",),
-    "ride": ("ride_one",),
-    "ride_router": ("ride",),
-    "bcl": ("balanced_softmax",),
-    "cmo": ("balanced_softmax",),
-    "autoaugment_by_class": ("balanced_softmax",),
-    "sam": ("ce",),
-    "imbsam": ("ce",),
-    "sam_ldam_drw": ("ldam_drw",),
-    "ema": ("ce_constant",),
-}
-#: Those of their baselines that the other suite has, too. It was trained before them, with other draws.
-SHARED = {"ce", "crt", "ldam_drw", "balanced_softmax"}
-
-
 def system_arms(table: Table) -> dict[str, Arm]:
     """The systems and their baselines. Diagnostics would take longer than some of them."""
-    wanted = {name.partition(":")[0] for system, bases in SYSTEMS.items() for name in (system, *bases)}
-    return {row.label: Arm(name, (), later=True) for name, row in table.file.rows.items() if row.label in wanted}
+    return {
+        row.label: Arm(name, (), later=True) for name, row in table.file.rows.items() if row.label in systems.arms()
+    }
 
 
 def fashion_arms(table: Table) -> dict[str, Arm]:
@@ -195,7 +164,7 @@ def fashion_arms(table: Table) -> dict[str, Arm]:
     arms = {
         row.label: Arm(name, (), row.label in LATER, name.startswith(("mixup_crt", "stg", "glag")))
         for name, row in table.file.rows.items()
-        if row.label in SHARED or row.label not in system_arms(table)
+        if row.label in systems.SHARED or row.label not in systems.arms()
     }
     arms["ofa_unaugmented"] = changed(arms["ofa"], "methods.ofa.options.augmented=0")
     arms["stg_drop_0.2"] = changed(arms["stg_drop_0.4"], f"{STG_OPTIONS}head_fraction=0.2")
