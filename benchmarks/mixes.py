@@ -36,6 +36,7 @@ from typing import Any
 
 import torch
 
+from ltcore.contract.backbone import Backbone
 from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue
 from ltcore.discovery.binding import Implementation
@@ -245,14 +246,23 @@ def watched() -> Iterator[set[str]]:
     acted: set[str] = set()
     bind = Implementation.bind
 
+    def parameters(values: tuple[Any, ...]) -> list[str]:
+        network = values[0] if values and isinstance(values[0], Backbone) else None
+        return [name for name, _ in network.named_parameters()] if network is not None else []
+
     def watching(self: Implementation, context: Any) -> Any:
         call, hook = bind(self, context), HOOKS[self.hook]
 
         def watched_call(*values: Any) -> Any:
+            before = parameters(values)
             answer = call(*values)
-            if hook.name in BEGINNINGS:
-                return answer
-            if hook.kind == "all" or (answer is not None and not (hook.kind == "fold" and answer is values[0])):
+            if hook.name == "adapt_backbone":
+                changed = parameters((answer,)) != before
+            elif hook.kind == "fold":
+                changed = answer is not values[0]
+            else:
+                changed = hook.kind == "all" or answer is not None
+            if changed and hook.name not in BEGINNINGS:
                 acted.add(self.entry.key)
             return answer
 
