@@ -15,7 +15,8 @@ trains it, and watched:
 - *stopped*: by one message later, such as a loss that is not finite;
 - *crashed*: anything else.
 
-What has ended stands in results/runs/mixes.json and is not repeated; the page is made of that file.
+What has ended stands in results/runs/mixes.json and is not repeated; the page is made of that file. A further plugin
+changes what is drawn.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ BASE = "digits_lt_ce"
 FIRST = "representation"
 #: Of methods that no digits recipe has, or has with another start: when they begin, as in the digits recipes of SAFA.
 STARTS = {"drs": 40, "drw": 40, "swa": 45}
+FIGURES = ("top1", "many", "medium", "few", "ece")
 #: Hooks that are called whether or not a method does anything.
 BEGINNINGS = {"on_run_start", "on_stage_start", "on_epoch_start"}
 SECOND = {
@@ -142,6 +144,11 @@ class Drawing:
         if part.name in STARTS:
             options["start_epoch"] = STARTS[part.name]
         return Home(part, parts, options)
+
+    @property
+    def over(self) -> str:
+        """How many methods there are to draw."""
+        return f"{len(self.homes)} methods of {len(self._by_distribution)} distributions"
 
     def mixes(self, number: int) -> Iterator[dict[str, Any]]:
         """So many recipes, no two with the same methods and none with only such as a recipe that ships has."""
@@ -308,7 +315,7 @@ def outcome(path: Path, out: Path) -> dict[str, Any]:
     return {
         "outcome": "half" if idle or any(f"'{name}'" in line for name in names for line in warned) else "trained",
         "message": "; ".join([*(f"'{name}' has not acted" for name in idle), *warned]),
-        **{key: round(figures[key], 5) for key in ("top1", "many", "medium", "few", "ece")},
+        **{key: round(figures[key], 5) for key in FIGURES if figures[key] is not None},
         "versions": result["versions"],
     }
 
@@ -337,7 +344,7 @@ def page(content: dict[str, Any]) -> str:
     lines = [
         "# mixes",
         "",
-        f"{len(mixes)} mixes of methods of different papers, drawn at random over all methods with seed "
+        f"{len(mixes)} mixes of methods of different papers, drawn at random over {content['over']} with seed "
         f"{content['seed']}: {counts}. None of them stands in a recipe that ships, and none was published that we "
         "know of.",
         "",
@@ -391,9 +398,10 @@ def main() -> None:
     torch.set_num_threads(1)
     old = json.loads(RECORD.read_text())["mixes"] if RECORD.is_file() else []
     known = {(mix["what"], mix["name"]): mix for mix in old if mix["name"] not in arguments.only}
-    content: dict[str, Any] = {"seed": arguments.seed, "versions": {}, "mixes": []}
+    drawing = Drawing(arguments.seed)
+    content: dict[str, Any] = {"seed": arguments.seed, "over": drawing.over, "versions": {}, "mixes": []}
     (arguments.out / "recipes").mkdir(parents=True, exist_ok=True)
-    for recipe in Drawing(arguments.seed).mixes(arguments.mixes):
+    for recipe in drawing.mixes(arguments.mixes):
         path = arguments.out / "recipes" / f"{recipe['name']}.yaml"
         path.write_text(dump_yaml(recipe))
         what = described(recipe)
