@@ -3,12 +3,14 @@ r"""Runs of two small protocols of ours, from which `claims.py` makes its page.
     python benchmarks/arms.py digits --seeds 0..4
     python benchmarks/arms.py fashion --data DIR --seeds 0..4
     python benchmarks/arms.py fashion --data DIR --seeds 0..2 --arms ce crt lws
+    python benchmarks/arms.py systems --data DIR --seeds 0..2
 
-Suites: the digits recipes as they are, and tables/league.yaml on Fashion-MNIST. An arm is a recipe, or a row of the
-table, with a few changes. Arms of a seed are paired: they share all that they do not differ in, bit for bit, and what
-several of them have in common is trained once. They are trained as `ltcore sweep` trains, each on one thread: what has
-ended under --out is not repeated, whoever trained it, and what was killed goes on. The figures of all runs that have
-ended are written to results/runs/arms_SUITE.json.
+Suites: the digits recipes as they are, tables/league.yaml on Fashion-MNIST, and of the same table the systems that the
+papers compare with, each with its own baseline. An arm is a recipe, or a row of the table, with a few changes. Arms of
+a seed are paired: they share all that they do not differ in, bit for bit, and what several of them have in common is
+trained once. They are trained as `ltcore sweep` trains, each on one thread: what has ended under --out is not repeated,
+whoever trained it, and what was killed goes on. The figures of all runs that have ended are written to
+results/runs/arms_SUITE.json.
 
 That file has what a table's records do not: diagnostics, what methods have logged, and figures of arms marked `dev` on
 training images that the long tail has left out. No run has seen those, so values may be chosen on them.
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import systems
 import torch
 from fashion import FILE, halve
 from ltcore_stg import STG, StatisticsGenerator
@@ -149,11 +152,19 @@ FOUR_TIMES = {
 }
 
 
+def system_arms(table: Table) -> dict[str, Arm]:
+    """The systems and their baselines. Diagnostics would take longer than some of them."""
+    return {
+        row.label: Arm(name, (), later=True) for name, row in table.file.rows.items() if row.label in systems.arms()
+    }
+
+
 def fashion_arms(table: Table) -> dict[str, Arm]:
     """The rows of the table, and what the claims need beside them."""
     arms = {
         row.label: Arm(name, (), row.label in LATER, name.startswith(("mixup_crt", "stg", "glag")))
         for name, row in table.file.rows.items()
+        if row.label in systems.SHARED or row.label not in systems.arms()
     }
     arms["ofa_unaugmented"] = changed(arms["ofa"], "methods.ofa.options.augmented=0")
     arms["stg_drop_0.2"] = changed(arms["stg_drop_0.4"], f"{STG_OPTIONS}head_fraction=0.2")
@@ -174,12 +185,14 @@ class Suite:
 
     @cached_property
     def _table(self) -> Table | None:
-        return Table(LEAGUE) if self.name == "fashion" else None
+        return None if self.name == "digits" else Table(LEAGUE)
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """The arms by name."""
-        return fashion_arms(self._table) if self._table else DIGITS
+        if self._table is None:
+            return DIGITS
+        return system_arms(self._table) if self.name == "systems" else fashion_arms(self._table)
 
     def load(self, name: str, seed: int) -> LoadedRecipe:
         """An arm's recipe."""
@@ -348,7 +361,7 @@ def own_class(method: STG, saved: SavedRun, pooled: torch.Tensor, targets: torch
 def main() -> None:
     """Run what is missing, then collect what has ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=("digits", "fashion"))
+    parser.add_argument("suite", choices=("digits", "fashion", "systems"))
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--seeds", default="0..4", help="0..4, or 0,2,7")
     parser.add_argument("--arms", nargs="+", help="by default all")
@@ -357,7 +370,7 @@ def main() -> None:
     parser.add_argument("--collect", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.suite == "fashion" and not (arguments.out / FILE).is_file():
+    if arguments.suite != "digits" and not (arguments.out / FILE).is_file():
         halve(arguments.data.resolve(), arguments.out)
     suite = Suite(arguments.suite, arguments.out)
     workers = None if arguments.collect else arguments.workers
