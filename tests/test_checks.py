@@ -298,7 +298,7 @@ REFUSED = [
     ),
     (
         {"methods": ["needy", "mix"]},
-        "'needy' @ needs hard_labels (one label an image), which 'mix' @ breaks; keep one, or use two stages",
+        "'needy' @ needs hard_labels (one label per image), which 'mix' @ breaks; keep one, or use two stages",
     ),
     (
         {"methods": ["still"]},
@@ -312,7 +312,7 @@ REFUSED = [
     ),
     (
         {"methods": ["pairing", "bringing"]},
-        "'bringing' @ needs single_images (one image a row), which 'pairing' @ breaks; keep one, or use two stages",
+        "'bringing' @ needs single_images (one image per row), which 'pairing' @ breaks; keep one, or use two stages",
     ),
     (
         {"methods": ["learning"]},

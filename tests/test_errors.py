@@ -167,7 +167,7 @@ REFUSED = {
     "hard labels beside mixup": (
         {**two(methods="[blend, ofa]"), "methods": "{blend: {}, ofa: {}}"},
         3,
-        "stage 'second': 'ofa' (ltcore-ofa 0.1.0) needs hard_labels (one label an image), which 'blend' (ltcore-tests "
+        "stage 'second': 'ofa' (ltcore-ofa 0.1.0) needs hard_labels (one label per image), which 'blend' (ltcore-tests "
         "0.0) breaks; keep one, or use two stages",
     ),
     "no stages": ({"stages": "[]"}, 3, "stages: the list of stages is empty; a recipe needs at least one"),

@@ -602,7 +602,7 @@ class RelabelsAndSaysSo(Relabels):
 
 
 class MixesInSilence(Method):
-    """Mixup that does not tell the methods that count on one label an image."""
+    """Mixup that does not tell the methods that count on one label per image."""
 
     @hookimpl
     def mix_inputs(self, batch: Batch, context: Context) -> Batch:

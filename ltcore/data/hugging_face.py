@@ -186,7 +186,7 @@ class HuggingFace(Method[HuggingFaceOptions]):
         if any(isinstance(label, (list, tuple, np.ndarray)) for label in stored):
             raise DataError(
                 f"{self.options.path} ({split}): column '{column}' holds a list of labels an image, but an image has "
-                "one class here; choose another column with data.options.label, or map it to one label an image"
+                "one class here; choose another column with data.options.label, or map it to one label per image"
             )
         if len(stored) and all(isinstance(label, (bool, np.bool_)) for label in stored):
             raise DataError(

@@ -202,7 +202,7 @@ def test_a_plain_stage_trains_the_joined_network(tmp_path, recorded):
         ({"adapt": ()}, "stage 'joint' trains two branches, and the backbone has one"),
         ({"bbn": {"period": 2}}, "option period is 2, and the stage has 4 epochs"),
         ({"bbn": {"period": 2}, "epochs": None, "iterations": 16}, "option period is 2, and the stage has 4 epochs"),
-        ({"methods": {"cmo": {}}}, r"'cmo' .* needs single_images \(one image a row\), which 'bbn' .* breaks"),
+        ({"methods": {"cmo": {}}}, r"'cmo' .* needs single_images \(one image per row\), which 'bbn' .* breaks"),
         ({"methods": {"safa": {"options": {"tap": "layer2"}}}}, "layer2"),
         ({"methods": {"rsg": {"options": {"tap": "maps", "start_epoch": 1}}}}, "needs hard_labels"),
     ],

@@ -81,7 +81,7 @@ class LFME(Method[LFMEOptions]):
 
     @property
     def requires(self) -> Set[str]:
-        """Held-out images, and, with a curriculum, one label an image."""
+        """Held-out images, and, with a curriculum, one label per image."""
         needs = {"earlier_stage", "single_images", "validation"}
         return needs if self.options.curriculum == "off" else {*needs, "hard_labels"}
 
