@@ -333,8 +333,8 @@ REFUSED = [
         "the trained one would be lost; put 'calanew' first, or leave one out",
     ),
     (
-        {"methods": ["calibrateon", "ownlogits"]},
-        "'ownlogits' @ gives logits of its own in adjust_logits, so what 'calibrateon' @ has made of the classifier's "
+        {"methods": ["callearning", "ownlogits"]},
+        "'ownlogits' @ gives logits of its own in adjust_logits, so what 'callearning' @ has made of the classifier's "
         "would be lost; name 'ownlogits' first, or leave one out",
     ),
     ({"calibrate": ["calspatial"]}, "calibrate: 'calspatial' @ needs spatial_features (a tap with"),
@@ -427,7 +427,7 @@ ACCEPTED = [
     {"calibrate": ["calvalidated"], "data": "{use: synthetic, holdout: 1}"},
     {"methods": ["pairs"], "calibrate": ["calpaired"]},
     {"calibrate": ["calanew", "calibrate"]},
-    {"methods": ["ownlogits", "calibrateon"]},
+    {"methods": ["ownlogits", "callearning"], "trainable": ["classifier", "callearning"]},
     {"methods": ["callearning"], "calibrate": ["callearning"], "trainable": ["classifier", "callearning"]},
     {"methods": ["aux"], "trainable": ["aux.whatever.*"]},  # known when the method has made its modules
     {"methods": ["building"], "trainable": ["backbone", "classifier.1"]},

@@ -161,7 +161,7 @@ class FSLwF(Method[FSLwFOptions]):
         seen = self.base.index_fill(0, novel, False)
         with torch.autocast(logits.device.type, enabled=False):
             parts = self._parts(extra.features, classifier.directions, seen)
-            weights = parts.unflatten(0, (len(novel), self.options.exemplars)).mean(1)
+            weights = parts.view(len(novel), self.options.exemplars, -1).mean(1)
             rows = features.features.to(weights.dtype)
             return generated_logits(logits, rows, weights, novel, self.base, classifier.scale)
 
