@@ -27,9 +27,9 @@ SYSTEMS = (
     System(
         "rsg_ldam_drw",
         ("ldam_drw",),
-        "rows are made in the last 8 of 40 epochs, from the variation of two head classes. When they begin the maps are "
-        "far from their centres: the loss is 134, of which LDAM-DRW's is 0.6 (seed 2). So what is added to a rare map is "
-        "likely most of a head map, and no variation of it.",
+        "rows are made in the last 8 of 40 epochs, from the variation of two head classes. When they begin the maps "
+        "are far from their centres: the loss is 134, of which LDAM-DRW's is 0.6 (seed 2). So what is added to a "
+        "rare map is likely most of a head map, and no variation of it.",
     ),
     System(
         "sla_ldam_drw",
@@ -47,9 +47,9 @@ SYSTEMS = (
     System(
         "metasaug",
         ("drw_held",),
-        "up to epoch 32 both are the same, to the bit, and have learned their images (loss 0.0015); behind that "
-        "the augmentation changes the loss from 0.002 to 0.004 (seed 2) and hardly any prediction. On the digits "
-        "larger strengths and rates brought nothing either (plugins/isda/README.md).",
+        "up to epoch 32 both are the same, to the bit, and have learned their images (loss 0.0015); behind that the "
+        "augmentation changes the loss from 0.002 to 0.004 (seed 2) and hardly any prediction. On the digits larger "
+        "strengths and rates brought nothing either (plugins/isda/README.md).",
     ),
     System(
         "l2rw",
@@ -60,22 +60,23 @@ SYSTEMS = (
     System(
         "meta_weight_net",
         ("ce_held",),
-        "it weighs an image by its loss alone, and once all images are learned (loss 0.001, seed 2) their losses "
-        "do not tell rare from frequent.",
+        "it weighs an image by its loss alone, and once all images are learned (loss 0.001, seed 2) their losses do "
+        "not tell rare from frequent.",
     ),
     System("bbn", ("ce",)),
     System(
         "disalign",
         ("ce", "crt"),
-        "above cross-entropy, not above cRT, which trains nearly eight times as many parameters on the same frozen features.",
+        "above cross-entropy, not above cRT, which trains nearly eight times as many parameters on the same frozen "
+        "features.",
     ),
     System(
         "cb_fine_tuning",
         ("ce",),
         "the few lose most, although the subset is balanced. It is batch norm: each batch is the same fifty images, "
-        "whose statistics take the place of those of all. With the network frozen (`trainable: [classifier]`) it stays "
-        "at cross-entropy (68.7 and 68.6, seeds 0 and 1), and 20 steps in place of 200 (60.9, seed 0) or a tenth of the "
-        "rate (59.0, seed 0) do not help.",
+        "whose statistics take the place of those of all. With the network frozen (`trainable: [classifier]`) it "
+        "stays at cross-entropy (68.7 and 68.6, seeds 0 and 1), and 20 steps in place of 200 (60.9, seed 0) or a "
+        "tenth of the rate (59.0, seed 0) do not help.",
     ),
     System("m2m", ("m2m_drs",)),
     System("oltr", ("ce", "oltr_plain")),
