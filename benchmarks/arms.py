@@ -10,7 +10,7 @@ papers compare with, each with its own baseline. An arm is a recipe, or a row of
 a seed are paired: they share all that they do not differ in, bit for bit, and what several of them have in common is
 trained once. They are trained as `ltcore sweep` trains, each on one thread: what has ended under --out is not repeated,
 whoever trained it, and what was killed goes on. The figures of all runs that have ended are written to
-results/runs/arms_SUITE.json.
+results/runs/arms_SUITE.json, and of the systems the table's records, too.
 
 That file has what a table's records do not: diagnostics, what methods have logged, and figures of arms marked `dev` on
 training images that the long tail has left out. No run has seen those, so values may be chosen on them.
@@ -45,6 +45,7 @@ from ltcore.runs.saved import SavedRun
 from ltcore.sweeps.engine import slots_of
 from ltcore.sweeps.grid import seeds_of
 from ltcore.sweeps.work import prepared, raise_failed, train
+from ltcore.tables.records import record_of, write_record
 from ltcore.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
@@ -261,6 +262,11 @@ class Suite:
             "runs": sorted(runs.values(), key=lambda run: (order.index(run["arm"]), run["seed"])),
         }
         target.parent.mkdir(parents=True, exist_ok=True)
+        for (name, _), path in ended.items():
+            # Rows of the table whose records this suite makes; the baselines that it shares have others.
+            if self._table is not None and self.name == "systems" and name not in systems.SHARED:
+                cells = [f"{self._table.name}/{self.arms[name].recipe}/{column}" for column in self._table.file.columns]
+                write_record(target.parent, record_of(path, cells))
         lines = ",\n  ".join(json.dumps(run) for run in content.pop("runs"))
         head = json.dumps(content)[1:-1]
         target.write_text(f'{{{head}, "runs": [\n  {lines}\n]}}\n')
