@@ -1,5 +1,6 @@
 """A report as tests read it, and the way back from places in a picture to values."""
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -107,7 +108,7 @@ def report(runs, out, **choices):
 def drawn_lines(page, caption, width="1.1"):
     """The lines of a chart that are so wide: values of the axes in place of the picture's."""
     x, y = scale(page.charts[caption]["x"]), scale(page.charts[caption]["y"])
-    figure = page.raw.split(f"<figcaption>{caption}</figcaption>")[1].partition("</figure>")[0]
+    figure = html.unescape(page.raw).split(f"<figcaption>{caption}</figcaption>")[1].partition("</figure>")[0]
     paths = [each for each in re.findall("<path[^>]*>", figure) if re.search(f'stroke-width: {width}[;"]', each)]
     paths = [each for each in paths if "clip-path" in each]  # else it is a legend's
     places = [re.search(' d="M([^"]*)"', path)[1].split("L") for path in paths]

@@ -17,7 +17,7 @@ from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.testing.pairs import FOLDS, fitted, together
 from ltcore.testing.parts import PARTS
-from ltcore.testing.recipes import compose, part_of, plan_of
+from ltcore.testing.recipes import compose, part_of, plan_of, with_companions
 from ltcore.testing.trial import CALIBRATED, train
 from ltcore.testing.watch import Watch
 from ltcore.training.execute import execute
@@ -148,7 +148,7 @@ def part():
 
 @pytest.mark.parametrize("name", sorted(HOOKS))
 def test_each_method_trains_alone(part, name):
-    trained = train(compose([part(name)]), Watch())
+    trained = train(compose(with_companions(part(name))), Watch())
     assert trained.losses and trained.tensors[CALIBRATED].isfinite().all()
 
 

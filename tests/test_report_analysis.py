@@ -1,5 +1,6 @@
 """What ``ltcore report`` draws with ``--analysis`` and ``--classes``: each value against a computation of its own."""
 
+import html
 import json
 import re
 import sys
@@ -79,7 +80,11 @@ def test_confusion_of_each_stage_gives_its_recorded_accuracies(analysed, digits_
     one, two = (np.array(each) for each in by_stage.values())
     wanted = ltcore.load(digits_run)
     assert (two.sum(1) == np.bincount(wanted.targets)).all() and (one != two).any()
-    changes = re.sub(r">\s+<", "><", page.raw).split("The largest changes by 'finetune'")[1].partition("</table>")[0]
+    changes = (
+        re.sub(r">\s+<", "><", html.unescape(page.raw))
+        .split("The largest changes by 'finetune'")[1]
+        .partition("</table>")[0]
+    )
     rows = re.findall(
         r'<tr><th scope="row">(\d+)</th><td>(\d+)</td>' + r'<td class="number">([-+.\d]+)</td>' * 3, changes
     )

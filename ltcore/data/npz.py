@@ -158,7 +158,9 @@ def _split(path: Path, arrays: Mapping[str, Array], name: str, num_classes: int 
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        raise DataError(f"{path}: {labels_key} has shape {labels.shape}, but must be [N] or [N, 1], one label per image")
+        raise DataError(
+            f"{path}: {labels_key} has shape {labels.shape}, but must be [N] or [N, 1], one label per image"
+        )
     if len(labels) != len(images):
         raise DataError(f"{path}: {images_key} has {len(images)} images, but {labels_key} has {len(labels)} labels")
     if labels.dtype == np.bool_:

@@ -210,16 +210,21 @@ class Chart:
             axes.grid(axis="y")
 
     def _regions(self, axes: Axes, behind: Regions) -> None:
+        from matplotlib.colors import to_rgb
+
         down, across = behind.cells.shape
-        # One more cell around, so that the filled places reach the frame.
+        labels, places = np.unique(behind.cells, return_inverse=True)
+        styles = [behind.styles.get(label) for label in labels.tolist()]
+        colors = np.array([to_rgb(QUIET if style is None else COLORS[style]) for style in styles])
+        frame = (self.x.low, self.x.high, self.y.low, self.y.high)
+        pale = 1 - 0.18 * (1 - colors[places.reshape(down, across)])
+        axes.imshow(pale, extent=frame, interpolation="nearest", aspect="auto", zorder=0)
+        # One more cell around, so that the borders reach the frame.
         x = self.x.low + (np.arange(-1, across + 1) + 0.5) / across * (self.x.high - self.x.low)
         y = self.y.high - (np.arange(-1, down + 1) + 0.5) / down * (self.y.high - self.y.low)
         cells = np.pad(behind.cells, 1, mode="edge")
-        for label in np.unique(cells).tolist():
+        for label in labels.tolist():
             inside = (cells == label).astype(float)
-            style = behind.styles.get(label)
-            color = QUIET if style is None else COLORS[style]
-            axes.contourf(x, y, inside, [0.5, 1.5], colors=[color], alpha=0.18)
             if inside.min() < 0.5:
                 axes.contour(x, y, inside, [0.5], colors=[INK], linewidths=0.4)
 

@@ -134,7 +134,10 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
         ``trained`` or ``refused``, and what is wrong with that; None where nothing is.
     """
     recipe = recipe or compose(_unique(first, second))
-    keys = [*recipe["methods"], *(part.name for part in (first, second) if part.role)]
+    # What a method needs beside it may be named in its place.
+    beside = {part.name: [each.name for each in with_companions(part)[:-1]] for part in (first, second)}
+    keys = [key for key in recipe["methods"] if key.removesuffix("_again") in beside]
+    keys += [part.name for part in (first, second) if part.role]
     both = sorted(hook for hook in first.hooks & second.hooks if HOOKS[hook].kind == "one")
     if any(other.transformer and not _suits_one(part) for part, other in ((first, second), (second, first))):
         return "refused", None
@@ -148,7 +151,12 @@ def together(first: Part, second: Part, recipe: Mapping[str, Any] | None = None)
         networks = (
             {part.name for part in (first, second) if _decides_network(part)} if "backbone '" in message else set()
         )
-        unnamed = [key for key in keys if f"'{key}'" not in message and key.removesuffix("_again") not in networks]
+        unnamed = [
+            key
+            for key in keys
+            if (name := key.removesuffix("_again")) not in networks
+            and not any(f"'{each}'" in message for each in (key, *beside[name]))
+        ]
         if unnamed:
             return "refused", f"the refusal does not name '{unnamed[0]}': {message}"
         if not any(
