@@ -340,7 +340,8 @@ def page(content: dict[str, Any]) -> str:
         f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(sorted(kinds, key=lambda k: -kinds.count(k)))
     )
     best = sorted((mix for mix in mixes if mix["outcome"] == "trained"), key=lambda mix: -mix["top1"])[:10]
-    worst = min((mix for mix in mixes if "top1" in mix), key=lambda mix: mix["top1"])
+    ended = sorted((mix for mix in mixes if "top1" in mix), key=lambda mix: mix["top1"])
+    worst, median = ended[0], statistics.median(mix["top1"] for mix in ended)
     about = (__doc__ or "").split("\n\n")
     lines = [
         "# mixes",
@@ -362,8 +363,8 @@ def page(content: dict[str, Any]) -> str:
         "| --- | --- | --- | --- |",
         *(f"| {mix['name']} | {mix['what']} | {100 * mix['top1']:.1f} | {100 * mix['few']:.1f} |" for mix in best),
         "",
-        f"The median of all that trained is {100 * statistics.median(m['top1'] for m in mixes if 'top1' in m):.1f}. To train "
-        f"is not to gain: {worst['name']} ({worst['what']}) ends at {100 * worst['top1']:.1f}, few {100 * worst['few']:.1f}.",
+        f"The median of all that trained is {100 * median:.1f}. To train is not to gain: {worst['name']} "
+        f"({worst['what']}) ends at {100 * worst['top1']:.1f}, few {100 * worst['few']:.1f}.",
         "",
         "## All",
         "",
