@@ -190,7 +190,7 @@ def recipe(tmp_path, second=None, holdout=0, **options):
             "fslwf": {"options": {"base_images": 20, "exemplars": 5, "novel_share": 0.4, **options}},
         },
         "stages": [
-            {"name": "base", "epochs": 8, "methods": ["base", "cosine_classifier"], "batch_size": 32},
+            {"name": "base", "epochs": 24, "methods": ["base", "cosine_classifier"], "batch_size": 32},
             {"name": "generator", "epochs": 4, "methods": ["cosine_classifier", "fslwf"], "cache": "eval"},
         ],
         "device": "cpu",
