@@ -3,7 +3,7 @@
     python benchmarks/folder.py DIR --weights FILE --model NAME --minutes 3 [--seeds 0 1 2] [--rungs 8] [--json OUT]
 
 On the folder's own splits, one thread: what `ltcore train` does for the time, and its baseline without a method; with
-weights, plain and balanced logistic regression of scikit-learn on the features of the same network and images, their C
+weights, plain and balanced logistic regression of scikit-learn on the features of these weights and images, their C
 selected on the validation images, or where there are none on one training image in five. Accuracies are on the test
 images. With `--rungs M` each rung of `ltcore init` is trained once, too, that is expected to take at most M minutes
 with its fewest epochs. `cpu_s` is CPU time of the whole process, imports and reading included; `wall_s` is what the
@@ -128,6 +128,12 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         print(json.dumps(lines[-1]), flush=True)
         if start:
             out = room / "scikit.json"
+            if "trainable: [classifier]" not in text:  # scikit-learn gets the features of the weights as they came
+                words = ["epochs=null", "iterations=1", "schedule=null", "optimizer.lr=1.0e-12", "methods=[]"]
+                sets = [f"--set=stages.train.{word}" for word in words]
+                sets += ["--set=methods={}", f"--set=name={recipe.stem}_frozen"]
+                ran([*ltcore, "run", str(recipe), *sets, "--out", str(runs), "--seed", str(seed)])
+                run = newest(runs)
             took = ran([sys.executable, __file__, str(run), "--scikit", str(out)])
             for name, found in json.loads(out.read_text()).items():
                 lines.append({"what": f"scikit-learn, {name}", "seed": seed, **found, **took})

@@ -16,7 +16,7 @@ from ltcore.errors import RecipeError, nearest
 _STEPS = 2
 #: What an image takes in a run over what it takes here, without loading and with all memory at hand: to train all of
 #: the network on it or the last part, and to take its features.
-_IN_A_RUN = {"all": 1.5, "last": 1.3, "none": 1.2}
+_IN_A_RUN = {"all": 1.5, "last": 1.4, "none": 1.2}
 #: The last part of a network is as many groups of its layers, as timm has them, as hold this share of its parameters.
 _LAST = 0.25
 
