@@ -613,3 +613,9 @@ def test_licence():
     text = (ROOT / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
     assert all(f"\n   {number}. " in text for number in range(1, 10))
+
+
+def test_the_readmes_claims_are_those_of_their_page():
+    rows = re.findall(r"^\| (?:OFA|SAFA|STG|GLAG|CDT) \| .*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    page = (ROOT / "results" / "claims.md").read_text().splitlines()
+    assert len(rows) == 9 and set(rows) <= set(page)
