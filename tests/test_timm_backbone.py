@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from packaging.version import Version
 from torch import nn
 
 from ltcore.errors import RecipeError
@@ -19,6 +20,12 @@ def build(model: str, channels: int = 3, size: int = 64, **options) -> TimmBackb
 def on_meta(model: str, size: int = 64) -> TimmBackbone:
     with torch.device("meta"):
         return build(model, size=size)
+
+
+def skip_where_timm_cannot(model):
+    """Older timm of those that we support makes no RegNet on the meta device; a recipe with one is refused there."""
+    if model.startswith("regnet") and Version(timm.__version__) < Version("1.0.30"):
+        pytest.skip("timm makes RegNets on the meta device from 1.0.30 on")
 
 
 # Models, and whether their maps are [N, D, H, W] with a plain mean behind them.
@@ -41,6 +48,7 @@ SPATIAL = {
 
 @pytest.mark.parametrize(("model", "spatial"), SPATIAL.items())
 def test_spatial_is_read_off_the_model(model, spatial):
+    skip_where_timm_cannot(model)
     backbone = on_meta(model)
     assert backbone.spatial == spatial
     assert next(backbone.parameters()).is_meta
@@ -167,6 +175,7 @@ TAPS = {
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("model", "expected"), TAPS.items())
 def test_taps_of_each_family(model, expected):
+    skip_where_timm_cannot(model)
     backbone, images = on_meta(model), torch.empty(3, 3, 64, 64, device="meta")
     met = []
 
