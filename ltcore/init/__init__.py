@@ -81,7 +81,8 @@ def write_recipes(
     """Write `init`'s own recipe, and one for each installed method that says what suits it; all share the time.
 
     Each is to be trained before the next is asked for. Methods come in the order of what they need at least. Each may
-    have an equal part of the time that is left just then, so that what one does not need goes to those behind it.
+    have an equal part of the time that is left just then, so that what one does not need goes to those after it. One
+    whose part is too short is tried once more in the end.
 
     Args:
         folder: the images, or the lists that name them.
@@ -96,7 +97,7 @@ def write_recipes(
         DataError: the folder's images cannot be used.
         RecipeError: a recipe is there already or cannot be written, or the wishes cannot be met.
     """
-    from ltcore.init.choices import Wishes, choose_for_all, least_minutes
+    from ltcore.init.choices import TooShort, Wishes, choose_for_all, least_minutes
     from ltcore.init.machine import this_machine
     from ltcore.init.methods import all_suited
     from ltcore.init.survey import survey
@@ -118,16 +119,23 @@ def write_recipes(
         # The same network and images for all, so that only the method differs.
         beside = replace(wishes, beside=own.rung)
         least = least_minutes(own.rung, found, beside, list(paths))
-        waiting = sorted(paths, key=lambda name: least.get(name, 0.0))
-        for place, name in enumerate(waiting):
+        waiting, last = sorted(paths, key=lambda name: least.get(name, 0.0)), False
+        again: list[str] = []
+        while waiting or again:
+            if not waiting:
+                waiting, again, last = again, [], True
+            name = waiting.pop(0)
             left = wishes.minutes - (time.perf_counter() - start) / 60 / runs
-            asked = replace(beside, method=name, minutes=left / (len(waiting) - place))
+            asked = replace(beside, method=name, minutes=left / (1 + len(waiting)))
             say(f"writing {paths[name]}")
             try:
                 made = _write(found, asked, machine, paths[name])
             except LtcoreError as error:
                 left_out[name] = str(error)
+                if isinstance(error, TooShort) and not last:
+                    again.append(name)
                 continue
+            left_out.pop(name, None)
             yield name, paths[name], summary(found, made, machine, paths[name])
 
     return Recipes(written(), left_out, found.images["val"] or HELD_OUT * len(found.counts))

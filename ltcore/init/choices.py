@@ -58,6 +58,10 @@ TEMPERATURE, ADJUSTMENT = "temperature", "logit_adjustment"
 LACKING = {PROBE: "ltcore-probe", ADJUSTMENT: "ltcore-logit-adjustment"}
 
 
+class TooShort(RecipeError):
+    """The time is too short for what is asked for."""
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What the command line asks for; None where it leaves the choice to us.
@@ -260,7 +264,7 @@ def _highest(
     if fit is None:
         assert above is not None
         if wishes.epochs is None:
-            raise RecipeError(_too_short(above, wishes, machine))
+            raise TooShort(_too_short(above, wishes, machine))
         return above, None  # as asked for, whatever it takes
     return fit, above
 
