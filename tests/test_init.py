@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ltcore.data import duplicates
 from ltcore.discovery import catalogue
 from ltcore.errors import RecipeError
-from ltcore.init import choices, machine
+from ltcore.init import choices, machine, write_recipes
 from ltcore.init.choices import Wishes, choose
 from ltcore.init.machine import Machine
 from ltcore.init.survey import survey
@@ -539,3 +539,26 @@ def test_what_is_no_method_to_train_with_is_refused(cli, tmp_path, pictures, met
     words = ("--model", "test_resnet", "--image-size", 32, "--epochs", 1, "--out", tmp_path / "own.yaml")
     cli("init", pictures[0], "--method", method, *words).is_one_message(2, *parts)
     assert not (tmp_path / "own.yaml").exists()
+
+
+def test_what_had_too_short_a_part_is_tried_once_more(tmp_path, monkeypatch):
+    """Time that the others leave is given to it; what still does not fit is left out, and is not tried for ever."""
+    folder = put(tmp_path / "photos", LONG)
+    asked = []
+
+    def write(found, wishes, machine, out):
+        asked.append(wishes.method)
+        if wishes.method == "slow" or (wishes.method == "slower" and asked.count("slower") == 1):
+            raise choices.TooShort("its share of the time is short")
+        if wishes.method == "wrong":
+            raise RecipeError("it is no method to train with")
+        return made
+
+    monkeypatch.setattr("ltcore.init.methods.all_suited", lambda: ["good", "slow", "slower", "wrong"])
+    monkeypatch.setattr("ltcore.init._write", write)
+    monkeypatch.setattr(choices, "least_minutes", lambda *_: {"slower": 1.0, "slow": 2.0, "wrong": 3.0, "good": 4.0})
+    recipes = write_recipes(folder, tmp_path / "own.yaml", force=False, minutes=60, model="resnet10t")
+    made = choose(survey(folder, "auto"), Wishes(minutes=60, model="resnet10t"), CPU)
+    assert [name for name, *_ in recipes.written] == ["init", "good", "slower"]
+    assert asked == ["slower", "slow", "wrong", "good", "slower", "slow"]
+    assert set(recipes.left_out) == {"slow", "wrong"}
