@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.model import PublicName
     from ltcore.contract.recipe import Stage
-    from ltcore.discovery.binding import Answers, Entry
+    from ltcore.discovery.binding import Answers, Entry, Implementation
     from ltcore.recipe.loading import LoadedRecipe
 
 #: The words that core understands in a method's ``requires``, and what each means.
@@ -205,13 +205,20 @@ class StageChecks:
 
     def no_logits_are_lost(self) -> None:
         """A method that adjusts logits without a look at them gives others in their place, so it comes first."""
-        for before, answer in itertools.pairwise(self.answers["adjust_logits"]):
-            if "logits" not in answer.arguments:
-                raise self.refuse_method(
-                    answer.entry,
-                    f"gives logits of its own in adjust_logits, so what {before.entry.whose} has made of the "
-                    f"classifier's would be lost; name '{answer.entry.key}' first, or leave one out",
-                )
+        for before, answer in self.replacing("adjust_logits", "logits"):
+            raise self.refuse_method(
+                answer.entry,
+                f"gives logits of its own in adjust_logits, so what {before.entry.whose} has made of the "
+                f"classifier's would be lost; name '{answer.entry.key}' first, or leave one out",
+            )
+
+    def replacing(self, hook: str, argument: str) -> Iterator[tuple[Implementation, Implementation]]:
+        """Answers that do not take what the one before them has made, each behind that one."""
+        return (
+            (before, answer)
+            for before, answer in itertools.pairwise(self.answers[hook])
+            if argument not in answer.arguments
+        )
 
     def something_trains(self) -> None:
         """A stage without classification lives from auxiliary losses."""
@@ -481,13 +488,12 @@ class CalibrationChecks(StageChecks):
 
     def none_begins_anew(self) -> None:
         """A method that does not take the classifier makes one of its own, so it comes first."""
-        for before, answer in itertools.pairwise(self.answers["post_calibrate"]):
-            if "classifier" not in answer.arguments:
-                raise self.refuse_method(
-                    answer.entry,
-                    f"makes a classifier of its own in post_calibrate, so what {before.entry.whose} has made of the "
-                    f"trained one would be lost; put '{answer.entry.key}' first, or leave one out",
-                )
+        for before, answer in self.replacing("post_calibrate", "classifier"):
+            raise self.refuse_method(
+                answer.entry,
+                f"makes a classifier of its own in post_calibrate, so what {before.entry.whose} has made of the "
+                f"trained one would be lost; put '{answer.entry.key}' first, or leave one out",
+            )
 
     def refuse(self, message: str, *path: str | int) -> RecipeError:
         """The error at a place of ``calibrate``, which a stage would call ``methods``."""
