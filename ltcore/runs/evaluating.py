@@ -225,7 +225,7 @@ def trade(saved: SavedRun) -> str | None:
     there = adjusted(logits, start, training)
     plain, other = (f"{100 * (expected(each, targets, training)['top1'] or 0):.1f}" for each in (logits, there))
     balanced = evaluate_logits(there, targets, counts)["balanced_accuracy"]
-    known = len(targets.unique())
+    known = len(set(targets.tolist()))
     covered = "" if known == len(counts) else f"\n(The figures are of the {known} classes with test images.)"
     return (
         f"Of images as unbalanced as the training images top-1 would be {plain}, and {other} with\noutputs adjusted to "
