@@ -1,6 +1,6 @@
 """What `ltcore train` makes of a folder in a given time, beside scikit-learn on the same features: figures and seconds.
 
-    python benchmarks/folder.py DIR --weights FILE --model NAME --minutes 3 [--seeds 0 1 2] [--rungs 8] [--json OUT]
+    python benchmarks/folder.py DIR --weights FILE --model NAME --minutes 3 [--seeds 0 1 2] [--train-only] [--rungs 8] [--json OUT]
 
 On the folder's own splits, one thread: what `ltcore train` does for the time, and its baseline without a method; with
 weights, plain and balanced logistic regression of scikit-learn on the features of these weights and images, their C
@@ -121,6 +121,8 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         run = newest(runs)
         lines.append({"what": "ltcore train", "seed": seed, **figures(run), **took})
         print(json.dumps(lines[-1]), flush=True)
+        if arguments.train_only:
+            continue
         text = recipe.read_text()
         baseline = next(line.removeprefix("#").strip() for line in text.splitlines() if "--set name=" in line)
         took = ran(["sh", "-c", f"{' '.join(ltcore)} {baseline.removeprefix('ltcore ')} --out {runs} --seed {seed}"])
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train-only", action="store_true", help="neither the baseline nor scikit-learn")
     parser.add_argument("--rungs", type=float, help="also each rung that takes at most so many minutes")
     parser.add_argument("--room", type=Path, default=Path("folder-benchmark"), help="for recipes and runs")
     parser.add_argument("--json", type=Path, help="lines of JSON, too")
