@@ -87,6 +87,9 @@ class Loader(Protocol):
             [M, C, H, W] float32, normalised, channels-last.
         """
 
+    def end_workers(self) -> None:
+        """End the processes that stay between passes; the next pass starts them again."""
+
 
 class Normalizer:
     """Makes uint8 images float32, with mean 0 and standard deviation 1 a channel.
@@ -256,6 +259,9 @@ class InMemoryLoader:
             return self._cropped.eval_batches(batch_size, crops)
         starts = range(0, len(self), batch_size)[ranks.rank() :: ranks.size()]
         return (self.eval_batch(start, start + batch_size) for start in starts)
+
+    def end_workers(self) -> None:
+        """There are none: test crops are decoded by processes that end with their pass."""
 
 
 def crop_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, padding: int) -> Tensor:

@@ -50,6 +50,10 @@ class PartialLoader:
         """See `ltcore.data.loader.Loader.eval_batch`."""
         return self.loader.eval_batch(start, stop, crops)
 
+    def end_workers(self) -> None:
+        """See `ltcore.data.loader.Loader.end_workers`."""
+        self.loader.end_workers()
+
     def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         """The first images, some of them several times; see `completed`."""
         return self._first(batch_size, lambda rows: self.loader.eval_batch(0, rows, crops))

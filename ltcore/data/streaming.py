@@ -330,6 +330,14 @@ class StreamingLoader:
         with naming_dead_workers():
             return torch.cat(list(self._decoded(self._picked.requests, self._picking)))
 
+    def end_workers(self) -> None:
+        """See `Loader.end_workers`.
+
+        Otherwise they would end when the garbage collector finds this loader in some cycle. By then their pipes may be
+        closed, so that none of them hears of its end, and PyTorch waits five seconds for each.
+        """
+        self._training = self._picking = None
+
     def _loader(self, persistent: bool, requests: Iterator[Request] | None = None) -> DataLoader[Any]:
         return _worker_loader(
             self._decoder, self._feed if persistent else _Feed(requests), self.workers, persistent, self.device.type

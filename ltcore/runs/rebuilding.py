@@ -82,6 +82,9 @@ class _OneImage:
     def eval_batch(self, start: int, stop: int, crops: bool = False) -> Tensor:
         return torch.zeros(1, self.channels, self.size, self.size)
 
+    def end_workers(self) -> None:
+        pass
+
     def eval_batches(self, batch_size: int, crops: bool = False) -> Iterator[Tensor]:
         yield self.eval_batch(0, 1)
 

@@ -174,8 +174,14 @@ class RunData:
         if data is self.current:
             return False
         self.current = data
+        self.loaders["train"].end_workers()
         self.loaders["train"] = self._make_loader(data.train)
         return True
+
+    def end_workers(self) -> None:
+        """End the processes that decode images; where images are asked for again, they are started again."""
+        for loader in self.loaders.values():
+            loader.end_workers()
 
     def split(self, name: str) -> ArraySplit | StreamedSplit:
         """``train`` as it is now, ``val`` or ``test``."""

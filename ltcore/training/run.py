@@ -96,8 +96,11 @@ class Run:
 
     def train(self) -> None:
         """Train the stages that are not done yet; the others are read from their files."""
-        with arithmetic(tf32=False):
-            self._train()
+        try:
+            with arithmetic(tf32=False):
+                self._train()
+        finally:
+            self.assembly.data.end_workers()
 
     def _train(self) -> None:
         self.assembly.start()

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import signal
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def loaders():
 
     yield make
     for loader in made:
-        loader._training = None
+        loader.end_workers()
 
 
 def epoch(loader, seed=0, start=0):
@@ -277,6 +278,7 @@ def figures(result):
 def test_a_run_does_not_depend_on_the_workers(streamed, cache):
     alone, two = (streamed(workers, f"r{workers}", cache=cache) for workers in (0, 2))
     assert figures(alone.execute()) == figures(two.execute())
+    assert not active_children()  # or PyTorch would wait for each of them, once the run is collected
     for (name, a), (_, b) in zip(*(run.assembly.model.state_dict().items() for run in (alone, two)), strict=True):
         assert torch.equal(a, b), name
     losses = [json.loads(line)["loss"] for line in (two.directory.path / "metrics.jsonl").read_text().splitlines()]
