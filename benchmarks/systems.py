@@ -78,6 +78,10 @@ SYSTEMS = (
         "stays at cross-entropy (68.7 and 68.6, seeds 0 and 1), and 20 steps in place of 200 (60.9, seed 0) or a "
         "tenth of the rate (59.0, seed 0) do not help.",
     ),
+    System("lfme", ("lfme_student",)),
+    System("fslwf", ("ce",)),
+    System("ssp", ("ce",)),
+    System("ssd", ("ce",)),
     System("m2m", ("m2m_drs",)),
     System("oltr", ("ce", "oltr_plain")),
     System("range_loss", ("m_per_class",)),
