@@ -25,10 +25,12 @@ ROOT = Path(__file__).parent.parent
 MARGIN = 0.5
 COLUMNS = ("top1", "many", "medium", "few", "ece")
 SUITES = {
-    "digits": "scikit-learn's digits, 120 to 5 images a class, digits recipes (SAFA, DRW and DRS from epoch 40 of 60)",
-    "fashion": "Fashion-MNIST at 14 x 14 pixels, 250 to 5 images a class, no crops and flips, ResNet-8, 40 epochs "
-    "(mixup 80), batch 32, rate 0.1 divided by 10 after 80 and 90 % of the epochs, where what is deferred begins; "
-    "recipes of CIFAR-10-LT",
+    "digits": "scikit-learn's digits with 120 to 5 images per class, and the digits recipes. SAFA, DRW and DRS begin "
+    "at epoch 40 of 60",
+    "fashion": "Fashion-MNIST at 14 x 14 pixels with 250 to 5 images per class, without crops and flips. The network "
+    "is ResNet-8, batches have 32 images, and the recipes are those of CIFAR-10-LT. Training has 40 epochs (80 with "
+    "mixup). The learning rate is 0.1, and is divided by 10 after 80 % and after 90 % of the epochs. Methods that "
+    "begin late begin at epoch 32",
 }
 
 
@@ -55,118 +57,154 @@ class Claim:
 CLAIMS = (
     Claim(
         "OFA",
-        "Tail features fused from class-specific and class-generic parts raise accuracy over fine-tuning without them.",
+        "Claim: OFA fuses class-specific features of rare classes with class-generic features of other classes. "
+        "Fine-tuning with the fused features gives a higher accuracy than fine-tuning without them.",
         (
-            Contrast("augmented or not (`augmented: 0`), one first stage", "ofa", "ofa_unaugmented"),
-            Contrast("fine-tuning with OFA or none", "ofa", "ce", False),
+            Contrast("OFA against OFA without augmented features (`augmented: 0`)", "ofa", "ofa_unaugmented"),
+            Contrast("OFA against cross-entropy without fine-tuning", "ofa", "ce", False),
         ),
-        "On both sets augmented samples raise the few and lower the many or the medium. On the digits the others "
-        "lose more than the few gain; on Fashion-MNIST the few gain 6.1 ± 3.5, and what that leaves of top-1 is "
-        "within the noise. Most of the few-shot gain over cross-entropy on the digits is that of the fine-tuning: "
-        "it is there without augmentation, too. On Fashion-MNIST, whose fitted network leaves fine-tuning alone "
-        "nothing to learn, it is all the augmentation's. In these runs OFA's sampler drew the confusing images; "
-        "since they are extra rows, with draws of their own, the digits give 93.1 ± 2.1, and few 89.7 ± 2.8.",
+        "On both sets, augmented features raise the accuracy of few-shot classes, and lower that of many-shot or "
+        "medium-shot classes. On the digits, the other classes lose more than the few-shot classes gain. On "
+        "Fashion-MNIST, the few-shot classes gain 6.1 ± 3.5 points, but the effect on top-1 is smaller than its "
+        "uncertainty. On the digits, most of the few-shot gain over cross-entropy comes from fine-tuning, because it "
+        "is there without augmentation, too. On Fashion-MNIST, the network has learned its training images, so "
+        "fine-tuning alone has nothing to learn. There, the whole gain comes from the augmentation. In these runs "
+        "OFA's sampler drew the confusing images. Now they are extra rows, with random numbers of their own, and the "
+        "digits give 93.1 ± 2.1, and 89.7 ± 2.8 on few-shot classes.",
     ),
     Claim(
         "SAFA",
-        "Tail features changed by what is learned from pairs of head features raise accuracy over LDAM with deferred "
-        "re-balancing.",
+        "Claim: SAFA changes features of rare classes by what it learns from pairs of features of frequent classes. "
+        "This gives a higher accuracy than LDAM with deferred re-balancing alone.",
         (
-            Contrast("with SAFA or without, on LDAM-DRW", "ldam_drw_safa", "ldam_drw"),
-            Contrast("with SAFA or without, on LDAM-DRS", "ldam_drs_safa", "ldam_drs"),
+            Contrast("LDAM-DRW with SAFA against LDAM-DRW", "ldam_drw_safa", "ldam_drw"),
+            Contrast("LDAM-DRS with SAFA against LDAM-DRS", "ldam_drs_safa", "ldam_drs"),
         ),
-        "None on Fashion-MNIST with DRW, and none beyond the noise elsewhere. What its options do, whether generated "
-        "rows are recognised, and the photographs: [safa.md](safa.md).",
+        "On Fashion-MNIST with DRW, SAFA has no effect that would matter. In the other cases the effect is not larger "
+        "than its uncertainty. [safa.md](safa.md) says what SAFA's options do, whether generated rows can be "
+        "recognised, and how SAFA works on photographs.",
     ),
     Claim(
         "STG",
-        "Tail features moved by transformations learned on the head raise accuracy over mixup and cRT.",
+        "Claim: STG moves features of rare classes by transformations that it learns on frequent classes. This gives "
+        "a higher accuracy than mixup and cRT.",
         (
-            Contrast("STG or nothing generated, head 0.2 (default)", "stg_use_0.2", "mixup_crt"),
-            Contrast("STG or nothing generated, head 0.4", "stg_use_0.4", "mixup_crt"),
-            Contrast("without its mean term or nothing generated, head 0.2", "stg_drop_0.2", "mixup_crt", False),
-            Contrast("without its mean term or nothing generated, head 0.4", "stg_drop_0.4", "mixup_crt", False),
-            Contrast("with its mean term or without, head 0.2", "stg_use_0.2", "stg_drop_0.2", False),
-            Contrast("with its mean term or without, head 0.4", "stg_use_0.4", "stg_drop_0.4", False),
+            Contrast("STG against nothing generated, `head_fraction` 0.2 (default)", "stg_use_0.2", "mixup_crt"),
+            Contrast("STG against nothing generated, `head_fraction` 0.4", "stg_use_0.4", "mixup_crt"),
+            Contrast("STG without its mean term against nothing generated, 0.2", "stg_drop_0.2", "mixup_crt", False),
+            Contrast("STG without its mean term against nothing generated, 0.4", "stg_drop_0.4", "mixup_crt", False),
+            Contrast("STG against STG without its mean term, 0.2", "stg_use_0.2", "stg_drop_0.2", False),
+            Contrast("STG against STG without its mean term, 0.4", "stg_use_0.4", "stg_drop_0.4", False),
         ),
-        "The mean term decides, and its sign differs between the sets. On the digits it costs accuracy, most with "
-        "two head classes of ten, and without it STG is slightly above cRT. On Fashion-MNIST it is with the mean "
-        "term and four head classes that STG gains 2.5 points, 7.1 for the few, and the left-out training images "
-        "say the same; with two head classes, the default there, or without the term hardly anything changes. Why "
-        "is not known: generated rows stay nearest to their own class in over 94 % of cases on both sets. `mean` "
-        "and `head_fraction` are options to be selected; the defaults are the paper's. The gain does "
-        "not come from short stages: with four times the steps it is larger (cpu_league.md).",
+        "The result depends on STG's mean term (option `mean`), and in opposite directions on the two sets. On the "
+        "digits the mean term costs accuracy, most of all with two head classes of ten. Without it, STG is slightly "
+        "above cRT. On Fashion-MNIST, STG gains 2.5 points with the mean term and four head classes, and 7.1 points "
+        "on few-shot classes. The training images that the long tail left out show the same. With two head classes, "
+        "which is the default there, or without the mean term, almost nothing changes. We do not know why: generated "
+        "rows are nearest to their own class in over 94 % of cases on both sets. `mean` and `head_fraction` are "
+        "options to be selected. Their defaults are the paper's. The gain does not come from short stages, because "
+        "with four times as many steps it is larger ([cpu_league.md](cpu_league.md)).",
     ),
     Claim(
         "GLAG",
-        "A gradual balanced loss learns better features than plain losses (stage one), and generated features with "
-        "distillation improve the classifier further (stage two).",
+        "Claim: in stage one, a loss that is balanced step by step (GraLoss) learns better features than plain "
+        "losses. In stage two, generated features (AFG) with distillation (KD) improve the classifier further.",
         (
-            Contrast("GraLoss or logit adjustment", "gra_loss", "la"),
-            Contrast("GraLoss or cross-entropy", "gra_loss", "ce"),
-            Contrast("AFG and KD or stage one of the same run", "glag_afg_kd", "glag_afg_kd:stage_one"),
-            Contrast("AFG or stage one of the same run", "glag_afg", "glag_afg:stage_one", False),
-            Contrast("with KD or without", "glag_afg_kd", "glag_afg", False),
-            Contrast("AFG and KD or weight scaling alone", "glag_afg_kd", "glag_lws", False),
-            Contrast("Tukey's space as printed or ours", "glag_afg_kd_printed", "glag_afg_kd", False),
-            Contrast("confidence fixed or steered by accuracy", "glag_afg_kd_fixed", "glag_afg_kd", False),
-            Contrast("steered by pooled probabilities or by accuracy", "glag_afg_kd_steered", "glag_afg_kd", False),
-            Contrast("confidence from 0.3 or from the paper's 0.6", "glag_afg_kd_from_0.3", "glag_afg_kd", False),
+            Contrast("GraLoss against logit adjustment", "gra_loss", "la"),
+            Contrast("GraLoss against cross-entropy", "gra_loss", "ce"),
+            Contrast("AFG and KD against stage one of the same run", "glag_afg_kd", "glag_afg_kd:stage_one"),
+            Contrast("AFG against stage one of the same run", "glag_afg", "glag_afg:stage_one", False),
+            Contrast("AFG and KD against AFG", "glag_afg_kd", "glag_afg", False),
+            Contrast("AFG and KD against weight scaling alone", "glag_afg_kd", "glag_lws", False),
+            Contrast("Tukey's space as printed against ours", "glag_afg_kd_printed", "glag_afg_kd", False),
+            Contrast(
+                "fixed confidence against confidence steered by accuracy", "glag_afg_kd_fixed", "glag_afg_kd", False
+            ),
+            Contrast(
+                "confidence steered by pooled probabilities against by accuracy",
+                "glag_afg_kd_steered",
+                "glag_afg_kd",
+                False,
+            ),
+            Contrast("confidence from 0.3 against the paper's 0.6", "glag_afg_kd_from_0.3", "glag_afg_kd", False),
         ),
-        "GraLoss is above cross-entropy, clearly so on Fashion-MNIST, but there it is below logit adjustment, at "
-        "which it ends: its gain is that of the adjustment. AFG from the paper's confidence of 0.6 lowers the "
-        "digits; on Fashion-MNIST it moves accuracy from the many to the few, 7.3 points of it, and whether top-1 "
-        "gains one cannot tell. From 0.3 it costs the digits nothing, and the images that the long tail has left "
-        "out say the same (the 0.3 was tried first on the test figures of another measurement). Distillation "
-        "gives back a little of what head classes lose. One or two held-out images a class hardly move a "
-        "confidence that accuracy steers; pooled probabilities move it (picture), and accuracy is no better for "
-        "it. Tukey's space as printed is below ours on both sets.",
+        "GraLoss is above cross-entropy, clearly so on Fashion-MNIST. But there it is below logit adjustment. GraLoss "
+        "becomes logit adjustment at the end of training, so its gain is the gain of logit adjustment. With the "
+        "paper's confidence of 0.6, AFG lowers top-1 on the digits. On Fashion-MNIST, AFG and KD move accuracy from "
+        "many-shot to few-shot classes, which gain 7.3 points. Whether top-1 gains, one cannot tell. With a "
+        "confidence of 0.3, AFG costs nothing on the digits. The training images that the long tail left out show the "
+        "same. (The value 0.3 was first tried on the test figures of another measurement.) Distillation gives back a "
+        "little of what head classes lose. There are only one or two held-out images per class. If accuracy on them "
+        "steers the confidence, it hardly changes. If pooled probabilities steer it, it changes (see the picture), "
+        "but accuracy is no better. Tukey's space as printed in the paper is worse than ours on both sets.",
     ),
     Claim(
         "CDT",
-        "Temperatures by class size make up for the feature deviation of rare classes and raise accuracy over "
-        "cross-entropy.",
+        "Claim: temperatures that depend on the class size correct the feature deviation of rare classes. This gives "
+        "a higher accuracy than cross-entropy.",
         (
-            Contrast("gamma selected on held-out images or cross-entropy", "cdt_selected", "ce"),
-            Contrast("gamma 0.2 or cross-entropy", "cdt_0.2", "ce", False),
-            Contrast("gamma 0.3 or cross-entropy", "cdt_0.3", "ce", False),
-            Contrast("selected or 0.2", "cdt_selected", "cdt_0.2", False),
-            Contrast("selected or 0.3", "cdt_selected", "cdt_0.3", False),
+            Contrast("CDT with gamma selected on held-out images against cross-entropy", "cdt_selected", "ce"),
+            Contrast("CDT with gamma 0.2 against cross-entropy", "cdt_0.2", "ce", False),
+            Contrast("CDT with gamma 0.3 against cross-entropy", "cdt_0.3", "ce", False),
+            Contrast("selected gamma against 0.2", "cdt_selected", "cdt_0.2", False),
+            Contrast("selected gamma against 0.3", "cdt_selected", "cdt_0.3", False),
         ),
-        "On Fashion-MNIST CDT raises accuracy, more with 0.3 than with 0.2; on the digits 0.2 changes nothing and "
-        "0.3 is too much. The selection sees three held-out images a class: it kept from 0.3 on the digits each "
-        "time, and on Fashion-MNIST it chose 0 to 0.2 where 0.3 was best, which still is 2.6 ± 2.1 above cross- "
-        "entropy.",
+        "On Fashion-MNIST, CDT raises accuracy, more with gamma 0.3 than with 0.2. On the digits, 0.2 changes "
+        "nothing, and 0.3 is too much. The selection uses three held-out images per class. On the digits it never "
+        "chose 0.3. On Fashion-MNIST it chose 0 to 0.2, although 0.3 was best. With the chosen gamma, CDT is still "
+        "2.6 ± 2.1 points above cross-entropy.",
     ),
 )
-ABOUT = f"""# claims
+ABOUT = f"""# The papers' central claims, tried
 
-For each of the five papers its central claim, tried with arms that differ in nothing else. **The protocols are ours, no
-paper's**: small enough for a CPU, and such that the mechanism that a paper builds on exists (first stages learn their
-training images, of rare classes too). What holds here need not hold at the published size, nor the other way round.
+Five papers are at the centre of ltcore, and each makes a central claim. This page tries each claim on small data.
+**The protocols are ours, not a paper's.** They are small enough for a CPU. In them, the first stage of a training
+learns its training images, also those of rare classes, because the papers' mechanisms need this. What holds here need
+not hold at the published size, and the reverse is also possible.
 
-An effect is in points, the mean over seeds of paired differences (arms of a seed share all that they do not differ
-in, bit for bit), ± the half width of its 95 % interval (Student's t). A claim **holds** where the interval of top-1
-lies above 0, **does not** where it lies below {MARGIN}, the smallest effect that would matter, and else one **cannot
-tell**. Intervals are of one contrast each; of fifty some lie above 0 by chance. Values were not chosen on these test
-images, but for what is said below of GLAG's 0.3.
+A *contrast* compares two trainings, called *arms*: "A against B". They differ only in the thing that the contrast
+names. Everything else is the same in both arms of a seed, to the bit. The *effect* is the figure of A minus the figure
+of B, in points. It is a mean over seeds, ± half the width of its 95 % interval (Student's t). *few* is the effect on
+classes with fewer than 20 training images. The verdict depends on the interval of top-1:
+
+- A claim **holds** if the whole interval lies above 0.
+- It **does not** hold if the whole interval lies below {MARGIN}, the smallest effect that would matter.
+- Otherwise one **cannot tell**.
+
+Each interval is for one contrast alone. There are about fifty contrasts, so some intervals lie above 0 by chance.
+Values were not chosen on these test images, with one exception: GLAG's 0.3 (see [GLAG](#glag)).
+
+There are two protocols, called suites:
 """
 SYSTEMS_ABOUT = """## The systems that they compare with
 
-Each beside what it builds on, on the protocol of `fashion`: a row of [the table](../docs/tables.md#league) each, from
-its CIFAR recipe, or the digits recipe where it has none there; deferred starts at epoch 32 of 40, batches of 32. An
-effect is that of paired runs, as above. **Three seeds tell only large effects**: the half width of their interval is
-2.5 standard deviations of the differences. So this page says *above* or *below* only where the whole interval lies
-there, *no difference that would matter* where it lies within half a point of 0, and else *not told apart*, with the
-number of seeds in which the system was above. No value was chosen on these test images.
+The papers compare their methods with other systems. This part compares each of these systems with its *baseline*,
+which is what the system builds on. The protocol is that of `fashion`. Each system is a row of
+[the table](../docs/tables.md#league). Its recipe is that of CIFAR, or the digits recipe if there is none. Methods that
+begin late begin at epoch 32 of 40, and batches have 32 images. An effect is that of paired runs, as above. **Three
+seeds show only large effects**, because half the width of their interval is 2.5 standard deviations of the differences.
+The last column of the table says:
 
-L2RW, Meta-Weight-Net and MetaSAug hold ten images a class out before the tail is cut, as on CIFAR: a balanced set of a
-hundred that others do not get, beside 694 to train on. Their baselines train on the same 694 and do without it. The
-other baselines: `m2m_drs` is M2m's second network without translated images, `oltr_plain` OLTR's second stage without
-attention, memory and meta-embedding, `m_per_class` cross-entropy on batches of four images a class, `bag_drs` the bag
-of tricks without moved foregrounds, `feature_none` cRT on mixup's network, `ride_one` one network with the experts'
-loss, `ce_constant` cross-entropy at a constant rate. Baselines that stand above, too, were trained anew with these
-systems: the code of core has changed since, and with it the draws."""
+- *above* or *below*, if the whole interval lies above or below 0
+- *no difference that would matter*, if the whole interval lies within half a point of 0
+- otherwise *cannot tell*, and in how many seeds the system was above its baseline
+
+No value was chosen on these test images.
+
+L2RW, Meta-Weight-Net and MetaSAug hold out ten images per class before the tail is cut, as on CIFAR. So they have a
+balanced set of a hundred images that other systems do not have, and train on the other 694 images. Their baselines
+train on the same 694 images, without the balanced set. The other baselines are:
+
+- `m2m_drs`: M2m's second network without translated images
+- `oltr_plain`: OLTR's second stage without attention, memory and meta-embedding
+- `m_per_class`: cross-entropy on batches of four images per class
+- `bag_drs`: the bag of tricks without moved foregrounds
+- `feature_none`: cRT on mixup's network
+- `ride_one`: one network with the experts' loss
+- `ce_constant`: cross-entropy at a constant learning rate
+
+Some of the baselines are also arms in the tables above. They were trained again together with these systems, because
+core's code has changed since then, and with it the random numbers."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +228,7 @@ class Runs:
         }
 
     def differences(self, contrast: Contrast, figure: str) -> list[float]:
-        """Points by which the arm lies above its base, a seed each."""
+        """Points by which the arm lies above its base, one per seed."""
         arm, base = self.of(contrast.arm), self.of(contrast.base)
         return [100 * (arm[seed][figure] - base[seed][figure]) for seed in sorted(arm.keys() & base.keys())]
 
@@ -285,7 +323,7 @@ def arm_table(suite: str, runs: Runs, arms: list[str]) -> list[str]:
 def compared(runs: Runs) -> list[str]:
     """The part about the systems that the papers compare with."""
     lines = [*SYSTEMS_ABOUT.splitlines(), ""]
-    lines += ["| system | beside | seeds | top-1 | few | |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += ["| system | baseline | seeds | top-1 | few | verdict |", "| --- | --- | --- | --- | --- | --- |"]
     found = []
     for system in SYSTEMS:
         for base in system.bases:
@@ -301,7 +339,12 @@ def compared(runs: Runs) -> list[str]:
     if missing:
         lines += ["", f"Not measured yet: {', '.join(f'`{name}`' for name in missing)}."]
     if found:
-        lines += ["", "Where nothing is gained, what was looked into:", "", *found]
+        lines += [
+            "",
+            "Some systems gain nothing here, or little. This is what we found when we looked into it:",
+            "",
+            *found,
+        ]
     return [*lines, "", *arm_table("systems", runs, arms()), ""]
 
 
@@ -314,7 +357,7 @@ def told_apart(values: list[float]) -> str:
         return "no difference that would matter"
     if abs(mean) > half:
         return "above" if mean > 0 else "below"
-    return f"not told apart; above in {sum(value > 0 for value in values)} of {len(values)}"
+    return f"cannot tell; above in {sum(value > 0 for value in values)} of {len(values)}"
 
 
 def selected(suites: dict[str, Runs]) -> str:
@@ -322,9 +365,9 @@ def selected(suites: dict[str, Runs]) -> str:
     found = []
     for name, runs in suites.items():
         gammas = [next(iter(run["selected"].values())) for run in runs.content["runs"] if run["arm"] == "cdt_selected"]
-        counts = ", ".join(f"{gamma} {gammas.count(gamma)} times" for gamma in sorted(set(gammas)))
-        found.append(f"{name}: {counts}")
-    return "gamma chosen: " + "; ".join(found) + "."
+        counts = ", ".join(f"{gamma} in {gammas.count(gamma)} of {len(gammas)}" for gamma in sorted(set(gammas)))
+        found.append(f"on `{name}`, {counts}")
+    return "These gammas were chosen: " + "; ".join(found) + " runs."
 
 
 #: Of the confidence's picture: what is drawn, and the colours of classes.
@@ -334,7 +377,7 @@ WIDE, HIGH = 300, 170
 
 
 def confidence(suites: dict[str, Runs]) -> str:
-    """SVG: AFG's confidence of each tail class over the epochs, a panel a suite and way of steering."""
+    """SVG: AFG's confidence of each tail class over the epochs, a panel for each suite and way of steering."""
     panels = [(suite, arm) for suite in suites for arm in DRAWN if suites[suite].of(arm, "confidence")]
     width, height = 60 + (WIDE + 90) * len(DRAWN), 30 + (HIGH + 80) * len(suites)
     parts = [
@@ -379,7 +422,7 @@ def page(suites: dict[str, Runs], systems: Runs | None) -> str:
     for name, runs in {**suites, **({"systems": systems} if systems else {})}.items():
         versions = runs.content["versions"]
         lines.append(
-            f"\n`{name}`: one thread a run on {runs.content['device']}, python {versions['python']}, "
+            f"\n`{name}`: one thread per run on {runs.content['device']}, python {versions['python']}, "
             f"torch {versions['torch']}, ltcore {versions['ltcore']}."
         )
     return "\n".join(lines) + "\n"

@@ -27,56 +27,57 @@ SYSTEMS = (
     System(
         "rsg_ldam_drw",
         ("ldam_drw",),
-        "rows are made in the last 8 of 40 epochs, from the variation of two head classes. When they begin the maps "
-        "are far from their centres: the loss is 134, of which LDAM-DRW's is 0.6 (seed 2). So what is added to a "
-        "rare map is likely most of a head map, and no variation of it.",
+        "RSG makes rows only in the last 8 of 40 epochs, from the variation of two head classes. When it begins, the "
+        "maps are far from their centres: the loss is 134, of which LDAM-DRW's loss is 0.6 (seed 2). So a made row "
+        "probably has most of a head map in it, and not only its variation.",
     ),
     System(
         "sla_ldam_drw",
         ("ldam_drw",),
-        "in every seed the few lose, 3 to 9 points, and the medium gain. The loss ends at 0.70, that of LDAM-DRW at "
-        "0.21 (seed 2): forty joint labels, the rarest with five images each, are learned less well than ten. Fewer "
-        "rotations were not tried.",
+        "in every seed, few-shot classes lose 3 to 9 points, and medium-shot classes gain. The loss ends at 0.70, and "
+        "that of LDAM-DRW at 0.21 (seed 2). SLA learns forty joint labels, and the rarest of "
+        "them have only five images each. These are harder to learn than ten labels. Fewer rotations were not tried.",
     ),
     System(
         "isda",
         ("ce",),
-        "it acts (the loss ends at 0.021, that of cross-entropy at 0.001, seed 0), with covariances of 64 features "
-        "that come from 5 to 18 images in the rare classes.",
+        "ISDA has an effect on the loss, which ends at 0.021, and with cross-entropy at 0.001 (seed 0). But its "
+        "covariances of 64 features come from only 5 to 18 images in the rare classes.",
     ),
     System(
         "metasaug",
         ("drw_held",),
-        "up to epoch 32 both are the same, to the bit, and have learned their images (loss 0.0015); behind that the "
-        "augmentation changes the loss from 0.002 to 0.004 (seed 2) and hardly any prediction. On the digits larger "
-        "strengths and rates brought nothing either (plugins/isda/README.md).",
+        "up to epoch 32, MetaSAug and its baseline are the same, to the bit, and have learned their images (loss "
+        "0.0015). After that, the augmentation changes the loss from 0.002 to 0.004 (seed 2) and hardly any "
+        "prediction. On the digits, larger strengths and rates did not help either (plugins/isda/README.md).",
     ),
     System(
         "l2rw",
         ("ce_held",),
-        "it moves 15 to 17 points to the few, and takes 23 to 32 from the many: images that help a balanced batch "
-        "are likely rare ones, and the frequent classes are not learned (the loss ends at 0.5, seed 0).",
+        "few-shot classes gain 15 to 17 points, and many-shot classes lose 23 to 32. L2RW prefers images that help a "
+        "balanced batch, which are probably rare ones. So the frequent classes are not learned (the loss ends at 0.5, "
+        "seed 0).",
     ),
     System(
         "meta_weight_net",
         ("ce_held",),
-        "it weighs an image by its loss alone, and once all images are learned (loss 0.001, seed 2) their losses do "
-        "not tell rare from frequent.",
+        "Meta-Weight-Net weights an image by its loss alone. When all images are learned (loss 0.001, seed 2), their "
+        "losses no longer show which images are rare.",
     ),
     System("bbn", ("ce",)),
     System(
         "disalign",
         ("ce", "crt"),
-        "above cross-entropy, not above cRT, which trains nearly eight times as many parameters on the same frozen "
-        "features.",
+        "DisAlign is above cross-entropy, but not above cRT. cRT trains nearly eight times as many parameters on the "
+        "same frozen features.",
     ),
     System(
         "cb_fine_tuning",
         ("ce",),
-        "the few lose most, although the subset is balanced. It is batch norm: each batch is the same fifty images, "
-        "whose statistics take the place of those of all. With the network frozen (`trainable: [classifier]`) it "
-        "stays at cross-entropy (68.7 and 68.6, seeds 0 and 1), and 20 steps in place of 200 (60.9, seed 0) or a "
-        "tenth of the rate (59.0, seed 0) do not help.",
+        "few-shot classes lose most, although the subset is balanced. The reason is batch norm: each batch has the "
+        "same fifty images, and their statistics replace those of all images. If the network is frozen (`trainable: "
+        "[classifier]`), the result stays at that of cross-entropy (68.7 and 68.6, seeds 0 and 1). 20 steps in place "
+        "of 200 (60.9, seed 0), or a tenth of the rate (59.0, seed 0), do not help.",
     ),
     System("lfme", ("lfme_student",)),
     System("fslwf", ("ce",)),
