@@ -12,7 +12,7 @@ import ltcore
 from ltcore.errors import RecipeError, RunError
 from ltcore.sweeps.engine import Outcome, Slots
 from ltcore.tables.pages import tone, write_pages
-from ltcore.tables.records import Records
+from ltcore.tables.records import FORMAT, Records
 from ltcore.tables.running import run_cells
 from ltcore.tables.state import States
 from ltcore.tables.table import Table
@@ -44,18 +44,13 @@ columns: {accuracy: {label: accuracy}, error: {label: error, metric: error}}
 rows:
   own: {label: Own, printed: [50, 50]}
   means: {label: Test means, analysis: test_means, printed: [60, 40]}
+  none: {label: None, analysis: stg/none/at/all, metric: other, printed: [1, null]}
 """
 SHOWN = "stg/KL divergence of predicted transformations/sample 1/sample 2"
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """Where the one run of all tests is trained."""
-    return tmp_path_factory.mktemp("work")
-
-
 @pytest.fixture
-def folder(tmp_path, work):
+def folder(tmp_path):
     for name, text in {
         "recipes/made.yaml": RECIPE,
         "tables/means.yaml": MEANS,
@@ -63,7 +58,6 @@ def folder(tmp_path, work):
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    (tmp_path / "work").symlink_to(work)
     return tmp_path
 
 
@@ -132,19 +126,19 @@ def divergence(one, other):
 
 def test_analyses_are_made_of_a_run_and_shown(folder, trained):
     means, kl = (Table(folder / "tables" / f"{name}.yaml") for name in ("means", "stg_5"))
-    assert run(folder, means, ["own"]).failed == {} and len(trained) < 2
+    assert run(folder, means, ["own"]).failed == {} and len(trained) == 1
     (record,) = (folder / "results").glob("*.json")
     assert "analyses" not in json.loads(record.read_text())
     found = states(folder, means)
     assert found["own", "error"].kind == "measured" and found["means", "error"].kind == "missing"
 
-    trained.clear()
-    assert run(folder, means).failed == {} and run(folder, kl).failed == {}
-    assert not trained, "an analysis trains nothing"
+    (message,) = run(folder, means).failed.values()
+    assert message.endswith("no analysis of it gives 'stg/none/at/all'; mend the table's analysis")
+    assert run(folder, kl).failed == {}
+    assert len(trained) == 1, "an analysis trains nothing"
     content = json.loads(record.read_text())
     assert content["analyses"].keys() == {"test_means", *(cell.analysis for cell in kl.cells.values())}
-    (path,) = (folder / "work").glob("jobs/*/runs/*/*/result.json")
-    saved = ltcore.load(path.parent)
+    (saved,) = trained
     share = near_test_means(saved)
     assert 0.3 < share < 1 and share != saved.metrics["top1"], "the test could not fail"
     found = states(folder, means)
@@ -153,19 +147,15 @@ def test_analyses_are_made_of_a_run_and_shown(folder, trained):
     assert found["own", "accuracy"].ours.mean == pytest.approx(100 * saved.metrics["top1"])
     text = FORMATS["table"](means, found)
     assert f"60.000 / {100 * share:.3f} (1)" in text
-    assert "analyses of runs, and no results of them: Test means" in text
+    assert "analyses of runs, and no results of them: Test means, None" in text
+    assert found["none", "accuracy"].kind == "missing", "and the others are kept"
 
     found = states(folder, kl)
     assert {one.kind for one in found.values()} == {"measured"} and len(found) == 20
     names = [f"sample{number}" for number in range(1, 6)]
     shown = np.array([[found[r, c].ours.mean if r != c else 0 for c in names] for r in names])
-    wanted = np.array(
-        [
-            [divergence(*pair) for pair in zip([one] * 5, rows, strict=True)]
-            for rows in [list(predicted(saved, 2))]
-            for one in rows
-        ]
-    )
+    rows = list(predicted(saved, 2))
+    wanted = np.array([[divergence(one, other) for other in rows] for one in rows])
     # Which of the class's five images comes first, chance has said.
     orders = [list(order) for order in itertools.permutations(range(5))]
     assert (
@@ -180,21 +170,21 @@ def test_analyses_are_made_of_a_run_and_shown(folder, trained):
     assert run(folder, kl).done == [], "nothing is missing any more"
 
 
-def test_what_a_run_does_not_have_is_one_message_and_the_rest_is_kept(folder, trained):
-    path = folder / "tables" / "own.yaml"
-    path.write_text(MEANS + "  no: {label: None, analysis: stg/none/at/all, metric: other, printed: [1, null]}\n")
-    table = Table(path)
-    (message,) = run(folder, table).failed.values()
-    assert message.endswith("no analysis of it gives 'stg/none/at/all'; mend the table's analysis")
-    found = states(folder, table)
-    assert [found[row, "accuracy"].kind for row in ("own", "means", "no")] == ["measured", "measured", "missing"]
-    (record,) = (folder / "results").glob("*.json")
-    content = json.loads(record.read_text())
-    for value, what in ((1.5, "is no figure between 0 and 1"), ("x", "is no number")):
-        content["analyses"] = {"test_means": {"top1": value}}
-        record.write_text(json.dumps(content))
-        with pytest.raises(RunError, match=rf"test_means\.top1 = .* {what}"):
-            Records([folder / "results"])
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        ({"top1": 1.5}, "an.top1 = 1.5 is no figure between 0 and 1"),
+        ({"other": "x"}, "an.other = 'x' is no number"),
+        ({"other": True}, "an.other = True is no number"),
+    ],
+)
+def test_a_damaged_figure_of_an_analysis_is_named(tmp_path, figures, message):
+    names = ("recipe", "digest", "seed", "code", "data", "cells")
+    content = {"format": FORMAT, "figures": {}, "stages": {}, "analyses": {"an": figures}, **dict.fromkeys(names, 0)}
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(RunError) as refusal:
+        Records([tmp_path])
+    assert str(refusal.value).endswith(f"r.json: is damaged: {message}")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +208,7 @@ def test_what_a_run_does_not_have_is_one_message_and_the_rest_is_kept(folder, tr
 )
 def test_an_analysis_that_no_run_can_have_is_refused_before_training(folder, old, new, message):
     path = folder / "tables" / "means.yaml"
-    path.write_text(MEANS.replace("error: {label: error, metric: error}", "error: {label: error}").replace(old, new))
+    path.write_text(MEANS.replace(", metric: error", "").replace(old, new))
     with pytest.raises(RecipeError) as refusal:
         States(Records([])).of(Table(path))
     assert message in str(refusal.value) and str(path) in str(refusal.value)

@@ -183,12 +183,10 @@ def _no_figures(content: Mapping[str, Any]) -> str | None:
     parts = {"figures": content["figures"], **content["stages"], **content.get("analyses", {})}
     for part, figures in parts.items():
         for name, value in figures.items() if isinstance(figures, dict) else [("", figures)]:
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-                return f"{part}.{name} = {value!r} is no number"
-            if name != "other" and not 0 <= value <= 1:
-                return f"{part}.{name} = {value!r} is no figure between 0 and 1"
+            least, most = (-sys.float_info.max, sys.float_info.max) if name == "other" else (0, 1)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and least <= value <= most):
+                return f"{part}.{name} = {value!r} is no {'number' if name == 'other' else 'figure between 0 and 1'}"
     return None
 
 
