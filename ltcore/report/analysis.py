@@ -1,7 +1,7 @@
 """What ``--analysis`` computes of a run: all its images go through its models once more, and nothing is trained.
 
-Some of it looks at test labels in a way that no result may (means of test features). It is for understanding a run, and
-stands in no table of results.
+Some of it looks at test labels in a way that no result may (means of test features). It is for understanding a run. A
+table shows it only in cells that ask for an analysis by name, and says so.
 """
 
 from __future__ import annotations
@@ -234,13 +234,28 @@ def of_result(
     of_test, logits = _outputs(model, data.test, data, recipe)
     found.test = decisions(logits, data.test.targets, size)
     targets = data.test.targets.numpy()
-    flat = {"train": of_training.flatten(1), "test": of_test.flatten(1)}
     found.means = [accuracy("the run's own classifier", logits.argmax(1).numpy(), targets)]
-    for name, split in (("training", train), ("test", data.test)):
-        centres = flat["train" if split is train else "test"]
-        said = class_mean_predictions(centres, split.targets, flat["test"], size)
-        found.means.append(accuracy(f"nearest mean of {name} features", said, targets))
-    return found, flat["test"]
+    said = class_mean_predictions(of_training.flatten(1), train.targets, of_test.flatten(1), size)
+    found.means.append(accuracy("nearest mean of training features", said, targets))
+    found.means.append(_of_test_means(of_test, data))
+    return found, of_test.flatten(1)
+
+
+def test_means(model: Model, data: PreparedData, recipe: Recipe) -> MeansAccuracy:
+    """The nearest mean of test features alone, as in `of_result`. It uses test labels, and is never a result.
+
+    Raises:
+        LtcoreError: the images cannot be read.
+    """
+    assert data.test is not None
+    return _of_test_means(plain_loader_features(model, data.test, data, recipe), data)
+
+
+def _of_test_means(features: Tensor, data: PreparedData) -> MeansAccuracy:
+    assert data.test is not None
+    rows, targets = features.flatten(1), data.test.targets
+    said = class_mean_predictions(rows, targets, rows, len(data.class_names))
+    return accuracy("nearest mean of test features", said, targets.numpy())
 
 
 def offered(method: str, content: ReportTable | ReportScatter, mapped: bool) -> Offered | None:

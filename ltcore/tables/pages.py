@@ -129,7 +129,7 @@ def _table(table: Table, cells: Cells, reports: Reports) -> dict[str, Any]:
 def tone(found: Found) -> str:
     """The class of a cell's colour: how much better or worse ours is than what is printed, whichever way is better."""
     difference = found.difference
-    if difference is None:
+    if difference is None or found.cell.metric == "other":  # of which neither more nor less is better
         return found.kind
     gain = -difference if found.cell.metric in ("error", "error5", "ece") else difference
     if abs(gain) <= 0.5:
@@ -166,6 +166,8 @@ def _behind(table: Table, found: Found, reports: Reports) -> dict[str, Any]:
     }
     if words[found.kind]:
         said.append(words[found.kind])
+    if cell.analysis:
+        said.append(f"It is an analysis of runs, '{cell.analysis}', and no result of them.")
     records = sorted(found.records, key=lambda record: record.seed)
     return {
         "name": cell.name,

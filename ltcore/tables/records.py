@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,24 +57,31 @@ class Record:
         then = self.content["code"]
         return [name for name, code in now.items() if then.get(name, code) != code]
 
-    def figures(self, stage: str | None) -> Mapping[str, float | None]:
-        """Its figures, as fractions: of a stage's end, or after calibration; empty where it has no such stage."""
-        found = self.content["figures"] if stage is None else self.content["stages"].get(stage)
+    def figures(self, stage: str | None, analysis: str | None = None) -> Mapping[str, float | None]:
+        """Its figures: of an analysis, of a stage's end, or after calibration; empty where it has no such.
+
+        They are fractions; only `other`, of an analysis, is any number.
+        """
+        if analysis is not None:
+            found = self.content.get("analyses", {}).get(analysis)
+        else:
+            found = self.content["figures"] if stage is None else self.content["stages"].get(stage)
         return found if isinstance(found, dict) else {}
 
 
-def record_of(run: Path, cells: Sequence[str]) -> dict[str, Any]:
+def record_of(run: Path, cells: Sequence[str], analyses: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a record keeps of a run.
 
     Args:
         run: the run's directory.
         cells: the cells that it was trained for, ``TABLE/ROW/COLUMN``.
+        analyses: by name, the figures of analyses that were made of it.
 
     Returns:
         ``recipe``, ``digest`` and ``seed``; ``figures`` after calibration, ``before_calibration`` and ``stages``, as
         fractions; ``seconds`` in the stages' steps; ``device``, ``device_name``, ``threads``, ``versions`` and
         ``code``; ``data``, its fingerprint; ``finished``, the day; ``commit``, where it was trained in a checkout;
-        ``cells``.
+        ``cells``; ``analyses``, where there are any.
 
     Raises:
         RunError: the run is damaged.
@@ -106,22 +114,27 @@ def record_of(run: Path, cells: Sequence[str]) -> dict[str, Any]:
         "data": result.get("data_fingerprint", {}),
         "finished": ended.isoformat(),
         **_commit(),
+        **({"analyses": dict(analyses)} if analyses else {}),
     }
 
 
 def write_record(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Write a record; one of the same run that is there keeps the cells that it was trained for.
+    """Write a record; one that is there keeps the cells that it was trained for, and if it is the same run's, analyses.
 
     Raises:
         RunError: it cannot be written.
     """
     path = folder / f"{content['digest']}-seed{content['seed']}.json"
-    cells = set(content["cells"])
+    cells, analyses = set(content["cells"]), content.get("analyses", {})
     with suppress(RunError):
         if path.exists():
-            cells |= set(read_json(path).get("cells", ()))
+            before = read_json(path)
+            cells |= set(before.get("cells", ()))
+            if all(before.get(key) == content.get(key) for key in ("figures", "seconds", "code", "data", "finished")):
+                analyses = {**before.get("analyses", {}), **analyses}
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**content, "cells": sorted(cells)}, indent=1) + "\n"
+    whole = {**content, "cells": sorted(cells), **({"analyses": analyses} if analyses else {})}
+    text = json.dumps(whole, indent=1) + "\n"
     write_atomically(path, text.encode(), "then start the same command again")
     return path
 
@@ -160,19 +173,20 @@ def _read(folders: Sequence[Path]) -> Iterator[Record]:
             if isinstance(content, dict) and content.get("format") == FORMAT:
                 if not content.keys() >= _FIELDS:
                     raise RunError(f"{path}: is damaged: it lacks {', '.join(sorted(_FIELDS - content.keys()))}")
-                if wrong := _no_fractions(content):
-                    raise RunError(f"{path}: is damaged: {wrong} is no figure between 0 and 1")
+                if wrong := _no_figures(content):
+                    raise RunError(f"{path}: is damaged: {wrong}")
                 yield Record(path, content)
 
 
-def _no_fractions(content: Mapping[str, Any]) -> str | None:
-    """The first of a record's figures that cannot be one."""
-    parts = {"figures": content["figures"], **content["stages"]}
+def _no_figures(content: Mapping[str, Any]) -> str | None:
+    """The first of a record's figures that cannot be one, and why."""
+    parts = {"figures": content["figures"], **content["stages"], **content.get("analyses", {})}
     for part, figures in parts.items():
         for name, value in figures.items() if isinstance(figures, dict) else [("", figures)]:
-            fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
-            if not fits:
-                return f"{part}.{name} = {value!r}"
+            least, most = (-sys.float_info.max, sys.float_info.max) if name == "other" else (0, 1)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and least <= value <= most):
+                return f"{part}.{name} = {value!r} is no {'number' if name == 'other' else 'figure between 0 and 1'}"
     return None
 
 

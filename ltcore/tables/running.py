@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltcore.errors import RecipeError
+from ltcore.errors import LtcoreError, RecipeError, RunError, listed
 from ltcore.recipe.identity import digest, in_fp32
 from ltcore.sweeps.engine import Outcome, Slots
+from ltcore.sweeps.folder import JobFolder
 from ltcore.sweeps.work import prepared, train
 from ltcore.tables.records import Records, record_of, write_record
 from ltcore.tables.state import States
@@ -24,7 +25,7 @@ def run_cells(
     work: Path,
     records: Path,
 ) -> Outcome:
-    """Train the cells' runs that no record stands for, and write a record of each.
+    """Train the cells' runs that no record stands for, write a record of each, and make the analyses that cells name.
 
     Args:
         table: the table.
@@ -44,7 +45,7 @@ def run_cells(
         reasons = ", ".join(dict.fromkeys(cell.waits for cell in cells))
         raise RecipeError(f"{table.path}: none of the {len(cells)} cells can be run; they wait for {reasons}")
     known = States(Records([records])).of(table)
-    asked = []
+    asked, analyses = [], []
     for cell in runnable:
         found = known[cell.row, cell.column]
         done = found.seeds if found.kind == "measured" else ()
@@ -56,6 +57,7 @@ def run_cells(
                     "experiment, so say only where things are, such as data.options.root=DIR, or use ltcore sweep"
                 )
             asked.append((f"{table.name}/{cell.name}", in_fp32(loaded)))
+            analyses.append(cell.analysis)
     if not asked:
         return Outcome()
     mine, every = prepared(asked, work)
@@ -73,6 +75,32 @@ def run_cells(
         return FORMATS["table"](table, States(Records([records]), [work]).of(table))
 
     try:
-        return train(every, slots, keep)
+        outcome = train(every, slots, keep)
     finally:
         keep()
+    wanted: dict[JobFolder, list[str]] = {}
+    for job, analysis in zip(mine, analyses, strict=True):
+        if analysis is not None and analysis not in wanted.setdefault(job, []):
+            wanted[job].append(analysis)
+    for job, names in wanted.items():
+        if run := job.finished:
+            try:
+                _analyse(run, names, cells_of[job.address], records)
+            except LtcoreError as error:  # the other runs are analysed all the same
+                outcome.failed[job.address] = str(error)
+    return outcome
+
+
+def _analyse(run: Path, names: Sequence[str], cells: Sequence[str], records: Path) -> None:
+    """Make analyses of a run, and write them into its record.
+
+    Raises:
+        LtcoreError: its model or data cannot be read, or it has no such figure; those that it has are kept.
+    """
+    from ltcore.report.measured import measured  # torch
+
+    found = measured(run, names)
+    write_record(records, record_of(run, cells, found))
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise RunError(f"{run}: no analysis of it gives {listed(missing)}; mend the table's analysis")

@@ -16,6 +16,9 @@ Metric: TypeAlias = Literal[
 #: Figures that may stand beside a printed one.
 BESIDE = ("top5", "many", "medium", "few")
 
+#: Core's analyses, with the metrics of each. What methods show in reports has the metric `other`.
+ANALYSES: dict[str, tuple[Metric, ...]] = {"test_means": ("top1", "error", "balanced_accuracy")}
+
 
 def _check_place(path: str) -> str:
     if path.startswith("/") or not path.endswith(".yaml"):
@@ -52,11 +55,13 @@ class _Part(BaseModel):
     changes: list[str] = Field(default_factory=list)
     """Changes of the recipe as of `--set`: `PATH=VALUE`, `PATH+=VALUE`, `PATH-=VALUE`; with `{WORD}` too."""
     words: dict[Name, str] = Field(default_factory=dict)
-    """What `{WORD}` in `recipe` and `changes` stands for."""
+    """What `{WORD}` in `recipe`, `changes` and `analysis` stands for."""
     stage: Name | None = None
     """The stage at whose end the figure is taken; by default it is that of the whole run, after calibration."""
     metric: Metric | None = None
     """The metric, where it is not the table's."""
+    analysis: str | None = Field(default=None, max_length=200)
+    """An analysis of the run that is shown in place of its result, where it is not the table's; with `{WORD}` too."""
     waits: str = Field(default="", max_length=200)
     """What a cell waits for and cannot be run without, such as `method: OLTR`."""
     note: str = ""
@@ -96,7 +101,11 @@ class TableFile(BaseModel):
     """The paper and the place in it, such as `SAFA, table 1`; empty for a table of one's own."""
     metric: Metric = "top1"
     """What a cell shows: a figure of a run's result, or `error` and `error5`, which are 100 less top-1 and top-5;
-    `other` is what no run measures, so that its cells can only wait."""
+    `other` is the number that an analysis of a method gives, as it is."""
+    analysis: str | None = Field(default=None, max_length=200)
+    """An analysis of the run that is shown in place of its result: `test_means`, the nearest class mean where the means
+    are those of test features, or a number in a table that a method shows in reports, `METHOD/TITLE/ROW/COLUMN`. It is
+    made once the run has ended, and nothing depends on it."""
     decimals: int = Field(default=2, ge=0, le=4)
     """Decimals, as the paper prints them."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)

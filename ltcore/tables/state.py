@@ -31,7 +31,7 @@ class Found:
         cell: the cell.
         kind: `measured`; `stale`, measured by a recipe or by methods that have changed since; `running`; `failed`;
             `missing`, it can be run; `waits`, it cannot.
-        ours: mean and standard deviation over the seeds, in percent and in the cell's metric.
+        ours: mean and standard deviation over the seeds, in the cell's metric; in percent, but for `other`.
         beside: the same of the figures that may stand beside it (`BESIDE`).
         seeds: those that were measured.
         why: of what is stale, failed or waits; of what is measured, which seeds are left out.
@@ -88,7 +88,7 @@ class States:
         if cell.waits:
             return Found(cell, "waits", why=cell.waits)
         recipe = table.digest(cell)
-        found = self.records.of(recipe)
+        found = {seed: record for seed, record in self.records.of(recipe).items() if _has(record, cell)}
         stale = ""
         if found:
             changed = self._changed(table, cell, list(found.values()))
@@ -98,10 +98,11 @@ class States:
             else:
                 stale = next(iter(changed.values()))
         else:
-            found = {record.seed: record for record in self.records.once_of(f"{table.name}/{cell.name}")}
+            once = self.records.once_of(f"{table.name}/{cell.name}")
+            found = {record.seed: record for record in once if _has(record, cell)}
             stale = "its recipe has changed since" if found else ""
         found, others = _of_one_data(found)
-        figures = [found[seed].figures(cell.stage) for seed in sorted(found)]
+        figures = [found[seed].figures(cell.stage, cell.analysis) for seed in sorted(found)]
         ours = spread([shown(cell.metric, each) for each in figures])
         if ours.n:
             beside = {name: spread([_beside(cell.metric, name, each) for each in figures]) for name in BESIDE}
@@ -130,6 +131,11 @@ class States:
         return changed
 
 
+def _has(record: Record, cell: Cell) -> bool:
+    """Whether a record has the figure that a cell shows; an analysis may not have been made of it yet."""
+    return shown(cell.metric, record.figures(cell.stage, cell.analysis)) is not None
+
+
 def _of_one_data(records: Mapping[int, Record]) -> tuple[dict[int, Record], list[int]]:
     """The records of the data that most were trained on, and the seeds of the others; what is not known agrees."""
     prints = {seed: json.dumps(record.content["data"], sort_keys=True) for seed, record in records.items()}
@@ -142,11 +148,13 @@ def _of_one_data(records: Mapping[int, Record]) -> tuple[dict[int, Record], list
 
 
 def shown(metric: Metric, figures: Mapping[str, Any]) -> float | None:
-    """A figure in percent and in a table's metric, from fractions; None where it is not known."""
+    """A figure in a table's metric, from fractions in percent, `other` as it is; None where it is not known."""
     of = {"error": "top1", "error5": "top5"}.get(metric, metric)
     value = figures.get(of)
     if value is None:
         return None
+    if metric == "other":
+        return float(value)
     return 100 * (1 - value) if metric.startswith("error") else 100 * float(value)
 
 

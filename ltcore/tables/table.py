@@ -16,7 +16,7 @@ from ltcore.recipe.located import Located, Locator
 from ltcore.recipe.merging import load_chain
 from ltcore.recipe.validation import validate
 from ltcore.recipe.yaml_source import read_recipe_file
-from ltcore.tables.schema import Metric, Printed, TableFile
+from ltcore.tables.schema import ANALYSES, Metric, Printed, TableFile
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Cell:
         waits: what it cannot be run without; empty where it can be run.
         metric: what it shows.
         stage: the stage at whose end the figure is taken; None for the whole run after calibration.
+        analysis: the analysis of the run that it shows; None for the run's result.
         notes: what a reader has to know of it, from table to cell.
         path: the recipe file; None where it waits.
         changes: of the recipe, each with its place in the table's file.
@@ -41,6 +42,7 @@ class Cell:
     waits: str
     metric: Metric
     stage: str | None
+    analysis: str | None
     notes: tuple[str, ...]
     path: Path | None
     changes: tuple[tuple[str, str], ...]
@@ -135,6 +137,11 @@ class Table:
         if cell.stage is not None and cell.stage not in names:
             near = f"{nearest(cell.stage, names)} (known: {listed(names)})"
             raise RecipeError(f"{self.path}: {cell.name}: the recipe has no stage '{cell.stage}'{near}")
+        if cell.analysis is not None and cell.analysis not in ANALYSES:
+            method = cell.analysis.partition("/")[0]
+            if method not in loaded.recipe.methods:
+                near = f"{nearest(method, loaded.recipe.methods)} (known: {listed(loaded.recipe.methods)})"
+                raise RecipeError(f"{self.path}: {cell.name}: the recipe has no method '{method}' to analyse{near}")
         return loaded
 
     def digest(self, cell: Cell) -> str:
@@ -184,20 +191,40 @@ class Table:
             for texts, place in places
             for number, text in enumerate(texts)
         )
+        metric = next((part.metric for part in reversed(parts) if part.metric), table.metric)
+        stage = next((part.stage for part in reversed(parts) if part.stage), None)
+        analysis = next((part.analysis for part in reversed(parts) if part.analysis), table.analysis)
+        analysis = None if analysis is None else _filled(analysis, words)
         path = None
         if not waits:
+            if wrong := _no_figure(metric, stage, analysis):
+                raise RecipeError(f"{self.locator.where('rows', row_name)}: {row_name}/{column_name}: {wrong}")
             path = Path(os.path.normpath(self.path.parent / _filled(str(recipe), words)))
         return Cell(
             row=row_name,
             column=column_name,
             printed=printed if printed is None or isinstance(printed, Printed) else Printed(value=printed),
             waits=waits,
-            metric=next((part.metric for part in reversed(parts) if part.metric), table.metric),
-            stage=next((part.stage for part in reversed(parts) if part.stage), None),
+            metric=metric,
+            stage=stage,
+            analysis=analysis,
             notes=tuple(text for text in (*(part.note for part in parts), _note_of(printed)) if text),
             path=path,
             changes=changes if path else (),
         )
+
+
+def _no_figure(metric: Metric, stage: str | None, analysis: str | None) -> str | None:
+    """Why no run can have such a figure; None where one can."""
+    if analysis is None:
+        return "metric 'other' is for an analysis, and it names none" if metric == "other" else None
+    if stage is not None:
+        return "it names a stage and an analysis; an analysis is of the run's end"
+    if analysis not in ANALYSES and analysis.count("/") < 3:
+        own = f"{listed(ANALYSES)}, or METHOD/TITLE/ROW/COLUMN for a number of a table that a method shows in reports"
+        return f"there is no analysis '{analysis}'{nearest(analysis, ANALYSES)}; known: {own}"
+    metrics = ANALYSES.get(analysis, ("other",))
+    return None if metric in metrics else f"the metric of '{analysis}' is {listed(metrics)}, and not '{metric}'"
 
 
 def _note_of(printed: object) -> str:

@@ -88,6 +88,9 @@ def notes(table: Table, cells: Cells) -> list[str]:
         for why, members in reasons.items():
             rows = dict.fromkeys(file.rows[found.cell.row].label for found in members)
             said.append(f"{word} {why}: {', '.join(rows)}")
+    analysed = dict.fromkeys(file.rows[found.cell.row].label for found in cells.values() if found.cell.analysis)
+    if analysed:
+        said.append(f"analyses of runs, and no results of them: {', '.join(analysed)}")
     titles = dict(zip(file.columns, heads(table), strict=True))
     for found in cells.values():
         for note in found.cell.notes:
@@ -217,6 +220,7 @@ def _cell(table: Table, found: Found) -> dict[str, Any]:
         "labels": [table.file.rows[cell.row].label, table.file.columns[cell.column].label],
         "metric": cell.metric,
         "stage": cell.stage,
+        "analysis": cell.analysis,
         "state": found.kind,
         "why": found.why,
         "printed": cell.printed.model_dump(exclude_defaults=True) if cell.printed else None,
