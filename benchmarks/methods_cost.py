@@ -68,11 +68,15 @@ _MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 #: Options in place of the defaults: what a method must be told of this data and network, and what begins late.
 OPTIONS: dict[str, dict[str, Any]] = {
     "cmo": {"plain_at_end": 0},
+    "lfme": {"experts": ["first", "first", "first"]},
     "m2m": {"beta": 0.99},  # for classes of at most 125 images
     "lift": {"bottleneck": 4},
+    "moco": {"queue": 2048},  # fewer than there are images
     "oltr": {"map_size": 8},
     "rsg": {"start_epoch": 1},  # it refuses 0
 }
+#: Methods that do without their adaptation, which the small network refuses.
+_UNADAPTED = ("fslwf",)
 _TRANSFORMER = {
     "use": "timm",
     "options": {
@@ -123,7 +127,7 @@ def recipe(of: Part, own: bool) -> dict[str, Any]:
         "holdout": 1,
     }
     made |= {"threads": 1, "eval_batch_size": BATCH}
-    adapters = made["backbone"].get("adapt", [])
+    adapters = [] if of.name in _UNADAPTED else made["backbone"].get("adapt", [])
     made["backbone"] = dict(_TRANSFORMER) if of.transformer else {"use": "cifar_resnet", "options": {"depth": 8}}
     if "experts" in of.method.requires:
         adapters, made["methods"] = ["ride"], {"ride": {}, **made["methods"]}

@@ -18,6 +18,7 @@ from ltcore_fslwf import (
     exemplar_parts,
     generated_logits,
 )
+from ltcore_fslwf.method import BaseSampler
 from pydantic import ValidationError
 from scipy.special import softmax
 from torch import nn
@@ -136,6 +137,23 @@ def test_exemplars_are_other_images_than_the_batch_s():
     counts = torch.bincount(torch.cat(drawn), minlength=42)[targets == 0]
     mean = 300 * 5 / 30
     assert abs(counts.float() - mean).max() < 5 * mean**0.5
+
+
+def test_batches_are_of_base_classes():
+    targets, base = torch.tensor([0] * 60 + [1] * 30 + [2] * 10), torch.tensor([True, True, False])
+    sampler = BaseSampler(targets, base, 10)
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(distribution):
+        return torch.bincount(targets[torch.cat(sampler.draw(10, distribution, generator).indices)], minlength=3)
+
+    assert sampler.steps_per_epoch() == 10
+    for distribution, share in ((None, 0.5), (torch.tensor([0.1, 0.3, 0.6]), 0.25)):
+        counts = sum(drawn(distribution) for _ in range(20))
+        assert counts[2] == 0 and counts.sum() == 2000
+        assert abs(counts[0] - 2000 * share) < 5 * (2000 * share * (1 - share)) ** 0.5
+    with pytest.raises(RecipeError, match="no base class is drawn"):
+        drawn(torch.tensor([0.0, 0.0, 1.0]))
 
 
 def test_dropout_is_of_the_method_s_rows_alone():

@@ -12,7 +12,19 @@ from ltcore_cosine_classifier import CosineClassifier, unit_rows
 from pydantic import Field
 from torch import Tensor, nn
 
-from ltcore import Backbone, Context, DataError, Features, Method, Options, RecipeError, Stage, hookimpl
+from ltcore import (
+    Backbone,
+    Context,
+    DataError,
+    EpochBatches,
+    Features,
+    Method,
+    Options,
+    PlainSampler,
+    RecipeError,
+    Stage,
+    hookimpl,
+)
 from ltcore_fslwf.functional import attended_weights, class_means, draw_exemplars, exemplar_parts, generated_logits
 
 #: Images whose attention is held at once when a stage ends.
@@ -34,6 +46,31 @@ class FSLwFOptions(Options):
     """The share of pooled features, of exemplars and others, that are 0 in a step."""
     attention_scale: float = Field(default=30.0, gt=0.0)
     """Where the learned factor of the attention's cosines begins."""
+
+
+class BaseSampler(PlainSampler):
+    """Plain batches of base classes alone, each class equally often, or as the stage's distribution says of them.
+
+    Args:
+        targets: [N] int64, on the CPU.
+        base: [C] bool, on the CPU.
+        batch_size: B. An epoch has as many rows as the training split has images.
+    """
+
+    def __init__(self, targets: Tensor, base: Tensor, batch_size: int) -> None:
+        super().__init__(targets, len(base), batch_size)
+        self._shares = base.double() / base.sum()
+
+    def draw(self, steps: int, distribution: Tensor | None, generator: torch.Generator) -> EpochBatches:
+        """See `ltcore.Sampler.draw`.
+
+        Raises:
+            RecipeError: the distribution draws no base class.
+        """
+        shares = self._shares if distribution is None else self._shares * distribution.cpu()
+        if not bool(shares.any()):
+            raise RecipeError("no base class is drawn by what says how often each class is; drop one")
+        return super().draw(steps, shares, generator)
 
 
 class FSLwF(Method[FSLwFOptions]):
@@ -112,9 +149,9 @@ class FSLwF(Method[FSLwFOptions]):
             self.scale = nn.Parameter(torch.tensor(options.attention_scale))
 
     @hookimpl
-    def class_distribution(self) -> Tensor:
-        """Every base class equally often, [C]."""
-        return self.base.double() / self.base.sum()
+    def build_sampler(self, batch_size: int, context: Context) -> BaseSampler:
+        """Batches of base classes; an episode has no others."""
+        return BaseSampler(context.training_targets, self.base.cpu(), batch_size)
 
     @hookimpl
     def extra_rows(self, indices: list[Tensor], generator: torch.Generator, context: Context) -> list[Tensor]:
