@@ -10,6 +10,7 @@ import pytest
 import torch
 from ltcore_cosine_classifier import CosineClassifier
 from ltcore_fslwf import (
+    BaseSampler,
     FSLwF,
     FSLwFOptions,
     attended_weights,
@@ -18,7 +19,6 @@ from ltcore_fslwf import (
     exemplar_parts,
     generated_logits,
 )
-from ltcore_fslwf.method import BaseSampler
 from pydantic import ValidationError
 from scipy.special import softmax
 from torch import nn
