@@ -704,7 +704,7 @@ def test_a_method_that_changes_modes_gets_what_it_asks_for(write_recipe, tmp_pat
 def test_a_run_is_opened_where_it_could_not_be_accelerated(write_recipe, tmp_path, fake, monkeypatch):
     fake()
     loaded = load_recipe(stage_of(write_recipe, accelerate="compile"))
-    _, folder = execute(loaded, tmp_path, False, Reporter(io.StringIO()))
+    _, folder = execute(loaded, tmp_path, False, Reporter.silent())
     monkeypatch.setattr(acceleration, "without_compiler", lambda: "no compiler")
     data = read_data(loaded, make_plan(loaded).answers["data"])
     opened = []
