@@ -13,7 +13,7 @@ from torch import nn
 import ltcore
 from ltcore import Batch, DataError, Features, Model, RecipeError
 from ltcore.contract.model import set_trainable
-from ltcore.testing import make_context, move_context
+from ltcore.testing import make_context, move_context, write_short_recipe
 
 COUNTS = (40, 25, 8, 5, 2)  # with head_fraction 0.4 the head is 0 and 1
 
@@ -481,42 +481,34 @@ def test_no_step_synchronises_a_gpu():
 
 # Whole runs.
 
-STAGES = """
-name: r
-data: {use: synthetic, options: {class_counts: [60, 40, 8, 4], image_size: 8, test_per_class: 10, noise: 20}}
-backbone: {use: cifar_resnet, options: {depth: 8, width: 4}}
-checkpoint_seconds: 0
-methods: {stg: {options: {head_fraction: 0.5, memory: 40, threshold: THRESHOLD}}}
-stages:
-  - {name: representation, epochs: 2, batch_size: 32, optimizer: {name: sgd, lr: 0.1, momentum: 0.9}}
-  - name: generator
-    epochs: 2
-    methods: [GENERATOR]
-    classification: CLASSIFICATION
-    batch_size: 32
-    trainable: [TRAINED]
-    optimizer: {name: adam, lr: 0.001}
-    cache: views:2
-  - name: classifier
-    epochs: 2
-    methods: [stg]
-    classifier: rebuild
-    sampler: class_balanced
-    batch_size: 32
-    trainable: [classifier]
-    optimizer: {name: adam, lr: 0.01}
-    cache: views:2
-"""
+
+def recipe(path, threshold=0.5, generates=True, acting=("stg",)):
+    """STG's three stages; without the generator's training where it does not generate."""
+    data = {"class_counts": [60, 40, 8, 4], "image_size": 8, "test_per_class": 10, "noise": 20}
+    learning = {"methods": ["stg"], "classification": False, "trainable": ["stg"]}
+    last = {"name": "classifier", "methods": list(acting), "classifier": "rebuild", "sampler": "class_balanced"}
+    stages = [
+        {"name": "representation", "methods": [], "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
+        {"name": "generator", "methods": [], "trainable": ["classifier"], "cache": "views:2"}
+        | {"optimizer": {"name": "adam", "lr": 0.001}, **(learning if generates else {})},
+        {**last, "trainable": ["classifier"], "cache": "views:2", "optimizer": {"name": "adam", "lr": 0.01}},
+    ]
+    return write_short_recipe(
+        path,
+        name="r",
+        data={"use": "synthetic", "options": data},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={"stg": {"options": {"head_fraction": 0.5, "memory": 40, "threshold": threshold}}},
+        stages=[{"batch_size": 32, **stage} for stage in stages],
+        checkpoint_seconds=0,
+    )
 
 
-def write(path, **changes):
-    text = STAGES
-    for key, value in (
-        {"THRESHOLD": "0.5", "GENERATOR": "stg", "CLASSIFICATION": "false", "TRAINED": "stg"} | changes
-    ).items():
-        text = text.replace(key, value)
-    path.write_text(text)
-    return path
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    return ltcore.run(recipe(folder / "r.yaml"), out=folder)
 
 
 class Killed(BaseException):
@@ -524,9 +516,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("hook", ["auxiliary_losses", "augment_features"])
-def test_a_run_killed_inside_a_stage_ends_as_one_that_was_not(tmp_path, monkeypatch, hook):
-    file = write(tmp_path / "r.yaml")
-    whole = ltcore.run(file, out=tmp_path / "whole")
+def test_a_run_killed_inside_a_stage_ends_as_one_that_was_not(whole, tmp_path, monkeypatch, hook):
+    file = recipe(tmp_path / "r.yaml")
     real, seen = getattr(STG, hook), 0
     stage = {"auxiliary_losses": "generator", "augment_features": "classifier"}[hook]
 
@@ -553,17 +544,14 @@ def test_a_run_killed_inside_a_stage_ends_as_one_that_was_not(tmp_path, monkeypa
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_threshold_of_0_is_crt_bit_for_bit(tmp_path):
-    off = ltcore.run(write(tmp_path / "off.yaml", THRESHOLD="0"), out=tmp_path)
-    text = (tmp_path / "off.yaml").read_text().replace("    methods: [stg]\n    classifier", "    classifier")
-    (tmp_path / "crt.yaml").write_text(text)
-    crt = ltcore.run(tmp_path / "crt.yaml", out=tmp_path / "crt")
-    on = ltcore.run(write(tmp_path / "on.yaml"), out=tmp_path / "on")
-    assert off.metrics == crt.metrics != on.metrics
+def test_a_threshold_of_0_is_crt_bit_for_bit(whole, tmp_path):
+    off = ltcore.run(recipe(tmp_path / "off.yaml", threshold=0), out=tmp_path)
+    crt = ltcore.run(recipe(tmp_path / "crt.yaml", threshold=0, acting=()), out=tmp_path)
+    assert off.metrics == crt.metrics != whole.metrics
 
 
 def test_a_recipe_without_a_generator_stage_is_one_message(tmp_path):
-    file = write(tmp_path / "r.yaml", GENERATOR="", CLASSIFICATION="true", TRAINED="classifier")
+    file = recipe(tmp_path / "r.yaml", generates=False)
     with pytest.raises(RecipeError, match=r"stage 'classifier' would augment .* no stage has trained"):
         ltcore.run(file, out=tmp_path)
 
