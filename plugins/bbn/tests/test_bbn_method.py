@@ -40,9 +40,9 @@ def recipe(tmp_path, name="r", methods=None, bbn=None, stages=(), adapt=("bbn",)
     )
 
 
-def run(loaded, out, resume=False):
+def run(file, out, resume=False):
     """What must be equal: the epochs' losses, the test logits, and the figures; and the run's directory."""
-    done = ltcore.run(loaded, out=out, resume=resume)
+    done = ltcore.run(file, out=out, resume=resume)
     lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
     return ([(line["epoch"], line["loss"]) for line in lines], done.logits.tobytes(), done.metrics), done.path
 
@@ -134,8 +134,8 @@ class Interrupted(BaseException):
 @pytest.mark.parametrize("alpha", ["parabolic", pytest.param("beta", marks=pytest.mark.slow)])
 def test_a_resume_is_exact(tmp_path, monkeypatch, alpha):
     later = {"name": "crt", "epochs": 2, "batch_size": 16, "sampler": "class_balanced", "trainable": ["classifier"]}
-    loaded = recipe(tmp_path, bbn={"alpha": alpha}, stages=[later], calibrate=["tau_norm"])
-    whole, _ = run(loaded, tmp_path / "whole")
+    file = recipe(tmp_path, bbn={"alpha": alpha}, stages=[later], calibrate=["tau_norm"])
+    whole, _ = run(file, tmp_path / "whole")
     for last in (STEPS + 2, 2 * STEPS, EPOCHS * STEPS + 2):
         real, calls = StepForward.__call__, 0
 
@@ -149,9 +149,9 @@ def test_a_resume_is_exact(tmp_path, monkeypatch, alpha):
         with monkeypatch.context() as patched:
             patched.setattr(StepForward, "__call__", forward)
             with pytest.raises(Interrupted):
-                run(loaded, tmp_path / str(last))
+                run(file, tmp_path / str(last))
         gc.collect()  # the directory's lock goes with the run
-        assert run(loaded, tmp_path / str(last), resume=True)[0] == whole, last
+        assert run(file, tmp_path / str(last), resume=True)[0] == whole, last
 
 
 @pytest.mark.slow
