@@ -467,8 +467,8 @@ def test_networks_that_nothing_trained_are_refused():
 
 
 def test_a_tap_without_maps_is_refused():
-    with pytest.raises(RecipeError, match=r"tap 'flat' has rows of shape \[7, 5\]"):
-        Run(tap="flat")
+    with pytest.raises(RecipeError, match=r"tap 'pooled' has rows of shape \[6\]"):
+        Run(tap="pooled")
 
 
 def test_a_batch_of_another_layout_is_refused():
