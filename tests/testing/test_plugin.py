@@ -86,7 +86,7 @@ def test_a_context_of_what_a_test_gives():
     assert torch.equal(context.frozen_model("first").classifier.weight, teacher.classifier.weight)
     frozen = context.frozen_model().classifier.weight
     assert torch.equal(frozen, model.classifier.weight) and frozen is not model.classifier.weight
-    with pytest.raises(RunError, match="there is no earlier stage 'third' here; there is first and second"):
+    with pytest.raises(RunError, match="there is no earlier stage 'third' here; there is 'first', 'second'"):
         context.frozen_model("third")
 
 
