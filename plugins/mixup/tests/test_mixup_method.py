@@ -201,8 +201,8 @@ def test_remix_with_tau_zero_is_mixup_bit_for_bit(tmp_path):
 
 def test_methods_that_need_hard_labels_and_caches_are_refused(tmp_path):
     methods = {"mixup": {}, "ofa": {}}
-    first = {"name": "first", "epochs": 1, "batch_size": 16, "optimizer": {"lr": 0.05}}
-    file = recipe(tmp_path, "ofa", methods=methods, stages=[first, *one_stage("mixup", "ofa")])
+    stages = [*one_stage(name="first"), *one_stage("mixup", "ofa")]
+    file = recipe(tmp_path, "ofa", methods=methods, stages=stages)
     with pytest.raises(RecipeError, match=r"'ofa' .* needs hard_labels .* which 'mixup' .* breaks"):
         run(file, tmp_path)
     cached = one_stage("mixup", trainable=["classifier"], cache="eval")
