@@ -467,8 +467,9 @@ def test_networks_that_nothing_trained_are_refused():
 
 
 def test_a_tap_without_maps_is_refused():
-    with pytest.raises(RecipeError, match=r"tap 'pooled' has rows of shape \[6\]"):
-        Run(tap="pooled")
+    context = make_context(COUNTS, owner="safa", features=lambda split, tap: torch.zeros(73, 7, 5))
+    with pytest.raises(RecipeError, match=r"tap 'flat' has rows of shape \[7, 5\]"):
+        SAFA(SAFA.Options(tap="flat", head_ratio=0.4)).on_run_start(context=context)
 
 
 def test_a_batch_of_another_layout_is_refused():
