@@ -1,6 +1,5 @@
 """Fixtures shared by core's tests. Nothing here discovers installed plugins unless a test names one."""
 
-import io
 import json
 import sys
 import zlib
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+import ltcore
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -79,7 +80,7 @@ def make_run(write_recipe, tmp_path):
         device = torch.device("cpu")
         data = RunData(plan, read_data(loaded, plan.answers["data"]), device)
         directory = RunDirectory.create(tmp_path / "runs", loaded.recipe.name, loaded.recipe.seed, "")
-        return Run(Assembly(plan, data, device), directory, Reporter(io.StringIO()))
+        return Run(Assembly(plan, data, device), directory, Reporter.silent())
 
     return make
 
@@ -150,7 +151,5 @@ DIGITS_RUN = (
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """A finished run of ``recipes/digits_lt_ofa_focal.yaml`` with few epochs, trained once; tests only read it."""
-    import ltcore
-
     recipe = Path(__file__).parents[1] / "recipes" / "digits_lt_ofa_focal.yaml"
     return ltcore.run(recipe, set=DIGITS_RUN, out=tmp_path_factory.mktemp("digits")).path

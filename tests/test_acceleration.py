@@ -519,6 +519,18 @@ def run(path, tmp_path, sets=(), observers=(), resume=False, where="runs"):
     return result, said.getvalue(), folder
 
 
+def both(path, tmp_path):
+    """The losses of a run with the eager backbone and of one with `compile`, and what `run` gives of each."""
+    plain, quick = Seen(), Seen()
+    eager = run(path, tmp_path, observers=[plain], where="a")
+    return (
+        plain.losses,
+        quick.losses,
+        eager,
+        run(path, tmp_path, ["stages.joint.accelerate=compile"], [quick], where="b"),
+    )
+
+
 def tensors(folder):
     from safetensors.torch import load_file
 
@@ -561,11 +573,8 @@ def test_a_run_is_the_same_bit_for_bit_where_the_function_is(write_recipe, tmp_p
     offer_methods(appends=Appends, appends_pooled=AppendsPooled)
     counting = fake()
     path = stage_of(write_recipe, **{"epochs": 2, **CASES[case]})
-    plain, quick = Seen(), Seen()
-    _, _, first = run(path, tmp_path, observers=[plain], where="a")
-    told = ["stages.joint.accelerate=compile"]
-    result, said, second = run(path, tmp_path, told, [quick], where="b")
-    assert quick.losses == plain.losses and len(plain.losses) >= 12
+    plain, quick, (_, _, first), (result, said, second) = both(path, tmp_path)
+    assert quick == plain and len(plain) >= 12
     assert all(torch.equal(tensor, tensors(second)[name]) for name, tensor in tensors(first).items())
     record = result["stages"][0]["acceleration"]
     assert record == {
@@ -585,10 +594,8 @@ def test_experts(write_recipe, tmp_path, fake):
     backbone = {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}, "adapt": ["ride"]}
     methods = {"ride": {"options": {"experts": 2, "width": 0.5, "temperature_epoch": 0}}}
     path = write_recipe(stages=[stage], methods=methods, backbone=backbone)
-    plain, quick = Seen(), Seen()
-    run(path, tmp_path, observers=[plain], where="a")
-    run(path, tmp_path, ["stages.joint.accelerate=compile"], [quick], where="b")
-    assert quick.losses == plain.losses and counting.calls == 7
+    plain, quick, *_ = both(path, tmp_path)
+    assert quick == plain and counting.calls == 7
 
 
 def wrong(piece):
@@ -691,12 +698,9 @@ class Freezes(Method):
 
 def test_a_method_that_changes_modes_gets_what_it_asks_for(write_recipe, tmp_path, fake, offer_methods):
     offer_methods(freezes=Freezes)
-    path = stage_of(write_recipe, epochs=2, methods=["freezes"])
-    plain, quick = Seen(), Seen()
-    run(path, tmp_path, observers=[plain], where="a")
     counting = fake()
-    _, said, _ = run(path, tmp_path, ["stages.joint.accelerate=compile"], [quick], where="b")
-    assert quick.losses == plain.losses
+    plain, quick, _, (_, said, _) = both(stage_of(write_recipe, epochs=2, methods=["freezes"]), tmp_path)
+    assert quick == plain
     assert counting.calls == 1 + 6, "the first epoch's full batches"
     assert "steps in which it is so run with the eager backbone" in " ".join(said.split())
 
@@ -704,7 +708,7 @@ def test_a_method_that_changes_modes_gets_what_it_asks_for(write_recipe, tmp_pat
 def test_a_run_is_opened_where_it_could_not_be_accelerated(write_recipe, tmp_path, fake, monkeypatch):
     fake()
     loaded = load_recipe(stage_of(write_recipe, accelerate="compile"))
-    _, folder = execute(loaded, tmp_path, False, Reporter(io.StringIO()))
+    _, folder = execute(loaded, tmp_path, False, Reporter.silent())
     monkeypatch.setattr(acceleration, "without_compiler", lambda: "no compiler")
     data = read_data(loaded, make_plan(loaded).answers["data"])
     opened = []
@@ -712,32 +716,27 @@ def test_a_run_is_opened_where_it_could_not_be_accelerated(write_recipe, tmp_pat
     assert opened == [None]
 
 
-def test_pytorchs_compiler_traces_the_piece_and_gives_the_same(write_recipe, tmp_path, monkeypatch):
-    """The real torch.compile with a backend that compiles nothing; inductor is below, under `slow`."""
-    monkeypatch.setattr(acceleration, "without_compiler", lambda: "")
-
-    def traced(piece, rows):
-        return torch.compile(piece, dynamic=False, fullgraph=True, backend="aot_eager")
-
-    monkeypatch.setitem(acceleration.MAKERS, "compile", traced)
-    path = stage_of(write_recipe, iterations=9, epochs=None)
-    plain, quick = Seen(), Seen()
-    run(path, tmp_path, observers=[plain], where="a")
-    result, _, _ = run(path, tmp_path, ["stages.joint.accelerate=compile"], [quick], where="b")
-    assert result["stages"][0]["acceleration"]["chosen"] == "compile"
-    for (_, one), (_, other) in zip(plain.losses, quick.losses, strict=True):
-        assert other["classification"] == pytest.approx(one["classification"], rel=1e-4)
+_WITH_COMPILER = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(without_compiler()), reason=without_compiler() or "there is a C++ compiler"),
+]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(without_compiler()), reason=without_compiler() or "there is a C++ compiler")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_inductor_gives_the_same_up_to_rounding(write_recipe, tmp_path, precision):
+@pytest.mark.parametrize(
+    ("backend", "precision", "near"),
+    [
+        ("aot_eager", "fp32", 1e-4),  # the real torch.compile with a backend that compiles nothing
+        pytest.param("inductor", "fp32", 1e-4, marks=_WITH_COMPILER),
+        pytest.param("inductor", "bf16", 5e-2, marks=_WITH_COMPILER),
+    ],
+)
+def test_pytorchs_compiler_gives_the_same_up_to_rounding(write_recipe, tmp_path, monkeypatch, backend, precision, near):
+    if backend == "aot_eager":
+        monkeypatch.setattr(acceleration, "without_compiler", lambda: "")
+        options = {"dynamic": False, "fullgraph": True, "backend": backend}
+        monkeypatch.setitem(acceleration.MAKERS, "compile", lambda piece, rows: torch.compile(piece, **options))
     path = stage_of(write_recipe, iterations=9, epochs=None, precision=precision)
-    plain, quick = Seen(), Seen()
-    run(path, tmp_path, observers=[plain], where="a")
-    result, _, _ = run(path, tmp_path, ["stages.joint.accelerate=compile"], [quick], where="b")
+    plain, quick, _, (result, _, _) = both(path, tmp_path)
     assert result["stages"][0]["acceleration"]["chosen"] == "compile"
-    near = 1e-4 if precision == "fp32" else 5e-2
-    for (_, one), (_, other) in zip(plain.losses, quick.losses, strict=True):
+    for (_, one), (_, other) in zip(plain, quick, strict=True):
         assert other["classification"] == pytest.approx(one["classification"], rel=near)

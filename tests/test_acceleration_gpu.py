@@ -3,7 +3,6 @@
 ``python benchmarks/on_a_gpu.py go`` runs these. How the short recipes are made is tested without a GPU, below.
 """
 
-import io
 import json
 from contextlib import contextmanager
 from importlib import import_module
@@ -108,7 +107,7 @@ def losses_of(path, out, accelerate, steps=5):
     seen = Losses(steps)
     with pytest.raises(KeyboardInterrupt):
         loaded = load_recipe(path, [f"stages.{stage}.accelerate={accelerate}"])
-        execute(loaded, out / accelerate, False, Reporter(io.StringIO()), observers=[seen])
+        execute(loaded, out / accelerate, False, Reporter.silent(), observers=[seen])
     return seen
 
 
@@ -195,7 +194,7 @@ class NeverWaits(Observer):
 def test_no_step_of_any_method_waits_for_the_device(short, tmp_path, name):
     watched = NeverWaits()
     loaded = load_recipe(short(name, epochs=1))
-    execute(loaded, tmp_path, False, Reporter(io.StringIO()), observers=[watched])
+    execute(loaded, tmp_path, False, Reporter.silent(), observers=[watched])
     assert watched.watched.keys() == {stage.name for stage in loaded.recipe.stages}
 
 

@@ -1,7 +1,6 @@
 """Methods of different papers in one stage, and another method's stage behind it: trained, killed, gone on with to the
 bit, opened again, exported. A further combination is one line of `FIRST`."""
 
-import io
 import json
 import os
 import shutil
@@ -122,7 +121,7 @@ def outcome(path):
 
 
 def train(loaded, out, resume=False):
-    _, path = execute(loaded, out, resume, Reporter(io.StringIO()))
+    _, path = execute(loaded, out, resume, Reporter.silent())
     return path
 
 

@@ -1,12 +1,12 @@
 """One seed, one result; and every draw depends on what it is for, not on what was drawn before."""
 
-import io
 import json
 
 import numpy as np
 import pytest
 import torch
 
+import ltcore
 from ltcore import EpochBatches, Method, hookimpl
 from ltcore.contract.context import Context, RunState
 from ltcore.contract.samplers import PlainSampler, class_balanced_distribution, square_root_distribution
@@ -14,10 +14,7 @@ from ltcore.contract.splits import ArraySplit
 from ltcore.data.loader import InMemoryLoader
 from ltcore.errors import PluginError
 from ltcore.files import checkpoint
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
 from ltcore.seeding import derive_seed, generator_for, seed_globally
-from ltcore.training.execute import execute
 
 SGD = "optimizer: {name: sgd, lr: 0.05, momentum: 0.9}"
 
@@ -33,7 +30,8 @@ def one_thread():
 
 def train(path, out, *sets, seed=None, resume=False):
     """Train a recipe in this process; returns what must be equal: metrics.jsonl, predictions.npz and result.json."""
-    result, directory = execute(load_recipe(path, sets, seed), out, resume, Reporter(io.StringIO()))
+    done = ltcore.run(path, sets, seed, out, resume)
+    result, directory = done.result, done.path
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     with np.load(directory / "predictions.npz") as arrays:
         predictions = {name: arrays[name].tobytes() for name in arrays}

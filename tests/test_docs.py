@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import io
 import json
 import re
 import shutil
@@ -26,11 +25,9 @@ from ltcore.contract.hookspecs import HOOKS
 from ltcore.discovery import catalogue
 from ltcore.discovery.binding import Entry, Implementation, implementations
 from ltcore.plan.plan import make_plan
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import parse
 from ltcore.testing.parts import CheckBackbone
-from ltcore.training.execute import execute
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")])
@@ -60,7 +57,8 @@ def table(text, column=0):
 
 
 def run(path, tmp_path, sets=()):
-    return execute(load_recipe(path, sets), tmp_path / "runs", False, Reporter(io.StringIO()))
+    done = ltcore.run(path, sets, out=tmp_path / "runs")
+    return done.result, done.path
 
 
 # -- architecture.md ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Networks with several experts: rows of all of them in training, one classifier each, their mean in evaluation."""
 
-import io
 from dataclasses import fields, replace
 from typing import ClassVar
 
@@ -21,10 +20,8 @@ from ltcore.evaluation.diagnostics import diagnose
 from ltcore.evaluation.outputs import logits_of, pooled_features
 from ltcore.plan.plan import make_plan
 from ltcore.plan.text import describe, render
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
 from ltcore.testing.parts import CheckBackbone, CheckBackboneOptions
-from ltcore.training.execute import execute
 from ltcore.training.step import StepForward
 
 E, ROWS, CLASSES, WIDTH = 3, 6, 4, 8
@@ -350,7 +347,7 @@ def recipe_with(write_recipe, name="r", **parts):
 
 
 def train(path, out, resume=False):
-    return execute(load_recipe(path), out, resume, Reporter(io.StringIO()))[1]
+    return ltcore.run(path, out=out, resume=resume).path
 
 
 def test_each_experts_classifier_is_built_and_calibrated_by_itself(write_recipe, tmp_path):

@@ -1,6 +1,5 @@
 """The hook ``image_transform`` and ``context.images``: what methods do to images one by one."""
 
-import io
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ltcore
 from ltcore import Context, ForExtraRows, Method, PluginError, RunError, hookimpl
 from ltcore.contract.splits import ArraySplit, FileSplit
 from ltcore.data.image_functions import ImageChanges, ImageFunctions, OpenedFunctions
@@ -18,10 +18,7 @@ from ltcore.data.partial import PartialLoader
 from ltcore.data.streaming import ArrayImages, StreamingLoader
 from ltcore.data.transforms import ImageTransform
 from ltcore.errors import RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
 from ltcore.seeding import derive_seed, generator_for
-from ltcore.training.execute import execute
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -406,10 +403,9 @@ def train(offer_methods, tmp_path):
         }
         path = tmp_path / "r.yaml"
         path.write_text(json.dumps(recipe))
-        _, folder = execute(load_recipe(path), tmp_path / out, resume, Reporter(io.StringIO()))
-        losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        with np.load(folder / "predictions.npz") as predictions:
-            return predictions["logits"], losses
+        done = ltcore.run(path, out=tmp_path / out, resume=resume)
+        losses = [json.loads(line)["loss"] for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+        return done.logits, losses
 
     return run
 

@@ -1,6 +1,5 @@
 """Any two methods in one recipe: they train together, or are refused by name before any data is read."""
 
-import io
 from dataclasses import replace
 from functools import cache
 
@@ -9,18 +8,16 @@ import pytest
 import torch
 from torch import nn
 
+import ltcore
 from ltcore import Batch, Context, Features, Method, RecipeError, hookimpl
 from ltcore.contract import hookspecs
 from ltcore.contract.samplers import EpochBatches, PlainSampler, class_balanced_distribution
 from ltcore.discovery import catalogue, static
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
 from ltcore.testing.pairs import FOLDS, fitted, together
 from ltcore.testing.parts import PARTS
 from ltcore.testing.recipes import compose, part_of, plan_of, with_companions
 from ltcore.testing.trial import CALIBRATED, train
 from ltcore.testing.watch import Watch
-from ltcore.training.execute import execute
 
 
 class Mixup(Method):
@@ -208,8 +205,9 @@ def test_focal_then_ofa_then_tau_norm(write_recipe, tmp_path, backbone):
         ],
         calibrate="[tau_norm]",
     )
-    result, directory = execute(load_recipe(path), tmp_path / "runs", False, Reporter(io.StringIO()))
-    with np.load(directory / "predictions.npz") as arrays:
+    done = ltcore.run(path, out=tmp_path / "runs")
+    result = done.result
+    with np.load(done.path / "predictions.npz") as arrays:
         assert all(np.isfinite(values).all() for values in arrays.values())
     assert [stage["name"] for stage in result["stages"]] == ["first", "second"]
     assert result["calibration"] == ["tau_norm"]

@@ -1,6 +1,5 @@
 """`select:`: which candidate wins, that nothing else is trained, and that test data and kills change nothing."""
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -169,7 +168,7 @@ def test_test_images_are_not_there(tmp_path):
     plan = selection.networks[0][0][1]
     data = replace(read_data(plan.loaded, plan.answers["data"]), test=Forbidden())
     directory = RunDirectory.create(tmp_path / "out", "r", 0, "")
-    selected = selection.run(data, directory, torch.device("cpu"), Reporter(io.StringIO()))
+    selected = selection.run(data, directory, torch.device("cpu"), Reporter.silent())
     assert len(selected.record["candidates"]) == 4
     metrics = [json.loads(line) for line in (selected.network.path / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 4

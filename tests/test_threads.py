@@ -1,6 +1,5 @@
 """The number of threads: from the recipe or the command line, into the run; and how threads wait."""
 
-import io
 import json
 import os
 import subprocess
@@ -35,7 +34,7 @@ def test_figures_are_those_of_the_recipes_threads_whatever_the_process_has(write
     def logits(number, in_process):
         torch.set_num_threads(in_process)
         loaded = load_recipe(write_recipe(**WIDE), threads=number)
-        result, directory = execute(loaded, tmp_path / "runs", False, Reporter(io.StringIO()))
+        result, directory = execute(loaded, tmp_path / "runs", False, Reporter.silent())
         assert torch.get_num_threads() == in_process  # a notebook's own number is not changed
         (surroundings,) = json.loads((directory / "environment.json").read_text())
         assert result["threads"] == surroundings["threads"] == number

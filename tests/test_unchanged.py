@@ -1,6 +1,5 @@
 """A run goes on, and stages are taken over, only on the data and in the environment that they began with."""
 
-import io
 import json
 
 import pytest
@@ -8,9 +7,6 @@ from PIL import Image
 
 import ltcore
 from ltcore.errors import DataError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
 from ltcore.training.observers import Checkpointer
 
 
@@ -276,4 +272,4 @@ def test_a_selection_goes_on_on_the_same_data_only(cli, recipe, photos, tmp_path
 def test_nothing_may_differ_that_nobody_has_allowed(recipe, killed, photos, tmp_path):
     add(photos)
     with pytest.raises(DataError, match="of the train images 1 is new"):
-        execute(load_recipe(recipe), tmp_path / "out", True, Reporter(io.StringIO()))
+        ltcore.run(recipe, out=tmp_path / "out", resume=True)

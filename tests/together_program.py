@@ -5,7 +5,6 @@ A job is a recipe with changes, of which the losses of the first steps are kept;
 answers by the jobs' names. One process alone does the same.
 """
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ class Seen(Observer):
 def trained(out, recipe, sets, shares=False):
     """Steps of a run, its figures, and what it has written; it may keep features of frozen stages in a file."""
     seen, features = Seen(), out / "features" if shares else None
-    loaded, quiet = load_recipe(Path(recipe), sets), Reporter(io.StringIO())
+    loaded, quiet = load_recipe(Path(recipe), sets), Reporter.silent()
     result, path = execute(loaded, out, False, quiet, observers=[seen], features=features)
     figures = {name: value for name, value in result["after_calibration"].items() if isinstance(value, float)}
     files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())

@@ -17,19 +17,17 @@ from ltcore.contract.classifier import CalibratedClassifier
 from ltcore.contract.samplers import PlainSampler
 from ltcore.data.synthetic import Synthetic
 
+
+def method(base: type[Method] = Method, **parts) -> type[Method]:
+    """A class with these attributes and, for hooks, these functions. It is called what it is assigned to below."""
+    return type("_", (base,), {name: hookimpl(part) if callable(part) else part for name, part in parts.items()})
+
+
 # -- the eight of the issue ---------------------------------------------------------------------------------------
 
 
-class ChangesItsInput(Method):
-    @hookimpl
-    def mix_inputs(self, batch: Batch) -> Batch:
-        return replace(batch, images=batch.images.mul_(0.9))
-
-
-class LeavesItsInput(Method):
-    @hookimpl
-    def mix_inputs(self, batch: Batch) -> Batch:
-        return replace(batch, images=batch.images * 0.9)
+ChangesItsInput = method(mix_inputs=lambda self, batch: replace(batch, images=batch.images.mul_(0.9)))
+LeavesItsInput = method(mix_inputs=lambda self, batch: replace(batch, images=batch.images * 0.9))
 
 
 class ForgetsALoss(Method):
@@ -108,16 +106,8 @@ class KeepsStateInABuffer(Method):
         return logits - self.running.clone()
 
 
-class IsNaNForOneImage(Method):
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits / (1 + logits.detach().std(0))
-
-
-class IsFiniteForOneImage(Method):
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits / (1 + logits.detach().std(0, correction=0))
+IsNaNForOneImage = method(adjust_logits=lambda self, logits: logits / (1 + logits.detach().std(0)))
+IsFiniteForOneImage = method(adjust_logits=lambda self, logits: logits / (1 + logits.detach().std(0, correction=0)))
 
 
 class RefusesOneImage(IsNaNForOneImage):
@@ -163,16 +153,10 @@ class SpellsAHook(Method):
 # -- more, so that each check has one -------------------------------------------------------------------------------
 
 
-class MarksAMisspelledHook(Method):
-    @hookimpl
-    def compute_los(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(logits, targets, reduction="none")
-
-
-class TakesAForeignArgument(Method):
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return logits
+MarksAMisspelledHook = method(
+    compute_los=lambda self, logits, targets: nn.functional.cross_entropy(logits, targets, reduction="none")
+)
+TakesAForeignArgument = method(adjust_logits=lambda self, logits, labels: logits)
 
 
 class UndescribedOptions(Options):
@@ -200,18 +184,8 @@ class DropsItsOptions(Method):
         return logits * self.options.strength
 
 
-class IsFromTheFuture(Method):
-    interface = "99.0"
-
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits
-
-
-class Fails(Method):
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits @ logits
+IsFromTheFuture = method(interface="99.0", adjust_logits=lambda self, logits: logits)
+Fails = method(adjust_logits=lambda self, logits: logits @ logits)
 
 
 class HasAnEndlessGradient(Method):
@@ -247,10 +221,7 @@ class WritesIntoWhatTrains(Method):
                 parameter.mul_(0.999)
 
 
-class UsesPythonsRandom(Method):
-    @hookimpl
-    def class_weights(self, context: Context) -> torch.Tensor:
-        return torch.full((context.num_classes,), 1 + random.random())
+UsesPythonsRandom = method(class_weights=lambda self, context: torch.full((context.num_classes,), 1 + random.random()))
 
 
 class Shuffled(PlainSampler):
@@ -260,10 +231,9 @@ class Shuffled(PlainSampler):
         )
 
 
-class UsesNumpysRandom(Method):
-    @hookimpl
-    def build_sampler(self, batch_size: int, context: Context) -> PlainSampler:
-        return Shuffled(context.training_targets, context.num_classes, batch_size)
+UsesNumpysRandom = method(
+    build_sampler=lambda self, batch_size, context: Shuffled(context.training_targets, context.num_classes, batch_size)
+)
 
 
 class Turning(PlainSampler):
@@ -277,10 +247,9 @@ class Turning(PlainSampler):
         return EpochBatches([batch.flip(0) for batch in found] if self.calls % 2 else found)
 
 
-class SamplerKeepsAState(Method):
-    @hookimpl
-    def build_sampler(self, batch_size: int, context: Context) -> PlainSampler:
-        return Turning(context.training_targets, context.num_classes, batch_size)
+SamplerKeepsAState = method(
+    build_sampler=lambda self, batch_size, context: Turning(context.training_targets, context.num_classes, batch_size)
+)
 
 
 class SeedsTorch(Method):
@@ -308,34 +277,12 @@ class _Counting:
         return image ^ (self.calls % 2)
 
 
-class ImagesDrawGlobally(Method):
-    interface = "1.1"
-
-    @hookimpl
-    def image_transform(self):
-        return _global_noise
-
-
-class ImagesDrawTheirOwn(Method):
-    interface = "1.1"
-
-    @hookimpl
-    def image_transform(self):
-        return _own_noise
-
-
-class ImagesKeepAState(Method):
-    interface = "1.1"
-
-    @hookimpl
-    def image_transform(self):
-        return _Counting()
-
-
-class WaitsForTheDevice(Method):
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits / 2 if logits.detach().abs().max() > 1e6 else logits
+ImagesDrawGlobally = method(interface="1.1", image_transform=lambda self: _global_noise)
+ImagesDrawTheirOwn = method(interface="1.1", image_transform=lambda self: _own_noise)
+ImagesKeepAState = method(interface="1.1", image_transform=lambda self: _Counting())
+WaitsForTheDevice = method(
+    adjust_logits=lambda self, logits: logits / 2 if logits.detach().abs().max() > 1e6 else logits
+)
 
 
 class SelectsWithAMask(Method):
@@ -367,10 +314,7 @@ class DrawsFromTheSystem(Method):
         return logits * getattr(self, "scale", 1)
 
 
-class DependsOnHashes(Method):
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits * (1 + hash("ltcore") % 1000 / 1000)
+DependsOnHashes = method(adjust_logits=lambda self, logits: logits * (1 + hash("ltcore") % 1000 / 1000))
 
 
 class NeedsPlainRows(Method):
@@ -440,20 +384,13 @@ class _Detaching(nn.Module):
         return unit @ self.weight.T
 
 
-class BuildsAClassifierThatDetaches(Method):
-    @hookimpl
-    def build_classifier(self, feature_dim: int, num_classes: int) -> nn.Module:
-        return _Detaching(feature_dim, num_classes, detach=True)
-
-
-class BuildsAClassifierThatDoesNot(Method):
-    @hookimpl
-    def build_classifier(self, feature_dim: int, num_classes: int) -> nn.Module:
-        return _Detaching(feature_dim, num_classes, detach=False)
-
-
-class DetachesOnPurpose(BuildsAClassifierThatDetaches):
-    breaks = frozenset({"backbone_gradient"})
+BuildsAClassifierThatDetaches = method(
+    build_classifier=lambda self, feature_dim, num_classes: _Detaching(feature_dim, num_classes, detach=True)
+)
+BuildsAClassifierThatDoesNot = method(
+    build_classifier=lambda self, feature_dim, num_classes: _Detaching(feature_dim, num_classes, detach=False)
+)
+DetachesOnPurpose = method(BuildsAClassifierThatDetaches, breaks=frozenset({"backbone_gradient"}))
 
 
 class NormalisesTheTeacher(Method):
@@ -593,12 +530,7 @@ class Relabels(Method):
         return replace(features, targets=torch.where(often, 3, features.targets))
 
 
-class RelabelsAndSaysSo(Relabels):
-    breaks = frozenset({"hard_labels"})
-
-    @hookimpl
-    def augment_features(self, features: Features, context: Context) -> Features:
-        return super().augment_features(features, context)
+RelabelsAndSaysSo = method(Relabels, breaks=frozenset({"hard_labels"}))
 
 
 class MixesInSilence(Method):
@@ -640,8 +572,7 @@ class LearnsFromHeldOutImages(Method):
         return self.weights.clone()
 
 
-class LearnsFromHeldOutImagesAndSaysSo(LearnsFromHeldOutImages):
-    requires = frozenset({"validation"})
+LearnsFromHeldOutImagesAndSaysSo = method(LearnsFromHeldOutImages, requires=frozenset({"validation"}))
 
 
 class KeepsEveryLoss(Method):
@@ -719,10 +650,9 @@ class AsksForAllImagesInEveryEpoch(Method):
         return {"pull": 0.1 * (features.features - self.means[features.targets]).square().mean()}
 
 
-class ReturnsSmallLabels(Method):
-    @hookimpl
-    def augment_features(self, features: Features) -> Features:
-        return replace(features, targets=features.targets.to(torch.int32))
+ReturnsSmallLabels = method(
+    augment_features=lambda self, features: replace(features, targets=features.targets.to(torch.int32))
+)
 
 
 class ReturnsLargeLogits(Method):
@@ -733,10 +663,9 @@ class ReturnsLargeLogits(Method):
         return logits + torch.from_numpy(np.log(np.array([0.4, 0.3, 0.2, 0.1]))).to(logits.device)
 
 
-class ReturnsFloatLogits(Method):
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor, context: Context) -> torch.Tensor:
-        return logits + logits.new_tensor(np.log(np.array([0.4, 0.3, 0.2, 0.1])))
+ReturnsFloatLogits = method(
+    adjust_logits=lambda self, logits, context: logits + logits.new_tensor(np.log(np.array([0.4, 0.3, 0.2, 0.1])))
+)
 
 
 class MakesItsMarginsOnTheCPU(Method):
@@ -772,14 +701,10 @@ class MixesOneSideOnly(Method):
         return replace(batch, target_weight=torch.ones(len(batch.targets), device=batch.images.device))
 
 
-class WeighsTheBatchAsItWas(Method):
-    """Weights from labels of the batch, for rows that are half as many."""
-
-    interface = "1.1"
-
-    @hookimpl
-    def sample_weights(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.ones(max(1, len(values) // 2), device=values.device)
+#: Weights from labels of the batch, for rows that are half as many.
+WeighsTheBatchAsItWas = method(
+    interface="1.1", sample_weights=lambda self, values: torch.ones(max(1, len(values) // 2), device=values.device)
+)
 
 
 class DropsOthersRows(Method):
@@ -804,10 +729,7 @@ class DropsOthersRows(Method):
         )
 
 
-class ChangesOthersRows(Method):
-    @hookimpl
-    def augment_features(self, features: Features) -> Features:
-        return replace(features, features=1.1 * features.features)
+ChangesOthersRows = method(augment_features=lambda self, features: replace(features, features=1.1 * features.features))
 
 
 class LeavesOthersRows(Method):
@@ -859,10 +781,6 @@ class HasAModuleThatMoves(HasAnIdleModule):
         super().on_run_start(context)
         nn.init.normal_(self.branch.weight, std=self.branch.in_features**-0.5)
 
-    @hookimpl
-    def augment_features(self, features: Features) -> Features:
-        return super().augment_features(features)
-
 
 class _Warm(nn.Module):
     """Logits over a temperature, which is a number or a buffer."""
@@ -897,12 +815,7 @@ class KeepsItsTemperatureAside(Method):
         return _Warm(classifier, 1 + classifier(context.training_features()).std(), self.kept)
 
 
-class KeepsItsTemperatureInABuffer(KeepsItsTemperatureAside):
-    kept = True
-
-    @hookimpl
-    def post_calibrate(self, classifier: nn.Module, context: Context) -> nn.Module:
-        return super().post_calibrate(classifier, context)
+KeepsItsTemperatureInABuffer = method(KeepsItsTemperatureAside, kept=True)
 
 
 class _Branching(_Detaching):
@@ -930,12 +843,7 @@ class TakesTheFirstHalfForTheTail(Method):
         return torch.where(first[:, None], 2 * logits, logits)
 
 
-class SaysThatOrderMatters(TakesTheFirstHalfForTheTail):
-    order_matters = True
-
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return super().adjust_logits(logits)
+SaysThatOrderMatters = method(TakesTheFirstHalfForTheTail, order_matters=True)
 
 
 class GoesByLabels(Method):
@@ -965,12 +873,7 @@ class LetsExtraRowsThrough(Method):
         return replace(changed, extra=None)
 
 
-class MakesRowsOfExtraRows(LetsExtraRowsThrough):
-    through = False
-
-    @hookimpl
-    def augment_features(self, features: Features) -> Features:
-        return super().augment_features(features)
+MakesRowsOfExtraRows = method(LetsExtraRowsThrough, through=False)
 
 
 class DropsTheRowsOfAnExpert(Method):
@@ -1093,10 +996,6 @@ class KeepsStatisticsOfTheBatch(KeepsStatisticsOfItsOwnRows):
     def own(self, rows: torch.Tensor) -> torch.Tensor:
         return rows
 
-    @hookimpl
-    def auxiliary_losses(self, features: Features) -> dict[str, torch.Tensor]:
-        return super().auxiliary_losses(features)
-
 
 class SumsWhatAllHave(Method):
     """Counts a batch's classes, and those of all processes, which have seen the same batch."""
@@ -1145,20 +1044,8 @@ class TakesGradientsOfGradients(Method):
         return objective.gradients(loss + 0.01 * sum(each.square().sum() for each in given.values()))
 
 
-class SaysThatItTakesGradientsOfGradients(TakesGradientsOfGradients):
-    requires = frozenset({"second_order"})
-
-    @hookimpl
-    def compute_gradients(self, objective) -> dict[str, torch.Tensor]:
-        return super().compute_gradients(objective)
-
-
-class DrawsByRankAndSaysSo(DrawsByRank):
-    requires = frozenset({"one_process"})
-
-    @hookimpl
-    def adjust_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return super().adjust_logits(logits)
+SaysThatItTakesGradientsOfGradients = method(TakesGradientsOfGradients, requires=frozenset({"second_order"}))
+DrawsByRankAndSaysSo = method(DrawsByRank, requires=frozenset({"one_process"}))
 
 
 class _Stale(nn.Module):
@@ -1175,7 +1062,11 @@ class _Stale(nn.Module):
         return 16 * nn.functional.normalize(pooled) @ nn.functional.normalize(self.raw).T
 
 
-class BuildsAClassifierWithAnOldWeight(Method):
-    @hookimpl
-    def build_classifier(self, feature_dim: int, num_classes: int) -> nn.Module:
-        return _Stale(feature_dim, num_classes)
+BuildsAClassifierWithAnOldWeight = method(
+    build_classifier=lambda self, feature_dim, num_classes: _Stale(feature_dim, num_classes)
+)
+
+
+for name, made in list(globals().items()):
+    if getattr(made, "__name__", "") == "_":
+        made.__name__ = made.__qualname__ = name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import json
 import subprocess
 import sys
@@ -169,7 +168,7 @@ def _trained(subject: Subject) -> dict[str, int]:
         (Path(folder) / "checkpoints").mkdir()
         data = RunData(plan, whole, device, subject.cut, lambda split: loaders.make(whole, split))
         assembly = Assembly(plan, data, device)
-        directory, quiet = RunDirectory(Path(folder)), Reporter(io.StringIO())
+        directory, quiet = RunDirectory(Path(folder)), Reporter.silent()
         Run(assembly, directory, quiet, observers=[scales], extent=scales, traced_steps=0).train()
     if device.type == "cuda":  # what lies there is among the device's figures
         return {"images": 0, "model_and_optimizer": 0, "activations": 0, "caches": 0}

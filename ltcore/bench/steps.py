@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -320,7 +319,7 @@ def measure(subject: Subject, seconds: float, beside: Beside | None, first: bool
         run = Run(
             turns.assembly,
             RunDirectory(Path(folder)),
-            Reporter(io.StringIO()),
+            Reporter.silent(),
             observers=[turns],
             extent=turns,
             traced_steps=0,

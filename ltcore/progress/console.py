@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -70,6 +71,11 @@ class Reporter:
         self._epochs = self._steps = self._first_epoch = 0
         self._began = self._last_line = 0.0
         self._done_before = 0
+
+    @classmethod
+    def silent(cls) -> Self:
+        """One that prints nothing."""
+        return cls(io.StringIO())
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -54,6 +53,7 @@ def run(
     quiet: bool = True,
     data_changed: bool = False,
     environment_changed: bool = False,
+    source: Path | str | None = None,
 ) -> SavedRun:
     """Train, evaluate and calibrate what a recipe describes, as ``ltcore run`` does.
 
@@ -66,14 +66,16 @@ def run(
         quiet: print nothing.
         data_changed: go on although the data is not what the run was begun on.
         environment_changed: go on although what changes figures, such as PyTorch's version, is not what it was.
+        source: a run whose stages are taken over, as many as are the same.
 
     Raises:
         LtcoreError: anything that the user can put right, as one message.
     """
     loaded = load_recipe(recipe, set, seed)
-    reporter = Reporter(io.StringIO()) if quiet else Reporter()
+    reporter = Reporter.silent() if quiet else Reporter()
     allowed = Allowed(data_changed, environment_changed)
-    return SavedRun(execute(loaded, Path(out), resume, reporter, allowed=allowed)[1], run_code=True)
+    taken = None if source is None else Path(source)
+    return SavedRun(execute(loaded, Path(out), resume, reporter, taken, allowed=allowed)[1], run_code=True)
 
 
 def load(run: Path | str, run_code: bool = False) -> SavedRun:

@@ -258,7 +258,7 @@ class Search:
             run = Run(
                 Assembly(plan, RunData(plan, data, device), device),
                 directory,
-                Reporter(io.StringIO()),
+                Reporter.silent(),
                 observers=[reports],
             )
             reports.run = run

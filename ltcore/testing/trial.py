@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import json
 import shutil
 import tempfile
@@ -177,7 +176,7 @@ class WatchedRun:
         self.assembly, self.directory = Assembly(plan, data, device), RunDirectory(folder)
         watch.attach(self.assembly.state)
         self._trial = _Trial(watch, plan, self.directory)
-        self._run = Run(self.assembly, self.directory, Reporter(io.StringIO()), observers=[self._trial, *observers])
+        self._run = Run(self.assembly, self.directory, Reporter.silent(), observers=[self._trial, *observers])
         metrics_of(self.directory).touch()
 
     def outcome(self) -> Trained:

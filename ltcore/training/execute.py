@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +66,7 @@ def execute(
     """
     plan, device = make_plan(loaded), choose_device(loaded)
     with ranks.together(device.type), naming_dead_workers():
-        reporter = reporter if ranks.leading() else Reporter(io.StringIO())
+        reporter = reporter if ranks.leading() else Reporter.silent()
         return _execute(
             loaded, plan, device, out, resume, reporter, source, observers, allowed or Allowed(), verify, features
         )

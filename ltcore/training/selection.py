@@ -6,7 +6,6 @@ only calibrates is tried on the trained network. A killed selection goes on as a
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -188,7 +187,7 @@ class Selection:
             run.train()
         scores = [run.evaluation.validation_score()]
         for _, plan in others:  # the same network, read from its files
-            run = _run(plan, data, directory, device, Reporter(io.StringIO()))
+            run = _run(plan, data, directory, device, Reporter.silent())
             run.train()
             scores.append(run.evaluation.validation_score())
         directory.write_json("scores.json", {"scores": scores})

@@ -1,8 +1,5 @@
 """The bottleneck against a loop in float64, and the method on timm's vision transformers."""
 
-import io
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -17,11 +14,9 @@ from ltcore.files import checkpoint
 from ltcore.networks.timm_backbone import Timm, TimmOptions
 from ltcore.plan.plan import make_plan
 from ltcore.plan.text import describe
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
-QUIET = Reporter(io.StringIO())
 LIFT = {"bottleneck": 4, "scale": 1.0, "learn_scale": True, "norm": True, "dropout": 0.0}
 SMALL = {"model": "test_vit", "arguments": {"patch_size": 4, "depth": 2}}
 
@@ -137,20 +132,15 @@ def test_another_network_is_refused_with_one_message(tmp_path):
 
 
 def recipe(tmp_path, options=SMALL, name="r", plan=False, stages=None, adapt=("adaptformer",), methods=None, **own):
-    stage = {"batch_size": 16, "optimizer": {"name": "adamw", "lr": 0.01}}
-    stages = stages or [{"name": "adapt", "epochs": 2, "trainable": ["adaptformer", "classifier"]}]
-    whole = {
-        "backbone": {"use": "timm", "options": options, "adapt": list(adapt)},
-        "data": {
-            "use": "synthetic",
-            "options": {"class_counts": [24, 16, 8, 4], "image_size": 16, "test_per_class": 4},
-        },
-        "methods": {"adaptformer": {"options": own}} | (methods or {}),
-        "stages": [{**stage, **each} for each in stages],
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
+    stages = stages or [{"name": "adapt", "trainable": ["adaptformer", "classifier"]}]
+    data = {"class_counts": [24, 16, 8, 4], "image_size": 16, "test_per_class": 4}
+    path = write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        backbone={"use": "timm", "options": options, "adapt": list(adapt)},
+        data={"use": "synthetic", "options": data},
+        methods={"adaptformer": {"options": own}} | (methods or {}),
+        stages=[{"methods": [], "optimizer": {"name": "adamw", "lr": 0.01}, **each} for each in stages],
+    )
     return make_plan(load_recipe(path)) if plan else path
 
 
@@ -200,13 +190,13 @@ def test_killed_and_gone_on_with_to_the_bit_beside_lora_and_cosines(tmp_path, co
         adapt=("lora", "adaptformer"),
         methods={"lora": {"options": {"rank": 2}}, "cosine_classifier": {}},
     )
-    loaded = load_recipe(path, ["checkpoint_seconds=0"])
+    often = ["checkpoint_seconds=0"]
     copy_at_checkpoint(2, tmp_path / "killed" / "r")
-    _, one = execute(loaded, tmp_path / "out", False, QUIET)
+    one = ltcore.run(path, often, out=tmp_path / "out").path
     copy_at_checkpoint()
     (other,) = (tmp_path / "killed" / "r").iterdir()
     assert not (other / "result.json").exists()
-    assert execute(loaded, tmp_path / "killed", True, QUIET)[1] == other
+    assert ltcore.run(path, often, out=tmp_path / "killed", resume=True).path == other
     mine, theirs = last(one), last(other)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert "model/classifier.directions" in mine and any("lora_b" in name for name in mine)

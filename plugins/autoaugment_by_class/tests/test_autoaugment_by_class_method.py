@@ -1,4 +1,3 @@
-import io
 import json
 
 import numpy as np
@@ -7,10 +6,9 @@ import torch
 from ltcore_autoaugment_by_class import Augmentation, AutoAugmentByClass, AutoAugmentByClassOptions
 from pydantic import ValidationError
 
+import ltcore
 from ltcore import RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 COUNTS = [48, 24, 12, 4]
 
@@ -146,31 +144,21 @@ def recipe(tmp_path, name="r", methods=EASY, extra=(), streamed=None, **stage):
     data = {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}}
     if streamed is not None:
         data |= {"transform": {"name": "cifar", "color_jitter": 0.2}, "workers": streamed}
-    whole = {
-        "data": data,
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {**methods, **{each: {} for each in extra}},
-        "stages": [
-            {
-                **{"name": "joint", "epochs": 3, "batch_size": 16, "methods": [*methods, *extra]},
-                **{"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}},
-                **stage,
-            }
-        ],
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data=data,
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={**methods, **{each: {} for each in extra}},
+        stages=[{"epochs": 3, **stage}],
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
+def run(file, out, resume=False):
     """The logits, the lines of the epochs, and the run's directory."""
-    _, path = execute(loaded, out, resume, Reporter(io.StringIO()))
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    with np.load(path / "predictions.npz") as predictions:
-        return predictions["logits"], lines, path
+    done = ltcore.run(file, out=out, resume=resume)
+    lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    return done.logits, lines, done.path
 
 
 def levels_of(lines):
@@ -185,11 +173,11 @@ def test_without_augmentation_training_is_as_without_the_method(tmp_path):
 
 
 def test_a_killed_run_goes_on_exactly_and_workers_do_not_matter(tmp_path, copy_at_checkpoint):
-    loaded = recipe(tmp_path, extra=["ldam"], streamed=2)
+    file = recipe(tmp_path, extra=["ldam"], streamed=2)
     copy_at_checkpoint(14, tmp_path / "killed" / "runs" / "r")  # in the third epoch of six steps
-    whole, lines, _ = run(loaded, tmp_path / "runs")
+    whole, lines, _ = run(file, tmp_path / "runs")
     copy_at_checkpoint()
-    resumed, again, _ = run(loaded, tmp_path / "killed" / "runs", resume=True)
+    resumed, again, _ = run(file, tmp_path / "killed" / "runs", resume=True)
     assert np.array_equal(whole, resumed)
     assert levels_of(lines) == levels_of(again) and any(level > 0 for level in levels_of(lines)[-1])
     alone, _, _ = run(recipe(tmp_path, "alone", extra=["ldam"], streamed=0), tmp_path)
@@ -199,14 +187,14 @@ def test_a_killed_run_goes_on_exactly_and_workers_do_not_matter(tmp_path, copy_a
 @pytest.mark.parametrize("extra", [["ldam", "drw"], ["balanced_softmax", "mixup"]], ids=" ".join)
 def test_it_mixes_with_losses_and_mixed_images(tmp_path, extra):
     methods = {**EASY, "drw": {"options": {"start_epoch": 1}}} if "drw" in extra else EASY
-    loaded = recipe(tmp_path, methods=methods, extra=[each for each in extra if each not in methods])
-    logits, lines, _ = run(loaded, tmp_path)
+    file = recipe(tmp_path, methods=methods, extra=[each for each in extra if each not in methods])
+    logits, lines, _ = run(file, tmp_path)
     plain, _, _ = run(recipe(tmp_path, "plain", methods={}, extra=[each for each in extra if each != "drw"]), tmp_path)
     assert np.isfinite(logits).all() and not np.array_equal(logits, plain)
     assert any(level > 0 for level in levels_of(lines)[-1])
 
 
 def test_a_cached_stage_refuses_it(tmp_path):
-    loaded = recipe(tmp_path, trainable=["classifier"], cache="eval")
+    file = recipe(tmp_path, trainable=["classifier"], cache="eval")
     with pytest.raises(RecipeError, match=r"'autoaugment_by_class' .* changes the images, which cache 'eval' skips"):
-        run(loaded, tmp_path)
+        run(file, tmp_path)

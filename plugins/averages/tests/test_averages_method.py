@@ -1,4 +1,3 @@
-import io
 import json
 from types import SimpleNamespace
 
@@ -8,11 +7,10 @@ import torch
 from ltcore_averages import EMA, SWA, EMAOptions, SWAOptions
 from pydantic import ValidationError
 
+import ltcore
 from ltcore import PluginError, RecipeError
 from ltcore.files import checkpoint
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 COUNTS = [48, 24, 12, 4]
 
@@ -39,9 +37,9 @@ def test_a_start_that_never_comes_is_refused(tmp_path):
 
 
 def test_a_start_that_never_comes_in_iterations_is_refused_by_the_run(tmp_path):
-    loaded = recipe(tmp_path, methods=ema(start_epoch=2), epochs=None, iterations=12)  # two epochs of six steps
+    file = recipe(tmp_path, methods=ema(start_epoch=2), epochs=None, iterations=12)  # two epochs of six steps
     with pytest.raises(RecipeError, match="start_epoch 2 never comes in 2 epochs"):
-        run(loaded, tmp_path)
+        run(file, tmp_path)
     run(recipe(tmp_path, "longer", methods=ema(start_epoch=2), epochs=None, iterations=13), tmp_path)
 
 
@@ -49,28 +47,19 @@ def test_a_start_that_never_comes_in_iterations_is_refused_by_the_run(tmp_path):
 
 
 def recipe(tmp_path, name="r", methods=(), extra=(), **stage):
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {**{each: {} for each in extra}, **dict(methods)},
-        "stages": [
-            {
-                **{"name": "joint", "epochs": 3, "batch_size": 16, "methods": [*extra, *dict(methods)]},
-                **{"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}},
-                **stage,
-            }
-        ],
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={**{each: {} for each in extra}, **dict(methods)},
+        stages=[{"epochs": 3, **stage}],
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
+def run(file, out, resume=False):
     """The model at the end of the stage by name, its loss lines, and the run's directory."""
-    _, path = execute(loaded, out, resume, Reporter(io.StringIO()))
+    path = ltcore.run(file, out=out, resume=resume).path
     model, _ = checkpoint.load(path / "checkpoints" / "stage-0-joint.safetensors")
     losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     kept = {key.removeprefix("model/"): value for key, value in model.items() if "/methods." not in key}
@@ -139,18 +128,18 @@ def test_a_decay_of_zero_is_the_run_without_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("methods", [ema(), {"swa": {"options": {"start_epoch": 1}}}], ids=["ema", "swa"])
 def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, methods):
-    loaded = recipe(tmp_path, methods=methods, extra=["ldam"])  # whose classifier has other parameters than core's
+    file = recipe(tmp_path, methods=methods, extra=["ldam"])  # whose classifier has other parameters than core's
     copy_at_checkpoint(14, tmp_path / "killed" / "runs" / "r")
-    _, _, whole = run(loaded, tmp_path / "runs")
+    _, _, whole = run(file, tmp_path / "runs")
     copy_at_checkpoint()
-    _, _, resumed = run(loaded, tmp_path / "killed" / "runs", resume=True)
+    _, _, resumed = run(file, tmp_path / "killed" / "runs", resume=True)
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
         assert resumed != whole and np.array_equal(a["logits"], b["logits"])
 
 
 def test_what_a_stage_freezes_stays(tmp_path, recorded):
-    loaded = recipe(tmp_path, methods=ema(), trainable=["classifier"])
-    model, _, _ = run(loaded, tmp_path)
+    file = recipe(tmp_path, methods=ema(), trainable=["classifier"])
+    model, _, _ = run(file, tmp_path)
     last = recorded["step"][-1]
     assert all(torch.equal(value, last[name]) for name, value in model.items() if name.startswith("backbone."))
     assert not torch.equal(model["classifier.weight"], last["classifier.weight"])

@@ -1,7 +1,6 @@
 """The method in whole runs: what it draws, how rows are mixed, what it refuses, resume, later stages."""
 
 import gc
-import io
 import json
 import math
 from types import SimpleNamespace
@@ -16,9 +15,8 @@ import ltcore
 from ltcore import Batch, Features, RecipeError, RunError
 from ltcore.export import FORMATS, export
 from ltcore.plan.plan import make_plan
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 from ltcore.training.step import StepForward
 
 COUNTS = [30, 20, 9, 3, 1]
@@ -30,28 +28,23 @@ def recipe(tmp_path, name="r", methods=None, bbn=None, stages=(), adapt=("bbn",)
     uses |= {key: {} for later in stages for key in later.get("methods", []) if key not in uses}
     uses |= {key: {} for key in calibrate if key not in uses}
     optimizer = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
-    first = {"name": "joint", "epochs": EPOCHS, "batch_size": 16, "methods": [*(methods or {}), "bbn"]}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}, "adapt": list(adapt)},
-        "methods": uses,
-        "stages": [{**first, "optimizer": optimizer, **stage}, *({"optimizer": optimizer, **s} for s in stages)],
-        "calibrate": list(calibrate),
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    first = {"epochs": EPOCHS, "methods": [*(methods or {}), "bbn"], "optimizer": optimizer, **stage}
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}, "adapt": list(adapt)},
+        methods=uses,
+        stages=[first, *({"methods": [], "optimizer": optimizer, **later} for later in stages)],
+        calibrate=list(calibrate),
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
+def run(file, out, resume=False):
     """What must be equal: the epochs' losses, the test logits, and the figures; and the run's directory."""
-    result, path = execute(loaded, out, resume, Reporter(io.StringIO()))
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    with np.load(path / "predictions.npz") as arrays:
-        logits = arrays["logits"].tobytes()
-    return ([(line["epoch"], line["loss"]) for line in lines], logits, result["after_calibration"]), path
+    done = ltcore.run(file, out=out, resume=resume)
+    lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    return ([(line["epoch"], line["loss"]) for line in lines], done.logits.tobytes(), done.metrics), done.path
 
 
 @pytest.fixture
@@ -141,8 +134,8 @@ class Interrupted(BaseException):
 @pytest.mark.parametrize("alpha", ["parabolic", pytest.param("beta", marks=pytest.mark.slow)])
 def test_a_resume_is_exact(tmp_path, monkeypatch, alpha):
     later = {"name": "crt", "epochs": 2, "batch_size": 16, "sampler": "class_balanced", "trainable": ["classifier"]}
-    loaded = recipe(tmp_path, bbn={"alpha": alpha}, stages=[later], calibrate=["tau_norm"])
-    whole, _ = run(loaded, tmp_path / "whole")
+    file = recipe(tmp_path, bbn={"alpha": alpha}, stages=[later], calibrate=["tau_norm"])
+    whole, _ = run(file, tmp_path / "whole")
     for last in (STEPS + 2, 2 * STEPS, EPOCHS * STEPS + 2):
         real, calls = StepForward.__call__, 0
 
@@ -156,9 +149,9 @@ def test_a_resume_is_exact(tmp_path, monkeypatch, alpha):
         with monkeypatch.context() as patched:
             patched.setattr(StepForward, "__call__", forward)
             with pytest.raises(Interrupted):
-                run(loaded, tmp_path / str(last))
+                run(file, tmp_path / str(last))
         gc.collect()  # the directory's lock goes with the run
-        assert run(loaded, tmp_path / str(last), resume=True)[0] == whole, last
+        assert run(file, tmp_path / str(last), resume=True)[0] == whole, last
 
 
 @pytest.mark.slow
@@ -234,4 +227,4 @@ def test_refusals_of_others_name_it(tmp_path):
         ({"methods": {"other": {"use": "bbn"}}, "adapt": ("bbn", "other")}, "adapted by 'bbn', cannot be adapted"),
     ]:
         with pytest.raises(RecipeError, match=named):
-            make_plan(recipe(tmp_path, **parts))
+            make_plan(load_recipe(recipe(tmp_path, **parts)))

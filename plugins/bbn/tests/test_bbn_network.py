@@ -6,12 +6,13 @@ import math
 import pytest
 import timm
 import torch
-from ltcore_bbn import bilateral, stack_pairs
+from ltcore_bbn import BBN, bilateral, stack_pairs
 from ltcore_cifar_resnet import DenseNet, ResNet, ResNeXt
 from torch import nn
 
-from ltcore import Backbone, Pretraining, RecipeError
+from ltcore import Backbone, Batch, Model, Pretraining, RecipeError
 from ltcore.networks.timm_backbone import TimmBackbone
+from ltcore.testing import make_context, step_losses
 
 
 def resnet(depth=14, width=16):
@@ -211,39 +212,17 @@ def test_a_step_is_that_of_the_published_code(epoch, step_of):
 @pytest.fixture
 def step_of():
     """``(network, classifier, batch, other batch, epoch, epochs)``: the loss of a step of core's with `bbn` in it."""
-    from types import SimpleNamespace
-
-    from ltcore_bbn import BBN
-
-    from ltcore import Batch, Context
-    from ltcore.contract.context import RunState
-    from ltcore.contract.model import Model
-    from ltcore.discovery.binding import Entry, Hooks, implementations
-    from ltcore.training.step import StepForward
 
     def step(network, classifier, batch, other, epoch, epochs, **options):
         method = BBN(BBN.Options(**options))
         model = Model(network, classifier, {"bbn": method})
-        state = RunState(
-            seed=0,
-            device=torch.device("cpu"),
-            num_classes=classifier.out_features,
-            class_counts=torch.bincount(batch[1]),
-            training_targets=batch[1],
-            validation_targets=None,
-            model=model,
-            provider=None,
-            stage="joint",
-        )
-        state.epoch, state.epochs, state.step = epoch, epochs, 0
-        offer = SimpleNamespace(distribution="ltcore-bbn", version="0")
-        answers = implementations([Entry("bbn", offer, method)])
-        hooks = Hooks(answers, {"bbn": Context(state, "bbn"), "": Context(state, "")})
+        counts = torch.bincount(batch[1], minlength=classifier.out_features)
+        context = make_context(counts, epoch, epochs, model=model, targets=batch[1])
         rows = torch.arange(len(batch[1]))
         extra = Batch(*other, rows)
         seen = []
         handle = classifier.register_forward_hook(lambda module, arguments, output: seen.append(output.detach()))
-        losses = StepForward(model, hooks, "images", True, None)(Batch(*batch, rows, extras={"bbn": extra}), None)
+        losses = step_losses(Batch(*batch, rows, extras={"bbn": extra}), {"bbn": method}, context)
         handle.remove()
         assert list(losses) == ["classification"]
         return losses["classification"], seen[0]

@@ -1,7 +1,4 @@
-import io
-import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,16 +8,9 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from ltcore import Batch, Context, ForExtraRows, Method, RecipeError, hookimpl
-from ltcore.contract.context import RunState
-from ltcore.contract.model import Model
-from ltcore.discovery.binding import Entry, Hooks, implementations
-from ltcore.discovery.offer import Offer
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.testing.parts import CheckBackbone
-from ltcore.training.execute import execute
-from ltcore.training.step import StepForward
+import ltcore
+from ltcore import Batch, ForExtraRows, Method, RecipeError, hookimpl
+from ltcore.testing import make_context, step_losses, write_short_recipe
 
 CLASSES, ROWS = 4, 6
 
@@ -41,25 +31,14 @@ class Made:
         torch.manual_seed(0)
         options = {"temperature": 0.2, "hidden_dim": 5, "embedding_dim": 7, **options}
         self.method = BCL(BCLOptions(**options))
-        backbone = CheckBackbone().build_backbone(in_channels=3)
-        self.model = Model(backbone, nn.Linear(8, CLASSES), {"bcl": self.method}).eval()
-        state = RunState(
-            seed=0,
-            device=torch.device("cpu"),
-            num_classes=CLASSES,
-            class_counts=torch.full((CLASSES,), 5),
-            training_targets=torch.arange(20) % CLASSES,
-            validation_targets=None,
-            model=self.model,
-            provider=SimpleNamespace(feature_shape=lambda tap: (8,)),
-        )
-        self.context = Context(state, "bcl")
+        self.context = make_context((5,) * CLASSES, owner="bcl")
         self.method.on_run_start(context=self.context)
-        self.model.eval()
-        entries = [Entry("bcl", Offer("bcl", "x:BCL", "d", "1"), self.method)]
-        entries += [Entry(f"m{i}", Offer("m", "x:M", "d", "1"), each) for i, each in enumerate(others)]
-        hooks = Hooks(implementations(entries), {entry.key: self.context for entry in entries})
-        self.forward = StepForward(self.model, hooks, "images", True, precision)
+        self.model = self.context.model.eval()
+        self.model.methods["bcl"] = self.method.eval()
+        self.methods, self.precision = {"bcl": self.method, **dict(zip("abc", others, strict=False))}, precision
+
+    def losses(self, batch=None):
+        return step_losses(batch or self.batch(), self.methods, self.context, precision=self.precision)
 
     def batch(self):
         index = torch.arange(ROWS)
@@ -114,7 +93,7 @@ def test_both_networks_have_the_authors_shape():
 @pytest.mark.parametrize("weight", [1.0, 2.0])
 def test_the_terms_of_a_step(weight):
     made = Made(weight=0.6, classification_weight=weight)
-    terms = made.forward(made.batch(), None)
+    terms = made.losses()
     batch = made.batch()
     plain = cross_entropy(made.model(batch.images), batch.targets)
     assert set(terms) == {"classification", "bcl/contrastive"}
@@ -124,26 +103,26 @@ def test_the_terms_of_a_step(weight):
 
 def test_only_the_views_are_contrasted_and_only_the_batch_is_classified():
     made, batch = Made(), Made().batch()
-    before = made.forward(batch, None)
-    other = made.forward(replace(batch, images=batch.images + 1), None)
+    before = made.losses(batch)
+    other = made.losses(replace(batch, images=batch.images + 1))
     assert other["bcl/contrastive"] == before["bcl/contrastive"]
     assert other["classification"] != before["classification"]
     views = replace(batch.extras["bcl"], images=batch.extras["bcl"].images + 1)
-    other = made.forward(replace(batch, extras={"bcl": views}), None)
+    other = made.losses(replace(batch, extras={"bcl": views}))
     assert other["bcl/contrastive"] != before["bcl/contrastive"]
     assert other["classification"] == before["classification"]
 
 
 def test_a_mixed_batch_leaves_the_views_and_their_labels_alone():
     plain, mixed = Made(), Made(Blend())
-    terms = mixed.forward(mixed.batch(), None)
-    torch.testing.assert_close(terms["bcl/contrastive"], plain.forward(plain.batch(), None)["bcl/contrastive"])
-    assert terms["classification"] != plain.forward(plain.batch(), None)["classification"]
+    terms = mixed.losses()
+    torch.testing.assert_close(terms["bcl/contrastive"], plain.losses()["bcl/contrastive"])
+    assert terms["classification"] != plain.losses()["classification"]
 
 
 def test_gradients_reach_backbone_networks_and_the_classifiers_weights():
     made = Made()
-    made.forward(made.batch(), None)["bcl/contrastive"].backward()
+    made.losses()["bcl/contrastive"].backward()
     for name, parameter in made.model.named_parameters():
         reached = parameter.grad is not None and bool((parameter.grad != 0).any())
         assert reached == (name != "classifier.bias"), name
@@ -155,13 +134,13 @@ def test_views_share_the_batchs_statistics():
     made.model.train()
     seen = []
     made.model.backbone.layer1[1].register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    made.forward(made.batch(), None)
+    made.losses()
     assert seen == [3 * ROWS]
 
 
 def test_under_bf16_the_loss_of_the_embeddings_is_in_float32():
     made = Made(precision=torch.bfloat16, temperature=0.07, weight=1.0)
-    found = made.forward(made.batch(), None)["bcl/contrastive"]
+    found = made.losses()["bcl/contrastive"]
     assert found.dtype == torch.float32
     batch = made.batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -184,30 +163,19 @@ def test_views_are_changed_strongly_unless_they_have_the_datas_own():
 
 def recipe(tmp_path, methods, name="r", views="strong", **stage):
     data = {"class_counts": [48, 24, 12, 4], "image_size": 8, "test_per_class": 4}
-    whole = {
-        "data": {"use": "synthetic", "options": data, "transform": {"crop_padding": 1}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {key: {"options": {"views": views}} if key == "bcl" else {} for key in methods},
-        "stages": [
-            {
-                **{"name": "joint", "epochs": 3, "batch_size": 16, "methods": list(methods)},
-                "trainable": ["backbone", "classifier", "bcl"],
-                "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
-                **stage,
-            }
-        ],
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "synthetic", "options": data, "transform": {"crop_padding": 1}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={key: {"options": {"views": views}} if key == "bcl" else {} for key in methods},
+        stages=[{"epochs": 3, "trainable": ["backbone", "classifier", "bcl"], **stage}],
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
-    _, path = execute(loaded, out, resume, Reporter(io.StringIO()))
-    with np.load(path / "predictions.npz") as arrays:
-        return arrays["logits"], path
+def run(file, out, resume=False):
+    done = ltcore.run(file, out=out, resume=resume)
+    return done.logits, done.path
 
 
 @pytest.mark.parametrize(
@@ -218,11 +186,11 @@ def run(loaded, out, resume=False):
     ],
 )
 def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, methods):
-    loaded = recipe(tmp_path, methods)
+    file = recipe(tmp_path, methods)
     copy_at_checkpoint(9, tmp_path / "killed" / "runs" / "r")
-    whole, path = run(loaded, tmp_path / "runs")
+    whole, path = run(file, tmp_path / "runs")
     copy_at_checkpoint()
-    resumed, other = run(loaded, tmp_path / "killed" / "runs", resume=True)
+    resumed, other = run(file, tmp_path / "killed" / "runs", resume=True)
     assert path != other and np.array_equal(whole, resumed)
 
 

@@ -1,5 +1,4 @@
 import copy
-import io
 import json
 import math
 from types import SimpleNamespace
@@ -12,11 +11,10 @@ from ltcore_cdt import CDT, CDTOptions, CountNorm, CountNormOptions, temperature
 from pydantic import ValidationError
 from torch import nn
 
+import ltcore
 from ltcore import CalibratedClassifier, DataError
 from ltcore.files.checkpoint import load
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 COUNTS = torch.tensor([900, 90, 9, 1])
 
@@ -169,19 +167,17 @@ SYNTHETIC = {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "im
 
 
 def run(tmp_path, name, methods=None, acting=(), calibrate=(), data=SYNTHETIC):
-    whole = {
-        "data": data,
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": methods or {},
-        "stages": [{"name": "joint", "epochs": 4, "batch_size": 16, "methods": acting, "optimizer": {"lr": 0.05}}],
-        "calibrate": calibrate,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    _, directory = execute(load_recipe(path), tmp_path / "runs", False, Reporter(io.StringIO()))
-    losses = [json.loads(line)["loss"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    with np.load(directory / "predictions.npz") as arrays:
+    path = write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data=data,
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods=methods or {},
+        stages=[{"epochs": 4, "methods": list(acting), "optimizer": {"lr": 0.05}}],
+        calibrate=list(calibrate),
+    )
+    done = ltcore.run(path, out=tmp_path / "runs")
+    losses = [json.loads(line)["loss"] for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    with np.load(done.path / "predictions.npz") as arrays:
         return losses, dict(arrays)
 
 

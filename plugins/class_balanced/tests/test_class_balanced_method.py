@@ -1,4 +1,3 @@
-import io
 import json
 import math
 from types import SimpleNamespace
@@ -17,11 +16,10 @@ from ltcore_class_balanced import (
 )
 from pydantic import ValidationError
 
+import ltcore
 from ltcore import DataError
 from ltcore.files.checkpoint import load
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 CONTEXT = SimpleNamespace(class_counts=torch.tensor([24, 16, 8, 4]), num_classes=4)
 OFF = {"class_balanced": {"beta": 0}, "inverse_frequency": {"gamma": 0}}
@@ -59,26 +57,22 @@ def test_a_class_without_images_is_an_error_with_names(method, name):
 
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
-# Batches of 13, so that dividing by the number of rows is not exact.
+STAGE = {"batch_size": 13, "optimizer": {"lr": 0.05}}  # so that dividing by the number of rows is not exact
 COMMON = {
     "data": {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}},
     "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
     "checkpoint_seconds": 0,
-    "device": "cpu",
 }
 
 
 def recipe(tmp_path, name, methods, **more):
     """One stage with the methods, a table of their options."""
-    stage = {"name": "joint", "epochs": 2, "batch_size": 13, "methods": list(methods), "optimizer": {"lr": 0.05}}
     table = {key: {"options": options} for key, options in methods.items()}
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(COMMON | {"methods": table, "stages": [stage | more]}))
-    return load_recipe(path)
+    return write_short_recipe(tmp_path / f"{name}.yaml", **COMMON, methods=table, stages=[STAGE | more])
 
 
-def run(loaded, out, resume=False):
-    return execute(loaded, out / "runs", resume, Reporter(io.StringIO()))[1]
+def run(file, out, resume=False):
+    return ltcore.run(file, out=out / "runs", resume=resume).path
 
 
 def tensors(path):
@@ -118,23 +112,19 @@ def test_the_loss_of_a_step_is_torchs_weighted_cross_entropy(tmp_path, monkeypat
 
 
 def test_two_weightings_multiply(tmp_path):
-    half = {"inverse_frequency": {}}
-    loaded = recipe(tmp_path, "one", {"inverse_frequency": {"gamma": 1.0}})
-    one = run(loaded, tmp_path)
-    stage = {"name": "joint", "epochs": 2, "batch_size": 13, "methods": ["a", "b"], "optimizer": {"lr": 0.05}}
-    table = {key: {"use": "inverse_frequency", "options": half["inverse_frequency"]} for key in "ab"}
-    (tmp_path / "two.yaml").write_text(json.dumps(COMMON | {"methods": table, "stages": [stage]}))
-    two = run(load_recipe(tmp_path / "two.yaml"), tmp_path)
+    one = run(recipe(tmp_path, "one", {"inverse_frequency": {"gamma": 1.0}}), tmp_path)
+    table = {key: {"use": "inverse_frequency"} for key in "ab"}
+    two = run(write_short_recipe(tmp_path / "two.yaml", **COMMON, methods=table, stages=[STAGE]), tmp_path)
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
 
 
 @pytest.mark.parametrize("use", OFF)
 def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, use):
-    loaded = recipe(tmp_path, "r", {use: {}})
+    file = recipe(tmp_path, "r", {use: {}})
     copy_at_checkpoint(6, tmp_path / "killed" / "runs" / "r")  # in the second epoch
-    whole = run(loaded, tmp_path)
+    whole = run(file, tmp_path)
     copy_at_checkpoint()
-    resumed = run(loaded, tmp_path / "killed", resume=True)
+    resumed = run(file, tmp_path / "killed", resume=True)
     assert resumed != whole
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
         assert np.array_equal(a["logits"], b["logits"])

@@ -1,4 +1,3 @@
-import io
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,38 +7,18 @@ import pytest
 import torch
 from ltcore_cmo import CMO, CMOOptions
 from pydantic import ValidationError
-from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ltcore import Batch, Context, RecipeError
-from ltcore.contract.context import RunState
-from ltcore.contract.model import Model
-from ltcore.discovery.binding import Entry, Hooks, implementations
-from ltcore.discovery.offer import Offer
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.testing.parts import CheckBackbone
-from ltcore.training.execute import execute
-from ltcore.training.step import StepForward
+import ltcore
+from ltcore import Batch, RecipeError
+from ltcore.testing import make_context, step_losses, write_short_recipe
 
 COUNTS = torch.tensor([60, 30, 8, 2])
 TARGETS = torch.repeat_interleave(torch.arange(4), COUNTS)
 
 
-def context_of(epoch=4, epochs=20, step=0, device="cpu", seed=0):
-    state = RunState(
-        seed=seed,
-        device=torch.device(device),
-        num_classes=4,
-        class_counts=COUNTS,
-        training_targets=TARGETS,
-        validation_targets=None,
-        model=None,
-        provider=None,
-    )
-    state.enter("joint", 0)
-    state.epoch, state.epochs, state.step = epoch, epochs, step
-    return Context(state, "cmo")
+def context_of(epoch=4, epochs=20, step=0, seed=0):
+    return make_context(COUNTS, epoch, epochs, step, seed, "cmo")
 
 
 def method_of(**options):
@@ -174,12 +153,10 @@ def test_of_a_blend_one_label_is_drawn_by_its_share():
 def test_the_loss_is_the_papers_of_both_labels(weights):
     """rho * l(z, y) + (1 - rho) * l(z, y'); with class weights a row counts with the weight of each label's share."""
     torch.manual_seed(0)
-    model = Model(CheckBackbone().build_backbone(in_channels=3), nn.Linear(8, 4), {}).eval()
     method, context = CMO(), context_of(step=7)
-    hooks = Hooks(implementations([Entry("cmo", Offer("cmo", "x:CMO", "d", "1"), method)]), {"cmo": context})
-    batch = batch_of()
+    batch, model = batch_of(), context.model.eval()
     given = replace(batch, extra=None, extras={"cmo": batch.extra})
-    found = StepForward(model, hooks, "images", True, None)(given, weights)
+    found = step_losses(given, {"cmo": method}, context, weights)
     mixed = method.mix_inputs(batch=batch, context=context_of(step=7))
     logits, share = model(mixed.images), mixed.target_weight[0]
     assert 0.05 < share < 0.95
@@ -202,29 +179,18 @@ def recipe(tmp_path, name="r", methods=("ldam", "drw", "cmo"), **options):
         "mixup": {},
         "cmo": {"options": {"start_epoch": 1, "plain_at_end": 1, **options}},
     }
-    data = {"class_counts": [48, 24, 12, 4], "image_size": 8, "test_per_class": 4}
-    whole = {
-        "data": {"use": "synthetic", "options": data},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {key: chosen[key] for key in methods},
-        "stages": [
-            {
-                **{"name": "joint", "epochs": 4, "batch_size": 16, "methods": list(methods)},
-                "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
-            }
-        ],
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={key: chosen[key] for key in methods},
+        stages=[{"epochs": 4}],
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
-    result, path = execute(loaded, out, resume, Reporter(io.StringIO()))
-    with np.load(path / "predictions.npz") as arrays:
-        return arrays["logits"], result, path
+def run(file, out, resume=False):
+    done = ltcore.run(file, out=out, resume=resume)
+    return done.logits, done.result, done.path
 
 
 def test_a_probability_of_zero_is_the_run_without_bit_for_bit(tmp_path):
@@ -235,11 +201,11 @@ def test_a_probability_of_zero_is_the_run_without_bit_for_bit(tmp_path):
 
 
 def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint):
-    loaded = recipe(tmp_path)
+    file = recipe(tmp_path)
     copy_at_checkpoint(15, tmp_path / "killed" / "runs" / "r")  # in the third of four epochs, which is pasted
-    whole, _, path = run(loaded, tmp_path / "runs")
+    whole, _, path = run(file, tmp_path / "runs")
     copy_at_checkpoint()
-    resumed, _, other = run(loaded, tmp_path / "killed" / "runs", resume=True)
+    resumed, _, other = run(file, tmp_path / "killed" / "runs", resume=True)
     assert path != other and np.array_equal(whole, resumed)
 
 

@@ -1,7 +1,5 @@
 """Logits against a loop, the start against scikit-learn, and a run."""
 
-import io
-import json
 import math
 from types import SimpleNamespace
 
@@ -14,9 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestCentroid
 
 import ltcore
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 
 def test_defaults_and_bounds():
@@ -85,18 +81,15 @@ def test_random_directions_are_random_and_of_norm_one():
 
 
 def test_a_run_begins_at_the_class_means_and_is_opened_again(tmp_path, look_on):
-    stage = {"batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05}, "epochs": 1}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {"cosine_classifier": {}},
-        "stages": [
-            {"name": "one", **stage},
-            {"name": "two", **stage, "methods": ["cosine_classifier"], "trainable": ["classifier"], "cache": "eval"},
+    file = write_short_recipe(
+        tmp_path / "r.yaml",
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={"cosine_classifier": {}},
+        stages=[
+            {"name": "one", "epochs": 1, "methods": []},
+            {"name": "two", "epochs": 1, "trainable": ["classifier"], "cache": "eval"},
         ],
-        "device": "cpu",
-    }
-    (tmp_path / "r.yaml").write_text(json.dumps(whole))
+    )
     seen = {}
 
     def begin(run, loop):
@@ -105,8 +98,7 @@ def test_a_run_begins_at_the_class_means_and_is_opened_again(tmp_path, look_on):
             seen.update(found=loop.model.classifier.directions.detach().clone(), means=context.class_means())
 
     look_on(stage_started=begin)
-    _, path = execute(load_recipe(tmp_path / "r.yaml"), tmp_path / "out", False, Reporter(io.StringIO()))
+    opened = ltcore.run(file, out=tmp_path / "out")
     torch.testing.assert_close(seen["found"], unit_rows(seen["means"]), rtol=1e-4, atol=1e-5)
-    opened = ltcore.load(path)
     assert not torch.equal(opened.model.classifier.directions, seen["found"])
     assert np.isfinite(opened.logits).all() and np.abs(opened.logits).max() <= 25.001

@@ -1,6 +1,4 @@
 import copy
-import io
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,12 +9,11 @@ from ltcore_decoupling import LWS, NCM, CosineClassifier, LWSOptions, NCMOptions
 from pydantic import ValidationError
 from torch import nn
 
+import ltcore
 from ltcore import CalibratedClassifier, DataError, RecipeError
 from ltcore.files.checkpoint import load
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
+from ltcore.testing import write_short_recipe
 from ltcore.training import step
-from ltcore.training.execute import execute
 
 
 class Normalised(nn.Module):
@@ -204,15 +201,15 @@ def recipe(tmp_path, name, second, methods=(), **parts):
         "methods": methods if isinstance(methods, dict) else {use: {} for use in methods},
         "stages": [{**STAGE, "name": "representation"}, *second],
         "checkpoint_seconds": 0,
-        "device": "cpu",
     }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole | parts))
-    return load_recipe(path)
+    whole |= parts
+    stages = [{"methods": [], **stage} for stage in whole.pop("stages")]
+    return write_short_recipe(tmp_path / f"{name}.yaml", stages=stages, **whole)
 
 
-def run(loaded, out, resume=False):
-    return execute(loaded, out / "runs", resume, Reporter(io.StringIO()))
+def run(file, out, resume=False):
+    done = ltcore.run(file, out=out / "runs", resume=resume)
+    return done.result, done.path
 
 
 def tensors_of(path, index, name):
@@ -286,9 +283,9 @@ def test_weights_train_in_a_group_of_their_own(tmp_path, monkeypatch):
             "groups": {"classifier.inner": {"lr": 0.01, "weight_decay": 0.5}},
         },
     }
-    loaded = recipe(tmp_path, "r", [stage], methods={"lws": {"options": {"weights": "train", "bias": "scale"}}})
+    file = recipe(tmp_path, "r", [stage], methods={"lws": {"options": {"weights": "train", "bias": "scale"}}})
     monkeypatch.setattr(step, "classification_loss", watched)
-    _, path = run(loaded, tmp_path)
+    _, path = run(file, tmp_path)
     first, second = tensors_of(path, 0, "representation"), tensors_of(path, 1, "classifier")
     weight, bias = (first[f"model/classifier.{name}"].numpy().astype(np.float64) for name in ("weight", "bias"))
     values = {"inner.weight": weight, "inner.bias": bias, "scale": np.ones(4)}
@@ -319,11 +316,11 @@ def test_lws_after_lws_and_under_a_calibration(tmp_path):
 
 
 def test_a_killed_run_with_lws_goes_on(tmp_path, copy_at_checkpoint):
-    loaded = recipe(tmp_path, "r", [{**SECOND, "methods": ["lws"]}], ["lws", "ncm"], calibrate=["ncm"])
+    file = recipe(tmp_path, "r", [{**SECOND, "methods": ["lws"]}], ["lws", "ncm"], calibrate=["ncm"])
     copy_at_checkpoint(5, tmp_path / "killed" / "runs" / "r", "classifier")  # in its second epoch
-    _, whole = run(loaded, tmp_path)
+    _, whole = run(file, tmp_path)
     copy_at_checkpoint()
-    _, resumed = run(loaded, tmp_path / "killed", resume=True)
+    _, resumed = run(file, tmp_path / "killed", resume=True)
     assert resumed != whole and resumed.name == whole.name
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
         assert all(np.array_equal(a[name], b[name]) for name in ("logits", "calibrated_logits"))

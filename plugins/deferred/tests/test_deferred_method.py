@@ -1,5 +1,4 @@
 import gc
-import io
 import json
 import math
 from types import SimpleNamespace
@@ -10,10 +9,9 @@ import torch
 from ltcore_deferred import DRS, DRW, DRSOptions, DRWOptions, effective_number_weights
 from pydantic import ValidationError
 
+import ltcore
 from ltcore import DataError, RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 from ltcore.training.step import StepForward
 
 COUNTS = [48, 24, 12, 4]
@@ -64,27 +62,21 @@ def test_a_class_without_images_is_an_error_with_names():
 
 def recipe(tmp_path, name="r", epochs=4, uses=(), extra=(), **options):
     methods = {use: {"options": {"start_epoch": START, **options.get(use, {})}} for use in uses}
-    stage = {"name": "joint", "epochs": epochs, "batch_size": 16, "methods": [*extra, *uses]}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {**{use: {} for use in extra}, **methods},
-        "stages": [{**stage, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}],
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={**{use: {} for use in extra}, **methods},
+        stages=[{"epochs": epochs}],
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
+def run(file, out, resume=False):
     """What must be equal: the epochs' losses, the test logits, and the figures."""
-    result, path = execute(loaded, out, resume, Reporter(io.StringIO()))
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    with np.load(path / "predictions.npz") as arrays:
-        logits = arrays["logits"].tobytes()
-    return [(line["epoch"], line["loss"]) for line in lines], logits, result["after_calibration"]
+    done = ltcore.run(file, out=out, resume=resume)
+    lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    return [(line["epoch"], line["loss"]) for line in lines], done.logits.tobytes(), done.metrics
 
 
 @pytest.fixture
@@ -139,9 +131,9 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """``interrupt(step, loaded, out)``: a run that ends in the forward pass of that step, counted over the epochs."""
+    """``interrupt(step, file, out)``: a run that ends in the forward pass of that step, counted over the epochs."""
 
-    def run_until(last, loaded, out):
+    def run_until(last, file, out):
         real, calls = StepForward.__call__, 0
 
         def forward(self, *arguments):
@@ -154,7 +146,7 @@ def interrupt(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(StepForward, "__call__", forward)
             with pytest.raises(Interrupted):
-                run(loaded, out)
+                run(file, out)
         gc.collect()  # the directory's lock goes with the run
 
     return run_until
@@ -180,12 +172,12 @@ CASES = [
 
 @pytest.mark.parametrize(("uses", "moment"), CASES)
 def test_a_resume_across_its_epoch_is_exact(tmp_path, interrupt, recorded, uses, moment):
-    loaded = recipe(tmp_path, uses=uses)
-    whole = run(loaded, tmp_path / "whole")
+    file = recipe(tmp_path, uses=uses)
+    whole = run(file, tmp_path / "whole")
     uninterrupted = recorded.copy()
-    interrupt(MOMENTS[moment], loaded, tmp_path / "broken")
+    interrupt(MOMENTS[moment], file, tmp_path / "broken")
     recorded.clear()
-    assert run(loaded, tmp_path / "broken", resume=True) == whole
+    assert run(file, tmp_path / "broken", resume=True) == whole
     assert len(list((tmp_path / "broken" / "r").iterdir())) == 1  # it did go on, and not begin again
     # The checkpoint is that of the last step done, so the run goes on in that step's epoch.
     assert recorded == uninterrupted[(MOMENTS[moment] - 1) // STEPS :]

@@ -1,6 +1,5 @@
 """Dropout and noise: against torch's own, on which rows, and in a whole run."""
 
-import io
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,10 +16,8 @@ from ltcore_feature_noise import (
 )
 from pydantic import ValidationError
 
+import ltcore
 from ltcore import Batch, DataError, Features
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
 
 COUNTS = torch.tensor([5, 40, 20, 2])  # head at 0.2 (one class of four): class 1
 BOTH = [FeatureDropout, FeatureNoise]
@@ -129,7 +126,7 @@ stages:
     methods: [{"used" if methods else ""}]
     optimizer: {{name: sgd, lr: 0.1}}
 """)
-    return execute(load_recipe(path), tmp_path, False, Reporter(io.StringIO()))[0]["after_calibration"]
+    return ltcore.run(path, out=tmp_path).metrics
 
 
 @pytest.mark.parametrize("kind", BOTH)

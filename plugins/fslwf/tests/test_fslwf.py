@@ -1,7 +1,5 @@
 """Functions against loops and the published code's figures, the hooks one by one, and short runs on digits."""
 
-import io
-import json
 import math
 from types import SimpleNamespace
 
@@ -25,9 +23,7 @@ from torch import nn
 
 import ltcore
 from ltcore import DataError, Features, RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 CLASSES, WIDTH = 6, 5
 
@@ -196,39 +192,34 @@ def test_options():
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
 
-def recipe(tmp_path, second=None, holdout=0, **options):
+def recipe(tmp_path, second=None, holdout=0, epochs=(24, 4), **options):
     cosine = {"scale": 10, "init": "random", "learn_scale": True}
-    whole = {
-        "threads": 1,
-        "data": {"use": "digits_lt", "holdout": holdout},
-        "backbone": {"use": "timm", "options": {"model": "test_resnet"}, "adapt": ["fslwf"]},
-        "methods": {
+    sgd = {"name": "sgd", "momentum": 0.9}
+    first = {"name": "base", "epochs": epochs[0], "methods": ["base", "cosine_classifier"], "batch_size": 32}
+    last = {"name": "generator", "epochs": epochs[1], "methods": ["cosine_classifier", "fslwf"], "cache": "eval"}
+    last |= {"trainable": ["classifier", "fslwf"], "batch_size": 32, **(second or {})}
+    return write_short_recipe(
+        tmp_path / "r.yaml",
+        threads=1,
+        data={"use": "digits_lt", "holdout": holdout},
+        backbone={"use": "timm", "options": {"model": "test_resnet"}, "adapt": ["fslwf"]},
+        methods={
             "base": {"use": "class_group", "options": {"least": 20}},
             "cosine_classifier": {"options": cosine},
             "fslwf": {"options": {"base_images": 20, "exemplars": 5, "novel_share": 0.4, **options}},
         },
-        "stages": [
-            {"name": "base", "epochs": 24, "methods": ["base", "cosine_classifier"], "batch_size": 32},
-            {"name": "generator", "epochs": 4, "methods": ["cosine_classifier", "fslwf"], "cache": "eval"},
-        ],
-        "device": "cpu",
-    }
-    whole["stages"][0] |= {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}
-    whole["stages"][1] |= {"trainable": ["classifier", "fslwf"], "batch_size": 32, **(second or {})}
-    whole["stages"][1] |= {"optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9}}
-    path = tmp_path / "r.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+        stages=[{**first, "optimizer": {**sgd, "lr": 0.1}}, {**last, "optimizer": {**sgd, "lr": 0.01}}],
+    )
 
 
 def test_rare_classes_are_known_once_their_weights_are_generated(tmp_path):
-    result, path = execute(recipe(tmp_path, generator="average"), tmp_path / "runs", False, Reporter(io.StringIO()))
+    saved = ltcore.run(recipe(tmp_path, generator="average"), out=tmp_path / "runs")
+    result = saved.result
     before, after = (torch.tensor(stage["test"]["per_class_accuracy"]) for stage in result["stages"])
     rare = torch.tensor(result["class_counts"]) < 20
     assert before[~rare].mean() > 0.7 and before[rare].mean() < 0.15
     assert after[~rare].mean() > 0.6 and after[rare].mean() > before[rare].mean() + 0.2
     # What is opened has the generated weights.
-    saved = ltcore.load(path)
     norms = saved.model.classifier.directions.norm(dim=1)
     assert not torch.allclose(norms[rare], torch.ones(int(rare.sum())))
     assert float(saved.metrics["top1"]) == pytest.approx(result["stages"][1]["test"]["top1"])
@@ -247,10 +238,5 @@ def test_rare_classes_are_known_once_their_weights_are_generated(tmp_path):
     ids=["no_base", "no_novel", "classifier", "frozen_classifier", "frozen_generator", "validations"],
 )
 def test_mistakes_are_one_message(tmp_path, change, error, message):
-    path = tmp_path / "r.yaml"
-    recipe(tmp_path, **change)
-    whole = json.loads(path.read_text())
-    whole["stages"][0]["epochs"] = whole["stages"][1]["epochs"] = 1
-    path.write_text(json.dumps(whole))
     with pytest.raises(error, match=message):
-        execute(load_recipe(path), tmp_path / "runs", False, Reporter(io.StringIO()))
+        ltcore.run(recipe(tmp_path, epochs=(1, 1), **change), out=tmp_path / "runs")

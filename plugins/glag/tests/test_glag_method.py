@@ -1,6 +1,5 @@
 """The three methods: on features made up, and in small runs."""
 
-import io
 import json
 import shutil
 from types import SimpleNamespace
@@ -12,14 +11,11 @@ from ltcore_decoupling import ScaledClassifier
 from ltcore_glag import AFG, Distillation, GraLoss, distillation_loss, ladder
 from pydantic import ValidationError
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+import ltcore
 from ltcore import DataError, Features, Model, RecipeError, hookimpl
-from ltcore.contract.context import Context, RunState
 from ltcore.data.synthetic import Synthetic
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import make_context, move_context
 
 COUNTS = torch.tensor([40, 20, 5, 1])  # with head_images 30, class 0 is head
 
@@ -31,41 +27,35 @@ class Pooled(nn.Identity):
 class Stage:
     """What a trainer keeps, as far as stage two of GLAG asks; features made up."""
 
-    def __init__(self, kind, counts=COUNTS, dim=6, held=(0, 0, 1, 1, 2), **options):
+    def __init__(self, kind, counts=COUNTS, dim=6, held=(0, 0, 1, 1, 2), device="cpu", **options):
         generator = torch.Generator().manual_seed(0)
         classes = len(counts)
         self.targets = torch.repeat_interleave(torch.arange(classes), counts)
         self.means = 3 * torch.rand(classes, dim, generator=generator)
-        self.train = self.made(self.targets, generator)
+        self.train = self.made(self.targets, generator).to(device)
         self.held = torch.tensor(held)
-        self.val = self.made(self.held, generator)
+        self.val = self.made(self.held, generator).to(device)
         torch.manual_seed(0)
         self.method = kind(kind.Options(**options))
-        self.model = Model(Pooled(), nn.Linear(dim, classes), {"m": self.method})
-        self.teacher = SimpleNamespace(classifier=nn.Linear(dim, classes).requires_grad_(False))
+        self.model = Model(Pooled(), nn.Linear(dim, classes), {"m": self.method}).to(device)
+        self.teacher, later = (Model(Pooled(), nn.Linear(dim, classes), {}).to(device) for _ in range(2))
         self.asked = []
-        self.state = RunState(
-            seed=3,
-            device=torch.device("cpu"),
-            num_classes=classes,
-            class_counts=counts,
-            training_targets=self.targets,
-            validation_targets=self.held,
-            model=self.model,
-            provider=self,
-            stage="classifier",
-            stage_index=1,
+        self.context = make_context(
+            counts,
+            epoch=-1,
             epochs=5,
+            seed=3,
+            owner="m",
+            held_out=self.held,
+            model=self.model,
+            features=self.features,
+            earlier={"representation": self.teacher, "other": later},
+            device=device,
         )
-        self.context = Context(self.state, "m")
 
     def made(self, targets, generator):
         noise = torch.randn(len(targets), self.means.shape[1], generator=generator)
         return (self.means[targets] + 0.5 * noise).clamp(min=0)
-
-    def frozen_model(self, stage):
-        self.asked.append(stage)
-        return self.teacher
 
     def features(self, split, tap):
         self.asked.append(split)
@@ -75,7 +65,7 @@ class Stage:
         self.method.on_run_start(context=self.context)
         if hasattr(self.method, "on_stage_start"):
             self.method.on_stage_start(context=self.context)
-        self.state.epoch = self.state.step = 0
+        move_context(self.context, epoch=0, step=0)
         if isinstance(self.method, AFG):
             self.method.class_distribution(context=self.context)
         return self
@@ -85,7 +75,7 @@ class Stage:
         return Features(self.train[index], self.targets[index], index, marks)
 
     def fold(self, index, step=0):
-        self.state.step = step
+        move_context(self.context, step=step)
         record = self.rows(index) if isinstance(index, torch.Tensor) else index
         return self.method.augment_features(features=record, context=self.context)
 
@@ -95,7 +85,7 @@ class Stage:
         logits = nn.functional.one_hot(guesses, 4).float()
         self.model.classifier = Table(self.val, logits)
         self.method.on_epoch_end(context=self.context)
-        self.state.epoch += 1
+        move_context(self.context, epoch=self.context.epoch + 1)
 
 
 class Table(nn.Module):
@@ -118,13 +108,13 @@ def test_gra_loss_follows_the_epochs():
     logits = torch.zeros(2, 4)
     log_prior = (COUNTS / 66).log()
     for epoch, alpha in [(0, 0), (2, 2**0.5 - 1), (4, 1)]:
-        stage.state.epoch = epoch
+        move_context(stage.context, epoch=epoch)
         adjusted = stage.method.adjust_logits(logits=logits, context=stage.context)
         torch.testing.assert_close(adjusted, alpha * log_prior.expand(2, 4))
-    stage.state.epoch = 0
+    move_context(stage.context, epoch=0)
     assert stage.method.adjust_logits(logits=logits, context=stage.context) is logits
     none = Stage(GraLoss, scale=0).start()
-    none.state.epoch = 4
+    move_context(none.context, epoch=4)
     assert none.method.adjust_logits(logits=logits, context=none.context) is logits
 
 
@@ -214,35 +204,21 @@ def test_draws_are_a_function_of_seed_epoch_and_step():
     assert torch.equal(later, other.fold(index, 7).features) and not torch.equal(later, other.fold(index, 8).features)
 
 
-class NoSync(TorchDispatchMode):
-    """Refuses what would make the host wait for the device: reads of values, and shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique"}, name
-        if name in {"index", "index_put", "index_put_"}:
-            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), name
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_step_never_waits_for_the_device():
+def test_a_step_never_waits_for_the_device(no_sync):
     stage = Stage(AFG, head_images=30, dispersion=0.1).start()
     taught = Stage(Distillation, head_images=30).start()
-    taught.state.epoch = 4
+    move_context(taught.context, epoch=4)
     record = stage.rows(torch.arange(20))
     stage.fold(record)
-    with NoSync():
+    with no_sync():
         after = stage.fold(record, 1)
         taught.method.auxiliary_losses(features=after, logits=torch.zeros(20, 4), context=taught.context)
 
 
 @pytest.mark.gpu
 def test_a_step_on_a_gpu_never_synchronises():
-    stage = Stage(AFG, head_images=30, dispersion=0.1)
-    stage.train, stage.val = stage.train.cuda().half(), stage.val.cuda()
-    stage.model.cuda()
-    stage.state.device, stage.state.class_counts = torch.device("cuda"), COUNTS.cuda()
-    stage.context = Context(stage.state, "m")
+    stage = Stage(AFG, head_images=30, dispersion=0.1, device="cuda")
+    stage.train = stage.train.half()
     stage.start()
     index = torch.arange(66, device="cuda")
     record = Features(stage.train, stage.targets.cuda(), index, index < 0)
@@ -389,7 +365,7 @@ def test_confidence_changes_what_is_generated():
 
 def test_only_head_rows_are_taught():
     stage = Stage(Distillation, head_images=10, temperature=2.0, teacher="representation").start()
-    stage.state.epoch = 4
+    move_context(stage.context, epoch=4)
     record = stage.rows(torch.tensor([0, 45, 62, 65, 3]))
     logits = torch.randn(5, 4, requires_grad=True)
     term = stage.method.auxiliary_losses(features=record, logits=logits, context=stage.context)["kd"]
@@ -397,7 +373,6 @@ def test_only_head_rows_are_taught():
     assert (logits.grad.abs().sum(1) > 0).tolist() == [True, True, False, False, True]
     values = distillation_loss(logits, stage.teacher.classifier(record.features), 2.0)
     torch.testing.assert_close(term, values[[0, 1, 4]].sum() / 5)
-    assert stage.asked == ["representation", "representation"]
 
 
 def test_distillation_begins_at_nothing_and_has_the_form_of_alpha():
@@ -405,7 +380,7 @@ def test_distillation_begins_at_nothing_and_has_the_form_of_alpha():
     record, logits = stage.rows(torch.arange(4)), torch.randn(4, 4)
     terms = []
     for epoch in range(5):
-        stage.state.epoch = epoch
+        move_context(stage.context, epoch=epoch)
         terms.append(stage.method.auxiliary_losses(features=record, logits=logits, context=stage.context)["kd"])
     assert terms[0] == 0
     torch.testing.assert_close(terms[2] / terms[4], torch.tensor(2**0.5 - 1))
@@ -486,20 +461,19 @@ stages:
 """
 
 
+LAST = "checkpoints/stage-1-classifier.safetensors"
+
+
 def recipe(folder, cache="eval", confidence=0.6):
     path = folder / "r.yaml"
     path.write_text(RECIPE.replace("CACHE", cache).replace("CONFIDENCE", str(confidence)))
-    return load_recipe(path)
-
-
-def run(loaded, out, resume=False):
-    return execute(loaded, out, resume, Reporter(io.StringIO()))
+    return path
 
 
 @pytest.mark.parametrize("cache", ["off", "views:2"])
 def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, look_on, cache):
     """Resumed inside an epoch and a window, the bank is made again, and the confidence goes on and is logged alike."""
-    loaded, saves = recipe(tmp_path, cache), []
+    file, saves = recipe(tmp_path, cache), []
 
     def copy(run, loop):
         saves.append(loop.stage.name)
@@ -508,17 +482,15 @@ def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, look_on, cache):
             shutil.copytree(run.directory.path.parent, tmp_path / loop.stage.name / "r")
 
     look_on(checkpoint_written=copy)
-    result, whole = run(loaded, tmp_path / "whole")
+    whole = ltcore.run(file, out=tmp_path / "whole")
     look_on()
     for killed in ("representation", "classifier"):
-        again, resumed = run(loaded, tmp_path / killed, resume=True)
-        assert again["before_calibration"] == result["before_calibration"]
-        with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
-            assert a["logits"].tobytes() == b["logits"].tobytes()
-        last = "checkpoints/stage-1-classifier.safetensors"
-        assert (whole / last).read_bytes() == (resumed / last).read_bytes()
-        assert logged(whole) == logged(resumed)
-    course = [line["afg"]["confidence"] for line in logged(whole)]
+        resumed = ltcore.run(file, out=tmp_path / killed, resume=True)
+        assert resumed.result["before_calibration"] == whole.result["before_calibration"]
+        assert resumed.logits.tobytes() == whole.logits.tobytes()
+        assert (whole.path / LAST).read_bytes() == (resumed.path / LAST).read_bytes()
+        assert logged(whole.path) == logged(resumed.path)
+    course = [line["afg"]["confidence"] for line in logged(whole.path)]
     assert len(course) == 4 and all(each[0] is None and None not in each[1:] for each in course)
     assert course[0] == course[1] != course[2] == course[3], "it moves between the second epoch and the third"
 
@@ -542,14 +514,14 @@ def test_stage_two_begins_as_stage_one_ended(tmp_path, look_on):
             seen.append(teacher)
 
     look_on(stage_started=look)
-    run(recipe(tmp_path), tmp_path)
+    ltcore.run(recipe(tmp_path), out=tmp_path)
     assert len(seen) == 1
 
 
 def test_nothing_depends_on_test_images(tmp_path, monkeypatch):
     """With other test images, the confidence and the trained weights are the same to the bit."""
-    loaded = recipe(tmp_path)
-    (_, one), build = run(loaded, tmp_path / "one"), Synthetic.build_data
+    file = recipe(tmp_path)
+    one, build = ltcore.run(file, out=tmp_path / "one"), Synthetic.build_data
 
     @hookimpl
     def build_data(self):
@@ -558,11 +530,9 @@ def test_nothing_depends_on_test_images(tmp_path, monkeypatch):
         return splits
 
     monkeypatch.setattr(Synthetic, "build_data", build_data)
-    _, other = run(loaded, tmp_path / "other")
-    with np.load(one / "predictions.npz") as a, np.load(other / "predictions.npz") as b:
-        assert a["logits"].tobytes() != b["logits"].tobytes()
-    last = "checkpoints/stage-1-classifier.safetensors"
-    assert (one / last).read_bytes() == (other / last).read_bytes()
+    other = ltcore.run(file, out=tmp_path / "other")
+    assert one.logits.tobytes() != other.logits.tobytes()
+    assert (one.path / LAST).read_bytes() == (other.path / LAST).read_bytes()
 
 
 def test_generated_features_help_the_tail_more_than_drawing_its_images_again():

@@ -1,7 +1,6 @@
 """`isda` and `metasaug` against trainings whose steps are written by hand, with statistics by NumPy."""
 
 import copy
-import io
 import json
 
 import numpy as np
@@ -12,13 +11,13 @@ from pydantic import ValidationError
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+import ltcore
 from ltcore import RecipeError
 from ltcore.files import checkpoint
 from ltcore.networks.optimizers import set_learning_rate
 from ltcore.plan.plan import make_plan
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 COUNTS = [24, 12, 6, 4]
 
@@ -41,32 +40,22 @@ def test_defaults_and_bounds():
 
 
 def recipe(tmp_path, methods, name="r", holdout=2, **stage):
-    whole = {
-        "data": {
-            **{"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
-            **{"holdout": holdout, "transform": {"crop_padding": 1}},
-        },
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {key: {"options": options} for key, options in methods.items()},
-        "stages": [
-            {
-                **{"name": "joint", "epochs": 3, "batch_size": 16, "methods": list(methods)},
-                "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
-                **stage,
-            }
-        ],
-        "device": "cpu",
-        "threads": 1,
-        "diagnostics": "off",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    sgd = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+    data = {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}}
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={**data, "holdout": holdout, "transform": {"crop_padding": 1}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={key: {"options": options} for key, options in methods.items()},
+        stages=[{"epochs": 3, "optimizer": sgd, **stage}],
+        threads=1,
+        diagnostics="off",
+    )
 
 
-def run(loaded, out):
+def run(file, out):
     """The model at the end of the stage by name, without counters, and its losses."""
-    _, path = execute(loaded, out, False, Reporter(io.StringIO()))
+    path = ltcore.run(file, out=out).path
     model, _ = checkpoint.load(path / "checkpoints" / "stage-0-joint.safetensors")
     losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     return {key: value for key, value in model.items() if "num_batches" not in key}, losses
@@ -204,7 +193,7 @@ def test_what_they_need_is_refused_before_any_data_is_read(tmp_path):
         ("hard_labels", {"isda": {}, "mixup": {}}, 0),
     ]:
         with pytest.raises(RecipeError, match=rf"needs {need}|{need}"):
-            make_plan(recipe(tmp_path, methods, holdout=holdout))
+            make_plan(load_recipe(recipe(tmp_path, methods, holdout=holdout)))
 
 
 def test_matrices_that_are_too_large_are_refused(ltcore_context):

@@ -1,5 +1,4 @@
 import copy
-import io
 import json
 import math
 from types import SimpleNamespace
@@ -11,13 +10,11 @@ import torch.nn.functional as F
 from ltcore_ldam import LDAM, LDAMOptions, NormalisedClassifier, cosine_logits, ldam_margins
 from pydantic import ValidationError
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+import ltcore
 from ltcore import DataError
 from ltcore.files.checkpoint import load
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 COUNTS = torch.tensor([81, 16, 1])
 
@@ -87,21 +84,10 @@ def test_under_autocast_the_classifier_stays_float32():
     assert classifier.raw_weight.grad.dtype == torch.float32 and torch.isfinite(classifier.raw_weight.grad).all()
 
 
-class NoSync(TorchDispatchMode):
-    """Refuses what would make the host wait for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique"}, name
-        if name in {"index", "index_put", "index_put_"}:
-            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), name
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_step_never_waits_for_the_device():
+def test_a_step_never_waits_for_the_device(no_sync):
     method, targets = made(), torch.tensor([0, 1, 2, 2])
     classifier, x = NormalisedClassifier(6, 3), torch.randn(4, 6)
-    with NoSync():
+    with no_sync():
         method.adjust_logits(logits=classifier(x), targets=targets)
 
 
@@ -111,23 +97,21 @@ COMMON = {
     "data": {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}},
     "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
     "checkpoint_seconds": 0,
-    "device": "cpu",
 }
 
 
 def stage(name="joint", *methods, **more):
-    return {"name": name, "epochs": 2, "batch_size": 16, "methods": methods, "optimizer": {"lr": 0.05}, **more}
+    return {"name": name, "methods": methods, "optimizer": {"lr": 0.05}, **more}
 
 
 def recipe(tmp_path, name, stages, methods=("ldam",), **parts):
-    path = tmp_path / f"{name}.yaml"
     table = methods if isinstance(methods, dict) else {key: {} for key in methods}
-    path.write_text(json.dumps(COMMON | {"methods": table, "stages": stages} | parts))
-    return load_recipe(path)
+    return write_short_recipe(tmp_path / f"{name}.yaml", methods=table, stages=stages, **{**COMMON, **parts})
 
 
-def run(loaded, out, resume=False):
-    return execute(loaded, out / "runs", resume, Reporter(io.StringIO()))
+def run(file, out, resume=False):
+    done = ltcore.run(file, out=out / "runs", resume=resume)
+    return done.result, done.path
 
 
 def tensors(path, number, name):
@@ -194,14 +178,14 @@ def test_kept_stages_go_on_with_the_same_directions(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_mixes_with_loss_weights_mixup_and_calibration(tmp_path, precision):
     names = ["ldam", "focal", "class_balanced", "mixup"]
-    loaded = recipe(
+    file = recipe(
         tmp_path,
         "r",
         [stage("joint", *names, precision=precision)],
         [*names, "tau_norm"],
         calibrate=["tau_norm"],
     )
-    result, path = run(loaded, tmp_path)
+    result, path = run(file, tmp_path)
     losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(loss) for loss in losses)
     # All rows have the norm 30, so tau-normalisation has nothing to put right.
@@ -209,11 +193,11 @@ def test_mixes_with_loss_weights_mixup_and_calibration(tmp_path, precision):
 
 
 def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint):
-    loaded = recipe(tmp_path, "r", [stage("plain"), stage("margin", "ldam")])
+    file = recipe(tmp_path, "r", [stage("plain"), stage("margin", "ldam")])
     copy_at_checkpoint(2, tmp_path / "killed" / "runs" / "r", "margin")  # its classifier has another shape
-    _, whole = run(loaded, tmp_path)
+    _, whole = run(file, tmp_path)
     copy_at_checkpoint()
-    _, resumed = run(loaded, tmp_path / "killed", resume=True)
+    _, resumed = run(file, tmp_path / "killed", resume=True)
     assert resumed != whole and resumed.name == whole.name
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
         assert np.array_equal(a["logits"], b["logits"])

@@ -1,8 +1,6 @@
 """The methods in small runs on scikit-learn's digits, and their parts in a run that they can be seen in."""
 
-import io
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +9,9 @@ from ltcore_lfme import LFME, ClassGroupOptions, GroupSampler, LFMEOptions, star
 from pydantic import ValidationError
 from torch import nn
 
+import ltcore
 from ltcore import DataError, Features, RecipeError, RunError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 TARGETS = torch.repeat_interleave(torch.arange(4), torch.tensor([40, 20, 9, 4]))
 
@@ -168,31 +165,28 @@ def test_lessons_are_weighed_and_each_expert_of_the_student_has_them():
 GROUPS = ({"least": 30}, {"most": 29})
 
 
-def recipe(tmp_path, groups=GROUPS, student=None, **lfme):
-    whole = {
-        "threads": 1,
-        "data": {"use": "digits_lt", "holdout": 2},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {
+def recipe(tmp_path, groups=GROUPS, student=None, epochs=(12, 6), **lfme):
+    again = {"backbone": "rebuild", "classifier": "rebuild"}
+    experts = [
+        {"name": f"stage{k}", "epochs": epochs[0], "methods": [f"group{k}"], **(again if k else {})}
+        for k in range(len(groups))
+    ]
+    return write_short_recipe(
+        tmp_path / "r.yaml",
+        threads=1,
+        data={"use": "digits_lt", "holdout": 2},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={
             **{f"group{k}": {"use": "class_group", "options": options} for k, options in enumerate(groups)},
             "lfme": {"options": {"experts": ["stage0", "stage1"], "least": [30], **lfme}},
         },
-        "stages": [
-            *({"name": f"stage{k}", "epochs": 12, "methods": [f"group{k}"]} for k in range(len(groups))),
-            {"name": "student", "epochs": 6, "methods": ["lfme"], **(student or {})},
-        ],
-        "device": "cpu",
-    }
-    common = {"batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
-    again = {"backbone": "rebuild", "classifier": "rebuild"}
-    whole["stages"] = [{**common, **(again if number else {}), **stage} for number, stage in enumerate(whole["stages"])]
-    path = tmp_path / "r.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+        stages=[*experts, {"name": "student", "epochs": epochs[1], "methods": ["lfme"], **again, **(student or {})}],
+    )
 
 
 def test_experts_know_their_group_and_teach_it(tmp_path):
-    result, path = execute(recipe(tmp_path), tmp_path / "runs", False, Reporter(io.StringIO()))
+    done = ltcore.run(recipe(tmp_path), out=tmp_path / "runs")
+    result, path = done.result, done.path
     many, few, student = (torch.tensor(stage["test"]["per_class_accuracy"]) for stage in result["stages"])
     frequent = torch.tensor(result["class_counts"]) >= 30
     assert many[frequent].mean() > 0.8 and many[~frequent].mean() < 0.1
@@ -220,8 +214,5 @@ def test_experts_know_their_group_and_teach_it(tmp_path):
     ids=["bounds", "empty", "stage", "one", "cache"],
 )
 def test_mistakes_are_one_message(tmp_path, change, error, message):
-    loaded = recipe(tmp_path, **change)
-    stages = [s.model_copy(update={"epochs": 1}) for s in loaded.recipe.stages]
-    short = replace(loaded, recipe=loaded.recipe.model_copy(update={"stages": stages}))
     with pytest.raises(error, match=message):
-        execute(short, tmp_path / "runs", False, Reporter(io.StringIO()))
+        ltcore.run(recipe(tmp_path, epochs=(1, 1), **change), out=tmp_path / "runs")

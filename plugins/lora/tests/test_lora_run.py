@@ -1,8 +1,5 @@
 """The method on timm's vision transformers: what trains, what is merged, what is gone on with."""
 
-import io
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -18,11 +15,9 @@ from ltcore.files import checkpoint
 from ltcore.networks.timm_backbone import Timm, TimmOptions
 from ltcore.plan.plan import make_plan
 from ltcore.plan.text import describe
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
-QUIET = Reporter(io.StringIO())
 ALL = ["q", "k", "v", "proj", "mlp"]
 SMALL = {"model": "test_vit", "arguments": {"patch_size": 4, "depth": 2}}
 
@@ -116,20 +111,15 @@ def test_the_same_layer_twice_is_refused():
 
 
 def recipe(tmp_path, options=SMALL, name="r", plan=False, stages=None, methods=None, adapt=("lora",), **lora):
-    stage = {"batch_size": 16, "optimizer": {"name": "adamw", "lr": 0.01}}
-    stages = stages or [{"name": "adapt", "epochs": 2, "trainable": ["lora", "classifier"]}]
-    whole = {
-        "backbone": {"use": "timm", "options": options, "adapt": list(adapt)},
-        "data": {
-            "use": "synthetic",
-            "options": {"class_counts": [24, 16, 8, 4], "image_size": 16, "test_per_class": 4},
-        },
-        "methods": ({"lora": {"options": lora}} if "lora" in adapt else {}) | (methods or {}),
-        "stages": [{**stage, **each} for each in stages],
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
+    stages = stages or [{"name": "adapt", "trainable": ["lora", "classifier"]}]
+    data = {"class_counts": [24, 16, 8, 4], "image_size": 16, "test_per_class": 4}
+    path = write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        backbone={"use": "timm", "options": options, "adapt": list(adapt)},
+        data={"use": "synthetic", "options": data},
+        methods=({"lora": {"options": lora}} if "lora" in adapt else {}) | (methods or {}),
+        stages=[{"methods": [], "optimizer": {"name": "adamw", "lr": 0.01}, **each} for each in stages],
+    )
     return make_plan(load_recipe(path)) if plan else path
 
 
@@ -228,7 +218,7 @@ def test_a_cache_is_refused_where_it_trains(tmp_path):
 
 def run(path, out, **more):
     """Its directory."""
-    return execute(load_recipe(path, ["checkpoint_seconds=0"]), out, more.pop("resume", False), QUIET, **more)[1]
+    return ltcore.run(path, ["checkpoint_seconds=0"], out=out, **more).path
 
 
 def test_killed_and_gone_on_with_to_the_bit(tmp_path, copy_at_checkpoint):

@@ -1,6 +1,4 @@
-import io
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +6,10 @@ import torch
 from ltcore_m2m import M2m, M2mOptions
 from torch import nn
 
-from ltcore import Batch, RecipeError, RunError
-from ltcore.contract.model import Model
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
+import ltcore
+from ltcore import Batch, Model, RecipeError, RunError
+from ltcore.testing import write_short_recipe
 from ltcore.testing.parts import CheckBackbone
-from ltcore.training.execute import execute
 
 COUNTS = torch.tensor([60, 30, 8, 2])
 TARGETS = torch.repeat_interleave(torch.arange(4), COUNTS)
@@ -105,27 +101,19 @@ def test_before_its_epoch_a_batch_is_left_alone():
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
 
-def recipe(tmp_path, methods=("drs", "m2m"), name="r", **options):
+def recipe(tmp_path, methods=("drs", "m2m"), name="r", guided=True, **options):
     m2m = {"start_epoch": 2, "beta": 0.5, "confidence": 0.2, "steps": 2, **options}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": [48, 24, 12, 4], "image_size": 8}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {key: {"options": {"drs": {"start_epoch": 2}, "m2m": m2m}[key]} for key in methods},
-        "stages": [
-            {"name": "guide", "epochs": 3},
-            {"name": "two", "epochs": 4, "methods": list(methods), "backbone": "rebuild", "classifier": "rebuild"},
-        ],
-        "device": "cpu",
-    }
-    for stage in whole["stages"]:
-        stage |= {"batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    guide = {"name": "guide", "epochs": 3, "methods": []}
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={key: {"options": {"drs": {"start_epoch": 2}, "m2m": m2m}[key]} for key in methods},
+        stages=[guide, {"name": "two", "epochs": 4, "backbone": "rebuild", "classifier": "rebuild"}][not guided :],
+    )
 
 
-def epochs_of(loaded, out):
-    _, path = execute(loaded, out, False, Reporter(io.StringIO()))
+def epochs_of(file, out):
+    path = ltcore.run(file, out=out).path
     lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["stage"] == "two"]
 
@@ -143,8 +131,6 @@ def test_training_is_plain_before_its_epoch_and_translated_from_then_on(tmp_path
 
 def test_the_guide_is_an_earlier_stage(tmp_path):
     with pytest.raises(RunError, match="no earlier stage 'nowhere'"):
-        execute(recipe(tmp_path, guide="nowhere"), tmp_path / "runs", False, Reporter(io.StringIO()))
-    alone = recipe(tmp_path, name="alone")
-    first = alone.recipe.model_copy(update={"stages": alone.recipe.stages[1:]})
+        ltcore.run(recipe(tmp_path, guide="nowhere"), out=tmp_path / "runs")
     with pytest.raises(RecipeError, match="earlier"):
-        execute(replace(alone, recipe=first), tmp_path / "runs", False, Reporter(io.StringIO()))
+        ltcore.run(recipe(tmp_path, guided=False), out=tmp_path / "runs")

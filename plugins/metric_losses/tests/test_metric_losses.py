@@ -1,6 +1,5 @@
 """The losses against loops over their definitions, the sampler's promises, and runs."""
 
-import io
 import json
 import math
 
@@ -26,10 +25,8 @@ from pydantic import ValidationError
 from scipy.spatial.distance import cdist
 from scipy.stats import hmean
 
+import ltcore
 from ltcore import RecipeError, class_balanced_distribution
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
 
 CLASSES = 5
 batches = st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=14)
@@ -188,8 +185,7 @@ def trained(folder, methods):
     (folder / "recipe.yaml").write_text(
         RECIPE.replace("METHODS", json.dumps(methods)).replace("NAMES", ", ".join(methods))
     )
-    _, path = execute(load_recipe(folder / "recipe.yaml"), folder / "run", False, Reporter(io.StringIO()))
-    return np.load(path / "predictions.npz")["logits"]
+    return ltcore.run(folder / "recipe.yaml", out=folder / "run").logits
 
 
 def test_runs(tmp_path):

@@ -1,4 +1,3 @@
-import io
 from types import SimpleNamespace
 
 import pytest
@@ -7,9 +6,7 @@ import torch.nn.functional as F
 from ltcore_mislas import LabelAwareSmoothing, LabelAwareSmoothingOptions, label_aware_smoothing_loss, smoothing_factors
 from pydantic import ValidationError
 
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+import ltcore
 
 COUNTS = torch.tensor([110, 60, 10])
 
@@ -58,7 +55,7 @@ stages:
 def trained(tmp_path, methods="", active=""):
     path = tmp_path / f"r{len(methods)}.yaml"
     path.write_text(RECIPE.replace("METHODS", methods).replace("LIST", active))
-    return execute(load_recipe(path), tmp_path, False, Reporter(io.StringIO()))[0]
+    return ltcore.run(path, out=tmp_path).result
 
 
 def test_a_training_is_less_sure_of_head_classes(tmp_path):

@@ -1,5 +1,3 @@
-import io
-import json
 import math
 from types import SimpleNamespace
 
@@ -11,12 +9,11 @@ from ltcore_mixup import Mixup, MixupOptions, Remix, RemixOptions
 from pydantic import ValidationError
 from scipy import stats
 
+import ltcore
 from ltcore import Batch, Features, RecipeError
 from ltcore.discovery.binding import Hooks
 from ltcore.files.checkpoint import load
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 from ltcore.training.step import classification_loss
 
 COUNTS = torch.tensor([90, 30, 10, 9])
@@ -145,26 +142,24 @@ def test_mixing_twice_has_the_labels_of_all_four_in_expectation():
 
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
-RECIPE = {
+COMMON = {
     "data": {"use": "synthetic", "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}},
     "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
     "checkpoint_seconds": 0,
-    "device": "cpu",
 }
 
 
 def recipe(tmp_path, name, **parts):
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(RECIPE | parts))
-    return load_recipe(path)
+    return write_short_recipe(tmp_path / f"{name}.yaml", **{**COMMON, **parts})
 
 
 def one_stage(*methods, **more):
-    return [{"name": "joint", "epochs": 2, "batch_size": 16, "methods": methods, "optimizer": {"lr": 0.05}, **more}]
+    return [{"methods": methods, "optimizer": {"lr": 0.05}, **more}]
 
 
-def run(loaded, tmp_path, resume=False):
-    return execute(loaded, tmp_path / "runs", resume, Reporter(io.StringIO()))
+def run(file, tmp_path, resume=False):
+    done = ltcore.run(file, out=tmp_path / "runs", resume=resume)
+    return done.result, done.path
 
 
 def weights(path):
@@ -174,11 +169,11 @@ def weights(path):
 
 @pytest.mark.parametrize("use", ["mixup", "remix"])
 def test_a_killed_run_goes_on_with_the_same_blends(tmp_path, copy_at_checkpoint, use):
-    loaded = recipe(tmp_path, "r", methods={use: {"options": {"alpha": 0.5}}}, stages=one_stage(use))
-    copy_at_checkpoint(5, tmp_path / "killed" / "r")  # in the second epoch
-    _, whole = run(loaded, tmp_path)
+    file = recipe(tmp_path, "r", methods={use: {"options": {"alpha": 0.5}}}, stages=one_stage(use))
+    copy_at_checkpoint(5, tmp_path / "killed" / "runs" / "r")  # in the second epoch
+    _, whole = run(file, tmp_path)
     copy_at_checkpoint()
-    _, resumed = execute(loaded, tmp_path / "killed", True, Reporter(io.StringIO()))
+    _, resumed = run(file, tmp_path / "killed", resume=True)
     assert resumed != whole and resumed.name == whole.name
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
         assert np.array_equal(a["logits"], b["logits"])
@@ -206,10 +201,10 @@ def test_remix_with_tau_zero_is_mixup_bit_for_bit(tmp_path):
 
 def test_methods_that_need_hard_labels_and_caches_are_refused(tmp_path):
     methods = {"mixup": {}, "ofa": {}}
-    first = {"name": "first", "epochs": 1, "batch_size": 16, "optimizer": {"lr": 0.05}}
-    loaded = recipe(tmp_path, "ofa", methods=methods, stages=[first, *one_stage("mixup", "ofa")])
+    stages = [*one_stage(name="first"), *one_stage("mixup", "ofa")]
+    file = recipe(tmp_path, "ofa", methods=methods, stages=stages)
     with pytest.raises(RecipeError, match=r"'ofa' .* needs hard_labels .* which 'mixup' .* breaks"):
-        run(loaded, tmp_path)
+        run(file, tmp_path)
     cached = one_stage("mixup", trainable=["classifier"], cache="eval")
     with pytest.raises(RecipeError, match=r"'mixup' .* changes the images, which cache 'eval' skips"):
         run(recipe(tmp_path, "cached", methods={"mixup": {}}, stages=cached), tmp_path)

@@ -1,6 +1,5 @@
 """The method in a small run: phase one's model, the sampler, the fold at a tap, the gradients."""
 
-import copy
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,11 +12,10 @@ from ltcore_ofa import method as ofa_method
 from ltcore_ofa.functional import class_activation_maps, fuse_pooled, fuse_spatial, generic_mask, specific_mask
 from pydantic import ValidationError
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltcore import Backbone, Batch, Context, DataError, Features, RecipeError
-from ltcore.contract.context import RunState
-from ltcore.contract.model import Model, set_trainable
+from ltcore import Backbone, Batch, DataError, Features, Model, RecipeError
+from ltcore.contract.model import set_trainable
+from ltcore.testing import make_context, move_context
 
 COUNTS = torch.tensor([4, 40, 3, 20, 8])  # head at 0.9: classes 1, 3, 4 (68 of 75 images); tail: 0 and 2
 BATCH = 16  # N_t = 2, N_a = 3
@@ -45,37 +43,14 @@ class Run:
         torch.manual_seed(0)
         classes = len(counts)
         self.method = OFA(OFA.Options(**options))
-        self.targets = torch.repeat_interleave(torch.arange(classes), counts)
-        self.images = torch.randn(len(self.targets), 3, 8, 8, device=device)
         self.model = Model(Tiny(), nn.Linear(6, classes), {"ofa": self.method}).to(device)
-        self.phase_one = copy.deepcopy(self.model).eval().requires_grad_(False)
+        earlier = {"representation": self.model}
+        self.context = make_context(counts, seed=3, owner="ofa", model=self.model, earlier=earlier, device=device)
+        self.phase_one = self.context.frozen_model()
+        self.targets = self.context.training_targets
+        self.images = self.context.images("train", torch.arange(len(self.targets)))
         if rebuilt:
             nn.init.normal_(self.model.classifier.weight)
-        self.state = RunState(
-            seed=3,
-            device=torch.device(device),
-            num_classes=classes,
-            class_counts=counts.to(device),
-            training_targets=self.targets,
-            validation_targets=None,
-            model=self.model,
-            provider=self,
-            stage="finetune",
-            stage_index=1,
-        )
-        self.context = Context(self.state, "ofa")
-
-    def frozen_model(self, stage):
-        assert stage is None
-        return self.phase_one
-
-    def features(self, split, tap):
-        assert (split, tap) == ("train", "pooled")
-        with torch.no_grad():
-            return self.model.backbone(self.images)
-
-    def feature_shape(self, tap):
-        return {"layer1": (5, 4, 4), "maps": (6, 3, 3), "pooled": (6,)}[tap]
 
     def start(self, batch_size=BATCH):
         self.method.on_run_start(context=self.context)
@@ -91,7 +66,7 @@ class Run:
         return self
 
     def batch(self, step=0):
-        self.state.epoch, self.state.step = 0, step
+        move_context(self.context, epoch=0, step=step)
         batch = self.rows(self.drawn.indices[step])
         return replace(batch, extras={"ofa": self.rows(self.extra[step])}) if self.extra else batch
 
@@ -271,7 +246,7 @@ def activations(before, weight):
 
 def draws(run, locations):
     """What the method draws in this step."""
-    uniform = torch.rand(6, 1 + 2 * locations, generator=Context(run.state, "ofa").generator)
+    uniform = torch.rand(6, 1 + 2 * locations, generator=move_context(run.context).generator)
     return uniform[:, 0], uniform[:, 1 : 1 + locations], uniform[:, 1 + locations :]
 
 
@@ -445,23 +420,12 @@ def test_an_inner_tap_without_images_is_refused():
         run.fold(images=False)
 
 
-class NoSync(TorchDispatchMode):
-    """Refuses what would make the host wait for the device: reads of values, and shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique"}, name
-        if name in {"index", "index_put", "index_put_"}:
-            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), name
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("tap", ["maps", "layer1"])
-def test_the_fold_never_waits_for_the_device(tap):
+def test_the_fold_never_waits_for_the_device(tap, no_sync):
     run = Run(tap=tap).start()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # searchsorted warns of copies
-        with NoSync():
+        with no_sync():
             run.fold()
 
 
@@ -493,8 +457,6 @@ def test_the_fold_on_a_gpu_never_synchronises(tap):
 
 def test_reported_vectors_are_the_means_of_the_masked_locations():
     run = Run().start()
-    asked = SimpleNamespace(images=lambda split, indices, transform, augmented, generator: run.images[indices])
-    run.state.provider = asked
     (shown_vectors,) = run.method.reported([0, 2, 4], run.context)
     panels = shown_vectors.panels
     assert list(panels) == ["class-specific vectors", "class-generic vectors"]

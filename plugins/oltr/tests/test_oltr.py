@@ -1,6 +1,5 @@
 """Functions against loops, the network's phases, and a run that is killed and gone on with by `ltcore check`."""
 
-import io
 import math
 
 import numpy as np
@@ -21,9 +20,6 @@ from scipy.special import softmax
 
 import ltcore
 from ltcore import Backbone, RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
 
 ROWS, CLASSES, WIDTH = 6, 4, 5
 TARGETS = torch.tensor([0, 1, 1, 3, 1, 0])
@@ -173,7 +169,7 @@ stages:
 
 def ran(folder, adapt="oltr", size="2"):
     (folder / "r.yaml").write_text(RECIPE.replace("ADAPT", adapt).replace("SIZE", size))
-    return execute(load_recipe(folder / "r.yaml"), folder / "out", False, Reporter(io.StringIO()))[1]
+    return ltcore.run(folder / "r.yaml", out=folder / "out").path
 
 
 def test_a_run_and_what_it_is_opened_as(tmp_path):

@@ -1,5 +1,4 @@
 import copy
-import io
 import json
 from types import SimpleNamespace
 
@@ -11,14 +10,14 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+import ltcore
 from ltcore import RecipeError
 from ltcore.data.loader import Normalizer
 from ltcore.files import checkpoint
 from ltcore.networks.optimizers import set_learning_rate
 from ltcore.plan.plan import make_plan
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 COUNTS = [48, 24, 12, 6]
 
@@ -44,34 +43,26 @@ def test_defaults_and_bounds():
 def recipe(tmp_path, name="r", methods=None, holdout=2, **stage):
     methods = {key: {"options": options} for key, options in (methods or {}).items()}
     mine = [key for key in methods if key == "meta_weight_net"]
-    whole = {
-        "data": {
-            **{"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
-            **{"holdout": holdout, "transform": {"crop_padding": 1}},
-        },
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": methods,
-        "stages": [
-            {
-                **{"name": "joint", "epochs": 2, "batch_size": 16, "methods": list(methods)},
-                "trainable": ["backbone", "classifier", *mine],
-                "optimizer": {
-                    **{"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
-                    "groups": {key: {"lr": 0.5} for key in mine},
-                },
-                **stage,
-            }
-        ],
-        "device": "cpu",
+    data = {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}}
+    sgd = {
+        "name": "sgd",
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "groups": {key: {"lr": 0.5} for key in mine},
     }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={**data, "holdout": holdout, "transform": {"crop_padding": 1}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods=methods,
+        stages=[{"trainable": ["backbone", "classifier", *mine], "optimizer": sgd, **stage}],
+    )
 
 
-def run(loaded, out):
+def run(file, out):
     """The model at the end of the stage by name, without counters, and its loss lines."""
-    _, path = execute(loaded, out, False, Reporter(io.StringIO()))
+    path = ltcore.run(file, out=out).path
     model, _ = checkpoint.load(path / "checkpoints" / "stage-0-joint.safetensors")
     losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     kept = {key.removeprefix("model/"): value for key, value in model.items() if "num_batches" not in key}
@@ -81,18 +72,18 @@ def run(loaded, out):
 @pytest.mark.parametrize("method", ["l2rw", "meta_weight_net"])
 def test_what_they_need_is_refused_before_any_data_is_read(tmp_path, method):
     with pytest.raises(RecipeError, match=rf"'{method}' \(ltcore-reweighting-net .* needs validation"):
-        make_plan(recipe(tmp_path, methods={method: {}}, holdout=0))
+        make_plan(load_recipe(recipe(tmp_path, methods={method: {}}, holdout=0)))
     with pytest.raises(RecipeError, match="there are no loss values of images to weigh"):
         type_of = {"l2rw": L2RW, "meta_weight_net": MetaWeightNet}[method]
         type_of().check_stage(SimpleNamespace(classification=False))
 
 
 def test_a_network_that_does_not_train_is_refused(tmp_path):
-    loaded = recipe(
+    file = recipe(
         tmp_path, methods={"meta_weight_net": {}}, trainable=["backbone", "classifier"], optimizer={"lr": 0.1}
     )
     with pytest.raises(RecipeError, match=r"'meta_weight_net' .* needs own_parameters_train"):
-        make_plan(loaded)
+        make_plan(load_recipe(file))
 
 
 # -- against finite differences, in float64 ----------------------------------------------------------------------------

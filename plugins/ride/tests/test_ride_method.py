@@ -1,6 +1,5 @@
 """RIDE in runs: with LDAM and DRW, killed and gone on with, exported and opened, with a router or OFA behind it."""
 
-import io
 import json
 
 import numpy as np
@@ -16,10 +15,8 @@ from ltcore.export import FORMATS, export
 from ltcore.files import checkpoint
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
-from ltcore.progress.console import Reporter
 from ltcore.recipe.loading import load_recipe
-from ltcore.testing.fixtures import make_batch, make_context
-from ltcore.training.execute import execute
+from ltcore.testing import make_batch, make_context, write_short_recipe
 
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
 EXPERTS = {"name": "experts", "epochs": 2, "batch_size": 16, "methods": ["ride", "ldam", "drw"], "optimizer": SGD}
@@ -41,24 +38,19 @@ def recipe(tmp_path, name="r", stages=(EXPERTS,), ride=None, adapt=("ride",), me
     options = {"width": 0.75, "temperature_epoch": 1, **(ride or {})}
     given = {"ride": {"options": options}, **METHODS, **(methods or {})}
     used = {*adapt, *parts.get("calibrate", ()), *(key for stage in stages for key in stage.get("methods", ()))}
-    whole = {
-        "data": {
-            "use": "synthetic",
-            "options": {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4},
-            "holdout": 1,
-        },
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}, "adapt": list(adapt)},
-        "methods": {key: value for key, value in given.items() if key in used},
-        "stages": list(stages),
+    data = {"class_counts": [24, 16, 8, 4], "image_size": 8, "test_per_class": 4}
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "synthetic", "options": data, "holdout": 1},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}, "adapt": list(adapt)},
+        methods={key: value for key, value in given.items() if key in used},
+        stages=[{"methods": [], **stage} for stage in stages],
         **parts,
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return path
+    )
 
 
 def train(path, out, resume=False):
-    return execute(load_recipe(path), out, resume, Reporter(io.StringIO()))[1]
+    return ltcore.run(path, out=out, resume=resume).path
 
 
 # -- the method alone
@@ -170,8 +162,7 @@ def test_a_step_is_the_sum_of_the_experts_losses_with_their_margins(tmp_path, lo
         loop.forward._features = seen
 
     look_on(stage_started=watch, losses_computed=first)
-    loaded = load_recipe(recipe(tmp_path, ride={"diversity": 0.45, "temperature_ratio": 0.3}))
-    execute(loaded, tmp_path / "runs", False, Reporter(io.StringIO()))
+    train(recipe(tmp_path, ride={"diversity": 0.45, "temperature_ratio": 0.3}), tmp_path / "runs")
     logits, targets, weights = found["logits"], found["record"].targets[:16], found["weights"]
     counts = torch.tensor([23.0, 15, 7, 3])  # one of each class is held out
     margins = 30 * 0.5 * (3 / counts) ** 0.25

@@ -1,7 +1,6 @@
 """The method on one batch: the published code's figures, what each loss trains, the rows made, what is refused."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,32 +8,23 @@ from ltcore_rsg import RSG
 from ltcore_rsg.functional import off_centre
 from pydantic import ValidationError
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltcore import Batch, Context, Features, RecipeError
-from ltcore.contract.context import RunState
+from ltcore import Batch, Features, RecipeError
+from ltcore.testing import make_context, move_context
 
 COUNTS = torch.tensor([40, 30, 8, 4, 2])  # head at 0.4: classes 0 and 1
 START = 3
 
 
-def make(targets, epoch=START, device="cpu", dtype=None, **options):
+def make(targets, epoch=START, device="cpu", dtype=None, counts=COUNTS, **options):
     """The method, its context, and a function from maps [N, 6, 4, 4] to the record that it is given."""
     torch.manual_seed(0)
     fixed = {"tap": "layer1", "start_epoch": START, "head_ratio": 0.4, "centres": 3, "pair_channels": 8}
     method = RSG(RSG.Options(**{**fixed, "cesc_weight": 1.0, "mv_weight": 1.0, **options}))
-    state = RunState(
-        seed=3,
-        device=torch.device(device),
-        num_classes=len(COUNTS),
-        class_counts=COUNTS.to(device),
-        training_targets=targets,
-        validation_targets=None,
-        model=None,
-        provider=SimpleNamespace(feature_shape=lambda tap: (6, 4, 4)),
-        stage="joint",
+    maps = torch.zeros(len(targets), 6, 4, 4)
+    context = make_context(
+        counts, seed=3, owner="rsg", targets=targets, features=lambda split, tap: maps, device=device
     )
-    context = Context(state, "rsg")
     method.on_run_start(context=context)
     method.to(device, dtype)
     plan(method, context, torch.arange(len(targets)), epoch=epoch)
@@ -44,7 +34,7 @@ def make(targets, epoch=START, device="cpu", dtype=None, **options):
 
 def plan(method, context, *batches, epoch=START):
     """Begin an epoch of these batches, and stand at its first."""
-    context._state.epoch, context._state.epochs, context._state.step = epoch, 5, 0
+    move_context(context, epoch=epoch, epochs=5, step=0)
     method.on_epoch_start(context=context)
     assert method.extra_rows(indices=list(batches), context=context) is None
 
@@ -196,8 +186,7 @@ def test_every_batch_of_an_epoch_gets_as_many_rows():
 
 
 def test_the_head_is_the_most_frequent_classes_wherever_they_stand():
-    method, context, _ = make(MIXED, rows="batch")
-    context._state.class_counts = COUNTS.flip(0)  # head: classes 3 and 4
+    method, context, _ = make(MIXED, rows="batch", counts=COUNTS.flip(0))  # head: classes 3 and 4
     plan(method, context, torch.arange(10))
     assert method._plans[0].heads.tolist() == [4, 8] * 4  # 8 tail rows, two head rows: four times
 
@@ -318,22 +307,11 @@ def test_bf16_features_give_bf16_rows_and_float32_terms():
     assert all(term.dtype == torch.float32 and torch.isfinite(term) for term in after.losses["rsg"].values())
 
 
-class NoSync(TorchDispatchMode):
-    """Refuses what would make the host wait for the device: reads of values, and shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique"}, name
-        if name in {"index", "index_put", "index_put_"}:
-            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), name
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("epoch", [START - 1, START])
-def test_the_fold_never_waits_for_the_device(epoch):
+def test_the_fold_never_waits_for_the_device(epoch, no_sync):
     method, context, record = make(MIXED, epoch=epoch)
     before = record(maps_of(MIXED))
-    with NoSync():
+    with no_sync():
         method.augment_features(features=before, context=context)
 
 

@@ -1,7 +1,6 @@
 """Whole runs: the backbone's training is plain before the start, exact when resumed, evaluation is without it."""
 
 import gc
-import io
 import json
 import math
 
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+import ltcore
 from ltcore import RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 from ltcore.training.step import StepForward
 
 COUNTS = [30, 20, 9, 3, 1]
@@ -22,7 +20,7 @@ START, EPOCHS, STEPS = 2, 4, 4  # 63 images in batches of 16
 def recipe(tmp_path, name="r", methods=None, rsg=None, epochs=EPOCHS, stages=(), **stage):
     """A recipe with RSG, or without it where `rsg` is False."""
     uses = {key: {"options": options} for key, options in (methods or {}).items()}
-    first = {"name": "joint", "epochs": epochs, "batch_size": 16, "methods": list(uses)}
+    first = {"epochs": epochs, "methods": list(uses)}
     if rsg is not False:
         options = {"start_epoch": START, "pair_channels": 16, "centres": 3, "cesc_weight": 0.01, **(rsg or {})}
         uses["rsg"] = {"options": options}
@@ -30,26 +28,24 @@ def recipe(tmp_path, name="r", methods=None, rsg=None, epochs=EPOCHS, stages=(),
         first["trainable"] = ["backbone", "classifier", "rsg"]
     uses |= {key: {} for later in stages for key in later.get("methods", []) if key not in uses}
     optimizer = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": uses,
-        "stages": [{**first, "optimizer": optimizer, **stage}, *({"optimizer": optimizer, **s} for s in stages)],
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods=uses,
+        stages=[
+            {**first, "optimizer": optimizer, **stage},
+            *({"methods": [], "optimizer": optimizer, **s} for s in stages),
+        ],
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
+def run(file, out, resume=False):
     """What must be equal: the epochs' losses, the test logits, and the figures."""
-    result, path = execute(loaded, out, resume, Reporter(io.StringIO()))
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    with np.load(path / "predictions.npz") as arrays:
-        logits = arrays["logits"].tobytes()
-    return [(line["epoch"], line["loss"]) for line in lines], logits, result["after_calibration"]
+    done = ltcore.run(file, out=out, resume=resume)
+    lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    return [(line["epoch"], line["loss"]) for line in lines], done.logits.tobytes(), done.metrics
 
 
 @pytest.fixture
@@ -99,9 +95,9 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """``interrupt(step, loaded, out)``: a run that ends in the forward pass of that step, counted over the epochs."""
+    """``interrupt(step, file, out)``: a run that ends in the forward pass of that step, counted over the epochs."""
 
-    def run_until(last, loaded, out):
+    def run_until(last, file, out):
         real, calls = StepForward.__call__, 0
 
         def forward(self, *arguments):
@@ -114,7 +110,7 @@ def interrupt(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(StepForward, "__call__", forward)
             with pytest.raises(Interrupted):
-                run(loaded, out)
+                run(file, out)
         gc.collect()  # the directory's lock goes with the run
 
     return run_until
@@ -123,12 +119,12 @@ def interrupt(monkeypatch):
 @pytest.mark.slow
 def test_a_resume_across_the_start_and_in_a_later_stage_is_exact(tmp_path, interrupt):
     later = {"name": "more", "epochs": 3, "batch_size": 16, "methods": ["rsg"], "trainable": ["classifier", "rsg"]}
-    loaded = recipe(tmp_path, methods={"drw": {"start_epoch": START}}, stages=[later])
-    whole = run(loaded, tmp_path / "whole")
+    file = recipe(tmp_path, methods={"drw": {"start_epoch": START}}, stages=[later])
+    whole = run(file, tmp_path / "whole")
     change = START * STEPS
     for step in (change - 2, change, change + 1, change + STEPS + 3, EPOCHS * STEPS + 2):
-        interrupt(step, loaded, tmp_path / str(step))
-        assert run(loaded, tmp_path / str(step), resume=True) == whole, step
+        interrupt(step, file, tmp_path / str(step))
+        assert run(file, tmp_path / str(step), resume=True) == whole, step
         assert len(list((tmp_path / str(step) / "r").iterdir())) == 1  # it did go on, and not begin again
 
 

@@ -10,11 +10,10 @@ from ltcore_safa import SAFA
 from ltcore_safa.functional import channel_statistics, contrastive_loss, same_class
 from pydantic import ValidationError
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltcore import Backbone, Batch, Context, Features, RecipeError
-from ltcore.contract.context import RunState
-from ltcore.contract.model import Model, set_trainable
+from ltcore import Backbone, Batch, Features, Model, RecipeError
+from ltcore.contract.model import set_trainable
+from ltcore.testing import make_context, move_context
 
 COUNTS = torch.tensor([4, 40, 1, 20, 8])  # head at 0.4: classes 1 and 3
 BATCH = 13  # 6 pairs: 4 head, 1 tail, 1 spare; and a single image
@@ -44,32 +43,18 @@ class Run:
         torch.manual_seed(0)
         classes = len(counts)
         self.method = SAFA(SAFA.Options(**{"tap": "layer1", "head_ratio": 0.4, "start_epoch": 3, **options}))
-        self.targets, self.distribution = torch.repeat_interleave(torch.arange(classes), counts), distribution
+        self.model = Model(Tiny(), nn.Linear(6, classes), {"safa": self.method}).to(device)
+        self.context = make_context(counts, seed=3, owner="safa", model=self.model, device=device)
+        self.targets, self.distribution = self.context.training_targets, distribution
         self.images = torch.randn(len(self.targets), 3, 8, 8, device=device, dtype=dtype)
-        self.model = Model(Tiny(), nn.Linear(6, classes), {"safa": self.method})
-        self.state = RunState(
-            seed=3,
-            device=torch.device(device),
-            num_classes=classes,
-            class_counts=counts.to(device),
-            training_targets=self.targets,
-            validation_targets=None,
-            model=self.model,
-            provider=self,
-            stage="joint",
-        )
-        self.context = Context(self.state, "safa")
         self.method.on_run_start(context=self.context)
         self.model.to(device, dtype)
         if not trains:
             set_trainable(self.model, {"classifier.weight"})
 
-    def feature_shape(self, tap):
-        return {"layer1": (5, 4, 4), "maps": (6, 3, 3), "flat": (7, 5)}[tap]
-
     def begin(self, epoch=3, batch_size=BATCH):
         self.sampler = self.method.build_sampler(batch_size=batch_size, context=self.context)
-        self.state.epoch, self.state.step = epoch, 0
+        move_context(self.context, epoch=epoch, step=0)
         drawn = self.sampler.draw(2, self.distribution, torch.Generator().manual_seed(5))
         index, device, self.layout = drawn.indices[0], self.images.device, drawn.layout
         rows = self.images[index.to(device)], self.targets[index].to(device), index.to(device)
@@ -153,7 +138,7 @@ def test_every_row_and_term_is_the_loops(reading):
     mean, deviation = mean[:, None, None], deviation[:, None, None]
     maps = torch.stack([(row - mean) / deviation for row in seen])
     H, T = layout.head_pairs, layout.tail_pairs
-    draws = Context(run.state, "safa").generator
+    draws = move_context(run.context).generator
     one = torch.randint(2 * H, (T,), generator=draws).tolist()
     steps = torch.randint(1, 2 * H, (T,), generator=draws).tolist()
     other = [(k + step) % (2 * H) for k, step in zip(one, steps, strict=True)]
@@ -239,7 +224,7 @@ def test_a_step_draws_the_same_numbers_in_every_run_and_the_next_step_others():
     run = Run().begin()
     first = run.fold()[1].features
     assert torch.equal(Run().begin().fold()[1].features, first)
-    run.state.step = 1
+    move_context(run.context, step=1)
     assert not torch.equal(run.fold()[1].features, first)
 
 
@@ -273,7 +258,7 @@ def test_augmented_rows_of_a_mixed_batch_have_both_labels_of_their_row():
     assert torch.equal(after.partner_targets[BATCH:], mixed.partner_targets[tails])
     assert torch.equal(after.target_weight[BATCH:], weight[tails])
     assert torch.equal(after.partner_targets[:BATCH], mixed.partner_targets)
-    draws = Context(run.state, "safa").generator
+    draws = move_context(run.context).generator
     H, T = layout.head_pairs, layout.tail_pairs
     torch.randint(2 * H, (T,), generator=draws), torch.randint(1, 2 * H, (T,), generator=draws)
     pairs = torch.randperm(len(after.targets), generator=draws)
@@ -372,8 +357,8 @@ def test_before_the_start_nothing_happens():
         setattr(run.method, name, None)
     before, after, _, terms = run.fold()
     assert after.features is before.features and set(terms) == set(TERMS) and not any(terms.values())
-    fresh, drawn = Context(run.state, "safa"), run.context.generator
-    assert torch.equal(torch.rand(3, generator=drawn), torch.rand(3, generator=fresh.generator))
+    drawn = torch.rand(3, generator=run.context.generator)
+    assert torch.equal(drawn, torch.rand(3, generator=move_context(run.context).generator))
 
 
 def test_bf16_and_channels_last_are_kept():
@@ -387,20 +372,9 @@ def test_bf16_and_channels_last_are_kept():
     assert all(terms[name].dtype == torch.float32 and torch.isfinite(terms[name]) for name in TERMS)
 
 
-class NoSync(TorchDispatchMode):
-    """Refuses what would make the host wait for the device: reads of values, and shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique"}, name
-        if name in {"index", "index_put", "index_put_"}:
-            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), name
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_fold_never_waits_for_the_device():
+def test_the_fold_never_waits_for_the_device(no_sync):
     run = Run().begin()
-    with NoSync():
+    with no_sync():
         run.fold()
 
 
@@ -493,8 +467,9 @@ def test_networks_that_nothing_trained_are_refused():
 
 
 def test_a_tap_without_maps_is_refused():
+    context = make_context(COUNTS, owner="safa", features=lambda split, tap: torch.zeros(73, 7, 5))
     with pytest.raises(RecipeError, match=r"tap 'flat' has rows of shape \[7, 5\]"):
-        Run(tap="flat")
+        SAFA(SAFA.Options(tap="flat", head_ratio=0.4)).on_run_start(context=context)
 
 
 def test_a_batch_of_another_layout_is_refused():
@@ -516,7 +491,7 @@ def test_directions_of_head_pairs_are_carried_over_to_tail_rows():
 
     def step(number):
         """How far each delta's pair and each made row moved along the direction; and the terms."""
-        run.state.step = number
+        move_context(run.context, step=number)
         batches = run.sampler.draw(1, BALANCED, torch.Generator().manual_seed(number))
         drawn, layout = batches.indices[0], batches.layout
         targets = run.targets[drawn]
@@ -526,7 +501,7 @@ def test_directions_of_head_pairs_are_carried_over_to_tail_rows():
         after = run.method.augment_features(features=record, context=run.context)
         made = after.features[32:]
         H, T = layout.head_pairs, layout.tail_pairs
-        one = torch.randint(2 * H, (T,), generator=Context(run.state, "safa").generator)
+        one = torch.randint(2 * H, (T,), generator=move_context(run.context).generator)
         led = (rows[: 2 * H] - rows[: 2 * H].roll(H, 0))[one.repeat(2)]
         moved = made - rows[2 * H : 2 * H + 2 * T]
         terms = after.losses["safa"]

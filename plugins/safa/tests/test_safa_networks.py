@@ -1,19 +1,15 @@
 """How SAFA's networks begin: at any tap, generated rows have the scale of their source and still look like it."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from ltcore_cifar_resnet.network import ResNet
 from ltcore_safa import SAFA
 from ltcore_safa.modules import begin_as_identity, begin_random, conv_block
-from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from ltcore import Batch, Context, Features
-from ltcore.contract.context import RunState
-from ltcore.contract.model import Model
+from ltcore import Batch, Features
 from ltcore.networks.timm_backbone import Timm
+from ltcore.testing import make_context
 
 CLASSES, EACH = 6, 8
 
@@ -70,22 +66,9 @@ def folded(maps, targets, **options):
     """Rows, their sources, and all real rows, for head classes 0 and 1 and a batch of 32."""
     torch.manual_seed(4)
     method = SAFA(SAFA.Options(tap="maps", start_epoch=0, head_ratio=0.34, **options))
-    model = Model(nn.Identity(), nn.Identity(), {"safa": method})
-    state = RunState(
-        seed=2,
-        device=torch.device("cpu"),
-        num_classes=CLASSES,
-        class_counts=torch.tensor([EACH] * CLASSES),
-        training_targets=targets,
-        validation_targets=None,
-        model=model,
-        provider=SimpleNamespace(feature_shape=lambda tap: tuple(maps.shape[1:])),
-        stage="joint",
-    )
-    context = Context(state, "safa")
+    context = make_context((EACH,) * CLASSES, seed=2, owner="safa", targets=targets, features=lambda split, tap: maps)
     method.on_run_start(context=context)
     sampler = method.build_sampler(batch_size=32, context=context)
-    state.epoch, state.step = 0, 0
     drawn = sampler.draw(1, None, torch.Generator().manual_seed(0))
     index, layout = drawn.indices[0], drawn.layout
     record = Features.of(Batch(maps[index], targets[index], index, layout=layout), maps[index], None)

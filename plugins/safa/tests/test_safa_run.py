@@ -1,7 +1,6 @@
 """Whole runs: plain before the start, exact when resumed, absent from evaluation, and beside other methods."""
 
 import gc
-import io
 import json
 import math
 
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+import ltcore
 from ltcore import RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 from ltcore.training.step import StepForward
 
 COUNTS = [30, 20, 9, 3, 1]
@@ -23,7 +21,7 @@ STEPS = 4  # an epoch's: 63 images in batches of 16
 def recipe(tmp_path, name="r", methods=None, safa=None, epochs=EPOCHS, stages=(), calibrate=(), **stage):
     """A recipe with SAFA, or without it where `safa` is False."""
     uses = {key: {"options": options} for key, options in (methods or {}).items()}
-    first = {"name": "joint", "epochs": epochs, "batch_size": 16, "methods": list(uses)}
+    first = {"epochs": epochs, "methods": list(uses)}
     if safa is not False:
         uses["safa"] = {"options": {"start_epoch": START, **(safa or {})}}
         first["methods"] = [*first["methods"], "safa"]
@@ -31,27 +29,25 @@ def recipe(tmp_path, name="r", methods=None, safa=None, epochs=EPOCHS, stages=()
     uses |= {key: {} for later in stages for key in later.get("methods", []) if key not in uses}
     uses |= {key: {} for key in calibrate}
     optimizer = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": uses,
-        "stages": [{**first, "optimizer": optimizer, **stage}, *({"optimizer": optimizer, **s} for s in stages)],
-        "calibrate": list(calibrate),
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods=uses,
+        stages=[
+            {**first, "optimizer": optimizer, **stage},
+            *({"methods": [], "optimizer": optimizer, **s} for s in stages),
+        ],
+        calibrate=list(calibrate),
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
+def run(file, out, resume=False):
     """What must be equal: the epochs' losses, the test logits, and the figures."""
-    result, path = execute(loaded, out, resume, Reporter(io.StringIO()))
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    with np.load(path / "predictions.npz") as arrays:
-        logits = arrays["logits"].tobytes()
-    return [(line["epoch"], line["loss"]) for line in lines], logits, result["after_calibration"]
+    done = ltcore.run(file, out=out, resume=resume)
+    lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    return [(line["epoch"], line["loss"]) for line in lines], done.logits.tobytes(), done.metrics
 
 
 @pytest.fixture
@@ -96,9 +92,9 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """``interrupt(step, loaded, out)``: a run that ends in the forward pass of that step, counted over the epochs."""
+    """``interrupt(step, file, out)``: a run that ends in the forward pass of that step, counted over the epochs."""
 
-    def run_until(last, loaded, out):
+    def run_until(last, file, out):
         real, calls = StepForward.__call__, 0
 
         def forward(self, *arguments):
@@ -111,7 +107,7 @@ def interrupt(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(StepForward, "__call__", forward)
             with pytest.raises(Interrupted):
-                run(loaded, out)
+                run(file, out)
         gc.collect()  # the directory's lock goes with the run
 
     return run_until
@@ -128,11 +124,11 @@ MOMENTS = {
 
 @pytest.mark.slow
 def test_a_resume_across_the_start_is_exact(tmp_path, interrupt):
-    loaded = recipe(tmp_path, methods={"drw": {"start_epoch": START}})
-    whole = run(loaded, tmp_path / "whole")
+    file = recipe(tmp_path, methods={"drw": {"start_epoch": START}})
+    whole = run(file, tmp_path / "whole")
     for moment, step in MOMENTS.items():
-        interrupt(step, loaded, tmp_path / moment)
-        assert run(loaded, tmp_path / moment, resume=True) == whole, moment
+        interrupt(step, file, tmp_path / moment)
+        assert run(file, tmp_path / moment, resume=True) == whole, moment
         assert len(list((tmp_path / moment / "r").iterdir())) == 1  # it did go on, and not begin again
 
 
@@ -179,8 +175,8 @@ def test_it_trains_beside_other_methods_and_before_other_stages(tmp_path, mix):
             "trainable": ["classifier"],
         },
     ]
-    loaded = recipe(tmp_path, methods=MIXES[mix], epochs=3, stages=later, calibrate=["tau_norm"])
-    losses, logits, figures = run(loaded, tmp_path)
+    file = recipe(tmp_path, methods=MIXES[mix], epochs=3, stages=later, calibrate=["tau_norm"])
+    losses, logits, figures = run(file, tmp_path)
     assert len(losses) == 5 and all(math.isfinite(loss) for _, loss in losses)
     assert np.isfinite(np.frombuffer(logits, np.float32)).all() and 0 <= figures["top1"] <= 1
 

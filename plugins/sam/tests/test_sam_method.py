@@ -1,4 +1,3 @@
-import io
 import json
 from types import SimpleNamespace
 
@@ -9,11 +8,10 @@ from ltcore_sam import SAM, ImbSAM, ImbSAMOptions, SAMOptions
 from pydantic import ValidationError
 from torch import nn
 
+import ltcore
 from ltcore import DataError, RecipeError
 from ltcore.files import checkpoint
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 COUNTS = [48, 24, 12, 4]
 
@@ -51,29 +49,20 @@ def test_a_stage_without_classification_is_refused():
 
 
 def recipe(tmp_path, name="r", methods=None, **stage):
-    methods = {key: {"options": options} for key, options in (methods or {}).items()}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": methods,
-        "stages": [
-            {
-                **{"name": "joint", "epochs": 3, "batch_size": 16, "methods": list(methods)},
-                **{"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
-                **stage,
-            }
-        ],
-        "checkpoint_seconds": 0,
-        "device": "cpu",
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    sgd = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "synthetic", "options": {"class_counts": COUNTS, "image_size": 8, "test_per_class": 4}},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={key: {"options": options} for key, options in (methods or {}).items()},
+        stages=[{"epochs": 3, "optimizer": sgd, **stage}],
+        checkpoint_seconds=0,
+    )
 
 
-def run(loaded, out, resume=False):
+def run(file, out, resume=False):
     """The model at the end of the stage by name, without counters, its loss lines, and the run's directory."""
-    _, path = execute(loaded, out, resume, Reporter(io.StringIO()))
+    path = ltcore.run(file, out=out, resume=resume).path
     model, _ = checkpoint.load(path / "checkpoints" / "stage-0-joint.safetensors")
     losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     kept = {key.removeprefix("model/"): value for key, value in model.items()}
@@ -251,10 +240,10 @@ def test_the_parts_of_imbsam_make_the_whole_loss(tmp_path, methods):
 
 @pytest.mark.parametrize("method", ["sam", "imbsam"])
 def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, method):
-    loaded = recipe(tmp_path, methods={**LDAM_DRW, method: {}})
+    file = recipe(tmp_path, methods={**LDAM_DRW, method: {}})
     copy_at_checkpoint(9, tmp_path / "killed" / "runs" / "r")
-    _, _, whole = run(loaded, tmp_path / "runs")
+    _, _, whole = run(file, tmp_path / "runs")
     copy_at_checkpoint()
-    _, _, resumed = run(loaded, tmp_path / "killed" / "runs", resume=True)
+    _, _, resumed = run(file, tmp_path / "killed" / "runs", resume=True)
     with np.load(whole / "predictions.npz") as a, np.load(resumed / "predictions.npz") as b:
         assert resumed != whole and np.array_equal(a["logits"], b["logits"])

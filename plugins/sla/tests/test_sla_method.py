@@ -1,4 +1,3 @@
-import io
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,10 +9,9 @@ from ltcore_sla import SLA, SLAOptions, changed_copies
 from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
+import ltcore
 from ltcore import Batch, DataError, Features, RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 COUNTS = torch.tensor([50, 20, 5])
 
@@ -113,26 +111,21 @@ def test_rows_of_others_change_nothing():
 
 
 def recipe(tmp_path, methods=("ldam", "sla"), trainable=("backbone", "classifier", "sla"), **options):
-    stage = {"name": "one", "epochs": 6, "batch_size": 16, "methods": list(methods), "trainable": list(trainable)}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": [48, 24, 12, 4], "image_size": 8}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {key: {"options": options if key == "sla" else {}} for key in methods},
-        "stages": [{**stage, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}],
-        "device": "cpu",
-    }
-    path = tmp_path / "r.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    return write_short_recipe(
+        tmp_path / "r.yaml",
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={key: {"options": options if key == "sla" else {}} for key in methods},
+        stages=[{"epochs": 6, "trainable": list(trainable)}],
+    )
 
 
 def test_it_learns_to_tell_rotations_apart_beside_ldam(tmp_path):
-    loaded = recipe(tmp_path, rotations=2, colours=3, max_margin=0.5, scale=30.0, reweight_epoch=3)
-    _, path = execute(loaded, tmp_path / "runs", False, Reporter(io.StringIO()))
+    file = recipe(tmp_path, rotations=2, colours=3, max_margin=0.5, scale=30.0, reweight_epoch=3)
+    path = ltcore.run(file, out=tmp_path / "runs").path
     losses = [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(losses).all() and losses[-1] < 0.7 * losses[0]
 
 
 def test_its_classifier_must_train(tmp_path):
     with pytest.raises(RecipeError, match="sla"):
-        execute(recipe(tmp_path, trainable=["backbone"]), tmp_path / "runs", False, Reporter(io.StringIO()))
+        ltcore.run(recipe(tmp_path, trainable=["backbone"]), out=tmp_path / "runs")

@@ -1,5 +1,3 @@
-import io
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +9,9 @@ from scipy.special import log_softmax
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import ltcore
 from ltcore import Batch, Features, RecipeError, RunError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+from ltcore.testing import write_short_recipe
 
 #: The mean over the same rows, by temperature, as the published code has it.
 PUBLISHED = {1.0: 1.791387, 2.0: 2.300252}
@@ -97,26 +94,18 @@ def test_made_rows_are_not_distilled():
 
 
 def recipe(tmp_path, methods=("ssd", "balanced_softmax"), name="r", ssd=None, **changes):
-    training = {"batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}}
-    last = {"name": "two", "epochs": 2, "methods": list(methods), "backbone": "rebuild", "classifier": "rebuild"}
-    whole = {
-        "data": {"use": "synthetic", "options": {"class_counts": [48, 24, 12, 4], "image_size": 8}},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {key: {"options": ssd or {}} if key == "ssd" else {} for key in methods},
-        "stages": [
-            {"name": "one", "epochs": 2, **training},
-            {**last, "trainable": ["backbone", "classifier", "ssd"], **training, **changes},
-        ],
-        "device": "cpu",
-        "threads": 1,
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+    last = {"name": "two", "backbone": "rebuild", "classifier": "rebuild"}
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={key: {"options": ssd or {}} if key == "ssd" else {} for key in methods},
+        stages=[{"name": "one", "methods": []}, {**last, "trainable": ["backbone", "classifier", "ssd"], **changes}],
+        threads=1,
+    )
 
 
-def run(loaded, out):
-    return execute(loaded, out, False, Reporter(io.StringIO()))[0]
+def run(file, out):
+    return ltcore.run(file, out=out).result
 
 
 def test_refusals(tmp_path):

@@ -1,4 +1,3 @@
-import io
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,11 +11,10 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
+import ltcore
 from ltcore import Batch, Features, ForExtraRows, RecipeError
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
+from ltcore.testing import write_short_recipe
 from ltcore.testing.parts import CheckBackbone
-from ltcore.training.execute import execute
 
 ROWS = 8
 
@@ -145,28 +143,23 @@ OPTIONS = {"rotation_prediction": {}, "moco": {"queue": 64, "momentum": 0.9, "em
 
 def recipe(tmp_path, method, name="r", trainable=None, **stage):
     """SSP, then training with another loss by name."""
-    training = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
-    whole = {
-        "data": {"use": "digits_lt"},
-        "backbone": {"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
-        "methods": {method: {"options": OPTIONS[method]}, **{key: {} for key in stage.get("methods", ())}},
-        "stages": [
-            {"name": "pretraining", "epochs": 6, "batch_size": 32, "methods": [method], "classification": False}
-            | {"trainable": trainable or ["backbone", method], "optimizer": training},
-            {"name": "training", "epochs": 1, "batch_size": 32, "optimizer": training, **stage},
+    first = {"name": "pretraining", "epochs": 6, "methods": [method], "classification": False}
+    return write_short_recipe(
+        tmp_path / f"{name}.yaml",
+        data={"use": "digits_lt"},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={method: {"options": OPTIONS[method]}, **{key: {} for key in stage.get("methods", ())}},
+        stages=[
+            {**first, "batch_size": 32, "trainable": trainable or ["backbone", method]},
+            {"name": "training", "epochs": 1, "batch_size": 32, "methods": [], **stage},
         ],
-        "device": "cpu",
-        "threads": 1,
-    }
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps(whole))
-    return load_recipe(path)
+        threads=1,
+    )
 
 
-def run(loaded, out, **options):
-    result, path = execute(loaded, out, False, Reporter(io.StringIO()), **options)
-    with np.load(path / "predictions.npz") as arrays:
-        return result, path, arrays["logits"]
+def run(file, out, **options):
+    done = ltcore.run(file, out=out, **options)
+    return done.result, done.path, done.logits
 
 
 def test_its_networks_must_train(tmp_path):

@@ -1,6 +1,5 @@
 """The method in a small run: what it learns, what it changes, and what a resumed run keeps."""
 
-import io
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,14 +9,11 @@ from ltcore_stg import STG, STGOptions
 from ltcore_stg.functional import augmented, class_strength, partly_kept
 from pydantic import ValidationError
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltcore import Batch, Context, DataError, Features, RecipeError
-from ltcore.contract.context import RunState
-from ltcore.contract.model import Model, set_trainable
-from ltcore.progress.console import Reporter
-from ltcore.recipe.loading import load_recipe
-from ltcore.training.execute import execute
+import ltcore
+from ltcore import Batch, DataError, Features, Model, RecipeError
+from ltcore.contract.model import set_trainable
+from ltcore.testing import make_context, move_context, write_short_recipe
 
 COUNTS = (40, 25, 8, 5, 2)  # with head_fraction 0.4 the head is 0 and 1
 
@@ -28,35 +24,25 @@ class Run:
     def __init__(self, features=None, targets=None, device="cpu", **options):
         torch.manual_seed(0)
         counts = COUNTS if targets is None else torch.bincount(targets).tolist()
-        self.targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-        self.targets = self.targets if targets is None else targets
-        self.x = torch.randn(len(self.targets), 4).relu() + 0.1 if features is None else features
+        self.x = torch.randn(sum(counts), 4).relu() + 0.1 if features is None else features
         self.x = self.x.to(device)
         self.method = STG(STGOptions(**{"head_fraction": 0.4, "memory": 30, **options}))
         self.model = Model(nn.Identity(), nn.Linear(4, len(counts)), {"stg": self.method})
-        self.state = RunState(
-            seed=3,
-            device=torch.device(device),
-            num_classes=len(counts),
-            class_counts=torch.tensor(counts, device=device),
-            training_targets=self.targets,
-            validation_targets=None,
-            model=self.model,
-            provider=SimpleNamespace(feature_shape=lambda tap: (self.x.shape[1],), features=lambda split, tap: self.x),
-        )
-        self.context = Context(self.state, "stg")
+        given = {"targets": targets, "model": self.model, "features": lambda split, tap: self.x}
+        self.context = make_context(counts, seed=3, owner="stg", device=device, **given)
+        self.targets = self.context.training_targets
         self.method.on_run_start(self.context)
         self.model.to(device)
 
     def stage(self, name, train):
-        self.state.enter(name, self.state.stage_index + 1)
+        move_context(self.context, name)
         names = {n for n, _ in self.model.named_parameters() if n.startswith("methods." if train else "classifier")}
         set_trainable(self.model, names)
         self.method.on_stage_start(self.context)
         return self
 
     def batch(self, step, size=16):
-        self.state.epoch, self.state.step = 0, step
+        move_context(self.context, epoch=0, step=step)
         return torch.randint(len(self.x), (size,), generator=torch.Generator().manual_seed(step))
 
     def record(self, index):
@@ -318,7 +304,7 @@ def ready():
 def test_tail_rows_move_as_equations_3_and_4_say_with_the_nearest_token(ready):
     record = ready.record(ready.batch(5, 60))
     after = ready.method.augment_features(record, ready.context)
-    generator = Context(ready.state, "stg").generator
+    generator = move_context(ready.context).generator
     noise, uniform = (draw(60, 4, generator=generator) for draw in (torch.randn, torch.rand))
     means = torch.stack([ready.x[ready.targets == label].mean(0) for label in (0, 1)])
     torch.testing.assert_close(ready.method.means, means)
@@ -416,11 +402,11 @@ def test_gradients_pass_to_features_and_not_to_the_generator(ready):
 
 def test_adapting_batch_norm_leaves_the_generators_alone(ready):
     record = ready.record(torch.arange(60, 80))
-    plain = ready.method.augment_features(record, Context(ready.state, "stg"))
+    plain = ready.method.augment_features(record, move_context(ready.context))
     state = {name: tensor.clone() for name, tensor in ready.method.state_dict().items()}
     set_trainable(ready.model, {"classifier.weight"}, adapt_batch_norm=True)
     assert ready.method.generator.mean[1].training
-    again = ready.method.augment_features(record, Context(ready.state, "stg"))
+    again = ready.method.augment_features(record, move_context(ready.context))
     assert torch.equal(again.features, plain.features)
     assert all(torch.equal(tensor, state[name]) for name, tensor in ready.method.state_dict().items())
 
@@ -433,7 +419,7 @@ def tail_accuracy(run, threshold, unseen, labels):
     optimizer = torch.optim.Adam(classifier.parameters(), 1e-2)
     pools = [(run.targets == label).nonzero()[:, 0] for label in range(6)]
     for step in range(150):
-        run.state.epoch, run.state.step = 0, step
+        move_context(run.context, epoch=0, step=step)
         generator = torch.Generator().manual_seed(step)
         index = torch.cat([pool[torch.randint(len(pool), (10,), generator=generator)] for pool in pools])
         features = run.method.augment_features(run.record(index), run.context)
@@ -465,24 +451,13 @@ def test_it_helps_a_tail_that_varies_as_the_head_does(seed):
 # What an inner loop must not do.
 
 
-class NoSync(TorchDispatchMode):
-    """Refuses what would make the host wait for the device: reads of values, and shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique"}, name
-        if name in {"index", "index_put", "index_put_"}:
-            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), name
-        return func(*args, **(kwargs or {}))
-
-
-def test_no_step_waits_for_the_device():
+def test_no_step_waits_for_the_device(no_sync):
     run = Run().stage("generator", train=True)
     record = run.record(run.batch(0))
-    with NoSync():
+    with no_sync():
         run.method.auxiliary_losses(record)["statistics"].backward()
     run.stage("classifier", train=False)
-    with NoSync():
+    with no_sync():
         run.method.augment_features(record, run.context)
 
 
@@ -506,42 +481,34 @@ def test_no_step_synchronises_a_gpu():
 
 # Whole runs.
 
-STAGES = """
-name: r
-data: {use: synthetic, options: {class_counts: [60, 40, 8, 4], image_size: 8, test_per_class: 10, noise: 20}}
-backbone: {use: cifar_resnet, options: {depth: 8, width: 4}}
-checkpoint_seconds: 0
-methods: {stg: {options: {head_fraction: 0.5, memory: 40, threshold: THRESHOLD}}}
-stages:
-  - {name: representation, epochs: 2, batch_size: 32, optimizer: {name: sgd, lr: 0.1, momentum: 0.9}}
-  - name: generator
-    epochs: 2
-    methods: [GENERATOR]
-    classification: CLASSIFICATION
-    batch_size: 32
-    trainable: [TRAINED]
-    optimizer: {name: adam, lr: 0.001}
-    cache: views:2
-  - name: classifier
-    epochs: 2
-    methods: [stg]
-    classifier: rebuild
-    sampler: class_balanced
-    batch_size: 32
-    trainable: [classifier]
-    optimizer: {name: adam, lr: 0.01}
-    cache: views:2
-"""
+
+def recipe(path, threshold=0.5, generates=True, acting=("stg",)):
+    """STG's three stages; without the generator's training where it does not generate."""
+    data = {"class_counts": [60, 40, 8, 4], "image_size": 8, "test_per_class": 10, "noise": 20}
+    learning = {"methods": ["stg"], "classification": False, "trainable": ["stg"]}
+    last = {"name": "classifier", "methods": list(acting), "classifier": "rebuild", "sampler": "class_balanced"}
+    stages = [
+        {"name": "representation", "methods": [], "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
+        {"name": "generator", "methods": [], "trainable": ["classifier"], "cache": "views:2"}
+        | {"optimizer": {"name": "adam", "lr": 0.001}, **(learning if generates else {})},
+        {**last, "trainable": ["classifier"], "cache": "views:2", "optimizer": {"name": "adam", "lr": 0.01}},
+    ]
+    return write_short_recipe(
+        path,
+        name="r",
+        data={"use": "synthetic", "options": data},
+        backbone={"use": "cifar_resnet", "options": {"depth": 8, "width": 4}},
+        methods={"stg": {"options": {"head_fraction": 0.5, "memory": 40, "threshold": threshold}}},
+        stages=[{"batch_size": 32, **stage} for stage in stages],
+        checkpoint_seconds=0,
+    )
 
 
-def write(path, **changes):
-    text = STAGES
-    for key, value in (
-        {"THRESHOLD": "0.5", "GENERATOR": "stg", "CLASSIFICATION": "false", "TRAINED": "stg"} | changes
-    ).items():
-        text = text.replace(key, value)
-    path.write_text(text)
-    return load_recipe(path)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    return ltcore.run(recipe(folder / "r.yaml"), out=folder)
 
 
 class Killed(BaseException):
@@ -549,9 +516,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("hook", ["auxiliary_losses", "augment_features"])
-def test_a_run_killed_inside_a_stage_ends_as_one_that_was_not(tmp_path, monkeypatch, hook):
-    loaded = write(tmp_path / "r.yaml")
-    whole, path = execute(loaded, tmp_path / "whole", False, Reporter(io.StringIO()))
+def test_a_run_killed_inside_a_stage_ends_as_one_that_was_not(whole, tmp_path, monkeypatch, hook):
+    file = recipe(tmp_path / "r.yaml")
     real, seen = getattr(STG, hook), 0
     stage = {"auxiliary_losses": "generator", "augment_features": "classifier"}[hook]
 
@@ -570,27 +536,24 @@ def test_a_run_killed_inside_a_stage_ends_as_one_that_was_not(tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(STG, hook, armed)
         with pytest.raises(Killed):
-            execute(loaded, tmp_path / "cut", False, Reporter(io.StringIO()))
-    resumed, other = execute(loaded, tmp_path / "cut", True, Reporter(io.StringIO()))
-    assert resumed["after_calibration"] == whole["after_calibration"]
+            ltcore.run(file, out=tmp_path / "cut")
+    resumed = ltcore.run(file, out=tmp_path / "cut", resume=True)
+    assert resumed.metrics == whole.metrics
     for name in ("stage-1-generator", "stage-2-classifier"):
-        (first,), (second,) = ([*p.glob(f"checkpoints/{name}*")] for p in (path, other))
+        (first,), (second,) = ([*p.glob(f"checkpoints/{name}*")] for p in (whole.path, resumed.path))
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_threshold_of_0_is_crt_bit_for_bit(tmp_path):
-    off, _ = execute(write(tmp_path / "off.yaml", THRESHOLD="0"), tmp_path, False, Reporter(io.StringIO()))
-    text = (tmp_path / "off.yaml").read_text().replace("    methods: [stg]\n    classifier", "    classifier")
-    (tmp_path / "crt.yaml").write_text(text)
-    crt, _ = execute(load_recipe(tmp_path / "crt.yaml"), tmp_path / "crt", False, Reporter(io.StringIO()))
-    on, _ = execute(write(tmp_path / "on.yaml"), tmp_path / "on", False, Reporter(io.StringIO()))
-    assert off["after_calibration"] == crt["after_calibration"] != on["after_calibration"]
+def test_a_threshold_of_0_is_crt_bit_for_bit(whole, tmp_path):
+    off = ltcore.run(recipe(tmp_path / "off.yaml", threshold=0), out=tmp_path)
+    crt = ltcore.run(recipe(tmp_path / "crt.yaml", threshold=0, acting=()), out=tmp_path)
+    assert off.metrics == crt.metrics != whole.metrics
 
 
 def test_a_recipe_without_a_generator_stage_is_one_message(tmp_path):
-    loaded = write(tmp_path / "r.yaml", GENERATOR="", CLASSIFICATION="true", TRAINED="classifier")
+    file = recipe(tmp_path / "r.yaml", generates=False)
     with pytest.raises(RecipeError, match=r"stage 'classifier' would augment .* no stage has trained"):
-        execute(loaded, tmp_path, False, Reporter(io.StringIO()))
+        ltcore.run(file, out=tmp_path)
 
 
 def test_a_report_compares_transformations_of_one_tail_class():
@@ -599,7 +562,7 @@ def test_a_report_compares_transformations_of_one_tail_class():
     run.learn(30)
     assert run.method.reported([2, 3], run.context) == []  # it is learning
     run.stage("classifier", False)
-    run.state.provider.images = lambda split, indices, transform, augmented, generator: run.x[indices]
+    run.context.images = lambda split, indices: run.x[indices]
     (table,) = run.method.reported([0, 3, 2], run.context)  # 0 is of the head
     assert table.columns == ["", *(f"sample {number}" for number in range(1, 6))]
     *body, last = table.rows
