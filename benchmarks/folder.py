@@ -1,6 +1,6 @@
 """What `ltcore train` makes of a folder in a given time, beside scikit-learn on the same features: figures and seconds.
 
-    python benchmarks/folder.py DIR --weights FILE --model NAME --minutes 3 [--seeds 0 1 2] [--train-only] [--rungs 8] [--json OUT]
+    python benchmarks/folder.py DIR --weights FILE --model NAME --minutes 3 [--seeds 0 1 2] [--rungs 8] [--json OUT]
 
 On the folder's own splits, one thread: what `ltcore train` does for the time, and its baseline without a method; with
 weights, plain and balanced logistic regression of scikit-learn on the features of these weights and images, their C
