@@ -170,6 +170,7 @@ def train(
         print(f"\n{cost}")
     print(f"\nreport       {printable(page)}")
     print(f"errors       {printable(last / 'errors.csv')}")
+    print(f"labels       ltcore suspects {shlex.quote(str(last))}")
     print(f"use it       ltcore predict {shlex.quote(str(last))} IMAGES")
 
 
