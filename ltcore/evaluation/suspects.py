@@ -8,6 +8,7 @@ classifier is never sure of is not suspect as a whole.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +92,7 @@ def held_out_probabilities(features: Floats, targets: Integers, num_classes: int
 
 
 def _by_folds(rows: Floats, targets: Integers, num_classes: int, folds: Integers, penalty: float) -> Floats:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     found = np.full((len(targets), num_classes), np.nan)
@@ -98,7 +100,10 @@ def _by_folds(rows: Floats, targets: Integers, num_classes: int, folds: Integers
         held = folds == fold
         strength = 1 / ((~held).sum() * penalty)
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=300, tol=1e-3)
-        found[held] = fitted.fit(rows[~held], targets[~held]).predict_proba(rows[held])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a fit that ends early regularises a little more
+            fitted.fit(rows[~held], targets[~held])
+        found[held] = fitted.predict_proba(rows[held])
     return found
 
 

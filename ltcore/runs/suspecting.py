@@ -130,7 +130,7 @@ def look(saved: SavedRun, folds: int = FOLDS, alike: float = ALIKE) -> Doubts:
     probabilities = held_out_probabilities(vectors["train"].features.numpy(), targets, len(names), parts)
     suspects = find_suspects(probabilities, targets)
     notes = []
-    if _trained(saved):
+    if trained(saved):
         notes.append(
             "the run trained its network with these labels, so its features have partly learned the wrong ones, too, "
             "and some are missed; a run whose network stays as it is finds more (ltcore train with few --minutes)"
@@ -164,7 +164,7 @@ def _vectors(saved: SavedRun, data: PreparedData, split: ArraySplit | StreamedSp
     return Vectors(torch.cat(features), torch.cat(thumbnails), split.targets)
 
 
-def _trained(saved: SavedRun) -> bool:
+def trained(saved: SavedRun) -> bool:
     """Whether a stage has trained the network, or what an adapter has added to it."""
     inside = {"backbone", "*", *saved.recipe.backbone.adapt}
     return any(part.partition(".")[0] in inside for stage in saved.recipe.stages for part in stage.trainable)
