@@ -80,7 +80,8 @@ def held_out_probabilities(features: Floats, targets: Integers, num_classes: int
     rows /= np.sqrt(variance + _FLOOR * variance.mean() + np.finfo(rows.dtype).tiny)
     judged = folds >= 0
     weights = (1 / np.bincount(targets[judged], minlength=num_classes).clip(1))[targets[judged]]
-    best, smallest = np.empty(0), np.inf
+    best: Floats = np.empty(0)
+    smallest = np.inf
     for penalty in _PENALTIES:
         found = _by_folds(rows, targets, num_classes, folds, penalty)
         own = found[judged, targets[judged]]

@@ -189,6 +189,7 @@ def render(found: Doubts) -> list[str]:
     lines.append(f"{len(found.pairs)} pairs of images nearly coincide")
     for pairs, what in ((found.across, "across splits, which flatters figures"), (found.two_classes, "in two classes")):
         if pairs:
-            one, other = (found._told(*each) for each in (pairs[0][:2], pairs[0][2:4]))
-            lines.append(f"  {len(pairs)} {what}: {one[0]} ('{one[2]}'), {other[0]} ('{other[2]}')")
+            sides = [found._told(*each) for each in (pairs[0][:2], pairs[0][2:4])]
+            named = ", ".join(f"{image} ('{of_class}')" for image, _, of_class in sides)
+            lines.append(f"  {len(pairs)} {what}: {named}")
     return lines
