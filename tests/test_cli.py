@@ -37,6 +37,7 @@ COMMANDS = (
     "report",
     "predict",
     "evaluate",
+    "suspects",
     "export",
     "data",
     "data list",
@@ -57,6 +58,7 @@ CHEAP = {
     "new": "--out {out}/mynoise",
     "report": "-o {out}/report.html --no-features",
     "predict": "--out {out}/predictions.csv",
+    "suspects": "--out {out}/doubts",
     "export": "--out {out}/digits.pt2",
 }
 

@@ -1,6 +1,7 @@
 """Figures of each class, their intervals, lists of images, and the evaluation of a run on other images."""
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
@@ -21,7 +22,11 @@ from ltcore.evaluation.classes import class_figures, intervals
 from ltcore.evaluation.images import ImageRows
 from ltcore.evaluation.intervals import mean_of, wilson
 from ltcore.evaluation.priors import Prior, adjusted, expected, read_prior
-from ltcore.runs.evaluating import trade
+from ltcore.evaluation.suspects import folds_of, held_out_probabilities
+from ltcore.progress.console import Reporter
+from ltcore.recipe.loading import load_recipe
+from ltcore.runs.evaluating import TrainingFeatures, trade
+from ltcore.training.execute import execute
 
 CASES = [(0, 1), (1, 1), (0, 9), (4, 9), (9, 9), (1, 250), (249, 250), (5000, 10000)]
 
@@ -288,14 +293,41 @@ def test_methods_say_what_their_classifiers_hold_for(cli, write_recipe, tmp_path
         assert line is None
         return
     saved = ltcore.load(run)
-    counts = np.array(saved.result["class_counts"])
-    there = saved.calibrated_logits.astype(float) + np.log(counts / counts.sum())
+    counts, held_out = np.array(saved.result["class_counts"]), saved.read_data().val
+    logits = saved.predict(held_out.images).logits  # which were held out; no test image has a part
     recalls, other = (
-        [(logits.argmax(1)[saved.targets == c] == c).mean() for c in range(len(counts))]
-        for logits in (saved.calibrated_logits, there)
+        [(each.argmax(1)[held_out.targets.numpy() == c] == c).mean() for c in range(len(counts))]
+        for each in (logits, logits.astype(float) + np.log(counts / counts.sum()))
     )
     top1, moved = (100 * np.dot(counts, each) / counts.sum() for each in (recalls, other))
     assert f"top-1 would be {top1:.1f}, and {moved:.1f}" in line and f"accuracy is {100 * np.mean(other):.1f}." in line
+    assert "(By the 8 validation images.)" in line
+
+
+def test_without_validation_images_training_images_tell_what_balancing_costs(write_recipe, tmp_path):
+    """Where the network stays as it is; each is judged by what others teach, from features that the run had anyway."""
+    counts = {"class_counts": [60, 24, 9, 1], "image_size": 8, "test_per_class": 4}
+    stage = {"name": "train", "iterations": 1, "batch_size": 8, "methods": ["linear_probe"]}
+    stage |= {"trainable": ["classifier"], "optimizer": {"name": "sgd", "lr": 1e-12}}
+    parts = {"data": {"use": "synthetic", "options": counts}, "methods": {"linear_probe": {}}}
+    recipe, seen = load_recipe(write_recipe(stages=[stage], **parts)), TrainingFeatures()
+    saved = ltcore.load(execute(recipe, tmp_path, False, Reporter(io.StringIO()), observers=[seen])[1])
+    features, targets = saved.features("train"), saved.read_data().train.targets.numpy()
+    assert np.array_equal(seen.found[0], features) and np.array_equal(seen.found[1], targets)
+    folds = folds_of(targets, 5, 0)
+    shares = held_out_probabilities(features, targets, 4, folds)[folds >= 0]
+    plain = [(shares.argmax(1)[targets[:-1] == c] == c).mean() for c in range(3)]
+    there = [((shares * [60, 24, 9, 1]).argmax(1)[targets[:-1] == c] == c).mean() for c in range(3)]
+    top1, moved = (100 * np.dot([60, 24, 9], each) / 93 for each in (plain, there))
+    line = trade(saved, seen.found)
+    assert f"top-1 would be {top1:.1f}, and {moved:.1f}" in line and f"accuracy is {100 * np.mean(there):.1f}." in line
+    assert "(By 93 training images, each held out once, of 3 of 4 classes.)" in line
+    assert "no images are held out" in trade(saved)  # of whom nothing is known
+    stage["trainable"] = ["backbone", "classifier"]  # whose features know the labels
+    trained = ltcore.load(
+        execute(load_recipe(write_recipe(stages=[stage], **parts)), tmp_path, False, Reporter(io.StringIO()))[1]
+    )
+    assert "no images are held out" in trade(trained, seen.found)
 
 
 def test_what_the_outputs_hold_for_is_said_and_can_be_said_otherwise(cli, digits_run, photos, write_recipe, tmp_path):

@@ -18,6 +18,7 @@ from ltcore.untrusted import printable
 if TYPE_CHECKING:
     from ltcore.files.run_directory import RunDirectory
     from ltcore.recipe.loading import LoadedRecipe
+    from ltcore.training.loop import Observer
 
 #: Words that the command to go on with leaves out: one is added anew, and what was allowed is recorded.
 _ONCE = ("--resume", "--data-changed", "--environment-changed", "--debug")
@@ -38,6 +39,7 @@ def run(
     seeds: Sequence[str] = (),
     features: Path | None = None,
     again: Sequence[str] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> list[Path]:
     """Train, evaluate and calibrate what a recipe describes.
 
@@ -86,7 +88,15 @@ def run(
                 going_on = _begun(loaded, out)
             try:
                 _, path = execute(
-                    loaded, out, going_on, reporter, source, allowed=allowed, verify=verify, features=features
+                    loaded,
+                    out,
+                    going_on,
+                    reporter,
+                    source,
+                    observers,
+                    allowed=allowed,
+                    verify=verify,
+                    features=features,
                 )
                 ended.append(path)
             except KeyboardInterrupt as stop:
@@ -122,17 +132,18 @@ def train(
 
     from ltcore.init import ALL, write_recipe, write_recipes
     from ltcore.report import write_report
-    from ltcore.runs.evaluating import trade
+    from ltcore.runs.evaluating import TrainingFeatures, trade
     from ltcore.runs.saved import load
 
     name = folder.expanduser().absolute().name or "photos"
     named = f"{name}.yaml" if method in (None, ALL) else f"{name}_{method}.yaml"
     path = Path(named) if recipe is None else recipe
+    seen = TrainingFeatures()
     more = [word for each in seeds for word in ("--seeds", each)]
 
     def trained(recipe: Path, features: Path | None = None) -> list[Path]:
         again = ["run", str(recipe), "--out", str(out), *more]
-        return run(recipe, out=out, seeds=seeds, features=features, again=again)
+        return run(recipe, out=out, seeds=seeds, features=features, again=again, observers=[seen])
 
     if method == ALL:
         from ltcore.init.comparing import Compared, held_out_table
@@ -166,10 +177,11 @@ def train(
     for note in write_report(ended, page, features=False):  # whose map would need all images once more
         print(f"note: {printable(note)}")
     last = ended[-1]
-    if cost := trade(load(last)):
+    if cost := trade(load(last), seen.found):
         print(f"\n{cost}")
     print(f"\nreport       {printable(page)}")
     print(f"errors       {printable(last / 'errors.csv')}")
+    print(f"labels       ltcore suspects {shlex.quote(str(last))}")
     print(f"use it       ltcore predict {shlex.quote(str(last))} IMAGES")
 
 

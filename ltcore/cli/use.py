@@ -1,4 +1,4 @@
-"""The commands that use a trained model: `predict`, `evaluate` and `export`."""
+"""The commands that use a trained model: `predict`, `evaluate`, `suspects` and `export`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ltcore.cli.parser import add_command, whole
+from ltcore.cli.parser import add_command, number_of, whole
 from ltcore.untrusted import printable
 
 
@@ -84,6 +84,39 @@ def evaluate(
         print(f"{printable(out)}: evaluation.json, predictions.csv, and {wrong} images in errors.csv", file=aside)
 
 
+def suspects(
+    run: Path,
+    folds: int | None = None,
+    alike: float | None = None,
+    out: Path | None = None,
+    run_code: bool = False,
+) -> None:
+    """Name training images whose label is likely wrong, and images that nearly coincide.
+
+    The run's network gives features of its images. A balanced classifier on the features of all parts but one judges
+    the training images of that part. Where it is surer of another class than it usually is of that class, the label is
+    suspect. Look at these images before you change a label.
+
+    suspects.csv and duplicates.csv are written into the run's directory, and `ltcore report` shows them.
+
+    Example: ltcore suspects runs/digits_lt_ofa_focal/RUN
+    """
+    from ltcore.runs.evaluating import refuse_folder
+    from ltcore.runs.saved import load
+    from ltcore.runs.suspecting import ALIKE, DUPLICATES, FOLDS, SUSPECTS, look, render
+
+    if out is not None:
+        refuse_folder(out)
+    found = look(load(run, run_code), folds or FOLDS, ALIKE if alike is None else alike)
+    for line in render(found):
+        print(printable(line))
+    for note in found.notes:
+        print(f"note: {printable(note)}")
+    folder = out or run
+    found.write(folder)
+    print(f"{printable(folder)}: {SUSPECTS} and {DUPLICATES}; 'ltcore report' shows those in a run's directory")
+
+
 def export(run: Path, to: str, out: Path | None = None, force: bool = False, run_code: bool = False) -> None:
     """Write a run's calibrated model in a format that other programs read.
 
@@ -135,6 +168,14 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--workers", type=whole, metavar="N", help="processes that decode; by default one per core, at most 8"
     )
+    command.run_code()
+    command = add_command(commands, "suspects", suspects)
+    command.ended_run()
+    text = "parts of the training images, each judged by what the others teach; by default 5"
+    command.add_argument("--folds", type=whole, metavar="N", help=text)
+    text = "how alike two images must be to count as near-duplicates, up to 1; by default 0.85"
+    command.add_argument("--alike", type=number_of("likeness"), metavar="SHARE", help=text)
+    command.add_argument("--out", type=Path, metavar="DIR", help="a folder for the two files, in place of the run's")
     command.run_code()
     command = add_command(commands, "export", export)
     command.ended_run()

@@ -32,6 +32,9 @@ class Provider(Protocol):
     def features(self, split: str, tap: str) -> Tensor:
         """See `Context.training_features` and `Context.validation_features`."""
 
+    def at_hand(self, split: str) -> Tensor | None:
+        """Pooled features of a split where the network need not run for them."""
+
     def feature_shape(self, tap: str) -> tuple[int, ...]:
         """See `Context.feature_shape`."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,23 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ltcore.contract.splits import ArraySplit
-from ltcore.data.pixels import converted, upright
-from ltcore.data.streaming import ArrayImages
 from ltcore.errors import LtcoreError
 from ltcore.report import analysis, maps
 from ltcore.report.analysis import Analysis
 from ltcore.report.chosen import named, spread
+from ltcore.report.doubtful import Doubtful, read_doubtful
 from ltcore.report.maps import FeatureMap
 from ltcore.report.sampling import rank_within
+from ltcore.report.thumbnails import thumbnail
 from ltcore.runs.saved import load
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from ltcore.contract.splits import StreamedSplit
     from ltcore.data.prepare import PreparedData
-    from ltcore.data.transforms import ImageTransform
     from ltcore.report.data import ReportedRun
     from ltcore.runs.reopening import StageEnd
     from ltcore.runs.saved import SavedRun
@@ -37,8 +30,6 @@ if TYPE_CHECKING:
 #: Classes shown as the hardest, and example images of each.
 CLASSES, EXAMPLES = 9, 4
 
-_THUMBNAIL = 96  # pixels of a side
-_LOSSLESS = 32  # images up to this size are kept as they are: a few hundred bytes, where JPEG would blur
 _TOLERANCE = 0.01  # of accuracy; another processor or number of threads moves an image or two
 
 
@@ -106,6 +97,7 @@ class Material:
         maps: maps of features.
         hardest: the classes that the run recognises least.
         analysis: what the run's models give once more.
+        doubtful: what ``ltcore suspects`` has left; None where it did not run.
         notes: what is missing and why, a sentence each.
     """
 
@@ -113,6 +105,7 @@ class Material:
     maps: list[FeatureMap] = field(default_factory=list)
     hardest: list[HardClass] = field(default_factory=list)
     analysis: Analysis | None = None
+    doubtful: Doubtful | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -126,6 +119,7 @@ def gather(run: ReportedRun, choices: Choices) -> Material:
     if run.predictions is None:
         return found
     found.hardest = hardest(run)
+    found.doubtful = read_doubtful(run.path)
     if not (choices.features or choices.images or choices.analysis):
         return found
     saved = load(run.path, choices.run_code)
@@ -140,6 +134,8 @@ def gather(run: ReportedRun, choices: Choices) -> Material:
         return found
     if choices.images:
         found.hardest = [_with_images(each, data) for each in found.hardest]
+        if found.doubtful:
+            found.doubtful.add_pictures(data)
     if choices.features or choices.analysis:
         _Look(run, saved, data, choices, found).through()
     return found
@@ -266,31 +262,8 @@ def hardest(run: ReportedRun) -> list[HardClass]:
 
 def _with_images(found: HardClass, data: PreparedData) -> HardClass:
     assert data.test is not None
-    channels = len(data.mean)
-    if channels not in (1, 3):
-        return found  # such images have no picture
-    split = ArrayImages(data.test) if isinstance(data.test, ArraySplit) else data.test
-    examples = [_pictured(each, split, data.transform) for each in found.examples]
+    examples = []
+    for each in found.examples:
+        picture = thumbnail(data.test, each.index, data.transform, len(data.mean))
+        examples.append(each if picture is None else Example(each.index, each.said, *picture))
     return HardClass(found.label, found.images, found.right, found.taken_for, examples)
-
-
-def _pictured(example: Example, split: StreamedSplit | ArrayImages, transform: ImageTransform) -> Example:
-    try:
-        image = split.open(example.index)
-        image.draft(None, (2 * _THUMBNAIL, 2 * _THUMBNAIL))
-        image = converted(upright(image), transform.mode, transform.window)
-    except Exception:  # the file has gone since the run, or is damaged, for which Pillow has many exceptions
-        return example
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    small = max(image.size) <= _LOSSLESS
-    return Example(example.index, example.said, _data_uri(image, small), small)
-
-
-def _data_uri(image: Image, lossless: bool) -> str:
-    held = io.BytesIO()
-    if lossless:
-        image.save(held, "PNG", optimize=True)
-    else:
-        image.save(held, "JPEG", quality=80)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(held.getvalue()).decode()}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ltcore.contract.interface import __version__
-from ltcore.report import classes, curves, epochs, logged, matrices, pictured, predicted, projected, sections
+from ltcore.report import classes, curves, doubtful, epochs, logged, matrices, pictured, predicted, projected, sections
 from ltcore.report.blocks import Section, pictures
 from ltcore.report.data import Outcome, ReportedRun
 from ltcore.report.figures import VARIABLES, Picture, inline, named
@@ -47,6 +47,7 @@ def compose(runs: Runs, materials: Sequence[Material]) -> list[Section]:
         projected.shown(runs, materials),
         pictured.hardest(runs, materials),
         classes.errors(runs),
+        doubtful.section(runs, [material.doubtful for material in materials]),
         classes.all_classes(runs),
     ]
     return [each for each in found if each is not None]

@@ -22,21 +22,27 @@ from ltcore.evaluation.images import ImageRows, image_names
 from ltcore.evaluation.metrics import evaluate_logits
 from ltcore.evaluation.outputs import image_logits
 from ltcore.evaluation.priors import Prior, adjusted, expected, read_prior
+from ltcore.evaluation.suspects import folds_of, held_out_probabilities
 from ltcore.evaluation.unsure import summary, sureness
 from ltcore.files.run_directory import RunDirectory
 from ltcore.files.writing import telling, write_atomically
 from ltcore.plan.plan import make_plan, provider
 from ltcore.recipe.loading import load_recipe
 from ltcore.runs.predicting import streaming
+from ltcore.runs.suspecting import FOLDS, trained
 from ltcore.training.data import read_splits
+from ltcore.training.loop import Observer
 
 if TYPE_CHECKING:
     from ltcore.contract.method import Method
     from ltcore.runs.saved import SavedRun
+    from ltcore.training.loop import Loop
 
 #: Hooks by which a method makes rare classes count for more while the classifier trains.
 _BALANCING = ("class_distribution", "class_weights", "adjust_logits", "build_sampler", "sample_weights")
 _WORST = 5
+#: Training images times classes up to which they are judged by held-out folds in passing: some seconds.
+_MOST_JUDGED = 150_000
 
 
 @dataclass(frozen=True)
@@ -210,26 +216,69 @@ def _balances(method: Method, hooked: bool) -> bool:
     return hooked if method.balances is None else method.balances
 
 
-def trade(saved: SavedRun) -> str | None:
-    """What balancing costs in accuracy where images are as unbalanced as in training, by the run's test images.
+class TrainingFeatures(Observer):
+    """Looks on while a run is trained, and keeps the features of its training images where they are at hand.
+
+    Attributes:
+        found: features [N, D] and labels [N] of the last stage, for `trade`.
+    """
+
+    def __init__(self) -> None:
+        self.found: tuple[Tensor, Tensor] | None = None
+
+    def stage_ended(self, loop: Loop) -> None:
+        """Take what was computed for the stage anyway."""
+        features = loop.state.provider.at_hand("train")
+        if features is not None:
+            self.found = features.flatten(1).cpu(), loop.state.training_targets
+
+
+def trade(saved: SavedRun, seen: tuple[Tensor, Tensor] | None = None) -> str | None:
+    """What balancing costs in accuracy where images are as unbalanced as in training, by images that are held out.
+
+    These are the run's validation images. Where it has none, and its network stays as it was, they are its training
+    images, each judged by a balanced classifier of the features of other training images.
+
+    Args:
+        saved: the run.
+        seen: what `TrainingFeatures` has found.
 
     Returns:
         Lines for a terminal; None for a model whose outputs hold for the training images' classes already.
+
+    Raises:
+        DataError: the images cannot be read.
     """
     start, _ = _assumed(saved)
     if start.name == "training":
         return None
-    counts, targets = saved.result["class_counts"], torch.from_numpy(saved.targets)
-    training = read_prior("training", counts, saved.class_names)
-    logits = torch.from_numpy(saved.calibrated_logits)
+    counts, names = saved.result["class_counts"], saved.class_names
+    if "validation" in saved.result["stages"][-1]:
+        split = saved.read_data().val
+        assert split is not None
+        logits, kept, _ = _logits(saved, split, saved.recipe.eval_batch_size, None)
+        targets, whose = split.targets[kept], f"the {len(kept)} validation images"
+    elif seen is not None and not trained(saved) and len(seen[1]) * len(names) <= _MOST_JUDGED:
+        folds = folds_of(seen[1].numpy(), FOLDS, saved.result["seed"])
+        shares = held_out_probabilities(seen[0].float().numpy(), seen[1].numpy(), len(names), folds)
+        judged = torch.from_numpy(folds >= 0)
+        logits, targets = torch.from_numpy(shares).clamp(min=1e-12).log()[judged], seen[1][judged]
+        start, whose = read_prior("uniform", counts, names), f"{len(targets)} training images, each held out once"
+    else:
+        return (
+            "What balancing costs in top-1 is not known, as no images are held out to tell;\ndata.holdout in the "
+            "recipe holds some out."
+        )
+    training = read_prior("training", counts, names)
     there = adjusted(logits, start, training)
     plain, other = (f"{100 * (expected(each, targets, training)['top1'] or 0):.1f}" for each in (logits, there))
     balanced = evaluate_logits(there, targets, counts)["balanced_accuracy"]
     known = len(set(targets.tolist()))
-    covered = "" if known == len(counts) else f"\n(The figures are of the {known} classes with test images.)"
+    covered = "" if known == len(counts) else f", of {known} of {len(counts)} classes"
     return (
         f"Of images as unbalanced as the training images top-1 would be {plain}, and {other} with\noutputs adjusted to "
-        f"them (ltcore evaluate RUN DATA --prior training), whose\nbalanced accuracy is {100 * balanced:.1f}.{covered}"
+        f"them (ltcore evaluate RUN DATA --prior training), whose\nbalanced accuracy is {100 * balanced:.1f}.\n"
+        f"(By {whose}{covered}.)"
     )
 
 

@@ -75,6 +75,10 @@ class FeatureProvider:
             self._kept[split, tap] = kept
         return kept[1] if state.expert is None or self.experts(tap) == 1 else kept[1][:, state.expert]
 
+    def at_hand(self, split: str) -> Tensor | None:
+        """Pooled features [N, D] of a split ([N, E, D] of experts); None where the network would have to run."""
+        return self.pooled.at_hand(self.state.model, self._loader(split), self._batch_size)
+
     def images(
         self,
         split: str,
