@@ -31,6 +31,7 @@ _CROWDED = 60  # points of a series, or half of those of all, with which all mar
 _MARKER, _SMALL, _TINY = 3.8, 0.65, 0.45  # points across, and how much smaller markers can be
 _LETTER = 0.56  # width of a letter on average, of its height
 _LEGEND_LETTERS = 40
+SMALL = 6.5  # points, of the smallest letters: on a phone, 8 pixels
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class Chart:
             room = int((end - start) * letters)
             if room >= min(len(text), 6):
                 said = clip(printable(text), room)
-                axes.text(start, 1.02, said, transform=axes.transAxes, color=QUIET, va="bottom", size="small")
+                axes.text(start, 1.02, said, transform=axes.transAxes, color=QUIET, va="bottom", size=SMALL)
 
 
 def _list(figure: Figure, listed: Sequence[Series]) -> None:

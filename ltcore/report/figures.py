@@ -138,7 +138,8 @@ class Inline:
                 style = _COLOR.sub(lambda found: f"var(--{VARIABLES[found[0]]})", style)
                 made.set("class", self.styles.setdefault(style, f"c{len(self.styles)}"))
             elif not (name == "transform" and value.startswith("rotate(-0 ")):
-                value = re.sub(r"(\.\d)\d+", r"\1", value) if name in "dxy" else value
+                if name in "dxy":
+                    value = " ".join(re.sub(r"(\.\d)\d+", r"\1", value).split())
                 made.set(name, re.sub(f"(?<=#){_REFERRED.pattern}", lambda found: self._short(found[0]), value))
         made.text = (read.text or "").strip() or None
         children = [each for child in read for each in self._lean(child)]

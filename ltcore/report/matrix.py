@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ltcore.report.chart import SMALL
 from ltcore.report.labels import shortened
 from ltcore.untrusted import printable
 
@@ -59,14 +60,14 @@ class Matrix:
         names = shortened([printable(name) for name in self.names], _LETTERS)[:: places.step]
         axes.set_yticks(places, names)
         axes.set_xticks(places, names, rotation=90)
-        axes.tick_params(length=0, labelsize="small")
+        axes.tick_params(length=0, labelsize=SMALL)
         axes.set(xlabel=self.columns, ylabel="class")
         if size <= _WRITTEN:
             share = (self.values - self.low) / max(self.high - self.low, 1e-12)
             dark = np.abs(share - 0.5) > 0.3 if self.changes else share > 0.55
             for (row, column), value in np.ndenumerate(self.values):
                 color = _LIGHT_TEXT if dark[row, column] else _DARK_TEXT
-                axes.text(column, row, self.write(float(value)), color=color, ha="center", va="center", size="small")
+                axes.text(column, row, self.write(float(value)), color=color, ha="center", va="center", size=SMALL)
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02)
         ends = [self.low, 0.0, self.high] if self.changes else [self.low, self.high]
         bar.set_ticks(ends, labels=[f"{self.write(value) or '0'}{' %' if self.percent else ''}" for value in ends])
