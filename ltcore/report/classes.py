@@ -50,9 +50,9 @@ def diagnostics(runs: Runs) -> Section:
         "features of training images that lie far from those of the class's test images do not generalise (CDT, Ye et "
         "al. 2020, section 3.3)."
     )
-    axes = {"classifier_norm": "norm", "feature_deviation": "distance of the means"}
+    found = _diagnosed(runs, "classifier_norm", "feature_deviation")
     charts = []
-    for (title, drawn), words in zip(_diagnosed(runs, *axes), axes.values(), strict=False):
+    for (title, drawn), words in zip(found, ("norm", "distance of the means"), strict=False):
         y = upward_axis(words, [value for *_, values in drawn for value in values if value is not None])
         charts.append(by_count(runs, title, y, drawn, number))
     parts = [Panels(charts)] if charts else []
@@ -165,7 +165,7 @@ def unsure(runs: Runs) -> Section:
             rows.append([*one.own, f"{name} images", asked, *figures])
         classes: list[Row] = []
         for label in run.order:
-            threshold, sure, right = (each[label] for each in (found["thresholds"], counts["sure"], counts["right"]))
+            threshold, sure, right = found["thresholds"][label], counts["sure"][label], counts["right"][label]
             cells = (str(sure), str(right), percent(right / sure if sure else None))
             said = "always unsure" if threshold is None else percent(threshold)
             classes.append([run.names[label], *map(Cell, (said, *cells))])
