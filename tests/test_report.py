@@ -20,10 +20,11 @@ import ltcore
 from ltcore import ArraySplit, DataSplits, Method, hookimpl
 from ltcore.errors import RunError
 from ltcore.evaluation import metrics
-from ltcore.report import classes, maps, material, pictured, sampling
+from ltcore.report import classes, maps, material, sampling
+from ltcore.report.blocks import Shown
 from ltcore.report.chart import Chart
 from ltcore.report.data import ReportedRun, read_run
-from ltcore.report.layout import percent
+from ltcore.report.labels import percent
 
 sys.path.insert(0, str(Path(__file__).parent))
 from report_pages import Page, drawn_lines, report, scale, value_at
@@ -165,8 +166,8 @@ def test_what_is_not_named_of_a_hard_class_is_counted(digits_run):
     run = read_run(digits_run)
     mistaken = [(label, 9 - label) for label in range(5)]
     few, many = (material.HardClass(9, 40, 5, mistaken[:number], []) for number in (3, 5))
-    assert pictured._taken_for(run, few) == "0 (9), 1 (8), 2 (7)"
-    assert pictured._taken_for(run, many) == "0 (9), 1 (8), 2 (7) and 2 more"
+    assert few.said(run.names) == "0 (9), 1 (8), 2 (7)"
+    assert many.said(run.names) == "0 (9), 1 (8), 2 (7) and 2 more"
 
 
 def test_the_surest_errors_are_those_of_the_list(digits_page, digits_run):
@@ -332,7 +333,7 @@ def test_a_line_joins_the_means_of_the_classes_tenths(monkeypatch, tmp_path):
         figures = {"per_class_accuracy": right}
         result = {"class_counts": counts, "class_names": list(map(str, counts)), "calibration": []}
         run = ReportedRun(tmp_path, "r", 0, "", "", result, [{"name": "one", "test": figures}], [], {}, None)
-        text = classes.accuracy([run]).text
+        text = classes.accuracy([Shown(0, run, material.Material(), True)]).text
         (series,) = drawn.pop().series
         assert (len(series.points), len(series.trend)) == (number, lines)
         assert ("lines are the means of the classes' tenths" in text) == bool(lines)

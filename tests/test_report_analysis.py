@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import ltcore
 from ltcore import Method, ReportScatter, ReportTable, hookimpl
 from ltcore.errors import RecipeError
-from ltcore.report import analysis, maps, projected
+from ltcore.report import analysis, maps, pictured
 from ltcore.report.chart import COLORS, QUIET, Axis, Chart, Regions
 from ltcore.report.chosen import named, spread
 from ltcore.report.data import read_run
@@ -86,7 +86,7 @@ def test_confusion_of_each_stage_gives_its_recorded_accuracies(analysed, digits_
         .partition("</table>")[0]
     )
     rows = re.findall(
-        r'<tr><th scope="row">(\d+)</th><td>(\d+)</td>' + r'<td class="number">([-+.\d]+)</td>' * 3, changes
+        r'<tr><th scope="row">(\d+)</th><td class="text">(\d+)</td>' + r"<td>([-+.\d]+)</td>" * 3, changes
     )
     names, totals = result["class_names"], one.sum(1)
     assert rows
@@ -345,12 +345,12 @@ def test_the_background_is_the_vote_of_the_nearest_points():
 
     random = np.random.default_rng(0)
     points, said = random.normal(size=(80, 2)), random.integers(0, 3, 80)
-    x, y = projected.axes(points)
-    found = projected.vote(points, said, x, y)
-    across, down = projected.GRID
+    x, y = pictured.axes(points)
+    found = pictured.vote(points, said, x, y)
+    across, down = pictured.GRID
     assert found.shape == (down, across)
     spread_of = np.array([x.high - x.low, y.high - y.low])
-    model = KNeighborsClassifier(projected.NEIGHBOURS).fit(points / spread_of, said)
+    model = KNeighborsClassifier(pictured.NEIGHBOURS).fit(points / spread_of, said)
     checked = 0
     for row, column in random.integers(0, (down, across), (300, 2)):
         place = (x.low + (column + 0.5) / across * spread_of[0], y.high - (row + 0.5) / down * spread_of[1])
@@ -467,6 +467,6 @@ def test_the_command_line(cli, digits_run, tmp_path):
 
 
 def test_axes_leave_room():
-    x, y = projected.axes(np.array([[30.0, 5.0], [40.0, 5.0]]))
+    x, y = pictured.axes(np.array([[30.0, 5.0], [40.0, 5.0]]))
     assert isinstance(x, Axis) and (x.low, x.high) == pytest.approx((29.7, 40.3))
     assert (y.low, y.high) == pytest.approx((5, 5)) and y.low < 5 < y.high

@@ -133,7 +133,7 @@ def test_no_errors_no_requests_no_sideways_scrolling(browser, pages, name, width
     assert browser.console() == []
     assert [url for url in browser.requests() if not url.startswith("data:")] == [pages[name].as_uri()]
     assert browser.run("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
-    assert browser.run("return getComputedStyle(document.querySelector('svg text')).fontSize") == "12px"
+    assert browser.run("return getComputedStyle(document.querySelector('svg text')).fontSize") == "7px"
     drawn = browser.run("return [...document.querySelectorAll('canvas')].map((each) => each.width)")
     assert all(300 <= found <= width for found in drawn) and drawn
     smallest = """return Math.min(...[...document.querySelectorAll('figure > svg text')].map((text) => {

@@ -1,8 +1,10 @@
 """Charts, labels and pages of reports: ticks, how series differ, colours, places, escapes."""
 
 import re
+import sys
 from importlib.resources import files
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from ltcore.report.chart import COLORS, DASHES, INK, LINE, MARKERS, PAPER, QUIET, Axis, Chart, Series
-from ltcore.report.figures import VARIABLES, inline
+from ltcore.report.figures import VARIABLES, Inline
 from ltcore.report.labels import clip, shortened
+
+sys.path.insert(0, str(Path(__file__).parent))
+from report_pages import expanded
 
 UNIT = Axis("x", 0, 1)
 
@@ -24,22 +29,34 @@ UNIT = Axis("x", 0, 1)
         (Axis("", 0, 0.153), ["0", "0.05", "0.1", "0.15"]),
         (Axis("", 4, 150, log=True), ["5", "10", "20", "50", "100"]),
         (Axis("", 1e-6, 0.2, log=True), ["1e-6", "1e-5", "1e-4", "1e-3", "0.01", "0.1"]),
+        (Axis("", 80, 125, log=True), ["80", "90", "100"]),
         (Axis("", 0, 6), ["0", "1", "2", "3", "4", "5", "6"]),
         (Axis("", 0, 12_000), ["0", "2,000", "4,000", "6,000", "8,000", "10,000", "12,000"]),
         (Axis("", 0, 3, whole=True), ["0", "1", "2", "3"]),
+        (Axis("", -0.5, 1.5, named=("one", "two")), ["one", "two"]),
     ],
 )
 def test_ticks(axis, expected):
-    assert [text for _, text in axis.ticks()] == expected
+    figure = Figure(figsize=(3.25, 3.25), layout="constrained")
+    Chart("t", "s", axis, axis, []).paint(figure)
+    for found in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        texts = zip(found.get_majorticklocs(), found.get_ticklabels(), strict=True)
+        assert [text.get_text() for at, text in texts if axis.low <= at <= axis.high] == expected
+
+
+def inlined(*content, **how):
+    """A chart as SVG in a page, with its styles beside their classes."""
+    inline = Inline()
+    return expanded(inline(Chart(*content, **how)), {name: style for style, name in inline.styles.items()})
 
 
 def test_series_differ_without_colour():
     series = [Series(str(i), [(0, 0), (1, 1)], i, line=True, dash=i) for i in range(len(MARKERS))]
-    text = inline(Chart("t", "s", UNIT, UNIT, series), "c")
-    shapes = dict(re.findall(r'<path id="(m[0-9a-f]{10})" d="([^"]*)"', text))
+    text = inlined("t", "s", UNIT, UNIT, series)
+    shapes = dict(re.findall(r'<path id="(n\d+)" d="([^"]*)"', text))
     looks = set()
     for number, each in enumerate(series):
-        mark = re.search(rf'class="points{number}".*?<use xlink:href="#(\w+)"', text)[1]
+        mark = re.search(rf'class="points{number} .*?<use href="#(\w+)"', text)[1]
         (line,) = re.findall(rf"clip-path[^>]*stroke: var\(--s{each.style}\); stroke-width: 1.1[^>]*>", text)
         looks.add((shapes[mark], (re.search("stroke-dasharray: ([^;]*)", line) or [""])[0]))
     assert len(looks) == len({mark for mark, _ in looks}) == len(MARKERS) == 8
@@ -81,7 +98,7 @@ def test_a_page_has_a_dark_colour_for_each_colour_of_a_drawing():
     assert set(VARIABLES.values()) == {*(f"s{n}" for n in range(8)), "ink", "quiet", "line", "paper"}
     assert all(f"--{name}: #" in dark for name in VARIABLES.values())
     series = [Series("a", [(0.5, 0.5)], n, line=True) for n in range(8)]
-    drawn = inline(Chart("t", "s", UNIT, UNIT, series, [(0.2, "one")], labels=[(0.5, 0.5, "name")]), "c")
+    drawn = inlined("t", "s", UNIT, UNIT, series, [(0.2, "one")], labels=[(0.5, 0.5, "name")])
     assert "#000000" not in drawn and not {*COLORS, INK, QUIET, LINE, PAPER} & {*re.findall("#[0-9a-f]{6}", drawn)}
     assert all(f"var(--{name})" in drawn for name in VARIABLES.values())
 
@@ -92,11 +109,15 @@ def test_points_say_what_they_are_in_their_order():
         Series("b", [(0.5, 0.5)], 1, line=True, marks=False),
         Series("c", [(0.3, 0.3)], 2),
         Series("d", [(0.4, 0.4), (1, 1)], 3, ["", "corner"], hollow=True),
+        Series("e", [(0.6, 0.4), (0.7, 0.7), (1, 0.7)], 4, ["same", "same", "other"]),
     ]
-    text = inline(Chart("t", "s", UNIT, UNIT, series), "c")
-    found = [re.findall("<title>(.*?)</title>", part) for part in re.split(r'class="points\d"', text)[1:]]
-    assert found == [["one &lt;b&gt;", "two &amp; three"], [], ["corner"]]
-    assert re.search(r'class="points2" style="[^"]*(fill: none|fill-opacity: 0)', text)
+    text = inlined("t", "s", UNIT, UNIT, series)
+    parts = re.split('class="points', text)[1:]
+    found = [re.findall("<title>(.*?)</title>", part) for part in parts]
+    assert found == [["one &lt;b&gt;", "two &amp; three"], [], ["corner"], ["same", "other"]]
+    assert [len(re.findall("<use (?![^>]*class)", part)) for part in parts] == [2, 1, 2, 3]
+    assert re.search(r"<title>same</title><use [^>]*/><use [^>]*/></g><g><title>other</title>", parts[3])
+    assert re.match(r'2 [^>]*style="[^"]*(fill: none|fill-opacity: 0)', parts[2])
 
 
 def test_labels_on_a_map_do_not_lie_on_each_other():

@@ -72,7 +72,15 @@ def test_every_command_of_the_walk_works(cli, photos, tmp_path, monkeypatch):
         (tmp_path / "photos" / "train").mkdir(exist_ok=True)
         (tmp_path / "photos" / name).rename(tmp_path / "photos" / "train" / name)
     lines = re.findall(r"^\$ ltcore (.+)$", page, re.MULTILINE)
-    assert [line.split()[0] for line in lines] == [*["train"] * 3, "suspects", "report", "evaluate", "predict", "export", "compare"]
+    assert [line.split()[0] for line in lines] == [
+        *["train"] * 3,
+        "suspects",
+        "report",
+        "evaluate",
+        "predict",
+        "export",
+        "compare",
+    ]
     for line in lines:
         words = line.split()
         if words[0] == "train":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltcore.files.output import refuse_output, write_output
+from ltcore.report.blocks import Shown
 from ltcore.report.data import read_run
 from ltcore.report.figures import figure_places, prepare_folder, write_figures
 from ltcore.report.material import Choices, gather
@@ -48,9 +49,9 @@ def write_report(
         prepare_folder(figures)
     found = [read_run(path, run_code) for path in runs]
     choices = Choices(features, images, analysis, tuple(classes), run_code)
-    materials = [gather(run, choices) for run in found]
-    sections = compose(found, materials)
+    shown = [Shown(n, run, gather(run, choices), len(found) == 1) for n, run in enumerate(found)]
+    sections = compose(shown)
     places = {} if figures is None else figure_places(figures, figures_of(sections))
-    write_output(out, build(found, materials, sections), "-o")
+    write_output(out, build(shown, sections), "-o")
     write_figures(places)
-    return [note for material in materials for note in material.notes]
+    return [note for one in shown for note in one.found.notes]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,11 +24,10 @@ from ltcore.report.sampling import embedded, fair_sample
 if TYPE_CHECKING:
     from ltcore.contract.model import Model
     from ltcore.contract.recipe import Recipe
-    from ltcore.contract.splits import ArraySplit, StreamedSplit
     from ltcore.data.prepare import PreparedData
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
 
 #: Training images that are looked at, at most; drawn evenly over the classes.
 TRAINING_IMAGES = 50_000
@@ -40,130 +39,130 @@ POINTS = 500
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a classifier says of a split's images, averaged over the images of each class.
+    """What a classifier says of a split's images, averaged over the images of each class; NaN without images."""
 
-    Attributes:
-        values: [C, C] mean logits, a row a true class; None with more than `MATRIX_CLASSES`. NaN without images.
-        rates: [C, C] shares of the class's images that are taken for each class; None likewise.
-        own: [C] the mean logit of the class itself.
-    """
-
-    values: Floats | None
-    rates: Floats | None
-    own: Floats
+    values: Floats | None  # [C, C] mean logits, a row a true class; None with more than `MATRIX_CLASSES`
+    rates: Floats | None  # [C, C] shares of the class's images that are taken for each class; None likewise
+    own: Floats  # [C] the mean logit of the class itself
 
 
 @dataclass(frozen=True)
 class StagePredictions:
-    """What the test images were taken for at the end of a stage.
-
-    Attributes:
-        name: the stage's.
-        predictions: [N] int64.
-        same_features: whether the backbone was then as it is at the run's end.
-    """
+    """What the test images were taken for at the end of a stage."""
 
     name: str
-    predictions: Integers
-    same_features: bool
+    predictions: Integers  # [N]
+    same_features: bool  # whether the backbone was then as it is at the run's end
 
 
 @dataclass(frozen=True)
 class MeansAccuracy:
-    """How a classifier does on the test images.
-
-    Attributes:
-        name: the classifier.
-        top1: accuracy.
-        balanced: mean accuracy of the classes that have test images.
-    """
+    """How a classifier does on the test images."""
 
     name: str
     top1: float
-    balanced: float
+    balanced: float  # mean accuracy of the classes that have test images
 
 
 @dataclass(frozen=True)
 class DecisionMap:
-    """Some test images in two dimensions, with what each stage takes them for.
+    """Some test images in two dimensions, with what each stage takes them for."""
 
-    Attributes:
-        points: [N, 2].
-        targets: [N] int64.
-        said: by stage, [N] int64; a stage that says what the one before it says is left out.
-        chosen: the labels whose images they are, in the order of the colours.
-    """
-
-    points: Floats
-    targets: Integers
-    said: dict[str, Integers]
-    chosen: tuple[int, ...]
+    points: Floats  # [N, 2]
+    targets: Integers  # [N]
+    said: dict[str, Integers]  # by stage, [N]; a stage that says what the one before it says is left out
+    chosen: tuple[int, ...]  # the labels whose images they are, in the order of the colours
 
 
 @dataclass(frozen=True)
 class Offered:
-    """What a method shows of itself.
-
-    Attributes:
-        method: its name in the recipe.
-        content: a table or vectors.
-        panels: of vectors, by panel: points [N, 2] and labels [N].
-        apart: of vectors, by panel, their mean silhouette; NaN where there is a single class.
-    """
+    """What a method shows of itself, by its name in the recipe."""
 
     method: str
     content: ReportTable | ReportScatter
-    panels: dict[str, tuple[Floats, Integers]] = field(default_factory=dict)
-    apart: dict[str, float] = field(default_factory=dict)
+    panels: dict[str, tuple[Floats, Integers]] = field(default_factory=dict)  # of vectors: points [N, 2], labels [N]
+    apart: dict[str, float] = field(default_factory=dict)  # their mean silhouettes; NaN where there is a single class
 
 
 @dataclass
 class Analysis:
-    """All of it, as far as it could be computed."""
+    """All of it, as far as it was asked for and could be computed."""
 
     train: Decisions | None = None
     test: Decisions | None = None
-    images: int = 0
+    images: int = 0  # training images that were looked at
     means: list[MeansAccuracy] = field(default_factory=list)
-    stages: list[StagePredictions] = field(default_factory=list)
+    stages: list[StagePredictions] = field(default_factory=list)  # at each stage's end, and after calibration
     decisions: DecisionMap | None = None
     offered: list[Offered] = field(default_factory=list)
 
+    def look(self, model: Model, data: PreparedData, recipe: Recipe) -> Tensor:
+        """Look at a run's final model, with the calibrated classifier.
+
+        Returns:
+            The features [N, D] of all test images.
+
+        Raises:
+            LtcoreError: the images cannot be read.
+        """
+        assert data.test is not None
+        size, train, test = len(data.class_names), data.train, data.test
+        if len(train) > TRAINING_IMAGES:
+            train = train.subset(torch.from_numpy(fair_sample(train.targets.numpy(), TRAINING_IMAGES)))
+        self.images = len(train)
+        of_training, of_test = (plain_loader_features(model, split, data, recipe) for split in (train, test))
+        logits = logits_of(model.classifier, of_training, recipe.eval_batch_size)
+        self.train = decisions(logits, train.targets, size)
+        logits = logits_of(model.classifier, of_test, recipe.eval_batch_size)
+        self.test = decisions(logits, test.targets, size)
+        targets, features = test.targets.numpy(), of_test.flatten(1)
+        self.means = [accuracy("the run's own classifier", logits.argmax(1).numpy(), targets)]
+        said = class_mean_predictions(of_training.flatten(1), train.targets, features, size)
+        self.means.append(accuracy("nearest mean of training features", said, targets))
+        self.means.append(_of_test_means(of_test, data))
+        return features
+
     def plain(self, targets: Integers, num_classes: int) -> dict[str, Any]:
         """For the page's data; numbers have six digits."""
-        small = num_classes <= MATRIX_CLASSES // 5
-        return {
-            "own_decision_values": {name: _plain(each.own) for name, each in self._splits()},
-            "decision_values": {name: _plain(each.values) for name, each in self._splits()} if small else None,
-            "confusion_by_stage": {
-                each.name: confusion(targets, each.predictions, num_classes).tolist() for each in self.stages
-            }
-            if small
-            else None,
+        splits = {name: each for name, each in (("train", self.train), ("test", self.test)) if each}
+        found: dict[str, Any] = {
+            "own_decision_values": {name: _plain(each.own) for name, each in splits.items()},
             "class_means": [{"name": each.name, "top1": each.top1, "balanced": each.balanced} for each in self.means],
         }
+        if num_classes <= MATRIX_CLASSES // 5:
+            found["decision_values"] = {name: _plain(each.values) for name, each in splits.items()}
+            found["confusion_by_stage"] = {
+                each.name: confusion(targets, each.predictions, num_classes).tolist() for each in self.stages
+            }
+        return found
 
-    def _splits(self) -> list[tuple[str, Decisions]]:
-        return [(name, each) for name, each in (("train", self.train), ("test", self.test)) if each]
+
+def test_means(model: Model, data: PreparedData, recipe: Recipe) -> MeansAccuracy:
+    """The nearest mean of test features alone, as in `Analysis.look`. It uses test labels, and is never a result.
+
+    Raises:
+        LtcoreError: the images cannot be read.
+    """
+    assert data.test is not None
+    return _of_test_means(plain_loader_features(model, data.test, data, recipe), data)
+
+
+def _of_test_means(features: Tensor, data: PreparedData) -> MeansAccuracy:
+    assert data.test is not None
+    rows, targets = features.flatten(1), data.test.targets
+    said = class_mean_predictions(rows, targets, rows, len(data.class_names))
+    return accuracy("nearest mean of test features", said, targets.numpy())
 
 
 def decisions(logits: Tensor, targets: Tensor, num_classes: int) -> Decisions:
-    """Means over the images of each class, in float64.
-
-    Args:
-        logits: [N, C].
-        targets: [N] int64.
-        num_classes: C.
-    """
+    """Means over the images of each class, in float64, from logits [N, C] and targets [N] int64."""
     counts = torch.bincount(targets, minlength=num_classes).double()
     own = torch.zeros(num_classes, dtype=torch.float64)
     own.index_add_(0, targets, logits.double().gather(1, targets[:, None])[:, 0])
     if num_classes > MATRIX_CLASSES:
         return Decisions(None, None, (own / counts).numpy())
     sums = torch.zeros(num_classes, num_classes, dtype=torch.float64).index_add_(0, targets, logits.double())
-    said = confusion(targets.numpy(), logits.argmax(1).numpy(), num_classes)
-    with np.errstate(invalid="ignore"):
-        rates = said / counts.numpy()[:, None]
+    rates = shares(confusion(targets.numpy(), logits.argmax(1).numpy(), num_classes))
     return Decisions((sums / counts[:, None]).numpy(), rates, (own / counts).numpy())
 
 
@@ -173,20 +172,18 @@ def confusion(targets: Integers, predictions: Integers, num_classes: int) -> Int
     return cells.reshape(num_classes, num_classes)
 
 
+def shares(said: Integers) -> Floats:
+    """The cells [C, C] of a confusion matrix as shares of each class's images; NaN for a class without images."""
+    with np.errstate(invalid="ignore"):
+        return said / said.sum(1, keepdims=True)  # type: ignore[no-any-return]
+
+
 def class_mean_predictions(centres: Tensor, centre_targets: Tensor, features: Tensor, num_classes: int) -> Integers:
-    """What the nearest class mean takes features for (CDT, table 1; Kang et al. 2020, section 4).
+    """What the nearest class mean takes features [N, D] for: [N] (CDT, table 1; Kang et al. 2020, section 4).
 
-    Features are scaled to unit length, averaged over each class, and the means scaled again, so that the smallest
-    distance and the largest cosine are the same class. A class without features has no mean and is never said.
-
-    Args:
-        centres: [M, D] whose means are taken.
-        centre_targets: [M] int64.
-        features: [N, D].
-        num_classes: C.
-
-    Returns:
-        [N] int64.
+    The centres [M, D] are scaled to unit length, averaged over each class of their targets [M], and the means scaled
+    again, so that the smallest distance and the largest cosine are the same class. A class without centres has no mean
+    and is never said.
     """
     unit = normalize(centres.double())
     sums = torch.zeros(num_classes, unit.shape[1], dtype=torch.float64).index_add_(0, centre_targets, unit)
@@ -203,61 +200,6 @@ def accuracy(name: str, predictions: Integers, targets: Integers) -> MeansAccura
     return MeansAccuracy(name, float(right.mean()), float(np.mean(each)))
 
 
-def of_result(
-    model: Model,
-    data: PreparedData,
-    recipe: Recipe,
-    stages: Sequence[StagePredictions],
-) -> tuple[Analysis, Tensor]:
-    """Look at a run's final model.
-
-    Args:
-        model: with the calibrated classifier.
-        data: the run's data.
-        recipe: as it was trained.
-        stages: what the test images were taken for at each stage's end, and after calibration.
-
-    Returns:
-        The analysis, and the features [N, D] of all test images.
-
-    Raises:
-        LtcoreError: the images cannot be read.
-    """
-    assert data.test is not None
-    size = len(data.class_names)
-    train = data.train
-    if len(train) > TRAINING_IMAGES:
-        train = train.subset(torch.from_numpy(fair_sample(train.targets.numpy(), TRAINING_IMAGES)))
-    found = Analysis(images=len(train), stages=list(stages))
-    of_training, logits = _outputs(model, train, data, recipe)
-    found.train = decisions(logits, train.targets, size)
-    of_test, logits = _outputs(model, data.test, data, recipe)
-    found.test = decisions(logits, data.test.targets, size)
-    targets = data.test.targets.numpy()
-    found.means = [accuracy("the run's own classifier", logits.argmax(1).numpy(), targets)]
-    said = class_mean_predictions(of_training.flatten(1), train.targets, of_test.flatten(1), size)
-    found.means.append(accuracy("nearest mean of training features", said, targets))
-    found.means.append(_of_test_means(of_test, data))
-    return found, of_test.flatten(1)
-
-
-def test_means(model: Model, data: PreparedData, recipe: Recipe) -> MeansAccuracy:
-    """The nearest mean of test features alone, as in `of_result`. It uses test labels, and is never a result.
-
-    Raises:
-        LtcoreError: the images cannot be read.
-    """
-    assert data.test is not None
-    return _of_test_means(plain_loader_features(model, data.test, data, recipe), data)
-
-
-def _of_test_means(features: Tensor, data: PreparedData) -> MeansAccuracy:
-    assert data.test is not None
-    rows, targets = features.flatten(1), data.test.targets
-    said = class_mean_predictions(rows, targets, rows, len(data.class_names))
-    return accuracy("nearest mean of test features", said, targets.numpy())
-
-
 def offered(method: str, content: ReportTable | ReportScatter, mapped: bool) -> Offered | None:
     """What a method shows, brought to two dimensions where it is vectors; None where that is not wanted.
 
@@ -270,28 +212,17 @@ def offered(method: str, content: ReportTable | ReportScatter, mapped: bool) -> 
         return Offered(method, content)
     if not mapped:
         return None
-    rows, labels, ends = [], [], [0]
-    for vectors, targets in content.panels.values():
-        some = fair_sample(targets.cpu().numpy(), POINTS)
-        rows.append(vectors.detach().float().cpu().numpy()[some])
-        labels.append(targets.cpu().numpy()[some])
-        ends.append(ends[-1] + len(some))
-    points = embedded(np.concatenate(rows))
-    places = zip(content.panels, labels, ends, ends[1:], strict=False)
-    panels = {name: (points[start:stop], own) for name, own, start, stop in places}
-    apart = {}
-    for name, drawn, own in zip(content.panels, rows, labels, strict=True):
-        several = 1 < len(np.unique(own)) < len(own)
-        apart[name] = float(silhouette_score(drawn, own)) if several else float("nan")
-    return Offered(method, content, panels, apart)
-
-
-def _outputs(
-    model: Model, split: ArraySplit | StreamedSplit, data: PreparedData, recipe: Recipe
-) -> tuple[Tensor, Tensor]:
-    """Pooled features [N, D], or [N, E, D] of experts, and logits [N, C] of all images of a split."""
-    pooled = plain_loader_features(model, split, data, recipe)
-    return pooled, logits_of(model.classifier, pooled, recipe.eval_batch_size)
+    chosen = {name: fair_sample(targets.cpu().numpy(), POINTS) for name, (_, targets) in content.panels.items()}
+    rows = {name: content.panels[name][0].detach().float().cpu().numpy()[some] for name, some in chosen.items()}
+    labels = {name: content.panels[name][1].cpu().numpy()[some] for name, some in chosen.items()}
+    points = np.split(
+        embedded(np.concatenate(list(rows.values()))), np.cumsum([len(row) for row in rows.values()])[:-1]
+    )
+    apart = {
+        name: float(silhouette_score(rows[name], own)) if 1 < len(np.unique(own)) < len(own) else float("nan")
+        for name, own in labels.items()
+    }
+    return Offered(method, content, dict(zip(rows, zip(points, labels.values(), strict=True), strict=True)), apart)
 
 
 def decision_map(
@@ -299,11 +230,7 @@ def decision_map(
 ) -> DecisionMap:
     """A map of test images of the chosen classes, with what those stages say that had the features of the end.
 
-    Args:
-        features: [N, D] of all test images at the run's end.
-        targets: [N] int64.
-        stages: what the images were taken for.
-        chosen: the labels.
+    The features [N, D] and the targets [N] are those of all test images at the run's end.
 
     Raises:
         DataError: there are too few images.

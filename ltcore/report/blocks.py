@@ -1,188 +1,193 @@
-"""What a page is made of: sections of texts, tables and figures, which the template writes as HTML."""
+"""What a page is made of: sections of texts, tables and figures of runs, which template.html writes as HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TypeAlias
 
+from ltcore.contract.figures import FIGURES
+from ltcore.contract.result import Figures
+from ltcore.report.chart import Chart
+from ltcore.report.data import ReportedRun
 from ltcore.report.figures import Picture
+from ltcore.report.labels import percent
+from ltcore.report.material import Material
+from ltcore.report.matrix import Matrix
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table that is more than text.
-
-    Attributes:
-        text: what stands in it.
-        kind: ``number``, ``path`` or ``state``; empty for text.
-        figure: the place in the results of the figure that it shows, with slashes; None for another text.
-        key: the number of the run whose colour stands before it.
-    """
+    """A cell of a table that is more than text."""
 
     text: str
-    kind: str = ""
-    figure: str | None = None
-    key: int | None = None
+    kind: str = ""  # ``path`` or ``state``; empty for a number
+    figure: str | None = None  # the place in the results of the figure that it shows, with slashes
+    key: int | None = None  # the number of the run whose colour stands before it
+
+
+class _Part:
+    @property
+    def kind(self) -> str:
+        """The macro of template.html that writes it."""
+        return type(self).__name__.lower()
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    kind: ClassVar[str] = "text"
-    text: str
-
-
-@dataclass(frozen=True)
-class Code:
+class Code(_Part):
     """Text that stands as it is, with what it is for those who cannot see it."""
 
-    kind: ClassVar[str] = "code"
     text: str
     label: str
 
 
 @dataclass(frozen=True)
-class Heading:
-    """A heading inside a section.
+class Heading(_Part):
+    """A heading inside a section, with the colour of the run with that number."""
 
-    Attributes:
-        text: the words.
-        level: 3 or 4.
-        key: the number of the run whose colour stands before it.
-    """
-
-    kind: ClassVar[str] = "heading"
     text: str
     level: int = 3
     key: int | None = None
 
 
+Row: TypeAlias = Sequence[str | Cell]
+
+
 @dataclass(frozen=True)
-class Table:
-    """A table that scrolls by itself where it is wider than the page.
+class Table(_Part):
+    """A table that scrolls by itself where it is wider than the page."""
 
-    Attributes:
-        head: the titles of the columns.
-        rows: cells; the first of each row is its heading.
-        caption: what the table holds.
-    """
-
-    kind: ClassVar[str] = "table"
     head: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Row]  # the first cell of each row is its heading
     caption: str
+    lists: Sequence[str] = ()  # of each column, the place in the results of the list that it shows; empty for none
+    items: Sequence[int] = ()  # of each row, the place in those lists
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure."""
+class Confusion(_Part):
+    """A confusion matrix that script.js draws from the page's data."""
 
-    kind: ClassVar[str] = "drawn"
-    picture: Picture
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """A confusion matrix that script.js draws from the page's data.
-
-    Attributes:
-        run: the run's number in the page.
-        label: what the matrix is, and its keys, for those who cannot see it.
-        picture: it as a figure of its own.
-    """
-
-    kind: ClassVar[str] = "confusion"
-    run: int
-    label: str
-    picture: Picture
+    run: int  # the run's number in the page
+    label: str  # what the matrix is, and its keys, for those who cannot see it
+    picture: Matrix  # it as a figure of its own
 
 
 @dataclass(frozen=True)
-class Image:
-    """An example image: its address, its description, what stands below it, and whether its pixels are squares."""
+class Thumbnail:
+    """A small picture with what stands below it."""
 
-    address: str
+    address: str  # a data URI
     alt: str
     below: str
-    small: bool
+    small: bool  # whether its pixels should be seen as squares
 
 
 @dataclass(frozen=True)
 class Card:
-    """A heading with sentences and images, one of several side by side."""
+    """Some pictures with a title and lines above them."""
 
-    title: Heading
-    texts: Sequence[str]
-    images: Sequence[Image]
+    title: str
+    lines: Sequence[str]
+    thumbnails: Sequence[Thumbnail]
 
 
 @dataclass(frozen=True)
-class Cards:
-    """Cards side by side."""
+class Cards(_Part):
+    """Cards side by side, as many as there is room for."""
 
-    kind: ClassVar[str] = "cards"
     cards: Sequence[Card]
+    level: int  # of their headings
 
 
 @dataclass(frozen=True)
-class Folded:
+class Folded(_Part):
     """Something that is folded away, at least at first unless it is `unfolded`."""
 
-    kind: ClassVar[str] = "folded"
     summary: str
     parts: Sequence[Part]
     unfolded: bool = False
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Parts that belong together.
+class Panel(_Part):
+    """Parts of the run with that letter; of a single one without a letter."""
 
-    Attributes:
-        parts: the parts.
-        letter: that of the run whose they are, where there are several.
-    """
-
-    kind: ClassVar[str] = "panel"
     parts: Sequence[Part]
     letter: str = ""
 
 
 @dataclass(frozen=True)
-class Panels:
+class Panels(_Part):
     """Parts side by side where there is room, two or, if `narrow`, three in a row."""
 
-    kind: ClassVar[str] = "panels"
     parts: Sequence[Part]
     narrow: bool = False
 
 
-Part = Text | Code | Heading | Table | Drawn | Confusion | Cards | Folded | Panel | Panels
+#: A string is a paragraph.
+Part: TypeAlias = "str | Picture | Code | Heading | Table | Confusion | Cards | Folded | Panel | Panels"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page.
+    """A section of the page, which is left out where it has no parts."""
 
-    Attributes:
-        id: by which links find it.
-        title: its heading.
-        text: a sentence on what it shows.
-        parts: what it shows.
-    """
-
-    id: str
+    id: str  # by which links find it
     title: str
-    text: str
+    text: str  # a sentence on what it shows
     parts: Sequence[Part]
 
 
 def pictures(parts: Sequence[Part], letter: str = "") -> Iterator[tuple[Picture, str]]:
     """All figures in some parts, each with the letter of its run."""
     for part in parts:
-        if isinstance(part, Drawn | Confusion):
+        if isinstance(part, Chart | Matrix):
+            yield part, letter
+        elif isinstance(part, Confusion):
             yield part.picture, letter
         elif isinstance(part, Folded | Panel | Panels):
             yield from pictures(part.parts, part.letter if isinstance(part, Panel) else letter)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run in the page."""
+
+    index: int
+    run: ReportedRun
+    found: Material
+    alone: bool  # whether the page has no other run
+
+    @property
+    def letter(self) -> str:
+        """What tells it from the other runs."""
+        return chr(ord("A") + self.index) if self.index < 26 else f"run {self.index + 1}"
+
+    @property
+    def name(self) -> str:
+        """The recipe's name with the seed; of several runs, with its letter."""
+        seed = "" if self.run.seed is None else f", seed {self.run.seed}"
+        return f"{'' if self.alone else f'{self.letter} '}{self.run.name}{seed}"
+
+    @property
+    def own(self) -> list[str | Cell]:
+        """The first cells of its rows in a table of all runs: of a single run none."""
+        return [] if self.alone else [self.name]
+
+    def cell(self, value: float | None, path: str, write: Callable[[float | None], str] = percent) -> Cell:
+        """A table's cell with a figure of its results, and its place in ``result.json``."""
+        return Cell(write(value), figure=f"{self.index}/{path}")
+
+    def figures(self, figures: Figures, path: str) -> list[Cell]:
+        """A row's cells below `FIGURE_HEADS`."""
+        return [self.cell(figures.get(name), f"{path}/{name}") for name in FIGURES]
+
+    def beside(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """Parts side by side; of one of several runs, whose panels are beside each other, in a column."""
+        return [Panels(parts)] if self.alone and parts else parts
+
+
+Runs: TypeAlias = Sequence[Shown]
+#: What heads the columns of `Shown.figures`.
+FIGURE_HEADS = tuple(figure.short for figure in FIGURES.values())

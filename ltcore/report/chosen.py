@@ -15,11 +15,7 @@ MOST = len(MARKERS)
 
 
 def named(run: ReportedRun, asked: Sequence[str]) -> list[int]:
-    """The labels of the classes that are asked for, in that order.
-
-    Args:
-        run: the run.
-        asked: names or numbers; a name comes first.
+    """The labels of the classes that are asked for by names or numbers, in that order; a name comes first.
 
     Raises:
         RecipeError: the run has no such class, or there are more than can be told apart.

@@ -25,19 +25,12 @@ from ltcore.recipe.loading import load_recipe
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a classifier said of the test images.
+    """What a classifier said of the test images, also by confidence bin ([`ltcore.evaluation.metrics.ECE_BINS`])."""
 
-    Attributes:
-        predictions: [N] int64.
-        samples: test images of each confidence bin, [`ltcore.evaluation.metrics.ECE_BINS`].
-        right: right predictions of each bin.
-        confidence: summed confidence of each bin.
-    """
-
-    predictions: NDArray[np.int64]
-    samples: list[float]
-    right: list[float]
-    confidence: list[float]
+    predictions: NDArray[np.int64]  # [N]
+    samples: list[float]  # test images of each bin
+    right: list[float]  # right predictions of each bin
+    confidence: list[float]  # summed confidence of each bin
 
     @classmethod
     def of(cls, logits: NDArray[np.float32], targets: Tensor) -> Outcome:
@@ -53,38 +46,23 @@ SUREST = 20
 
 @dataclass(frozen=True)
 class ImageError:
-    """A test image that is taken for another class.
+    """A test image that is taken for another class."""
 
-    Attributes:
-        name: its path relative to the data set's root; its number where the images lie in memory.
-        label: its class.
-        said: what it is taken for.
-        probability: of that class.
-        own: of its own class.
-    """
-
-    name: str
+    name: str  # its path relative to the data set's root; its number where the images lie in memory
     label: int
-    said: int
-    probability: float
-    own: float
+    said: int  # what it is taken for
+    probability: float  # of that class
+    own: float  # probability of its own class
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What is said of the test images, before and after calibration.
+    """What is said of the test images, before and after calibration."""
 
-    Attributes:
-        targets: [N] int64.
-        before: without calibration; None where nothing calibrates.
-        after: the run's result.
-        errors: the number of errors after calibration, and the surest of them.
-    """
-
-    targets: NDArray[np.int64]
-    before: Outcome | None
+    targets: NDArray[np.int64]  # [N]
+    before: Outcome | None  # None where nothing calibrates
     after: Outcome
-    errors: tuple[int, list[ImageError]]
+    errors: tuple[int, list[ImageError]]  # how many there are after calibration, and the surest of them
 
     @cached_property
     def confusion(self) -> list[tuple[int, int, int]]:
@@ -96,31 +74,18 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run as its directory tells it.
-
-    Attributes:
-        path: the directory.
-        name: the recipe's name.
-        seed: the run's seed; None where the recipe cannot be read any more.
-        recipe_text: the recipe.
-        plan_text: what ``ltcore plan`` says of it, or why it says nothing.
-        result: ``result.json``; None while the run has not ended.
-        stages: a record for each stage that has ended, as in ``result.json``.
-        epochs: the lines of ``metrics.jsonl``.
-        environment: the last entry of ``environment.json``; empty where there is none.
-        predictions: None while the run has not ended.
-    """
+    """A run as its directory tells it."""
 
     path: Path
-    name: str
-    seed: int | None
+    name: str  # the recipe's
+    seed: int | None  # None where the recipe cannot be read any more
     recipe_text: str
-    plan_text: str
-    result: Result | None
-    stages: list[StageResult]
-    epochs: list[dict[str, Any]]
-    environment: dict[str, Any]
-    predictions: Outcomes | None
+    plan_text: str  # what ``ltcore plan`` says of it, or why it says nothing
+    result: Result | None  # ``result.json``; None while the run has not ended
+    stages: list[StageResult]  # of those that have ended, as in ``result.json``
+    epochs: list[dict[str, Any]]  # the lines of ``metrics.jsonl``
+    environment: dict[str, Any]  # the last entry of ``environment.json``; empty where there is none
+    predictions: Outcomes | None  # None while the run has not ended
 
     @property
     def counts(self) -> list[int]:
@@ -223,14 +188,6 @@ def _predictions(path: Path, result: Result) -> Outcomes | None:
     before = Outcome.of(stored.logits, targets) if result["calibration"] else None
     names = stored.names if stored.names is not None else np.arange(len(targets)).astype(str)
     rows = ImageRows.of(names.tolist(), torch.from_numpy(stored.calibrated_logits), targets)
-    surest = [
-        ImageError(
-            rows.names[at],
-            int(rows.targets[at]),
-            int(rows.predictions[at]),
-            float(rows.probability[at]),
-            float(rows.own[at]),
-        )
-        for at in rows.wrong[:SUREST]
-    ]
+    said = (rows.targets, rows.predictions, rows.probability, rows.own)
+    surest = [ImageError(rows.names[at], *(each[at].item() for each in said)) for at in rows.wrong[:SUREST]]
     return Outcomes(stored.targets, before, after, (len(rows.wrong), surest))

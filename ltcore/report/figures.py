@@ -7,34 +7,36 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import Any, Literal, TypeAlias, cast
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
 
 from ltcore.errors import RecipeError
 from ltcore.files.output import write_output
 from ltcore.files.writing import telling
-from ltcore.report import chart
+from ltcore.report.chart import COLORS, INK, LINE, PAPER, QUIET, Chart
+from ltcore.report.matrix import Matrix
 from ltcore.untrusted import printable
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+Picture: TypeAlias = Chart | Matrix
 _OPTION = "--figures"
 #: Inches: of a chart in the page, and of a column of a paper.
 PAGE, COLUMN = 4.0, 3.25
 #: Fonts are of the size of a paper's captions, at the width of a column.
 _STYLE: dict[str, Any] = {
-    "axes.edgecolor": chart.QUIET,
+    "axes.edgecolor": QUIET,
     "axes.facecolor": "none",
-    "axes.labelcolor": chart.QUIET,
+    "axes.labelcolor": QUIET,
     "axes.labelsize": 7.5,
     "axes.linewidth": 0.6,
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
+    "figure.dpi": 72,  # a pixel is a point
     "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
     "font.size": 7.5,
-    "grid.color": chart.LINE,
+    "grid.color": LINE,
     "grid.linewidth": 0.5,
     "legend.fontsize": 7.5,
     "legend.frameon": False,
@@ -44,53 +46,26 @@ _STYLE: dict[str, Any] = {
     "legend.labelspacing": 0.3,
     "pdf.fonttype": 42,  # whole letters, as publishers want them
     "svg.fonttype": "none",  # text is text
-    "text.color": chart.INK,
+    "text.color": INK,
     "text.parse_math": False,  # a dollar in a name is a dollar
-    "xtick.color": chart.QUIET,
-    "xtick.labelcolor": chart.INK,
-    "xtick.labelsize": 7,
-    "ytick.color": chart.QUIET,
-    "ytick.labelcolor": chart.INK,
-    "ytick.labelsize": 7,
+    **{f"{axis}tick.color": QUIET for axis in "xy"},
+    **{f"{axis}tick.labelcolor": INK for axis in "xy"},
+    **{f"{axis}tick.labelsize": 7 for axis in "xy"},
 }
 #: Colours of a drawing by their names in style.css.
 VARIABLES = {
-    **{color: f"s{number}" for number, color in enumerate(chart.COLORS)},
-    chart.INK: "ink",
-    chart.QUIET: "quiet",
-    chart.LINE: "line",
-    chart.PAPER: "paper",
+    **{color: f"s{number}" for number, color in enumerate(COLORS)},
+    INK: "ink",
+    QUIET: "quiet",
+    LINE: "line",
+    PAPER: "paper",
 }
+_COLOR = re.compile("|".join(VARIABLES))
 #: What XML cannot hold, whatever escapes it.
 _IMPOSSIBLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_TAG = re.compile("<[a-zA-Z][^>]*>")
-_NUMBERS = re.compile(r' [dxy]="[^"]*"')
-#: Identities that nothing refers to; those of ticks become classes, others go.
-_TICK, _UNUSED = re.compile(r' id="([xy]tick)_\d+"'), re.compile(r' id="(?!(?:[mp][0-9a-f]{10}|points\d+)")[^"]*"')
-_COLOR = re.compile("|".join(VARIABLES))
-_WHITE = "fill: #ffffff"  # first of the whole figure, which lies on the page's paper
-
-
-class Picture(Protocol):
-    """What can be drawn.
-
-    Attributes:
-        title: what it shows, in a few words.
-        text: what there is to see, for those who cannot.
-        titles: for each group ``points<n>`` of its SVG, what its points say when they are pointed at.
-    """
-
-    @property
-    def title(self) -> str: ...  # noqa: D102
-
-    @property
-    def text(self) -> str: ...  # noqa: D102
-
-    @property
-    def titles(self) -> Sequence[Sequence[str]]: ...  # noqa: D102
-
-    def paint(self, figure: Figure) -> None:
-        """Draw it; the figure's width stays, and its height is the picture's to choose."""
+#: Identities that are referred to, and those that say what a group holds.
+_REFERRED, _GROUP = re.compile("[mp][0-9a-f]{10}"), re.compile(r"points\d+|[xy]tick(?=_)")
+_PAPER = ("fill: none", "fill: #ffffff")  # styles of what lies behind all
 
 
 def drawn(picture: Picture, kind: Literal["svg", "pdf"], width: float = COLUMN, name: str = "figure") -> bytes:
@@ -120,47 +95,76 @@ def drawn(picture: Picture, kind: Literal["svg", "pdf"], width: float = COLUMN, 
     return _IMPOSSIBLE.sub("\ufffd", held.getvalue().decode()).encode()
 
 
-def inline(picture: Picture, name: str) -> str:
-    """A picture as SVG in a page: in the page's colours, without what a page does not need, with its points' titles."""
-    text = drawn(picture, "svg", PAGE, name).decode()
-    text = re.sub(
-        "<metadata>.*?</metadata>|<title>.*?</title>|<defs>\\s*<style.*?</style>\\s*</defs>", "", text, flags=re.DOTALL
-    )
-    text = re.sub(r"\s*\n\s*", "\n", text[text.index("<svg") :]).replace(">\n<", "><").replace("\n", " ")
-    text = _TAG.sub(lambda found: _lean(found[0]), text.replace(_WHITE, "fill: none", 1))
-    box = re.search(r'viewBox="[^"]*"', text)
-    label = escape(f"{picture.title}. {picture.text}")
-    assert box
-    text = f'<svg {box[0]} role="img" aria-label="{label}">{text.partition(">")[2]}'
-    for number, titles in enumerate(picture.titles):
-        text = _titled(text, number, titles)
-    return text
+class Inline:
+    """Writes pictures as SVG for one page.
+
+    Attributes:
+        styles: the class of each style that a picture has; the page must have them.
+    """
+
+    def __init__(self) -> None:
+        self.styles: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._number = 0
+
+    def __call__(self, picture: Picture) -> str:
+        """A picture in the page's colours, without what a page does not need, with its points' titles."""
+        self._number += 1
+        read = ElementTree.fromstring(drawn(picture, "svg", PAGE, str(self._number)))
+        label = f"{picture.title}. {picture.text}"
+        root = Element("svg", {"viewBox": read.attrib["viewBox"], "role": "img", "aria-label": label})
+        root.extend(made for child in read for made in self._lean(child))
+        for number, titles in enumerate(picture.titles):
+            group = root.find(f".//g[@class='points{number}']")
+            if group is not None:
+                _say(group, titles)
+        return ElementTree.tostring(root, "unicode").replace(" />", "/>")
+
+    def _lean(self, read: Element) -> Iterator[Element]:
+        """An element without what a page does not need; a group that says nothing gives its content."""
+        tag, style = read.tag.rpartition("}")[2], read.get("style", "")
+        if tag in ("metadata", "title", "style") or (tag == "path" and style in _PAPER):
+            return
+        made = Element(tag)
+        for key, value in read.items():
+            name = key.rpartition("}")[2]
+            if name == "id":
+                if group := _GROUP.match(value):
+                    made.set("class", group[0])
+                elif _REFERRED.fullmatch(value):
+                    made.set("id", self._short(value))
+            elif name == "style":
+                style = re.sub("font-family: [^;]*", "", style).strip("; ").replace("; ;", ";")
+                style = _COLOR.sub(lambda found: f"var(--{VARIABLES[found[0]]})", style)
+                made.set("class", self.styles.setdefault(style, f"c{len(self.styles)}"))
+            elif not (name == "transform" and value.startswith("rotate(-0 ")):
+                if name in "dxy":
+                    value = " ".join(re.sub(r"(\.\d)\d+", r"\1", value).split())
+                made.set(name, re.sub(f"(?<=#){_REFERRED.pattern}", lambda found: self._short(found[0]), value))
+        made.text = (read.text or "").strip() or None
+        children = [each for child in read for each in self._lean(child)]
+        if tag == "g" and not made.attrib:
+            yield from children
+        elif children or tag != "defs":
+            made.extend(children)
+            yield made
+
+    def _short(self, name: str) -> str:
+        return self._names.setdefault(f"{self._number} {name}", f"n{len(self._names)}")
 
 
-def _lean(tag: str) -> str:
-    """A tag without what a page does not need."""
-    tag = _UNUSED.sub("", _TICK.sub(r' class="\1"', tag)).replace("; font-family: 'DejaVu Sans', ", ";")
-    tag = tag.replace("'Helvetica', 'Arial', sans-serif", "").replace(' transform="rotate(-0 ', ' data-0="(')
-    tag = re.sub(' data-0="[^"]*"', "", tag)
-    tag = _NUMBERS.sub(lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), tag)
-    return _COLOR.sub(lambda found: f"var(--{VARIABLES[found[0]]})", tag)
-
-
-def _titled(text: str, number: int, titles: Sequence[str]) -> str:
-    """The markers of a series with what they say; their style is written once."""
-    before, _, after = text.partition(f' id="points{number}"')
-    uses = re.findall(r"<use [^>]*/>", after.partition("</g></g>")[0])
-    if not uses:
-        return text
-    style = re.search(r' style="[^"]*"', uses[0])
-    words = iter(titles or [""] * len(uses))
-    assert style and (not titles or len(titles) == len(uses))
-
-    def one(found: re.Match[str]) -> str:
-        use, said = found[0].replace(style[0], ""), next(words)
-        return f"{use[:-2]}><title>{escape(said)}</title></use>" if said else use
-
-    return f'{before} class="points{number}"{style[0]}{re.sub("<use [^>]*/>", one, after, count=len(uses))}'
+def _say(group: Element, titles: Sequence[str]) -> None:
+    """The markers of a series with what they say; neighbours say the same once, and the style is the group's."""
+    uses = group.findall("use")
+    group.set("class", f"{group.get('class')} {uses[0].get('class')}")
+    for use in uses:
+        group.remove(use)
+        del use.attrib["class"]
+    for title, same in groupby(zip(titles or [""] * len(uses), uses, strict=True), lambda pair: pair[0]):
+        holder = SubElement(group, "g") if title else group
+        if title:
+            SubElement(holder, "title").text = title
+        holder.extend(use for _, use in same)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -209,8 +213,7 @@ def write_figures(places: Mapping[Path, tuple[str, Picture]]) -> None:
 def named(pictures: Sequence[tuple[str, Picture, str]]) -> Iterator[tuple[str, Picture]]:
     """Pictures with names of small letters, digits and hyphens.
 
-    Args:
-        pictures: the id of a section, a picture of it, and the letter of one of several runs, or nothing.
+    They are given with the id of their section, and with the letter of one of several runs, or nothing.
     """
     used: dict[str, int] = {}
     for section, picture, letter in pictures:

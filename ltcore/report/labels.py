@@ -1,11 +1,28 @@
-"""Short labels for long names: cut in the middle, and different where the names are."""
+"""How numbers are written, and short labels for long names: cut in the middle, different where the names are."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import count, pairwise
 
+MISSING = "–"  # noqa: RUF001 (a dash where a figure is missing)
 _ENDS = " _-/."  # of words in a name
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with one decimal."""
+    return MISSING if value is None else f"{100 * value:.1f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits."""
+    return MISSING if value is None or math.isnan(value) else f"{value:.{digits}g}"
+
+
+def capital(text: str) -> str:
+    """A text with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def clip(text: str, letters: int) -> str:

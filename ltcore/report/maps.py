@@ -33,23 +33,14 @@ TRAINING, TEST, MADE = range(3)
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Features brought to two dimensions by t-SNE.
+    """Features brought to two dimensions by t-SNE."""
 
-    Attributes:
-        title: whose they are.
-        points: [N, 2].
-        labels: [N] int64.
-        kinds: [N] int64: `TRAINING`, `TEST` or `MADE`.
-        methods: whose the made rows are, by names in the recipe; empty where there are none.
-        chosen: the labels that were asked for, in that order; empty where all classes are mapped.
-    """
-
-    title: str
-    points: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    kinds: NDArray[np.int64]
-    methods: tuple[str, ...] = ()
-    chosen: tuple[int, ...] = ()
+    title: str  # whose they are
+    points: NDArray[np.float64]  # [N, 2]
+    labels: NDArray[np.int64]  # [N]
+    kinds: NDArray[np.int64]  # [N], `TRAINING`, `TEST` or `MADE`
+    methods: tuple[str, ...] = ()  # whose the made rows are, by names in the recipe; empty where there are none
+    chosen: tuple[int, ...] = ()  # the labels that were asked for, in that order; empty where all classes are mapped
 
 
 def plain_loader_features(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ltcore.errors import LtcoreError
 from ltcore.report import analysis, maps
-from ltcore.report.analysis import Analysis
+from ltcore.report.analysis import Analysis, Integers, StagePredictions
 from ltcore.report.chosen import named, spread
 from ltcore.report.doubtful import Doubtful, read_doubtful
 from ltcore.report.maps import FeatureMap
@@ -30,83 +29,58 @@ if TYPE_CHECKING:
 #: Classes shown as the hardest, and example images of each.
 CLASSES, EXAMPLES = 9, 4
 
+_CONFUSIONS = 3  # that are named of each class
 _TOLERANCE = 0.01  # of accuracy; another processor or number of threads moves an image or two
 
 
 @dataclass(frozen=True)
 class Example:
-    """A test image that was taken for another class.
+    """A test image that was taken for another class."""
 
-    Attributes:
-        index: its place in the test split.
-        said: the class it was taken for.
-        image: its picture as a data URI; None where there is none.
-        small: whether the picture is so small that its pixels should be seen as squares.
-    """
-
-    index: int
-    said: int
-    image: str | None = None
-    small: bool = False
+    index: int  # its place in the test split
+    said: int  # the class it was taken for
+    image: str | None = None  # its picture as a data URI; None where there is none
+    small: bool = False  # whether its pixels should be seen as squares
 
 
 @dataclass(frozen=True)
 class HardClass:
-    """A class that the run recognises least.
-
-    Attributes:
-        label: the class.
-        images: its test images.
-        right: how many of them are recognised.
-        taken_for: other classes and how many images were taken for them, the most frequent first.
-        examples: some of these images.
-    """
+    """A class that the run recognises least."""
 
     label: int
-    images: int
-    right: int
-    taken_for: list[tuple[int, int]]
-    examples: list[Example]
+    images: int  # its test images
+    right: int  # how many of them are recognised
+    taken_for: list[tuple[int, int]]  # other classes and how many images were taken for them, the most frequent first
+    examples: list[Example]  # some of these images
+
+    def said(self, names: Sequence[str]) -> str:
+        """The classes that it was taken for most often, and how many more there are."""
+        first = ", ".join(f"{names[label]} ({images})" for label, images in self.taken_for[:_CONFUSIONS])
+        more = len(self.taken_for) - _CONFUSIONS
+        return first + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What is asked of a report, beside its runs.
+    """What is asked of a report, beside its runs."""
 
-    Attributes:
-        features: whether features are mapped, for which the model is rebuilt.
-        images: whether example images are shown.
-        analysis: whether all images go through the run's models once more.
-        classes: names or numbers of the classes that are drawn one by one; empty for all, or some.
-        run_code: see `ltcore.load`.
-    """
-
-    features: bool = True
-    images: bool = True
-    analysis: bool = False
-    classes: tuple[str, ...] = ()
-    run_code: bool = False
+    features: bool = True  # whether features are mapped, for which the model is rebuilt
+    images: bool = True  # whether example images are shown
+    analysis: bool = False  # whether all images go through the run's models once more
+    classes: tuple[str, ...] = ()  # names or numbers of classes that are drawn one by one; empty for all, or some
+    run_code: bool = False  # see `ltcore.load`
 
 
 @dataclass
 class Material:
-    """What was found out about a run, and why something is missing.
+    """What was found out about a run, and why something is missing."""
 
-    Attributes:
-        chosen: the labels that were asked for.
-        maps: maps of features.
-        hardest: the classes that the run recognises least.
-        analysis: what the run's models give once more.
-        doubtful: what ``ltcore suspects`` has left; None where it did not run.
-        notes: what is missing and why, a sentence each.
-    """
-
-    chosen: list[int] = field(default_factory=list)
+    chosen: list[int] = field(default_factory=list)  # the labels that were asked for
     maps: list[FeatureMap] = field(default_factory=list)
     hardest: list[HardClass] = field(default_factory=list)
-    analysis: Analysis | None = None
-    doubtful: Doubtful | None = None
-    notes: list[str] = field(default_factory=list)
+    analysis: Analysis = field(default_factory=Analysis)  # what the run's models give once more
+    doubtful: Doubtful | None = None  # what ``ltcore suspects`` has left; None where it did not run
+    notes: list[str] = field(default_factory=list)  # what is missing and why, a sentence each
 
 
 def gather(run: ReportedRun, choices: Choices) -> Material:
@@ -136,88 +110,85 @@ def gather(run: ReportedRun, choices: Choices) -> Material:
         found.hardest = [_with_images(each, data) for each in found.hardest]
         if found.doubtful:
             found.doubtful.add_pictures(data)
-    if choices.features or choices.analysis:
-        _Look(run, saved, data, choices, found).through()
+    _Look(run, saved, data, choices, found).through()
     return found
 
 
+@dataclass
 class _Look:
     """Looks through a run's stages and its final model; what fails is a note, and the rest comes all the same."""
 
-    def __init__(
-        self, run: ReportedRun, saved: SavedRun, data: PreparedData, choices: Choices, found: Material
-    ) -> None:
-        self._run, self._saved, self._data, self._choices, self._found = run, saved, data, choices, found
-        self._predictions: list[analysis.StagePredictions] = []
-        self._backbones: list[str] = []
-        self._offered: list[analysis.Offered] = []
-        self._mapped: set[int] = set()
+    run: ReportedRun
+    saved: SavedRun
+    data: PreparedData
+    choices: Choices
+    found: Material
+    backbones: list[str] = field(default_factory=list)  # of each of the analysis's stages
+    mapped: set[int] = field(default_factory=set)  # stages that have a map of their own
 
     def through(self) -> None:
         """Fill the material."""
         made: list[int] = []
-        with self._noting("no feature map"):
-            made = self._saved.acting_on_features() if self._choices.features else []
-        if made or self._choices.analysis:
-            with self._noting("its stages cannot be opened again"):
-                self._saved.for_each_stage(self._data, lambda end: self._stage(end, end.index in made))
-        if self._choices.features and len(self._run.stages) - 1 not in self._mapped:
+        if self.choices.features:
             with self._noting("no feature map"):
-                saved = self._saved
-                self._found.maps.append(maps.of_result(saved.model, self._data, saved.recipe, self._found.chosen))
-        if self._choices.analysis:
+                made = self.saved.acting_on_features()
+        if made or self.choices.analysis:
+            with self._noting("its stages cannot be opened again"):
+                self.saved.for_each_stage(self.data, lambda end: self._stage(end, end.index in made))
+        if self.choices.features and len(self.run.stages) - 1 not in self.mapped:
+            with self._noting("no feature map"):
+                saved = self.saved
+                self.found.maps.append(maps.of_result(saved.model, self.data, saved.recipe, self.found.chosen))
+        if self.choices.analysis:
             with self._noting("no analysis of the result"):
                 self._analyse()
 
     def _stage(self, end: StageEnd, made: bool) -> None:
         if made:
             with self._noting(f"no map of stage '{end.name}'"):
-                mapped = maps.of_stage(end, self._data, self._found.chosen)
+                mapped = maps.of_stage(end, self.data, self.found.chosen)
                 if mapped is not None:
-                    self._found.maps.append(mapped)
-                    self._mapped.add(end.index)
-        if not self._choices.analysis:
+                    self.found.maps.append(mapped)
+                    self.mapped.add(end.index)
+        if not self.choices.analysis:
             return
         with self._noting(f"no predictions of stage '{end.name}'"):
-            predictions = end.logits("test").argmax(1).cpu().numpy()
-            self._predictions.append(analysis.StagePredictions(end.name, predictions, False))
-            self._backbones.append(end.backbone())
+            predictions, backbone = end.logits("test").argmax(1).cpu().numpy(), end.backbone()
+            self.found.analysis.stages.append(StagePredictions(end.name, predictions, False))
+            self.backbones.append(backbone)
             self._compare(end.index, predictions)
         for entry in end.ending():
             with self._noting(f"nothing that '{entry.key}' shows"):
-                classes = self._found.chosen or spread(self._run)
-                for content in end.reported(entry, classes):
-                    if shown := analysis.offered(entry.key, content, self._choices.features):
-                        self._offered.append(shown)
+                for content in end.reported(entry, self._classes()):
+                    if shown := analysis.offered(entry.key, content, self.choices.features):
+                        self.found.analysis.offered.append(shown)
+
+    def _classes(self) -> list[int]:
+        return self.found.chosen or spread(self.run)
 
     def _analyse(self) -> None:
-        assert self._run.predictions is not None
-        stages = [
-            replace(each, same_features=backbone == self._backbones[-1])
-            for each, backbone in zip(self._predictions, self._backbones, strict=True)
+        said, found = self.run.predictions, self.found.analysis
+        assert said is not None
+        found.stages = [
+            replace(each, same_features=backbone == self.backbones[-1])
+            for each, backbone in zip(found.stages, self.backbones, strict=True)
         ]
-        if self._run.calibrated:
-            after = self._run.predictions.after.predictions
-            stages.append(analysis.StagePredictions("calibration", after, True))
-        self._found.analysis = analysis.Analysis(stages=stages, offered=self._offered)
-        saved = self._saved
-        found, features = analysis.of_result(saved.model, self._data, saved.recipe, stages)
-        found.offered, self._found.analysis = self._offered, found
-        if self._choices.features:
+        if self.run.calibrated:
+            found.stages.append(StagePredictions("calibration", said.after.predictions, True))
+        features = found.look(self.saved.model, self.data, self.saved.recipe)
+        if self.choices.features:
             with self._noting("no map of decisions"):
-                classes = self._found.chosen or spread(self._run)
-                targets = self._run.predictions.targets
-                found.decisions = analysis.decision_map(features, targets, stages, classes)
+                found.decisions = analysis.decision_map(features, said.targets, found.stages, self._classes())
 
-    def _compare(self, index: int, predictions: NDArray[np.int64]) -> None:
+    def _compare(self, index: int, predictions: Integers) -> None:
         """Note where a stage's accuracy is not what the run recorded, as when a plugin has changed since."""
-        assert self._run.predictions is not None
-        recorded = self._run.stages[index].get("test")
-        now = float((predictions == self._run.predictions.targets).mean())
+        assert self.run.predictions is not None
+        stage = self.run.stages[index]
+        recorded, now = stage.get("test"), float((predictions == self.run.predictions.targets).mean())
         if recorded is not None and abs(now - recorded["top1"]) > _TOLERANCE:
-            self._found.notes.append(
-                f"{self._run.path}: stage '{self._run.stages[index]['name']}' has {100 * now:.1f} percent of the test "
-                f"images right now, and had {100 * recorded['top1']:.1f} in the run: a plugin or a library has changed"
+            self.found.notes.append(
+                f"{self.run.path}: stage '{stage['name']}' has {100 * now:.1f} percent of the test images right now, "
+                f"and had {100 * recorded['top1']:.1f} in the run: a plugin or a library has changed"
             )
 
     @contextmanager
@@ -225,8 +196,8 @@ class _Look:
         try:
             yield
         except LtcoreError as error:
-            if not any(note.endswith(f": {error}") for note in self._found.notes):  # one cause, one note
-                self._found.notes.append(f"{self._run.path}: {missing}: {error}")
+            if not any(note.endswith(f": {error}") for note in self.found.notes):  # one cause, one note
+                self.found.notes.append(f"{self.run.path}: {missing}: {error}")
 
 
 def _is_the_same(data: PreparedData, run: ReportedRun) -> bool:
@@ -266,4 +237,4 @@ def _with_images(found: HardClass, data: PreparedData) -> HardClass:
     for each in found.examples:
         picture = thumbnail(data.test, each.index, data.transform, len(data.mean))
         examples.append(each if picture is None else Example(each.index, each.said, *picture))
-    return HardClass(found.label, found.images, found.right, found.taken_for, examples)
+    return replace(found, examples=examples)

@@ -4,151 +4,116 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from ltcore.report.analysis import MATRIX_CLASSES, Analysis, Floats, confusion
-from ltcore.report.blocks import Cell, Drawn, Folded, Part, Section, Table, Text
-from ltcore.report.chart import Chart, Series
+from ltcore.report.analysis import MATRIX_CLASSES, Decisions, Floats, confusion, shares
+from ltcore.report.blocks import Cell, Folded, Part, Row, Runs, Section, Shown, Table
+from ltcore.report.chart import Chart
+from ltcore.report.classes import by_count
 from ltcore.report.data import ReportedRun
-from ltcore.report.layout import (
-    Runs,
-    beside,
-    count_axis,
-    each_run,
-    folded,
-    group_dividers,
-    number,
-    numeric,
-    percent,
-    run_name,
-    upward_axis,
-)
-from ltcore.report.material import Material
+from ltcore.report.labels import number, percent
+from ltcore.report.layout import each_run, folded, headed, upward_axis
 from ltcore.report.matrix import Matrix
 
 _NONE = "There is no analysis of this run."
 _LARGEST = 20
 
 
-def changes(runs: Runs, materials: Sequence[Material]) -> Section | None:
+def changes(runs: Runs) -> Section:
     """The confusion at the first stage's end, and what each later stage and calibration changed (OFA, figure 7)."""
-    if not any(_stages(material) > 1 for material in materials):
-        return None
-
-    def draw(index: int, run: ReportedRun) -> Sequence[Part]:
-        found = materials[index].analysis
-        if found is None or len(found.stages) < 2:
-            return [Text(_NONE if found is None else "There is one stage, and nothing behind it.")]
-        return _changes(runs, run, found)
-
     text = (
         "What a stage, or calibration, does to the confusion: the matrix at the first stage's end, and by how many "
         "points each cell changes by the next one. Rows are classes, columns predictions, the most frequent class "
         "first; blue has grown, orange has shrunk. In percent of the class's test images."
     )
-    return Section("changes", "Confusion before and after each stage", text, each_run(runs, draw))
+    missing = "There is no analysis of this run, or one stage and nothing behind it."
+    return Section("changes", "Confusion before and after each stage", text, each_run(runs, _changes, missing))
 
 
-def _stages(material: Material) -> int:
-    return len(material.analysis.stages) if material.analysis else 0
-
-
-def _changes(runs: Runs, run: ReportedRun, found: Analysis) -> list[Part]:
-    assert run.predictions is not None
+def _changes(one: Shown) -> Sequence[Part]:
+    run, stages = one.run, one.found.analysis.stages
+    if len(stages) < 2 or run.predictions is None:
+        return []
     targets, size = run.predictions.targets, len(run.counts)
     if size > MATRIX_CLASSES:
-        return [Text(f"With more than {MATRIX_CLASSES} classes the cells could not be seen.")]
-    totals = np.bincount(targets, minlength=size)[:, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rates = [confusion(targets, each.predictions, size) / totals for each in found.stages]
-    order, names = np.array(run.order), [run.names[label] for label in run.order]
-    drawn, tables = list[Part](), list[Part]()
-    first = found.stages[0]
-    right = percent(float(np.nanmean(np.diag(rates[0]))))
-    title, said = f"At the end of '{first.name}'", f"{right} percent of a class's images are right on average."
-    drawn.append(Drawn(Matrix(title, said, rates[0][np.ix_(order, order)], names, 0, 1)))
-    for place, (before, after) in enumerate(pairwise(rates), 1):
-        name = found.stages[place].name
+        return [f"With more than {MATRIX_CLASSES} classes the cells could not be seen."]
+    rates = [shares(confusion(targets, each.predictions, size)) for each in stages]
+    said = f"{_right(rates[0])} percent of a class's images are right on average."
+    drawn, tables = [_matrix(run, f"At the end of '{stages[0].name}'", said, rates[0])], list[Part]()
+    for stage, (before, after) in zip(stages[1:], pairwise(rates), strict=True):
         change = after - before
         if not np.nan_to_num(change).any():
-            tables.append(Text(f"'{name}' changes no share of this matrix."))
+            tables.append(f"'{stage.name}' changes no share of this matrix.")
             continue
         most = max(float(np.nanmax(np.abs(change))), 0.01)
         moved = 100 * float(np.nanmean(np.diag(change)))
-        title = f"What '{name}' changes"
         said = f"The diagonal changes by {moved:+.1f} points on average; the largest change is {100 * most:.1f} points."
-        drawn.append(Drawn(Matrix(title, said, change[np.ix_(order, order)], names, -most, most, changes=True)))
-        tables.append(Folded(f"The largest changes by '{name}'", [_largest(run, before, after)]))
-    return [*beside(runs, drawn), *tables]
+        drawn.append(_matrix(run, f"What '{stage.name}' changes", said, change, low=-most, high=most, changes=True))
+        tables.append(Folded(f"The largest changes by '{stage.name}'", [_largest(run, before, after)]))
+    return [*one.beside(drawn), *tables]
+
+
+def _matrix(run: ReportedRun, title: str, said: str, values: Floats, **how: Any) -> Matrix:
+    """A matrix with the most frequent class first."""
+    return Matrix(title, said, values[np.ix_(run.order, run.order)], [run.names[n] for n in run.order], **how)
+
+
+def _right(rates: Floats) -> str:
+    return percent(float(np.nanmean(np.diag(rates))))
 
 
 def _largest(run: ReportedRun, before: Floats, after: Floats) -> Table:
     change = np.nan_to_num(after - before)
-    places = [divmod(int(at), len(change)) for at in np.argsort(-np.abs(change), axis=None, kind="stable")[:_LARGEST]]
-    rows: list[list[str | Cell]] = [
-        [
-            run.names[row],
-            run.names[column],
-            *(numeric(percent(float(each[row, column]))) for each in (before, after)),
-            numeric(f"{100 * change[row, column]:+.1f}"),
-        ]
-        for row, column in places
-        if change[row, column]
-    ]
+    rows: list[Row] = []
+    for at in np.argsort(-np.abs(change), axis=None, kind="stable")[:_LARGEST].tolist():
+        place = divmod(at, len(change))
+        cells = (percent(before[place]), percent(after[place]), f"{100 * change[place]:+.1f}")
+        rows += [[*(run.names[label] for label in place), *map(Cell, cells)]] if change[place] else []
     return Table(["class", "taken for", "before", "after", "change"], rows, "The largest changes, in percent")
 
 
-def decisions(runs: Runs, materials: Sequence[Material]) -> Section | None:
+def decisions(runs: Runs) -> Section:
     """Mean decision values and predictions of training and of test images (CDT, figures 4 and 5)."""
-    if not any(material.analysis and material.analysis.test for material in materials):
-        return None
-
-    def draw(index: int, run: ReportedRun) -> Sequence[Part]:
-        found = materials[index].analysis
-        return _decisions(runs, run, found) if found and found.test else [Text(_NONE)]
-
     text = (
         "What the classifier answers, averaged over the images of each class: on training images, and on test images. "
         "Where features of rare classes deviate, the value of a class's own images falls from training to test, and "
         "does so most for rare classes (CDT, Ye et al. 2020, figures 4 and 5). Both matrices of a pair have one scale."
     )
     title = "Decision values of training and test images"
-    return Section("decisions", title, text, each_run(runs, draw))
+    return Section("decisions", title, text, each_run(runs, _decisions, _NONE))
 
 
-def _decisions(runs: Runs, run: ReportedRun, found: Analysis) -> list[Part]:
-    assert found.train and found.test
-    splits = (("training", found.train), ("test", found.test))
-    own, drawn = _own(run, splits[0][1].own, splits[1][1].own), list[Part]()
-    order, names = np.array(run.order), [run.names[label] for label in run.order]
-    values = [(split, each.values) for split, each in splits if each.values is not None]
-    if values:
-        low = min(float(np.nanmin(each)) for _, each in values)
-        high = max(float(np.nanmax(each)) for _, each in values)
-        for split, each in values:
-            other = each + np.diag(np.full(len(each), np.nan))
-            said = (
-                f"On average {number(float(np.nanmean(np.diag(each))))} for a class's own images and "
-                f"{number(float(np.nanmean(other)))} for those of others."
-            )
-            title, shown = f"Mean decision values, {split} images", each[np.ix_(order, order)]
-            drawn.append(Drawn(Matrix(title, said, shown, names, low, high, "decision for", percent=False)))
-        for split, decided in splits:
-            assert decided.rates is not None
-            right = percent(float(np.nanmean(np.diag(decided.rates))))
-            said = f"{right} percent of a class's images are right on average."
-            shown = decided.rates[np.ix_(order, order)]
-            drawn.append(Drawn(Matrix(f"Predictions, {split} images", said, shown, names, 0, 1)))
-    rows: list[list[str | Cell]] = []
+def _decisions(one: Shown) -> list[Part]:
+    run, train, test = one.run, one.found.analysis.train, one.found.analysis.test
+    if not (train and test):
+        return []
+    splits: tuple[tuple[str, Decisions], ...] = (("training", train), ("test", test))
+    drawn = list[Part]()
+    values = {split: each.values for split, each in splits if each.values is not None}
+    low, high = (float(limit(list(values.values()))) if values else 0.0 for limit in (np.nanmin, np.nanmax))
+    for split, each in values.items():
+        own, other = np.diag(each), each + np.diag(np.full(len(each), np.nan))
+        said = (
+            f"On average {number(float(np.nanmean(own)))} for a class's own images and "
+            f"{number(float(np.nanmean(other)))} for those of others."
+        )
+        how = {"low": low, "high": high, "columns": "decision for", "percent": False}
+        drawn.append(_matrix(run, f"Mean decision values, {split} images", said, each, **how))
+    for split, decided in splits:
+        if decided.rates is not None:
+            said = f"{_right(decided.rates)} percent of a class's images are right on average."
+            drawn.append(_matrix(run, f"Predictions, {split} images", said, decided.rates))
+    rows: list[Row] = []
     for label in run.order:
-        cells = [number(float(each.own[label]), 4) if np.isfinite(each.own[label]) else "" for _, each in splits]
-        largest, of = _strongest(run, found.test.values, label)
-        rows.append([run.names[label], *map(numeric, (f"{run.counts[label]:,}", *cells, largest)), of])
+        cells = [f"{run.counts[label]:,}", *(number(float(each.own[label]), 4) for _, each in splits)]
+        largest, of = _strongest(run, test.values, label)
+        rows.append([run.names[label], *map(Cell, (*cells, largest)), of])
     head = ["class", "training images", "own value, training", "own value, test", "largest other value, test", "of"]
-    caption = "Mean decision values of each class's images"
-    said = f"{found.images:,} training images were looked at"
-    return [own, *beside(runs, drawn), folded(f"Values ({said})", head, rows, caption)]
+    said = f"{one.found.analysis.images:,} training images were looked at"
+    table = folded(f"Values ({said})", head, rows, "Mean decision values of each class's images")
+    return [_own(one, train.own, test.own), *one.beside(drawn), table]
 
 
 def _strongest(run: ReportedRun, values: Floats | None, label: int) -> tuple[str, str]:
@@ -160,37 +125,27 @@ def _strongest(run: ReportedRun, values: Floats | None, label: int) -> tuple[str
     return number(float(row.max()), 4), run.names[int(row.argmax())]
 
 
-def _own(run: ReportedRun, train: Floats, test: Floats) -> Drawn:
-    x = count_axis([run])
-    series = []
-    for style, (name, values) in enumerate((("training images", train), ("test images", test))):
-        known = [label for label in run.order if np.isfinite(values[label])]
-        points = [(float(run.counts[label]), float(values[label])) for label in known]
-        titles = [f"{run.names[label]}: {run.counts[label]} training images, {values[label]:.4g}" for label in known]
-        series.append(Series(name, points, style, titles, hollow=name.startswith("training")))
-    y = upward_axis("mean decision value", [value for each in series for _, value in each.points])
+def _own(one: Shown, train: Floats, test: Floats) -> Chart:
+    values = [[None if np.isnan(value) else value for value in each.tolist()] for each in (train, test)]
+    drawn = [(one.run, "training images", 0, values[0]), (one.run, "test images", 1, values[1])]
+    y = upward_axis("mean decision value", [value for each in values for value in each if value is not None])
     fall = train - test
-    mean, rarest = number(float(np.nanmean(fall))), number(float(fall[run.order[-1]]))
+    mean, rarest = number(float(np.nanmean(fall))), number(float(fall[one.run.order[-1]]))
     said = f"From training to test the value falls by {mean} on average, by {rarest} for the rarest class."
-    title = "Decision value of a class for its own images"
-    return Drawn(Chart(title, said, x, y, series, group_dividers(x)))
+    return by_count([one], "Decision value of a class for its own images", y, drawn, number, said)
 
 
-def means(runs: Runs, materials: Sequence[Material]) -> Section | None:
+def means(runs: Runs) -> Section:
     """The classifier against nearest means of training and of test features (CDT, table 1)."""
-    rows: list[list[str | Cell]] = []
-    for index, material in enumerate(materials):
-        for each in material.analysis.means if material.analysis else ():
-            own = [run_name(runs, index)] if len(runs) > 1 else []
-            cells = [numeric(percent(value)) for value in (each.balanced, each.top1)]
-            rows.append([*own, each.name, *cells])
-    if not rows:
-        return None
+    rows: list[Row] = [
+        [*one.own, each.name, *map(Cell, map(percent, (each.balanced, each.top1)))]
+        for one in runs
+        for each in one.found.analysis.means
+    ]
     text = (
         "Analysis, and no result: the last row takes class means of test features, which uses test labels. It says how "
         "much better a classifier on these features could do if training features did not deviate from test features "
         "(CDT, Ye et al. 2020, table 1). Features are scaled to unit length. In percent of the test images."
     )
-    head = [*(["run"] if len(runs) > 1 else []), "classifier", "balanced", "top-1"]
-    caption = "Nearest class means, analysis with test data"
-    return Section("means", "Nearest class means (analysis with test data)", text, [Table(head, rows, caption)])
+    table = Table(headed(runs, "classifier", "balanced", "top-1"), rows, "Nearest class means, analysis with test data")
+    return Section("means", "Nearest class means (analysis with test data)", text, [table] if rows else [])

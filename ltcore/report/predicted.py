@@ -1,144 +1,151 @@
-"""The sections on the predictions of the test images: reliability and confusion."""
+"""The sections on the predictions of the test images: reliability, confusion, and the surest errors."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from ltcore.evaluation.metrics import ECE_BINS
-from ltcore.report.analysis import confusion as confusion_counts
-from ltcore.report.blocks import Cell, Confusion, Drawn, Folded, Panels, Part, Section, Table, Text
-from ltcore.report.chart import Axis, Chart, Series
-from ltcore.report.data import Outcome, ReportedRun
-from ltcore.report.layout import (
-    MISSING,
-    Runs,
-    accuracy_axis,
-    cell,
-    each_run,
-    ended,
-    folded,
-    numeric,
-    percent,
-    run_name,
-)
+from ltcore.report.analysis import confusion as counted
+from ltcore.report.analysis import shares
+from ltcore.report.blocks import Cell, Confusion, Folded, Panels, Part, Row, Runs, Section, Shown, Table
+from ltcore.report.chart import Chart, Series
+from ltcore.report.data import Outcome
+from ltcore.report.labels import MISSING, percent
+from ltcore.report.layout import accuracy_axis, each_run, ended, folded
 from ltcore.report.matrix import Matrix
 
 _LARGEST = 20
 _CONFUSIONS = "The most frequent confusions"
+#: A name, what was said, the number of a colour, and whether it is without calibration.
+_Kind: TypeAlias = tuple[str, Outcome, int, bool]
 
 
-def reliability(runs: Runs) -> Section | None:
+def reliability(runs: Runs) -> Section:
     """Reliability diagrams and expected calibration errors."""
-    found = [(index, run) for index, run in ended(runs) if run.predictions]
-    if not found:
-        return None
-    kinds: list[tuple[str, Outcome, int, bool]] = []
-    errors: list[list[str | Cell]] = []
-    for index, run in found:
-        assert run.predictions and run.result
-        name = f"{run_name(runs, index)}, " if len(runs) > 1 else ""
-        style = index if len(runs) > 1 else 0
-        if run.predictions.before:
-            kinds.append((f"{name}before calibration", run.predictions.before, style, True))
-        when = "after calibration" if run.calibrated else "result"
-        kinds.append((f"{name}{when}", run.predictions.after, style if len(runs) > 1 else 1, False))
-        cells = [
-            cell(run.result[when]["ece"], f"{index}/{when}/ece") for when in ("before_calibration", "after_calibration")
-        ]
-        errors.append([run_name(runs, index), *cells])
-    charts = Panels([_diagram(kinds, len(runs) > 1), _shares(kinds, len(runs) > 1)])
+    kinds: list[_Kind] = []
+    errors: list[Row] = []
+    for one in ended(runs):
+        said, result = one.run.predictions, one.run.result
+        if said and result:
+            name = "" if one.alone else f"{one.name}, "
+            if said.before:
+                kinds.append((f"{name}before calibration", said.before, one.index, True))
+            when = "after calibration" if one.run.calibrated else "result"
+            kinds.append((f"{name}{when}", said.after, 1 if one.alone else one.index, False))
+            ece = {"before_calibration": result["before_calibration"], "after_calibration": result["after_calibration"]}
+            errors.append([one.name, *(one.cell(each["ece"], f"{name}/ece") for name, each in ece.items())])
     caption = "Expected calibration error, in percent"
     error = Table(["run", "before calibration", "after calibration"], errors, caption)
-    bins = [
-        folded(f"Values, {name}", ["confidence", "images", "mean confidence", "accuracy"], _bins(each), name)
-        for name, each, _, _ in kinds
-    ]
+    heads = ["confidence", "images", "mean confidence", "accuracy"]
+    bins = [folded(f"Values, {name}", heads, _bins(each), name) for name, each, _, _ in kinds]
     text = (
         "Whether the network is right as often as it says: below the diagonal it is too sure of itself. The expected "
         f"calibration error is the mean distance from the diagonal over the test images, in {ECE_BINS} bins."
     )
-    return Section("reliability", "Reliability and calibration error", text, [charts, error, *bins])
+    parts: list[Part] = [Panels([_diagram(kinds, len(runs) > 1), _shares(kinds, len(runs) > 1)]), error, *bins]
+    return Section("reliability", "Reliability and calibration error", text, parts if kinds else [])
 
 
-def _diagram(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Drawn:
-    series = []
-    for name, outcome, style, before in kinds:
-        known = [
-            (c / n, r / n, n) for n, r, c in zip(outcome.samples, outcome.right, outcome.confidence, strict=True) if n
-        ]
-        titles = [f"confidence {percent(x)}, accuracy {percent(y)}, {n:.0f} images" for x, y, n in known]
-        points = [(x, y) for x, y, _ in known]
-        series.append(Series(name, points, style, titles, line=True, dash=2 if before else 0, hollow=before))
+def _by_bin(outcome: Outcome) -> list[tuple[float, float, float]]:
+    """Images, mean confidence and accuracy of each bin; NaN where it has no images."""
+    n, right, confidence = map(np.array, (outcome.samples, outcome.right, outcome.confidence))
+    with np.errstate(invalid="ignore"):
+        return list(zip(n.tolist(), (confidence / n).tolist(), (right / n).tolist(), strict=True))
+
+
+def _series(kinds: Sequence[_Kind], points: Sequence[Sequence[tuple[float, float, str]]]) -> list[Series]:
+    return [
+        Series(
+            name,
+            [(x, y) for x, y, _ in found],
+            style,
+            [said for *_, said in found],
+            line=True,
+            dash=2 if before else 0,
+            hollow=before,
+        )
+        for (name, _, style, before), found in zip(kinds, points, strict=True)
+    ]
+
+
+def _diagram(kinds: Sequence[_Kind], legend: bool) -> Chart:
+    points = [
+        [(x, y, f"confidence {percent(x)}, accuracy {percent(y)}, {n:.0f} images") for n, x, y in _by_bin(outcome) if n]
+        for _, outcome, _, _ in kinds
+    ]
     said = "; ".join(
         f"{name}: mean confidence {percent(sum(o.confidence) / sum(o.samples))}, "
         f"accuracy {percent(sum(o.right) / sum(o.samples))} percent"
         for name, o, _, _ in kinds
     )
-    x = Axis("confidence, percent", 0, 1, percent=True)
-    return Drawn(Chart("Accuracy by confidence", said, x, accuracy_axis(), series, diagonal=True, legend=legend))
+    x, series = accuracy_axis("confidence, percent"), _series(kinds, points)
+    return Chart("Accuracy by confidence", said, x, accuracy_axis(), series, diagonal=True, legend=legend)
 
 
-def _shares(kinds: list[tuple[str, Outcome, int, bool]], legend: bool) -> Drawn:
-    series = []
-    for name, outcome, style, before in kinds:
-        total = sum(outcome.samples)
-        points = [((at + 0.5) / ECE_BINS, n / total) for at, n in enumerate(outcome.samples)]
-        titles = [f"{n:.0f} images" for n in outcome.samples]
-        series.append(Series(name, points, style, titles, line=True, dash=2 if before else 0, hollow=before))
-    x = Axis("confidence, percent", 0, 1, percent=True)
-    y = Axis("test images of the bin, percent", 0, 1, percent=True)
+def _shares(kinds: Sequence[_Kind], legend: bool) -> Chart:
+    points = [
+        [((at + 0.5) / ECE_BINS, n / sum(o.samples), f"{n:.0f} images") for at, n in enumerate(o.samples)]
+        for _, o, _, _ in kinds
+    ]
+    x, y = accuracy_axis("confidence, percent"), accuracy_axis("test images of the bin, percent")
     said = "; ".join(f"{name}: {percent(o.samples[-1] / sum(o.samples))} in the highest bin" for name, o, _, _ in kinds)
-    return Drawn(Chart("Test images by confidence", said, x, y, series, legend=legend))
+    return Chart("Test images by confidence", said, x, y, _series(kinds, points), legend=legend)
 
 
-def _bins(outcome: Outcome) -> list[list[str | Cell]]:
-    rows: list[list[str | Cell]] = []
-    for at, (n, right, confidence) in enumerate(zip(outcome.samples, outcome.right, outcome.confidence, strict=True)):
-        means = [percent(confidence / n), percent(right / n)] if n else [MISSING, MISSING]
-        rows.append(
-            [f"{percent(at / ECE_BINS)} to {percent((at + 1) / ECE_BINS)}", *map(numeric, (f"{n:.0f}", *means))]
-        )
+def _bins(outcome: Outcome) -> list[Row]:
+    rows: list[Row] = []
+    for at, (n, *means) in enumerate(_by_bin(outcome)):
+        cells = [f"{n:.0f}", *(percent(each) if n else MISSING for each in means)]
+        rows.append([f"{percent(at / ECE_BINS)} to {percent((at + 1) / ECE_BINS)}", *map(Cell, cells)])
     return rows
 
 
-def confusion(runs: Runs) -> Section | None:
+def confusion(runs: Runs) -> Section:
     """The confusion matrix, drawn by script.js from the page's data, and its largest cells as a table."""
-    if not any(run.predictions for run in runs):
-        return None
 
-    def draw(index: int, run: ReportedRun) -> list[Part]:
+    def draw(one: Shown) -> list[Part]:
+        run = one.run
         if not run.predictions:
-            return [Text("There are no predictions.")]
-        label = (
-            f"Confusion matrix of {run_name(runs, index)}. Arrow keys move to a cell, plus and minus zoom, 0 shows all."
-        )
-        drawn, largest = Confusion(index, label, _matrix(run)), _largest(run)
-        return [Panels([drawn, largest])] if len(runs) == 1 else [drawn, Folded(_CONFUSIONS, [largest])]
+            return []
+        said = counted(run.predictions.targets, run.predictions.after.predictions, len(run.counts))
+        rates, names = shares(said)[np.ix_(run.order, run.order)], [run.names[label] for label in run.order]
+        right = f"{percent(float(np.nanmean(np.diag(rates))))} percent of a class's images are right on average."
+        label = f"Confusion matrix of {one.name}. Arrow keys move to a cell, plus and minus zoom, 0 shows all."
+        drawn = Confusion(one.index, label, Matrix("Confusion matrix", right, rates, names))
+        cells = [(-images, target, said) for target, said, images in run.predictions.confusion if target != said]
+        rows: list[Row] = [
+            [run.names[target], run.names[said], Cell(str(-n))] for n, target, said in sorted(cells)[:_LARGEST]
+        ]
+        largest = Table(["class", "taken for", "test images"], rows, _CONFUSIONS)
+        return [Panels([drawn, largest])] if one.alone else [drawn, Folded(_CONFUSIONS, [largest])]
 
     text = (
         "What each class is taken for, as a share of its test images; rows are classes, columns predictions, both with "
         "the most frequent class first. Below the diagonal rare classes are taken for more frequent ones. Point at a "
         "cell or use the arrow keys; zoom with the buttons, with + and -, or with Ctrl and the wheel; drag to move."
     )
-    return Section("confusion", "Confusion matrix", text, each_run(runs, draw))
+    return Section("confusion", "Confusion matrix", text, each_run(runs, draw, "There are no predictions."))
 
 
-def _matrix(run: ReportedRun) -> Matrix:
-    """The confusion matrix as a figure of its own."""
-    assert run.predictions
-    size, order = len(run.counts), np.array(run.order)
-    said = confusion_counts(run.predictions.targets, run.predictions.after.predictions, size)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rates = (said / said.sum(1, keepdims=True))[np.ix_(order, order)]
-    text = f"{percent(float(np.nanmean(np.diag(rates))))} percent of a class's images are right on average."
-    return Matrix("Confusion matrix", text, rates, [run.names[label] for label in run.order], 0, 1)
+def errors(runs: Runs) -> Section:
+    """The test images that are taken for another class, the surest errors first."""
 
+    def draw(one: Shown) -> list[Part]:
+        count, surest = one.run.predictions.errors if one.run.predictions else (0, [])
+        names = one.run.names
+        rows: list[Row] = [
+            [each.name, names[each.label], names[each.said], *map(Cell, map(percent, (each.probability, each.own)))]
+            for each in surest
+        ]
+        head = ["image", "class", "taken for", "probability of that", "of its class"]
+        said = f"{len(rows)} of {count:,} errors; errors.csv in the run's directory has all"
+        return [folded(said, head, rows, "The surest errors, probabilities in percent")] if rows else []
 
-def _largest(run: ReportedRun) -> Table:
-    assert run.predictions
-    cells = [(images, target, said) for target, said, images in run.predictions.confusion if target != said]
-    cells.sort(key=lambda each: (-each[0], each[1], each[2]))
-    rows: list[list[str | Cell]] = [
-        [run.names[target], run.names[said], numeric(str(images))] for images, target, said in cells[:_LARGEST]
-    ]
-    return Table(["class", "taken for", "test images"], rows, _CONFUSIONS)
+    text = (
+        "Test images that the model is surest about and wrong: labels that may be mistaken, images that look like "
+        "another class, and what the model has learnt wrongly."
+    )
+    return Section("errors", "The surest errors", text, each_run(runs, draw, "There is no error, or no prediction."))

@@ -25,10 +25,7 @@ def rank_within(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def fair_sample(labels: NDArray[np.int64], most: int, classes: Sequence[int] | None = None) -> NDArray[np.int64]:
     """Places of at most so many of N labels, an equal number of each as far as there are; drawn with a fixed seed.
 
-    Args:
-        labels: [N].
-        most: how many.
-        classes: those to choose from; None for all.
+    Where classes are named, all are of these.
     """
     drawn = np.random.default_rng(SEED).permutation(len(labels))
     if classes is not None:

@@ -8,12 +8,10 @@ class Matrix {
   constructor(box, run) {
     this.canvas = box.querySelector("canvas");
     this.said = box.querySelector(".cell");
-    this.names = run.order.map((label) => run.result.class_names[label]);
-    this.labels = run.order.map((label) => run.labels[label]);
-    this.counts = run.order.map((label) => run.result.class_counts[label]);
+    const ordered = (values) => run.order.map((label) => values[label]);
+    [this.names, this.labels, this.counts] = [run.result.class_names, run.labels, run.result.class_counts].map(ordered);
     this.size = run.order.length;
-    const rank = [];
-    run.order.forEach((label, place) => { rank[label] = place; });
+    const rank = Object.fromEntries(run.order.map((label, place) => [label, place]));
     this.cells = run.confusion.map(([target, said, images]) => [rank[target], rank[said], images]);
     this.images = new Map(this.cells.map(([row, column, images]) => [row * this.size + column, images]));
     this.totals = new Array(this.size).fill(0);
@@ -26,19 +24,17 @@ class Matrix {
 
   listen(box) {
     const canvas = this.canvas;
-    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    const acts = { in: () => this.zoom(0.5), out: () => this.zoom(2), whole: () => this.whole() };
+    const keys = {
+      ArrowLeft: () => this.step(0, -1), ArrowRight: () => this.step(0, 1), ArrowUp: () => this.step(-1, 0),
+      ArrowDown: () => this.step(1, 0), "+": acts.in, "=": acts.in, "-": acts.out, 0: acts.whole,
+    };
     canvas.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own keys
-      if (steps[event.key]) this.step(...steps[event.key]);
-      else if (event.key === "+" || event.key === "=") this.zoom(0.5);
-      else if (event.key === "-") this.zoom(2);
-      else if (event.key === "0") this.whole();
-      else return;
+      if (event.ctrlKey || event.altKey || event.metaKey || !keys[event.key]) return; // the browser's own keys
+      keys[event.key]();
       event.preventDefault();
     });
-    box.querySelector('[data-act="in"]').addEventListener("click", () => this.zoom(0.5));
-    box.querySelector('[data-act="out"]').addEventListener("click", () => this.zoom(2));
-    box.querySelector('[data-act="whole"]').addEventListener("click", () => this.whole());
+    for (const button of box.querySelectorAll("[data-act]")) button.addEventListener("click", acts[button.dataset.act]);
     canvas.addEventListener("wheel", (event) => {
       if (!event.ctrlKey) return; // the page scrolls
       event.preventDefault();
@@ -131,14 +127,14 @@ class Matrix {
     const color = (name) => style.getPropertyValue(name).trim();
     const step = this.pixels();
     const place = (at, start) => MARGIN + (at - start) * step;
+    pen.font = "11px sans-serif";
+    pen.textBaseline = "middle";
 
     pen.save();
     pen.beginPath();
     pen.rect(MARGIN, MARGIN, side - MARGIN, side - MARGIN);
     pen.clip();
-    pen.font = "11px sans-serif";
     pen.textAlign = "center";
-    pen.textBaseline = "middle";
     const drawn = Math.max(step, 1.5); // a single cell among a thousand must still be seen
     for (const [row, column, images] of this.cells) {
       const x = place(column, view.x);
@@ -168,25 +164,19 @@ class Matrix {
 
   // Names of the classes along both sides, as many as there is room for.
   label(pen, ink, quiet, step, place) {
-    const { view } = this;
     const every = Math.max(1, Math.ceil(13 / step));
-    pen.font = "11px sans-serif";
     pen.fillStyle = ink;
-    pen.textBaseline = "middle";
-    pen.textAlign = "right";
-    for (let at = Math.ceil(view.y / every) * every; at < Math.min(view.y + view.span, this.size); at += every) {
-      const y = place(at + 0.5, view.y);
-      if (y >= MARGIN) pen.fillText(this.labels[at], MARGIN - 5, y, MARGIN - 8);
-    }
-    for (let at = Math.ceil(view.x / every) * every; at < Math.min(view.x + view.span, this.size); at += every) {
-      const x = place(at + 0.5, view.x);
-      if (x < MARGIN) continue;
-      pen.save();
-      pen.translate(x, MARGIN - 5);
-      pen.rotate(-Math.PI / 2);
-      pen.textAlign = "left";
-      pen.fillText(this.labels[at], 0, 0, MARGIN - 8);
-      pen.restore();
+    for (const [start, side] of [[this.view.y, "right"], [this.view.x, "left"]]) {
+      for (let at = Math.ceil(start / every) * every; at < Math.min(start + this.view.span, this.size); at += every) {
+        const middle = place(at + 0.5, start);
+        if (middle < MARGIN) continue;
+        pen.save();
+        if (side === "right") pen.translate(MARGIN - 5, middle);
+        else pen.transform(0, -1, 1, 0, middle, MARGIN - 5); // upwards
+        pen.textAlign = side;
+        pen.fillText(this.labels[at], 0, 0, MARGIN - 8);
+        pen.restore();
+      }
     }
     pen.fillStyle = quiet;
     pen.textAlign = "left";

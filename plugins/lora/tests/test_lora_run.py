@@ -1,5 +1,7 @@
 """The method on timm's vision transformers: what trains, what is merged, what is gone on with."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
