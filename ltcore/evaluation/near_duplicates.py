@@ -51,10 +51,10 @@ def thumbnails_of(images: Tensor) -> Tensor:
 
 
 def near_duplicates(splits: Mapping[str, Vectors], least: float) -> list[Pair]:
-    """Pairs that are at least so alike, the most alike first.
+    """Images of one split or of two that nearly coincide, the most alike first.
 
-    For each image, and each split up to its own in their order, there are two pairs at most: with the image before it
-    that is most alike under the same label, and with that under another one.
+    Of an image, and of each split up to its own in their order, two are found at most: the image before it that is most
+    alike under the same label, and the one under another label.
 
     Args:
         splits: by name, the training split first.
