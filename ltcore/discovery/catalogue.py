@@ -73,10 +73,12 @@ _OURS = {
     "fslwf": "ltcore-fslwf",
     "gra_loss": "ltcore-glag",
     "imbsam": "ltcore-sam",
+    "influence_balanced": "ltcore-influence-balanced",
     "inverse_frequency": "ltcore-class-balanced",
     "isda": "ltcore-isda",
     "l2rw": "ltcore-reweighting-net",
     "label_aware_smoothing": "ltcore-mislas",
+    "lade": "ltcore-lade",
     "ldam": "ltcore-ldam",
     "lfme": "ltcore-lfme",
     "lift": "ltcore-lift",
@@ -109,6 +111,7 @@ _OURS = {
     "tau_norm": "ltcore-tau-norm",
     "temperature": "ltcore-scaling",
     "vector_scaling": "ltcore-scaling",
+    "vs": "ltcore-vs",
     # end of plugins
 }
 
