@@ -90,6 +90,7 @@ SYSTEMS = (
     System("vs", ("balanced_softmax",)),
     System("lade", ("balanced_softmax",)),
     System("influence_balanced", ("ce",)),
+    System("weight_balancing", ("ce",)),
     System("bcl", ("balanced_softmax",)),
     System("cmo", ("balanced_softmax",)),
     System("autoaugment_by_class", ("balanced_softmax",)),

@@ -89,6 +89,7 @@ _OURS = {
     "lws": "ltcore-decoupling",
     "m2m": "ltcore-m2m",
     "m_per_class": "ltcore-metric-losses",
+    "max_norm": "ltcore-weight-balancing",
     "meta_weight_net": "ltcore-reweighting-net",
     "metasaug": "ltcore-isda",
     "mixup": "ltcore-mixup",

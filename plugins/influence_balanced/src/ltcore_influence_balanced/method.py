@@ -33,7 +33,7 @@ class InfluenceBalancedOptions(Options):
 class InfluenceBalanced(Method[InfluenceBalancedOptions]):
     """Influence-balanced loss (Park et al. 2021), see `influence_balanced_loss`."""
 
-    interface = "1.0"
+    interface = "1.1"
     checked_with: ClassVar = {"start_epoch": 1}
     factors: Tensor
 
