@@ -77,7 +77,7 @@ def recipe(tmp_path, second):
 
 def test_in_a_run_no_norm_leaves_the_ball_of_the_stages_beginning(tmp_path, look_on):
     norms = []
-    look_on(step_ended=lambda run, loop, *_: norms.append(run.model.classifier.weight.detach().norm(dim=1)))
+    look_on(step_ended=lambda run, loop, *_: norms.append(loop.model.classifier.weight.detach().norm(dim=1)))
     run = ltcore.run(recipe(tmp_path, {"methods": ["max_norm"], "trainable": ["classifier"]}), out=tmp_path, seed=1)
     steps = len(norms) // 2
     before, after = norms[steps - 1], torch.stack(norms[steps:])
