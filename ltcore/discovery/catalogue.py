@@ -73,10 +73,12 @@ _OURS = {
     "fslwf": "ltcore-fslwf",
     "gra_loss": "ltcore-glag",
     "imbsam": "ltcore-sam",
+    "influence_balanced": "ltcore-influence-balanced",
     "inverse_frequency": "ltcore-class-balanced",
     "isda": "ltcore-isda",
     "l2rw": "ltcore-reweighting-net",
     "label_aware_smoothing": "ltcore-mislas",
+    "lade": "ltcore-lade",
     "ldam": "ltcore-ldam",
     "lfme": "ltcore-lfme",
     "lift": "ltcore-lift",
@@ -87,6 +89,7 @@ _OURS = {
     "lws": "ltcore-decoupling",
     "m2m": "ltcore-m2m",
     "m_per_class": "ltcore-metric-losses",
+    "max_norm": "ltcore-weight-balancing",
     "meta_weight_net": "ltcore-reweighting-net",
     "metasaug": "ltcore-isda",
     "mixup": "ltcore-mixup",
@@ -109,6 +112,7 @@ _OURS = {
     "tau_norm": "ltcore-tau-norm",
     "temperature": "ltcore-scaling",
     "vector_scaling": "ltcore-scaling",
+    "vs": "ltcore-vs",
     # end of plugins
 }
 
