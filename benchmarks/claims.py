@@ -165,8 +165,9 @@ hundred that others do not get, beside 694 to train on. Their baselines train on
 other baselines: `m2m_drs` is M2m's second network without translated images, `oltr_plain` OLTR's second stage without
 attention, memory and meta-embedding, `m_per_class` cross-entropy on batches of four images a class, `bag_drs` the bag
 of tricks without moved foregrounds, `feature_none` cRT on mixup's network, `ride_one` one network with the experts'
-loss, `ce_constant` cross-entropy at a constant rate. Baselines that stand above, too, were trained anew with these
-systems: the code of core has changed since, and with it the draws."""
+loss, `sade_balanced` and `balpoe_balanced` the same experts with balanced softmax for all of them, `ce_constant`
+cross-entropy at a constant rate. Baselines that stand above, too, were trained anew with these systems: the code of
+core has changed since, and with it the draws."""
 
 
 @dataclass(frozen=True)

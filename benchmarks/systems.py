@@ -87,6 +87,8 @@ SYSTEMS = (
     System("feature_noise", ("feature_none",)),
     System("ride", ("ride_one",)),
     System("ride_router", ("ride",)),
+    System("sade", ("sade_balanced",)),
+    System("balpoe", ("balpoe_balanced",)),
     System("bcl", ("balanced_softmax",)),
     System("cmo", ("balanced_softmax",)),
     System("autoaugment_by_class", ("balanced_softmax",)),
