@@ -191,7 +191,7 @@ The last column of the table says:
 
 No value was chosen on these test images.
 
-L2RW, Meta-Weight-Net and MetaSAug hold out ten images per class before the tail is cut, as on CIFAR. So they have a
+L2RW, Meta-Weight-Net, MetaSAug and LFME hold out ten images per class before the tail is cut, as on CIFAR. So they have a
 balanced set of a hundred images that other systems do not have, and train on the other 694 images. Their baselines
 train on the same 694 images, without the balanced set. The other baselines are:
 
@@ -201,6 +201,8 @@ train on the same 694 images, without the balanced set. The other baselines are:
 - `bag_drs`: the bag of tricks without moved foregrounds
 - `feature_none`: cRT on mixup's network
 - `ride_one`: one network with the experts' loss
+- `sade_balanced`, `balpoe_balanced`: the same experts, all of them with balanced softmax
+- `lfme_student`: LFME's student without experts, trained on the same images
 - `ce_constant`: cross-entropy at a constant learning rate
 
 Some of the baselines are also arms in the tables above. They were trained again together with these systems, because

@@ -96,6 +96,8 @@ SYSTEMS = (
     System("lade", ("balanced_softmax",)),
     System("influence_balanced", ("ce",)),
     System("weight_balancing", ("ce",)),
+    System("sade", ("sade_balanced",)),
+    System("balpoe", ("balpoe_balanced",)),
     System("bcl", ("balanced_softmax",)),
     System("cmo", ("balanced_softmax",)),
     System("autoaugment_by_class", ("balanced_softmax",)),

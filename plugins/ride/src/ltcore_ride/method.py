@@ -45,6 +45,7 @@ class RIDE(Method[RIDEOptions]):
 
     interface = "1.1"
     checked_with: ClassVar = {"temperature_epoch": 1}
+    provides = frozenset({"summed_experts"})
     auxiliary = ("diversity",)
     temperatures: Tensor
 
