@@ -53,8 +53,8 @@ def thumbnails_of(images: Tensor) -> Tensor:
 def near_duplicates(splits: Mapping[str, Vectors], least: float) -> list[Pair]:
     """Images of one split or of two that nearly coincide, the most alike first.
 
-    Of an image, and of each split up to its own in their order, two are found at most: the image before it that is most
-    alike under the same label, and the one under another label.
+    Partners are sought before it in its own split, and in those listed earlier. From each comes one of the same label,
+    and one of another: the nearest.
 
     Args:
         splits: by name, the training split first.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: The words that core understands in a method's ``requires``, and what each means.
 NEEDS = {
+    "class_weights": "weights of the classes that the classifier learns",
     "earlier_stage": "a stage before this one",
     "experts": "a backbone with experts",
     "feature_maps": "a tap with feature maps [N, D, H, W]",
@@ -260,7 +261,7 @@ class StageChecks:
 
     def needs_are_met(self) -> None:
         """What methods require, the recipe or another method provides, and no method of the stage breaks."""
-        provided = {"hard_labels", "single_images", *self.data.method.provides, *self.backbone.method.provides}
+        provided = {"class_weights", "hard_labels", "single_images", *self.data.method.provides, *self.backbone.method.provides}
         if self.index:
             provided.add("earlier_stage")
         if self.loaded.recipe.data.holdout:

@@ -24,6 +24,7 @@ class MaxNorm(Method[MaxNormOptions]):
     """Weights of the classifier that are put back into a ball (Alshammari et al. 2022), see `project_rows`."""
 
     interface = "1.1"
+    requires = frozenset({"class_weights"})
     radii: Tensor
 
     @hookimpl
