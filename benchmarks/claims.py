@@ -191,9 +191,9 @@ The last column of the table says:
 
 No value was chosen on these test images.
 
-L2RW, Meta-Weight-Net, MetaSAug and LFME hold out ten images per class before the tail is cut, as on CIFAR. So they have a
-balanced set of a hundred images that other systems do not have, and train on the other 694 images. Their baselines
-train on the same 694 images, without the balanced set. The other baselines are:
+L2RW, Meta-Weight-Net, MetaSAug and LFME hold out ten images per class before the tail is cut, as on CIFAR. So they
+have a balanced set of a hundred images that other systems do not have, and train on the other 694 images. Their
+baselines train on the same 694 images, without the balanced set. The other baselines are:
 
 - `m2m_drs`: M2m's second network without translated images
 - `oltr_plain`: OLTR's second stage without attention, memory and meta-embedding

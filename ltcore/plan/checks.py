@@ -261,7 +261,13 @@ class StageChecks:
 
     def needs_are_met(self) -> None:
         """What methods require, the recipe or another method provides, and no method of the stage breaks."""
-        provided = {"class_weights", "hard_labels", "single_images", *self.data.method.provides, *self.backbone.method.provides}
+        provided = {
+            "class_weights",
+            "hard_labels",
+            "single_images",
+            *self.data.method.provides,
+            *self.backbone.method.provides,
+        }
         if self.index:
             provided.add("earlier_stage")
         if self.loaded.recipe.data.holdout:
