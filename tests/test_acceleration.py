@@ -637,6 +637,7 @@ def rounded_otherwise(piece):
     return lambda rows: piece(rows) * (1 + 3 * EPS)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("steps", [3, 6, 7, 9])
 def test_killed_and_resumed_to_the_bit(write_recipe, tmp_path, fake, steps):
     counting = fake(rounded_otherwise)

@@ -269,6 +269,7 @@ def test_folders_tables_and_lists_are_the_same_images(cli, digits_run, photos):
     assert found[0]["prior"] == "backward:10" and found[0]["assumed"] == "uniform"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("methods", "calibrate", "assumed"),
     [

@@ -102,6 +102,7 @@ def test_memory_beyond_a_gigabyte_is_noticed(tmp_path):
     assert found.startswith("MemoryError in")
 
 
+@pytest.mark.slow
 def test_what_computes_without_end_is_noticed_and_the_others_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(forked, "CPU_SECONDS", 1)
 
@@ -155,6 +156,7 @@ def test_the_command_line_reads_some_too(tmp_path, monkeypatch):
     assert found == "command line: IndexError in cli/recipes.py:plan"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_inputs_are_the_same_in_every_run_and_differ_from_each_other(reader, tmp_path):
     folder = tmp_path.resolve()
@@ -165,6 +167,7 @@ def test_inputs_are_the_same_in_every_run_and_differ_from_each_other(reader, tmp
     assert made != [forked.made(reader, folder, 1, number) for number in range(12)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_a_valid_input_is_read(reader, tmp_path):
     whole = forked.Reader(reader.name, reader.prepare, lambda rng, folder: {}, reader.opened, reader.command)

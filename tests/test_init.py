@@ -429,6 +429,7 @@ def pictures(tmp_path_factory):
     return put(root / "photos", COUNTS, size=(32, 32)), ("--weights", root / "w.safetensors", "--model", "test_resnet")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("method", SUITED)
 @pytest.mark.parametrize("start", ["scratch", "tuned", "frozen"])
 def test_a_named_method_gets_what_suits_it(cli, tmp_path, pictures, monkeypatch, method, start):

@@ -29,6 +29,7 @@ def written(name, folder):
     return path
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_its_recipe_trains(name, cli, tmp_path):
     recipe = written(name, tmp_path)

@@ -149,7 +149,7 @@ def test_each_method_trains_alone(part, name):
     assert trained.losses and trained.tensors[CALIBRATED].isfinite().all()
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(32)
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=lambda name: name)
 def test_a_pair_trains_or_is_refused_by_name(part, first, second):
     _, problem = together(part(first), part(second))

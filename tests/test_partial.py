@@ -74,6 +74,7 @@ def left(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["csv", "json"])
 def test_a_killed_one_ends_with_the_same_file(digits, photos, tmp_path, kind, capsys):
     whole = predict(digits, photos, tmp_path / "whole", kind == "json")

@@ -88,6 +88,7 @@ KINDS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_of_image(cli, digits, colours, tmp_path, name):
     image, options, shown = KINDS[name]

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe(path):
@@ -32,7 +33,7 @@ def test_a_cifar10_recipe_differs_from_its_twin_by_the_data_only():
         "metasaug",
     )  # their papers give CIFAR-10 settings of its own, or nothing else; the subset goes by the classes' size
     twins = [p for p in RECIPES if p.stem.startswith("cifar10_lt_") and not any(name in p.stem for name in own)]
-    assert len(twins) == 33
+    assert len(twins) == 34
     for path in twins:
         ours, other = (
             load_recipe(p).source for p in (path, path.with_name(path.name.replace("cifar10_", "cifar100_")))

@@ -40,15 +40,14 @@ def train(write_recipe, tmp_path):
 
 @pytest.fixture(scope="module")
 def analysed(digits_run, tmp_path_factory):
-    """The digits run with its analysis: the page, what was gathered, and the folder of figures."""
-    folder = tmp_path_factory.mktemp("analysis")
-    page, notes = report([digits_run], folder / "r.html", features=True, analysis=True, figures=folder / "figures")
+    """The digits run with its analysis: the page, and what was gathered."""
+    page, notes = report([digits_run], tmp_path_factory.mktemp("analysis") / "r.html", features=True, analysis=True)
     assert notes == []
-    return page, gather(read_run(digits_run), Choices(features=False, images=False, analysis=True)), folder / "figures"
+    return page, gather(read_run(digits_run), Choices(features=False, images=False, analysis=True))
 
 
 def test_decision_values_are_the_mean_logits_of_each_class(analysed, digits_run):
-    page, material, _ = analysed
+    page, material = analysed
     saved = ltcore.load(digits_run)
     weight, bias = (tensor.numpy() for tensor in (saved.model.classifier.weight, saved.model.classifier.bias))
     targets = {"train": saved.read_data().train.targets.numpy(), "test": saved.targets}
@@ -70,7 +69,7 @@ def test_decision_values_are_the_mean_logits_of_each_class(analysed, digits_run)
 
 
 def test_confusion_of_each_stage_gives_its_recorded_accuracies(analysed, digits_run):
-    page, _, _ = analysed
+    page, _ = analysed
     result = json.loads((digits_run / "result.json").read_text())
     by_stage = page.data["runs"][0]["analysis"]["confusion_by_stage"]
     assert list(by_stage) == [stage["name"] for stage in result["stages"]]
@@ -104,7 +103,7 @@ def unit(rows):
 
 
 def test_nearest_means_of_training_and_of_test_features(analysed, digits_run):
-    _, material, _ = analysed
+    _, material = analysed
     saved, means = ltcore.load(digits_run), material.analysis.means
     targets = {"train": saved.read_data().train.targets.numpy(), "test": saved.targets}
     features = {split: unit(saved.features(split).astype(np.float64)) for split in targets}
@@ -446,7 +445,7 @@ def test_a_sample_of_some_classes():
 
 
 def test_every_section_of_an_analysis_is_documented_and_named(analysed):
-    page, _, _ = analysed
+    page, _ = analysed
     assert set(page.sections) >= ANALYSED
     documentation = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
     rows = documentation.split("| --- | --- |\n")[1].split("\n\n")[0].splitlines()
@@ -457,13 +456,12 @@ def test_every_section_of_an_analysis_is_documented_and_named(analysed):
 
 
 def test_the_command_line(cli, digits_run, tmp_path):
-    out, folder = tmp_path / "r.html", tmp_path / "figures"
-    shown = cli("report", digits_run, "-o", out, "--no-images", "--no-features", "--analysis", "--figures", folder)
-    assert shown.code == 0 and "every figure as SVG and PDF" in shown.out and "note" not in shown.out, shown
+    out = tmp_path / "r.html"
+    shown = cli("report", digits_run, "-o", out, "--no-images", "--no-features", "--analysis")
+    assert shown.code == 0 and "note" not in shown.out, shown
     page = Page(out)
     assert {"changes", "decisions", "means"} <= set(page.sections)
     assert not {"features", "boundaries"} & set(page.sections)  # no t-SNE
-    assert list(folder.glob("decisions-*.svg")) and list(folder.glob("confusion-*.svg"))
 
 
 def test_axes_leave_room():

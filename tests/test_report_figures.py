@@ -105,6 +105,7 @@ class Odd(Method):
         return DataSplits(split, split, EVIL, (0.5,) * 3, (0.5,) * 3)
 
 
+@pytest.mark.slow
 def test_names_are_text_wherever_they_stand(write_recipe, offer_methods, tmp_path):
     offer_methods(odd=Odd)
     run = ltcore.run(write_recipe(data="{use: odd}", diagnostics="epoch"), out=tmp_path / "runs").path
@@ -124,10 +125,12 @@ def test_names_are_text_wherever_they_stand(write_recipe, offer_methods, tmp_pat
     assert len(list(figures.glob("*.pdf"))) == len(list(figures.glob("*.svg"))) > 10
 
 
-def test_figures_of_several_runs_carry_their_letters(digits_run, write_recipe, tmp_path):
+def test_figures_of_several_runs_carry_their_letters(cli, digits_run, write_recipe, tmp_path):
     other = ltcore.run(write_recipe(), out=tmp_path / "runs").path
     figures = tmp_path / "figures"
-    write_report([digits_run, other], tmp_path / "r.html", features=False, images=False, figures=figures)
+    words = ("-o", tmp_path / "r.html", "--no-features", "--no-images", "--figures", figures)
+    shown = cli("report", digits_run, other, *words)
+    assert shown.code == 0 and "every figure as SVG and PDF" in shown.out, shown
     names = {path.stem for path in figures.iterdir()}
     assert {"confusion-confusion-matrix-a", "confusion-confusion-matrix-b", "training-training-loss"} <= names
     assert {f"stages-mean-accuracy-of-each-group-s-classes-{letter}" for letter in "ab"} <= names

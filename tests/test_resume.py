@@ -292,6 +292,7 @@ def test_killed_before_the_directory_has_its_name_there_is_nothing_to_go_on_with
     assert outcome(tmp_path / "out") == whole()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(run, whole, tmp_path):
     for number, kill in enumerate([(SAVE, "after", 5), (OPEN, "half", 6), (SAVE, "after", 12), (SAVE, "before", 12)]):
         assert run(tmp_path, *["--resume"] * bool(number), kill=kill) == -signal.SIGKILL
@@ -299,6 +300,7 @@ def test_killed_again_and_again(run, whole, tmp_path):
     assert outcome(tmp_path / "out") == whole()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "kill", [MOMENTS["after a forward pass of stage one"], ("ltcore.training.step:set_learning_rate", "before", 30)]
 )
@@ -360,6 +362,7 @@ def flipped(path):
     return bytes(content)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("damage", [lambda path: path.read_bytes()[:1000], flipped], ids=["cut off", "a bit"])
 def test_when_the_last_checkpoint_is_damaged_the_one_before_it_is_used(damage, run, whole, tmp_path):
     assert run(tmp_path, kill=MOMENTS["inside stage two"]) == -signal.SIGKILL

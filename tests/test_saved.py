@@ -168,6 +168,7 @@ KINDS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_model_is_built_without_the_data(kind, write_recipe, tmp_path, monkeypatch):
     saved = ltcore.run(write_recipe(**KINDS[kind]), out=tmp_path / "runs")

@@ -178,7 +178,7 @@ class Killed(BaseException):
     """Ends the process as far as the test is concerned."""
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("retrain", [True, False])
 @pytest.mark.parametrize(
     ("target", "call"),

@@ -46,6 +46,7 @@ SPATIAL = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("model", "spatial"), SPATIAL.items())
 def test_spatial_is_read_off_the_model(model, spatial):
     skip_where_timm_cannot(model)

@@ -202,7 +202,7 @@ def test_a_tap_that_is_never_reached_is_a_warning(cli, write_recipe, offer_metho
     assert SILENT in trace_hooks(path)["notes"] and f"  note      {SILENT}\n" in cli("trace", path).out
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("digits*.yaml")), ids=lambda path: path.stem)
 def test_no_recipe_of_ours_warns_and_each_is_traced(path):
     found = trace_hooks(path)

@@ -100,6 +100,7 @@ def test_a_named_method_has_its_own_recipe_and_run(cli, photos, tmp_path):
     assert "left out" not in result.out and len(list((tmp_path / "runs" / "photos_cdt").iterdir())) == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("split", [True, False])
 def test_all_methods_are_compared_on_held_out_images_and_the_best_is_named(cli, photos, tmp_path, monkeypatch, split):
     """With images to validate on, and without, where some are held out; of five methods, to be quick."""

@@ -536,6 +536,7 @@ def test_check_and_show(mine, cli):
     )
 
 
+@pytest.mark.slow
 def test_the_schema_takes_a_file(recipe):
     import jsonschema
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,14 @@ def test_commands(cli, digits_run, tmp_path, monkeypatch):
     (tmp_path / "labelled" / "3").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "labelled" / "3" / "a.png")
     commands = re.findall(r"^\$ ltcore (.+)$", PAGE, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 5
+    run = shutil.copytree(digits_run, tmp_path / "run")  # 'suspects' writes into it
     for command in commands:
-        words = [str(digits_run) if word.startswith("runs/") else word for word in command.split()]
+        words = [str(run) if word.startswith("runs/") else word for word in command.split()]
         result = cli(*words)
         assert (result.code, result.err) == (0, "")
     assert (tmp_path / "evaluated" / "errors.csv").is_file()
+    assert (run / "suspects.csv").is_file() and (run / "duplicates.csv").is_file()
     assert (tmp_path / "predictions.csv").is_file() and (tmp_path / "digits.onnx").is_file()
 
 

@@ -167,7 +167,7 @@ def test_a_wrong_plugin_is_caught_by_the_check_that_is_meant_for_it(kind, name, 
     assert [check.name for check in report.checks] == list(CHECKS)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", RIGHT, ids=lambda kind: kind.__name__)
 def test_its_correct_twin_passes_that_check(kind):
     report = conformance(kind, without=set(CHECKS) - {RIGHT[kind]})

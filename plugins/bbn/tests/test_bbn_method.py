@@ -131,6 +131,7 @@ class Interrupted(BaseException):
     """What ends a run from outside; nothing catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", ["parabolic", pytest.param("beta", marks=pytest.mark.slow)])
 def test_a_resume_is_exact(tmp_path, monkeypatch, alpha):
     later = {"name": "crt", "epochs": 2, "batch_size": 16, "sampler": "class_balanced", "trainable": ["classifier"]}

@@ -83,6 +83,7 @@ def losses(path):
     return [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("beside", [{}, {"mixup": {}}, {"focal": {}}], ids=["alone", "mixup", "focal"])
 @pytest.mark.parametrize("use", OFF)
 def test_zero_is_the_baseline_bit_for_bit(tmp_path, use, beside):

@@ -470,6 +470,7 @@ def recipe(folder, cache="eval", confidence=0.6):
     return path
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("cache", ["off", "views:2"])
 def test_a_run_killed_in_either_stage_goes_on_exactly(tmp_path, look_on, cache):
     """Resumed inside an epoch and a window, the bank is made again, and the confidence goes on and is logged alike."""

@@ -281,6 +281,7 @@ def weight_net_by_hand(normalise):
     return step
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("method", "options", "step"),
     [

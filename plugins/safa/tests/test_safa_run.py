@@ -162,6 +162,7 @@ MIXES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mix", MIXES)
 def test_it_trains_beside_other_methods_and_before_other_stages(tmp_path, mix):
     later = [

@@ -168,6 +168,7 @@ def test_its_networks_must_train(tmp_path):
             run(recipe(tmp_path, method, trainable=["backbone"]), tmp_path)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", OPTIONS)
 def test_another_recipe_takes_over_what_was_learned(tmp_path, method):
     """It learns more than to guess; and LDAM, whose classifier is its own, goes on from another run as from its own."""
