@@ -79,32 +79,94 @@ SYSTEMS = (
         "[classifier]`), the result stays at that of cross-entropy (68.7 and 68.6, seeds 0 and 1). 20 steps in place "
         "of 200 (60.9, seed 0), or a tenth of the rate (59.0, seed 0), do not help.",
     ),
-    System("lfme", ("lfme_student",)),
-    System("fslwf", ("ce",)),
-    System("ssp", ("ce",)),
+    System(
+        "lfme",
+        ("lfme_student",),
+        "on few-shot classes the expert has 77 percent among its own classes, and the student 46 among all (seed 0). "
+        "The experts of the medium-shot and few-shot classes still teach at the end, with weights 0.38 and 0.69. But "
+        "the student has learned its training images by then (loss 0.017), so it has little left to learn from them.",
+    ),
+    System(
+        "fslwf",
+        ("ce",),
+        "the network learns from the six base classes alone, and its features fit the others badly. Generated weights "
+        "bring few-shot classes from 0 to 43 percent, and many-shot classes lose 16 points (seed 0). The paper has "
+        "389 base classes, whose weights the attention combines. Here there are six.",
+    ),
+    System(
+        "ssp",
+        ("ce",),
+        "the network learns to tell rotations (the loss ends at 0.008, seed 0). But it sees the same 694 images as "
+        "cross-entropy does, and no others. Behind it, cross-entropy ends at the same loss as without it (0.001).",
+    ),
     System("ssd", ("ce",)),
     System("m2m", ("m2m_drs",)),
-    System("oltr", ("ce", "oltr_plain")),
-    System("range_loss", ("m_per_class",)),
-    System("lifted_structure", ("m_per_class",)),
+    System(
+        "oltr",
+        ("ce", "oltr_plain"),
+        "a second stage without OLTR's parts gains a little by itself (69.4 after 68.6, seed 0). With attention, "
+        "memory and meta-embedding, the loss ends higher (0.038, and 0.005 without them) and the accuracy lower, in "
+        "each seed. The memory has one centre per class, from as few as five images.",
+    ),
+    System(
+        "range_loss",
+        ("m_per_class",),
+        "the loss ends at 2.0, and without range loss at 0.004 (seed 0), so it has an effect. It is positive in two "
+        "of three seeds, and smaller than the difference between seeds.",
+    ),
+    System(
+        "lifted_structure",
+        ("m_per_class",),
+        "both arms learn their images (losses of 0.003 and 0.004, seed 0). Medium-shot classes gain in each seed. "
+        "Few-shot classes lose 3.8 points in one seed and gain 7.4 in another.",
+    ),
     System("bag_of_tricks", ("bag_drs", "bag_of_tricks:stage_one")),
     System("feature_dropout", ("feature_none",)),
     System("feature_noise", ("feature_none",)),
     System("ride", ("ride_one",)),
-    System("ride_router", ("ride",)),
+    System(
+        "ride_router",
+        ("ride",),
+        "the router learns from training images, and the first expert recognises all of them. So it never asks a "
+        "second expert (1.0 experts per image), and the result is that of the first expert alone.",
+    ),
     System("vs", ("balanced_softmax",)),
     System("lade", ("balanced_softmax",)),
     System("influence_balanced", ("ce",)),
     System("weight_balancing", ("ce",)),
     System("sade", ("sade_balanced",)),
     System("balpoe", ("balpoe_balanced",)),
-    System("bcl", ("balanced_softmax",)),
+    System(
+        "bcl",
+        ("balanced_softmax",),
+        "the contrast has an effect on the loss (0.62 at the end, seed 0). The baseline is strong here: balanced "
+        "softmax has 72.6, which is four points above cross-entropy. Two of three seeds are above it.",
+    ),
     System("cmo", ("balanced_softmax",)),
     System("autoaugment_by_class", ("balanced_softmax",)),
-    System("sam", ("ce",)),
-    System("imbsam", ("ce",)),
-    System("sam_ldam_drw", ("ldam_drw",)),
-    System("ema", ("ce_constant",)),
+    System(
+        "sam",
+        ("ce",),
+        "SAM fits the images less closely (the loss ends at 0.004, and at 0.001 without it, seed 0). No group of "
+        "classes gains in each seed. The radius is that of the recipe; others were not tried.",
+    ),
+    System(
+        "imbsam",
+        ("ce",),
+        "few-shot classes gain in each seed, by 0.7 to 8.8 points, and medium-shot classes lose in two. The effect on "
+        "top-1 is smaller than the difference between seeds.",
+    ),
+    System(
+        "sam_ldam_drw",
+        ("ldam_drw",),
+        "as for `sam`: the loss ends higher (0.144, and 0.115 without it, seed 0), and few-shot classes do not gain.",
+    ),
+    System(
+        "ema",
+        ("ce_constant",),
+        "once the images are learned (loss 0.0007, seed 0), the weights hardly move. So their average is nearly the "
+        "last weights.",
+    ),
 )
 #: Those of their baselines that the other suite has, too. It was trained before them, and by other code.
 SHARED = {"ce", "crt", "ldam_drw", "balanced_softmax"}
