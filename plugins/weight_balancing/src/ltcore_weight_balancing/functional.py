@@ -28,7 +28,7 @@ def max_norm_radius(weight: Tensor, threshold: float = 0.1) -> Tensor:
         raise ValueError(f"threshold must be in [0, 1], not {threshold}")
     if weight.ndim != 2:
         raise ValueError(f"weight must be [C, D], not {list(weight.shape)}")
-    norms = torch.linalg.vector_norm(weight, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=1)
     return norms.min() + threshold * (norms.max() - norms.min())
 
 
