@@ -247,10 +247,13 @@ def suspects(runs: Runs) -> Section:
 def _doubtful(found: Doubtful, level: int) -> list[Part]:
     across = sum(row["split"] != row["other_split"] for row in found.pairs)
     conflicts = sum(row["class"] != row["other_class"] for row in found.pairs)
-    parts: list[Part] = [
-        f"{len(found.suspects)} labels are suspect. {len(found.pairs)} pairs nearly coincide, {across} of them across "
-        f"splits, which flatters figures, and {conflicts} in two classes."
-    ]
+    pairs = (
+        f"{len(found.pairs)} pairs of images nearly coincide, {across} of them across splits, which flatters figures, and "
+        f"{conflicts} in two classes."
+        if found.pairs
+        else "No two images nearly coincide."
+    )
+    parts: list[Part] = [f"{len(found.suspects)} labels are suspect. {pairs}"]
     drawn = [row for row in found.suspects[:DRAWN] if ("train", row["image"]) in found.pictures]
     below = shortened([f"{row['class']} → {row['looks_like']}" for row in drawn], _BELOW)
     labels = [
