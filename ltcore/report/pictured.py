@@ -248,8 +248,8 @@ def _doubtful(found: Doubtful, level: int) -> list[Part]:
     across = sum(row["split"] != row["other_split"] for row in found.pairs)
     conflicts = sum(row["class"] != row["other_class"] for row in found.pairs)
     pairs = (
-        f"{len(found.pairs)} pairs of images nearly coincide, {across} of them across splits, which flatters figures, and "
-        f"{conflicts} in two classes."
+        f"{len(found.pairs)} pairs of images nearly coincide, {across} of them across splits, which flatters figures, "
+        f"and {conflicts} in two classes."
         if found.pairs
         else "No two images nearly coincide."
     )
