@@ -261,13 +261,7 @@ class StageChecks:
 
     def needs_are_met(self) -> None:
         """What methods require, the recipe or another method provides, and no method of the stage breaks."""
-        provided = {
-            "class_weights",
-            "hard_labels",
-            "single_images",
-            *self.data.method.provides,
-            *self.backbone.method.provides,
-        }
+        provided = {"hard_labels", "single_images", *self.data.method.provides, *self.backbone.method.provides}
         if self.index:
             provided.add("earlier_stage")
         if self.loaded.recipe.data.holdout:
@@ -277,6 +271,8 @@ class StageChecks:
         provided = provided.union(*(entry.method.provides for entry in (*self.active, *self.before)))
         moving = self._moves_the_backbone()
         provided |= set() if moving else {"fixed_backbone"}
+        on_top = next((a.entry.whose for a in self.answers["build_classifier"] if "previous" in a.arguments), "")
+        provided |= set() if on_top else {"class_weights"}
         for entry in self.active:
             for need in sorted(self._needs_of(entry)):
                 meaning = f"{need} ({NEEDS[need]})" if need in NEEDS else need
@@ -295,6 +291,10 @@ class StageChecks:
                     continue
                 if need == "fixed_backbone" and moving:
                     raise self.refuse_method(entry, f"needs {meaning}, and {moving}")
+                if need == "class_weights" and on_top:
+                    raise self.refuse_method(
+                        entry, f"needs {meaning}, and {on_top} puts a classifier on the earlier one; keep one of them"
+                    )
                 if need not in provided:
                     why = (
                         self._without_maps(entry.method.tap, maps)

@@ -29,7 +29,6 @@ class DisAlign(Method[DisAlignOptions]):
 
     interface = "1.1"
     requires = frozenset({"earlier_stage"})
-    breaks = frozenset({"class_weights"})
 
     @hookimpl
     def build_classifier(self, previous: nn.Module | None) -> nn.Module:
