@@ -122,6 +122,14 @@ def test_folds_are_even_and_leave_an_image_of_each_class_outside():
         assert sizes.max() - sizes.min() <= 1 and sizes.max() < (targets == label).sum()
 
 
+def test_with_fewer_images_than_folds_those_that_can_are_judged():
+    targets = np.array([0, 1, 1, 2, 2])
+    features = np.eye(3, dtype=np.float32)[targets] + 0.01 * np.arange(5, dtype=np.float32)[:, None]
+    for folds in (5, 9):
+        found = held_out_probabilities(features, targets, 3, folds_of(targets, folds, seed=0))
+        assert np.isnan(found[0]).all() and np.isfinite(found[1:]).all()
+
+
 def test_no_image_is_judged_by_what_was_fitted_to_it():
     """Features without any meaning: who has seen the labels knows them, and who has not is right by chance."""
     random = np.random.default_rng(0)

@@ -1,21 +1,22 @@
 """LADE's regulariser against loops and figures of the authors' code, the PC softmax, and the method in a run."""
 
-import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from ltcore_lade import LADE, LADEOptions, lader_loss, log_shares, post_compensated
-from ltcore_logit_adjustment import LogitAdjustment
+from ltcore_lade import LADE, LADEOptions, lader_loss, post_compensated
+from ltcore_logit_adjustment import LogitAdjustment, class_log_prior
 from pydantic import ValidationError
 from torch import nn
 
 import ltcore
 from ltcore import DataError
+from ltcore.testing import write_short_recipe
 
 COUNTS = torch.tensor([60, 20, 5, 1])
 LOGITS = torch.tensor([[(3 * i + 5 * j) % 7 - 3.0 for j in range(4)] for i in range(5)]) / 2
+OPTIMIZER = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
 TARGETS = torch.tensor([0, 1, 1, 0, 2])  # class 3 has no row
 
 
@@ -29,7 +30,7 @@ TARGETS = torch.tensor([0, 1, 1, 0, 2])  # class 3 has no row
 )
 def test_values_and_gradients_are_those_of_the_authors_code(regularizer, value, gradient):
     logits = LOGITS.clone().requires_grad_()
-    loss = lader_loss(logits, TARGETS, log_shares(COUNTS), regularizer)
+    loss = lader_loss(logits, TARGETS, class_log_prior(COUNTS), regularizer)
     loss.backward()
     assert loss.item() == pytest.approx(value, rel=1e-5)
     torch.testing.assert_close(logits.grad[0], torch.tensor(gradient), rtol=1e-5, atol=1e-6)
@@ -48,10 +49,10 @@ def test_the_regulariser_is_its_definition(seed):
         first = sum(own) / len(own) if own else 0.0
         second = math.log(sum(math.exp(logits[i, c].item()) / 6 / shares[c] for i in range(9)) / 9)
         expected -= shares[c] * (first - second - 0.3 * second**2)
-    found = lader_loss(logits, targets, log_shares(counts).double(), 0.3)
+    found = lader_loss(logits, targets, class_log_prior(counts).double(), 0.3)
     assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: lader_loss(z, targets, log_shares(counts).double(), 0.3), (logits,))
+    assert torch.autograd.gradcheck(lambda z: lader_loss(z, targets, class_log_prior(counts).double(), 0.3), (logits,))
 
 
 def test_the_bound_is_met_by_the_density_ratio():
@@ -75,7 +76,7 @@ def test_the_pc_softmax_for_uniform_classes_is_logit_adjustment_after_training(l
     torch.manual_seed(0)
     classifier, pooled = nn.Linear(6, 4), torch.randn(5, 6)
     uniform = torch.full((4,), 0.25).log()
-    ours = post_compensated(classifier(pooled), log_shares(COUNTS), uniform)
+    ours = post_compensated(classifier(pooled), class_log_prior(COUNTS), uniform)
     method = LogitAdjustment()
     method.on_run_start(context=ltcore_context(counts=(60, 20, 5, 1)))
     adjusted = method.post_calibrate(classifier=classifier)(pooled)
@@ -83,7 +84,7 @@ def test_the_pc_softmax_for_uniform_classes_is_logit_adjustment_after_training(l
     # As Bayes' rule has it, probability by probability.
     target = torch.tensor([0.1, 0.2, 0.3, 0.4])
     probabilities = classifier(pooled).softmax(1) * target / (COUNTS / COUNTS.sum())
-    found = post_compensated(classifier(pooled), log_shares(COUNTS), target.log()).softmax(1)
+    found = post_compensated(classifier(pooled), class_log_prior(COUNTS), target.log()).softmax(1)
     torch.testing.assert_close(found, probabilities / probabilities.sum(1, keepdim=True))
 
 
@@ -102,31 +103,27 @@ def test_without_the_regulariser_it_is_logit_adjustment_and_all_options_are_desc
     with pytest.raises(DataError, match="method 'lade': no training images of class 1: "):
         LADE().on_run_start(context=ltcore_context(counts=(3, 0)))
     with pytest.raises(ValueError, match="regularizer must be at least 0, not -1"):
-        lader_loss(LOGITS, TARGETS, log_shares(COUNTS), -1)
+        lader_loss(LOGITS, TARGETS, class_log_prior(COUNTS), -1)
 
 
 def test_logits_whose_exponentials_overflow_have_finite_gradients():
     logits = (1e4 * LOGITS).requires_grad_()
-    loss = lader_loss(logits, TARGETS, log_shares(COUNTS), 0.0)
-    (F.cross_entropy(logits + log_shares(COUNTS), TARGETS) + loss).backward()
+    loss = lader_loss(logits, TARGETS, class_log_prior(COUNTS), 0.0)
+    (F.cross_entropy(logits + class_log_prior(COUNTS), TARGETS) + loss).backward()
     assert logits.grad.isfinite().all()
 
 
 def test_in_a_run_it_lifts_rare_classes(tmp_path):
-    def few(methods):
-        stage = {"name": "network", "epochs": 12, "batch_size": 64, "methods": methods}
-        stage["optimizer"] = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
-        content = {
-            "data": {"use": "digits_lt"},
-            "backbone": {"use": "cifar_resnet", "options": {"depth": 8}},
-            "methods": {name: {} for name in methods},
-            "stages": [{**stage, "schedule": {"name": "cosine"}}],
-            "diagnostics": "off",
-            "threads": 1,
-        }
-        path = tmp_path / "recipe.yaml"
-        path.write_text(json.dumps(content))
-        run = ltcore.run(path, out=tmp_path / f"with_{len(methods)}", seed=1)
-        return json.loads((run.path / "result.json").read_text())["after_calibration"]["few"]
+    def few(name, methods):
+        recipe = write_short_recipe(
+            tmp_path / f"{name}.yaml",
+            data={"use": "digits_lt"},
+            backbone={"use": "cifar_resnet", "options": {"depth": 8}},
+            methods=methods,
+            stages=[{"epochs": 12, "batch_size": 64, "optimizer": OPTIMIZER, "schedule": {"name": "cosine"}}],
+            diagnostics="off",
+            threads=1,
+        )
+        return ltcore.run(recipe, out=tmp_path, seed=1).result["after_calibration"]["few"]
 
-    assert few(["lade"]) > few([]) + 0.1
+    assert few("with", {"lade": {}}) > few("without", {}) + 0.1

@@ -1,6 +1,5 @@
 """The VS loss against loops, its special cases and figures of the authors' code; and the method in a run."""
 
-import json
 import math
 
 import pytest
@@ -8,16 +7,18 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from ltcore_cdt import CDT, CDTOptions
-from ltcore_logit_adjustment import LogitAdjustment, LogitAdjustmentOptions
-from ltcore_vs import VS, VSOptions, log_shares, scale_divisors, vs_logits
+from ltcore_cdt import CDT, CDTOptions, temperatures
+from ltcore_logit_adjustment import LogitAdjustment, LogitAdjustmentOptions, class_log_prior
+from ltcore_vs import VS, VSOptions, vs_logits
 from pydantic import ValidationError
 
 import ltcore
 from ltcore import DataError
+from ltcore.testing import write_short_recipe
 
 COUNTS = torch.tensor([60, 20, 5, 1])
 LOGITS = torch.tensor([[(3 * i + 5 * j) % 7 - 3.0 for j in range(4)] for i in range(4)]) / 2
+OPTIMIZER = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
 TARGETS = torch.arange(4)
 
 counts_of = st.lists(st.integers(1, 10**6), min_size=1, max_size=12)
@@ -36,7 +37,7 @@ def started(method, context):
     ],
 )
 def test_values_are_those_of_the_authors_code(gamma, tau, published):
-    found = vs_logits(LOGITS, scale_divisors(COUNTS, gamma), log_shares(COUNTS), tau)
+    found = vs_logits(LOGITS, temperatures(COUNTS, gamma), class_log_prior(COUNTS), tau)
     losses = F.cross_entropy(found, TARGETS, reduction="none")
     torch.testing.assert_close(losses, torch.tensor(published), rtol=1e-6, atol=1e-6)
 
@@ -46,7 +47,7 @@ def test_the_loss_is_its_definition(counts, seed, gamma, tau):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(3, len(counts), generator=generator)
     targets = torch.randint(len(counts), (3,), generator=generator)
-    divisors, shares = scale_divisors(torch.tensor(counts), gamma), log_shares(torch.tensor(counts))
+    divisors, shares = temperatures(torch.tensor(counts), gamma), class_log_prior(torch.tensor(counts))
     losses = F.cross_entropy(vs_logits(logits, divisors, shares, tau), targets, reduction="none")
     for row, y, loss in zip(logits.tolist(), targets.tolist(), losses.tolist(), strict=True):
         changed = [
@@ -75,12 +76,12 @@ def test_both_together_are_cdt_and_then_logit_adjustment(ltcore_context):
     logits = started(LogitAdjustment(LogitAdjustmentOptions(tau=1.2)), context).adjust_logits(logits=logits)
     ours = started(VS(VSOptions(gamma=0.2, tau=1.2)), context)
     assert torch.equal(ours.adjust_logits(logits=LOGITS, context=context), logits)
-    assert list(ours.state_dict()) == ["divisors", "shares"] and not list(ours.parameters())
+    assert list(ours.state_dict()) == ["temperature", "log_prior"] and not list(ours.parameters())
 
 
 def test_gradients():
     logits = LOGITS.double().requires_grad_()
-    divisors, shares = scale_divisors(COUNTS, 0.3).double(), log_shares(COUNTS).double()
+    divisors, shares = temperatures(COUNTS, 0.3).double(), class_log_prior(COUNTS).double()
     assert torch.autograd.gradcheck(lambda z: F.cross_entropy(vs_logits(z, divisors, shares), TARGETS), (logits,))
 
 
@@ -92,28 +93,22 @@ def test_options_and_errors(ltcore_context):
     assert all(field.description for field in VSOptions.model_fields.values())
     with pytest.raises(DataError, match="method 'vs': no training images of class 1: "):
         VS().on_run_start(context=ltcore_context(counts=(3, 0)))
-    with pytest.raises(ValueError, match="gamma must be at least 0, not -1"):
-        scale_divisors(COUNTS, -1)
     later = ltcore_context(counts=(60, 20, 5, 1), epoch=4)
     waiting = started(VS(VSOptions(start_epoch=5)), later)
     assert waiting.adjust_logits(logits=LOGITS, context=later) is LOGITS
 
 
 def test_in_a_run_it_lifts_rare_classes(tmp_path):
-    def few(methods):
-        stage = {"name": "network", "epochs": 12, "batch_size": 64, "methods": methods}
-        stage["optimizer"] = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
-        content = {
-            "data": {"use": "digits_lt"},
-            "backbone": {"use": "cifar_resnet", "options": {"depth": 8}},
-            "methods": {name: {} for name in methods},
-            "stages": [{**stage, "schedule": {"name": "cosine"}}],
-            "diagnostics": "off",
-            "threads": 1,
-        }
-        path = tmp_path / "recipe.yaml"
-        path.write_text(json.dumps(content))
-        run = ltcore.run(path, out=tmp_path / f"with_{len(methods)}", seed=1)
-        return json.loads((run.path / "result.json").read_text())["after_calibration"]["few"]
+    def few(name, methods):
+        recipe = write_short_recipe(
+            tmp_path / f"{name}.yaml",
+            data={"use": "digits_lt"},
+            backbone={"use": "cifar_resnet", "options": {"depth": 8}},
+            methods=methods,
+            stages=[{"epochs": 12, "batch_size": 64, "optimizer": OPTIMIZER, "schedule": {"name": "cosine"}}],
+            diagnostics="off",
+            threads=1,
+        )
+        return ltcore.run(recipe, out=tmp_path, seed=1).result["after_calibration"]["few"]
 
-    assert few(["vs"]) > few([]) + 0.1
+    assert few("with", {"vs": {}}) > few("without", {}) + 0.1

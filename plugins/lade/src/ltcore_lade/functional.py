@@ -9,26 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def log_shares(class_counts: Tensor) -> Tensor:
-    r"""``log(n_c / sum(n))``, the logarithm of the source label distribution :math:`p_s(y)`.
-
-    Args:
-        class_counts: [C], training images per class.
-
-    Returns:
-        [C] float32, in nats, at most 0; computed in float64.
-
-    Raises:
-        ValueError: a class has no training images; the message names it.
-    """
-    if not bool((class_counts > 0).all()):
-        empty = [c for c, count in enumerate(class_counts.tolist()) if not count > 0]
-        shown = ", ".join(map(str, empty[:8])) + (f" and {len(empty) - 8} more" if len(empty) > 8 else "")
-        raise ValueError(f"no training images of class {shown}: the logarithm of its share needs at least one")
-    counts = class_counts.double()
-    return (counts.log() - counts.sum().log()).float()
-
-
 def lader_loss(logits: Tensor, targets: Tensor, log_prior: Tensor, regularizer: float = 0.1) -> Tensor:
     r"""The regularised Donsker-Varadhan term of LADE (LADER).
 
@@ -46,7 +26,7 @@ def lader_loss(logits: Tensor, targets: Tensor, log_prior: Tensor, regularizer: 
     Args:
         logits: [N, C] float, before anything is added to them.
         targets: [N] int64 in [0, C). A class without a row has :math:`T_c = 0`, and its :math:`E_c` all the same.
-        log_prior: [C], :math:`\log p_s`, from `log_shares`.
+        log_prior: [C], :math:`\log p_s`, from `ltcore_logit_adjustment.class_log_prior`.
         regularizer: :math:`\lambda`, at least 0: how much :math:`E_c` is held near 0.
 
     Returns:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ltcore_logit_adjustment import adjusted_logits, class_log_prior
 from pydantic import Field
 from torch import Tensor
 
 from ltcore import Context, DataError, Features, Method, Options, hookimpl
-from ltcore_lade.functional import lader_loss, log_shares
+from ltcore_lade.functional import lader_loss
 
 
 class LADEOptions(Options):
@@ -38,14 +39,14 @@ class LADE(Method[LADEOptions]):
             DataError: a class has no training images.
         """
         try:
-            self.register_buffer("log_prior", log_shares(context.class_counts))
+            self.register_buffer("log_prior", class_log_prior(context.class_counts))
         except ValueError as error:
             raise DataError(f"method 'lade': {error}") from error
 
     @hookimpl
     def adjust_logits(self, logits: Tensor) -> Tensor:
         """``z + log p_s``, [N, C], in training alone."""
-        return logits + self.log_prior
+        return adjusted_logits(logits, self.log_prior)
 
     @hookimpl
     def auxiliary_losses(self, features: Features, logits: Tensor) -> dict[str, Tensor]:

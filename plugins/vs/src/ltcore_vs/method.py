@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ltcore_cdt import temperatures
+from ltcore_logit_adjustment import class_log_prior
 from pydantic import Field
 from torch import Tensor
 
 from ltcore import Context, DataError, Method, Options, hookimpl
-from ltcore_vs.functional import log_shares, scale_divisors, vs_logits
+from ltcore_vs.functional import vs_logits
 
 
 class VSOptions(Options):
@@ -24,19 +26,19 @@ class VS(Method[VSOptions]):
     """Vector scaling (Kini et al. 2021), see `vs_logits`."""
 
     interface = "1.0"
-    divisors: Tensor
-    shares: Tensor
+    temperature: Tensor
+    log_prior: Tensor
 
     @hookimpl
     def on_run_start(self, context: Context) -> None:
-        """Keep what divides the logits, and the logarithms of the shares, [C] each, in buffers.
+        """Keep the temperatures and the logarithms of the shares, [C] each, in buffers.
 
         Raises:
             DataError: a class has no training images.
         """
         try:
-            self.register_buffer("divisors", scale_divisors(context.class_counts, self.options.gamma))
-            self.register_buffer("shares", log_shares(context.class_counts))
+            self.register_buffer("temperature", temperatures(context.class_counts, self.options.gamma))
+            self.register_buffer("log_prior", class_log_prior(context.class_counts))
         except ValueError as error:
             raise DataError(f"method 'vs': {error}") from error
 
@@ -46,4 +48,4 @@ class VS(Method[VSOptions]):
         options = self.options
         if context.epoch < options.start_epoch or options.gamma == options.tau == 0:
             return logits
-        return vs_logits(logits, self.divisors, self.shares, options.tau)
+        return vs_logits(logits, self.temperature, self.log_prior, options.tau)
