@@ -107,7 +107,7 @@ def suspects(
 
     if out is not None:
         refuse_folder(out)
-    found = look(load(run, run_code), folds or FOLDS, ALIKE if alike is None else alike)
+    found = look(load(run, run_code), FOLDS if folds is None else folds, ALIKE if alike is None else alike)
     for line in render(found):
         print(printable(line))
     for note in found.notes:
