@@ -139,10 +139,10 @@ SYSTEMS = (
     System(
         "lade",
         ("balanced_softmax",),
-        "the loss falls to -0.26, and that of balanced softmax ends at 0.001 (seed 0). So once the images are "
-        "learned, only LADE's term is left to lower, with its weight of 0.1 for 100 classes. The result is like that "
-        "of cross-entropy (few-shot classes 46 percent). On the digits LADE is above logit adjustment "
-        "(plugins/lade/README.md).",
+        "in batches of 32 images a rare class is mostly absent, and then LADE's term only lowers its logits. The loss "
+        "falls to -0.26, where that of balanced softmax ends at 0.001 (seed 0). Larger batches help: with 128 images, "
+        "LADE has 71.9 and balanced softmax 73.6, and with 32 they have 67.8 and 72.6 (seed 0). On the digits, in "
+        "batches of 64, LADE is above logit adjustment (plugins/lade/README.md).",
     ),
     System(
         "influence_balanced",
