@@ -69,7 +69,7 @@ def test_one_none_means_cores_default():
     assert isinstance(sampler, PlainSampler) and (sampler.size, sampler.batch_size) == (20, 8)
     classifier = hooks.call(hookspecs.build_classifier, 4, 3, None)
     assert isinstance(classifier, nn.Linear) and classifier.weight.shape == (3, 4) and not classifier.bias.any()
-    assert hooks.call(hookspecs.adjust_logits, LOGITS, TARGETS) is LOGITS
+    assert hooks.call(hookspecs.adjust_logits, LOGITS, TARGETS, RECORD) is LOGITS
     assert hooks.call(hookspecs.auxiliary_losses, RECORD, LOGITS) == {} and hooks.taps == {}
     expected = nn.functional.cross_entropy(LOGITS, TARGETS, reduction="none")
     assert torch.equal(hooks.call(hookspecs.compute_loss, LOGITS, TARGETS, RECORD), expected)
@@ -85,8 +85,8 @@ def test_a_fold_goes_through_the_methods_in_order():
         method(adjust_logits=lambda self, logits: 2 * logits),
         method(adjust_logits=lambda self, logits: 1 + logits),
     )
-    assert torch.equal(hooks_of(double, add).call(hookspecs.adjust_logits, LOGITS, TARGETS), 2 * LOGITS + 1)
-    assert torch.equal(hooks_of(add, double).call(hookspecs.adjust_logits, LOGITS, TARGETS), 2 * (LOGITS + 1))
+    assert torch.equal(hooks_of(double, add).call(hookspecs.adjust_logits, LOGITS, TARGETS, RECORD), 2 * LOGITS + 1)
+    assert torch.equal(hooks_of(add, double).call(hookspecs.adjust_logits, LOGITS, TARGETS, RECORD), 2 * (LOGITS + 1))
 
 
 def test_features_fold_tap_by_tap():
@@ -209,7 +209,7 @@ def test_a_hook_under_another_name_and_an_optional_one():
         "a_later_cores_hook": hookimpl(lambda self: None, optionalhook=True),
     }
     hooks = hooks_of(type("Made", (Method,), functions)())
-    assert torch.equal(hooks.call(hookspecs.adjust_logits, LOGITS, TARGETS), 2 * LOGITS)
+    assert torch.equal(hooks.call(hookspecs.adjust_logits, LOGITS, TARGETS, RECORD), 2 * LOGITS)
 
 
 def test_what_a_method_raises_names_it_its_version_and_the_hook():

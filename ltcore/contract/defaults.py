@@ -120,7 +120,7 @@ def wrong_logits(changed: Any, logits: Tensor, *_: Any) -> str | None:
     return f"returned logits as {_shown(changed)}; they came as {_shown(logits)}"
 
 
-def wrong_loss(loss: Any, logits: Tensor, targets: Tensor, *_: Any) -> str | None:
+def wrong_loss(loss: Any, logits: Tensor, targets: Tensor, features: Features) -> str | None:
     """What is wrong with an answer to ``compute_loss``: one value per sample, where and of what the logits are."""
     try:
         if loss.shape == targets.shape and loss.dtype is logits.dtype and loss.device == logits.device:

@@ -21,6 +21,8 @@ TIMES = 64.0, 32.0
 MOST = 0.25, 0.9
 #: What is smaller than this share of what is usual may be nothing but rounding.
 _LEAST = 1e-3
+#: How PyTorch and timm call what batch norm keeps.
+_MEAN, _VARIANCE = "running_mean", "running_var"
 
 
 def rounding(precision: str, autocast: torch.dtype | None) -> float:
@@ -148,9 +150,10 @@ def compared(
 
 def _difference(eager: nn.Module, first: Seen, second: Seen) -> Difference:
     names = [name.removeprefix("backbone.") for name, _ in eager.named_buffers()]
+    spread = {name: each for name, each in zip(names, first[1], strict=True) if name.endswith(_VARIANCE)}
     of_buffers = [
-        0.0 if torch.equal(a, b) else _off(a, b) if a.is_floating_point() else math.inf
-        for a, b in zip(first[1], second[1], strict=True)
+        0.0 if torch.equal(a, b) else _off(a, b, _size_of_rows(name, spread)) if a.is_floating_point() else math.inf
+        for name, a, b in zip(names, first[1], second[1], strict=True)
     ]
     trained = [name.removeprefix("backbone.") for name, each in eager.named_parameters() if each.requires_grad]
     return Difference(
@@ -159,6 +162,15 @@ def _difference(eager: nn.Module, first: Seen, second: Seen) -> Difference:
         _worst(of_buffers, names),
         _worst(list(_gradients_off(first[2], second[2])), [*trained, "all parameters"]),
     )
+
+
+def _size_of_rows(name: str, spread: dict[str, Tensor]) -> float:
+    """Of a mean that batch norm keeps, how large the values are that it is the mean of; 0 for another buffer.
+
+    Such a mean may be a hundredth of its values. A sum of all of them is off by roundings of theirs, not of its own.
+    """
+    variance = spread.get(name.removesuffix(_MEAN) + _VARIANCE) if name.endswith(_MEAN) else None
+    return 0.0 if variance is None else float(variance.double().sum().sqrt())
 
 
 def _tried(eager: nn.Module, function: Callable[[Tensor], Tensor], rows: Tensor, kept: Kept) -> Seen:
