@@ -273,6 +273,22 @@ def test_a_parameter_that_gets_no_gradient_is_found_and_one_that_gets_rounding_i
     assert "the gradient of first.bias by inf" in found.wrong(natural, EPS)
 
 
+@pytest.mark.parametrize(("off", "said"), [(1e-6, ""), (1e-4, "buffer norm.running_mean")])
+def test_a_mean_near_zero_is_held_against_its_values(off, said):
+    """A sum of many values is off by roundings of theirs, however small it is itself."""
+    piece, rows = a_piece()
+    norm = piece.backbone.norm
+
+    def function(rows):
+        out = piece(rows)
+        norm.running_mean.data.add_(off * norm.running_var.sqrt())
+        return out
+
+    found, natural = compared(piece, function, rows, Kept(piece), EPS)
+    wrong = found.wrong(natural, EPS)
+    assert said in wrong and bool(said) == bool(wrong)
+
+
 def in_double(piece):
     """The same function, rounded otherwise."""
 

@@ -103,9 +103,9 @@ class Turns(Observer):
             loop.source = source  # type: ignore[assignment]
         if loop.stage.classification and not cached and self._index == 0:
             self._ways["by_hand"] = ByHand(loop, self.assembly, source, device)
-        if getattr(loop.forward, "accelerator", None) is not None:
+        self._acceleration = loop.position.acceleration  # which is filled in later, and is no longer there then
+        if self._acceleration is not None and self._acceleration["chosen"] != "off":
             self._ways["eager"] = _Twin(self, loop, source, eager=True)
-            self._acceleration = loop.position.acceleration  # which is filled in later, and is no longer there then
         if cached:
             self._ways["without_cache"] = _Twin(self, loop, source, caches=False)
         if self._beside is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -185,7 +186,7 @@ class Context:
         Its seed is a function of the run's seed, the method's name, stage, epoch and step. Outside of a step, the
         hook's name is added (see `begin`). So a resumed run draws the same numbers.
         """
-        self._stand()
+        self.stand()
         return self._generator
 
     @property
@@ -194,11 +195,11 @@ class Context:
 
         Where the device is the CPU, it is `generator`.
         """
-        self._stand()
+        self.stand()
         return self._cpu_generator
 
-    def _stand(self) -> None:
-        """Seed the generators where this step has not drawn from them."""
+    def stand(self) -> None:
+        """Seed the generators where this step has not drawn from them; core calls it before a step is replayed."""
         now = (self._state.stage, self._state.epoch, self._state.step)
         if now != self._drawn_for:
             self._seed(derive_seed(self._state.seed, "method", self._owner, *now))
@@ -211,6 +212,18 @@ class Context:
     def restart(self) -> None:
         """Draw the same numbers again in this step; core calls it before each pass of a step that has several."""
         self._drawn_for = None
+
+    def standing(self) -> Callable[[], None]:
+        """What puts the generators back to where they are now; core tries a step with it."""
+        generators = {self._generator, self._cpu_generator}
+        states, drawn_for = [(each, each.get_state()) for each in generators], self._drawn_for
+
+        def put_back() -> None:
+            for generator, state in states:
+                generator.set_state(state)
+            self._drawn_for = drawn_for
+
+        return put_back
 
     def begin(self, hook: str) -> None:
         """Seed what the method draws in a hook outside of a step; core calls it before each.

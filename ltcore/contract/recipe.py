@@ -263,9 +263,10 @@ class Stage(BaseModel):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """The arithmetic of the forward pass; `auto` is bf16 on a GPU, else fp32. With `tf32` a GPU may round what it
     multiplies in fp32 to ten bits, with the others it may not; a CPU never does."""
-    accelerate: Literal["auto", "off", "compile", "graphs"] = "auto"
-    """How the backbone's steps are made quicker: `compile` by PyTorch's compiler, `graphs` by CUDA graphs. `auto` is
-    `graphs` on a GPU where the stage allows it, else `off`; [performance.md](performance.md#acceleration) says more."""
+    accelerate: Literal["auto", "off", "compile", "graphs", "step_graphs"] = "auto"
+    """How steps are made quicker: `compile` the backbone by PyTorch's compiler; `graphs` of the backbone, or
+    `step_graphs` of the whole step, as CUDA graphs. `auto` is `graphs` on a GPU where the stage allows it, else `off`;
+    [performance.md](performance.md#acceleration) says more."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """The largest norm of the whole gradient; by default gradients are not clipped."""
     batch_norm: Literal["frozen", "adapt"] = "frozen"

@@ -143,17 +143,18 @@ class Evaluation(TypedDict, total=False):
 
 
 class AccelerationRecord(TypedDict):
-    """How the backbone's steps were made quicker, or why they were not."""
+    """How a stage's steps were made quicker, or why they were not."""
 
     asked: str
     """The stage's `accelerate`."""
     chosen: str
-    """``off``, ``compile`` or ``graphs``."""
+    """``off``, ``compile``, ``graphs`` or ``step_graphs``."""
     why: str
     """Why it was not more, or not for all steps; empty where nothing stood in its way."""
     features_difference: NotRequired[float]
     """Where it was tried: how far what the backbone gave, and wrote into its buffers, was off from the eager one on the
-    stage's first batch, relative to its size."""
+    stage's first batch, relative to its size. Of ``step_graphs``: how far the losses were off, on the batch of the last
+    recording."""
     gradients_difference: NotRequired[float]
     """The same of the parameters' gradients, the largest of all parameters."""
 

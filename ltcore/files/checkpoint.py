@@ -124,9 +124,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     # What steps have changed in the groups, such as timm's step counters; the learning rate is set in every step.
     for number, group in enumerate(optimizer.param_groups):
         for name, value in group.items():
+            if name in ("lr", "capturable"):
+                continue
             if isinstance(value, Tensor):
                 tensors[f"optimizer/group {number}/{name}"] = value
-            elif name != "lr" and isinstance(value, int | float) and value != optimizer.defaults.get(name):
+            elif isinstance(value, int | float) and value != optimizer.defaults.get(name):
                 plain.setdefault(f"group {number}", {})[name] = value
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():

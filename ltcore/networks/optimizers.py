@@ -137,10 +137,28 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of the steps that follow.
 
     A group with a rate of its own (`parameter_group`) has that, times `lr` over the rate that the optimiser was built
-    with. So a schedule scales all groups by one factor. Every other group has `lr`.
+    with. So a schedule scales all groups by one factor. Every other group has `lr`. A rate that is a tensor
+    (`rates_as_tensors`) stays that tensor.
     """
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * (lr / optimizer.defaults["lr"]) if "base_lr" in group else lr
+        rate = group["base_lr"] * (lr / optimizer.defaults["lr"]) if "base_lr" in group else lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def rates_as_tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Have the optimiser read its learning rates from memory, where a CUDA graph of its step finds them.
+
+    Args:
+        optimizer: a fused one of `ltcore.plan.acceleration.CAPTURED`.
+        device: where the parameters are.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
+        if "capturable" in group and device.type == "cuda":
+            group["capturable"] = True
 
 
 @dataclass(frozen=True)

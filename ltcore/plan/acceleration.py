@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltcore.errors import listed
+
 if TYPE_CHECKING:
     from ltcore.contract.backbone import Backbone
     from ltcore.contract.recipe import Stage
     from ltcore.discovery.binding import Answers
 
 #: What acts on the backbone's steps, as messages call it.
-NAMES = {"off": "eager", "compile": "compiled", "graphs": "graphs"}
+NAMES = {"off": "eager", "compile": "compiled", "graphs": "graphs", "step_graphs": "whole steps as graphs"}
+#: Optimisers whose fused step a CUDA graph can hold: it reads the learning rate from memory.
+CAPTURED = ("adam", "adamw", "sgd")
 #: Why `auto` is eager on a CPU.
 ON_A_CPU = "on a CPU compiled steps have not been quicker by enough to pay for their compiling"
 
@@ -22,7 +26,7 @@ class Choice:
 
     Attributes:
         asked: the stage's ``accelerate``.
-        chosen: ``off``, ``compile`` or ``graphs``.
+        chosen: ``off``, ``compile``, ``graphs`` or ``step_graphs``.
         why: why it is not more; empty where nothing stands in its way.
     """
 
@@ -35,13 +39,15 @@ def obstacle(stage: Stage, answers: Answers, skeleton: Backbone) -> str:
     """Why nothing but the eager backbone can train a stage; empty where more can be tried.
 
     What is accelerated is one function, from a batch's rows to the maps or the pooled features, with the weights as
-    they are.
+    they are. With ``step_graphs`` it is the whole step.
 
     Args:
         stage: the stage.
         answers: what its methods answer.
         skeleton: the backbone.
     """
+    if stage.accelerate == "step_graphs":
+        return _obstacle_of_whole_steps(stage, answers)
     if stage.cache != "off":
         return f"cache '{stage.cache}' gives features, and the backbone does not run in a step"
     if stage.accumulate > 1:
@@ -52,6 +58,17 @@ def obstacle(stage: Stage, answers: Answers, skeleton: Backbone) -> str:
         tap = answer.entry.method.tap
         if tap in skeleton.inner_taps:
             return f"{answer.entry.whose} acts at '{tap}', inside the backbone"
+    return ""
+
+
+def _obstacle_of_whole_steps(stage: Stage, answers: Answers) -> str:
+    if stage.accumulate > 1:
+        return f"accumulate: {stage.accumulate} runs the backbone on a batch in parts, and some of them twice"
+    for answer in answers["compute_gradients"]:
+        return f"{answer.entry.whose} computes the gradients, and decides in each step what it runs"
+    options = stage.optimizer.model_extra or {}
+    if stage.optimizer.name not in CAPTURED or options.get("fused") is False or "foreach" in options:
+        return f"a graph holds the fused steps of {listed(CAPTURED)}"
     return ""
 
 
@@ -86,10 +103,10 @@ def refused(stage: Stage, device: str, why: str) -> str:
         return ""
     if why:
         return f"accelerate: {stage.accelerate} cannot be had: {why}; use auto, which is eager here"
-    if stage.accelerate == "graphs" and device.partition(":")[0] not in ("auto", "cuda"):
+    if stage.accelerate in ("graphs", "step_graphs") and device.partition(":")[0] not in ("auto", "cuda"):
         return (
-            f"accelerate: graphs are CUDA's, and the stage trains on {device}; use auto, which is graphs on a GPU and "
-            "eager elsewhere"
+            f"accelerate: {stage.accelerate} are CUDA's, and the stage trains on {device}; use auto, which is graphs "
+            "on a GPU and eager elsewhere"
         )
     return ""
 

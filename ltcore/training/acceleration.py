@@ -152,16 +152,16 @@ class Accelerator(Observer):
 
     def _prepare(self, rows: Tensor) -> None:
         """Make the quicker function, compare it, and use it from here on; or give up."""
-        if reason := _hooked(self.eager):
+        if reason := unwatched(self.eager):
             self._give_up(reason)
             return
         epsilon = rounding(self._stage.precision, self.eager.autocast)
         piece, kept = Piece(self.eager.backbone, self.gives, self.eager.autocast), Kept(self.eager)
         try:
-            with _waiting_allowed(), _one_message(kept):
+            with waiting_allowed(), one_message(kept.put_back):
                 quick = MAKERS[self._choice.chosen](piece, rows)
                 found, natural = compared(self.eager, quick, rows, kept, epsilon)
-        except _Failed as failure:
+        except Failed as failure:
             self._give_up(str(failure))
             return
         if not found.finite:  # which the run's own guard tells of
@@ -232,12 +232,12 @@ def chosen(plan: Plan, index: int, device: torch.device) -> Choice:
     return tried
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """What was tried cannot be done; the message says why."""
 
 
 @contextmanager
-def _waiting_allowed() -> Iterator[None]:
+def waiting_allowed() -> Iterator[None]:
     """Whoever looks for steps that wait for a GPU does not mean this one."""
     if not torch.cuda.is_available():
         yield
@@ -251,22 +251,24 @@ def _waiting_allowed() -> Iterator[None]:
 
 
 @contextmanager
-def _one_message(kept: Kept) -> Iterator[None]:
+def one_message(put_back: Callable[[], None]) -> Iterator[None]:
     """Put everything back, and tell whatever PyTorch raises in one line."""
     try:
         yield
+    except Failed:
+        raise
     except Exception as error:  # a compiler and a driver are behind it: any kind
         text = " ".join(str(error).split())
-        raise _Failed(f"{type(error).__name__}: {text[:300]}") from error
+        raise Failed(f"{type(error).__name__}: {text[:300]}") from error
     finally:
-        kept.put_back()
+        put_back()
 
 
-def _hooked(piece: nn.Module) -> str:
+def unwatched(piece: nn.Module) -> str:
     """Hooks of modules are Python, which no graph calls again."""
     for name, module in piece.named_modules():
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return f"a hook of PyTorch's modules looks on at {name.removeprefix('backbone.')} of the backbone"
+            return f"a hook of PyTorch's modules looks on at {name.removeprefix('backbone.')}"
     return ""
 
 

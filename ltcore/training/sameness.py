@@ -94,19 +94,23 @@ class Difference:
         """Of features and buffers, and of gradients."""
         return max(self.features, self.statistics[0]), self.gradients[0]
 
-    def wrong(self, natural: Difference, epsilon: float) -> str:
+    def wrong(
+        self, natural: Difference, epsilon: float, beside: str = "the eager backbone", given: str = "its features"
+    ) -> str:
         """Where it is larger than rounding explains, the largest difference in words; empty where it is not.
 
         Args:
             natural: how far the eager function is off from itself where its input is a rounding off.
             epsilon: the rounding.
+            beside: what it differs from, in words.
+            given: what it gives, in words.
         """
         features, gradients = (
             min(times * max(found, epsilon), most)
             for times, found, most in zip(TIMES, natural.largest, MOST, strict=True)
         )
         shown = [
-            ("its features", self.features, features),
+            (given, self.features, features),
             (f"buffer {self.statistics[1]}", self.statistics[0], features),
             (f"the gradient of {self.gradients[1]}", self.gradients[0], gradients),
         ]
@@ -115,7 +119,7 @@ class Difference:
             return ""
         _, name, value, most = max(found, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
         return (
-            f"on the first batch it differs from the eager backbone: {name} by {value:.2g} of their size, where "
+            f"on the first batch it differs from {beside}: {name} by {value:.2g} of their size, where "
             f"rounding explains {most:.2g}"
         )
 
@@ -143,12 +147,19 @@ def compared(
     near = rows * (1 + epsilon * signs.sign())
     first = _tried(eager, eager, rows, kept)
     return (
-        _difference(eager, first, _tried(eager, quick, rows, kept)),
-        _difference(eager, first, _tried(eager, eager, near, kept)),
+        difference(eager, first, _tried(eager, quick, rows, kept)),
+        difference(eager, first, _tried(eager, eager, near, kept)),
     )
 
 
-def _difference(eager: nn.Module, first: Seen, second: Seen) -> Difference:
+def difference(eager: nn.Module, first: Seen, second: Seen) -> Difference:
+    """How far two functions of a module's parameters are off.
+
+    Args:
+        eager: the module; its parameters that train and its buffers are in the order of what was seen.
+        first: what the one did that counts.
+        second: what the other one did.
+    """
     names = [name.removeprefix("backbone.") for name, _ in eager.named_buffers()]
     spread = {name: each for name, each in zip(names, first[1], strict=True) if name.endswith(_VARIANCE)}
     of_buffers = [
@@ -208,7 +219,9 @@ def _gradients_off(first: Sequence[Tensor | None], second: Sequence[Tensor | Non
 
 
 def _off(expected: Tensor, found: Tensor, besides: float = 0.0) -> float:
-    """The norm of the difference over the norm of what is expected."""
+    """The norm of the difference over the norm of what is expected; infinite on purpose in both is no difference."""
+    meant = ~expected.isfinite() & ((expected == found) | (expected.isnan() & found.isnan()))
+    expected, found = expected.masked_fill(meant, 0.0), found.masked_fill(meant, 0.0)
     difference = float((found.double() - expected.double()).norm())
     size = float(expected.double().norm()) + besides
     return difference / size if size else math.inf if difference else 0.0

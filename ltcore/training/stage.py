@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ltcore import ranks
-from ltcore.contract.hookspecs import build_sampler, on_stage_start
+from ltcore.contract.hookspecs import after_step, build_sampler, mix_inputs, on_stage_start
 from ltcore.contract.model import matches, public_name, set_trainable
 from ltcore.errors import PluginError, RunError
 from ltcore.files import checkpoint
@@ -30,6 +30,7 @@ from ltcore.training.groups import parameter_groups
 from ltcore.training.loop import Extent, Loop, Observer, refuse_strays, seed_step
 from ltcore.training.step import StepForward, Update
 from ltcore.training.together import refuse_too_many, together
+from ltcore.training.whole_step import WholeStep
 
 if TYPE_CHECKING:
     from ltcore.data.loader import Loader
@@ -106,10 +107,13 @@ def set_up(
     bf16 = stage.precision == "bf16" or (stage.precision == "auto" and assembly.device.type == "cuda")
     autocast = torch.bfloat16 if bf16 else None
     accumulation = Accumulation(stage.accumulate, stage.batch_size) if stage.accumulate > 1 else None
-    accelerator = None if eager else _accelerator(assembly, index, hooks, position, autocast, warn)
+    found = Choice("off", "off") if eager else _acceleration(assembly, index, position, warn)
+    accelerator = _accelerator(assembly, index, hooks, position, autocast, warn, found)
     forward = StepForward(model, hooks, start, stage.classification, autocast, accumulation, accelerator)
     given = _given_gradients(assembly, index, hooks, forward)
     step = given or (together(model, forward) if ranks.size() > 1 else forward)
+    update = Update(optimizer, parameters, stage.clip_grad_norm, given is None, list(model.backbone.buffers()))
+    whole = _whole_step(assembly, index, position, forward, update, found)
     loop = Loop(
         plan=plan,
         hooks=hooks,
@@ -120,10 +124,10 @@ def set_up(
         optimizer=optimizer,
         sampler=sampler,
         source=source,
-        forward=step,
-        update=Update(optimizer, parameters, stage.clip_grad_norm, given is None, list(model.backbone.buffers())),
+        forward=step if whole is None else whole,
+        update=update if whole is None else whole.update,
         loss_sum=loss_sum,
-        observers=observers if accelerator is None else [*observers, accelerator],
+        observers=[*observers, *(each for each in (accelerator, whole) if each is not None)],
         extent=extent,
         notes=notes,
         kept=kept,
@@ -166,15 +170,8 @@ def _given_gradients(assembly: Assembly, index: int, hooks: Hooks, forward: Step
     return GivenGradients(forward, hooks, answers[0].entry, trained, reseed)
 
 
-def _accelerator(
-    assembly: Assembly,
-    index: int,
-    hooks: Hooks,
-    position: Position,
-    autocast: torch.dtype | None,
-    warn: Callable[[str], None],
-) -> Accelerator | None:
-    """What stands in for the stage's backbone; None where that is run itself. The choice goes into `position`.
+def _acceleration(assembly: Assembly, index: int, position: Position, warn: Callable[[str], None]) -> Choice:
+    """What makes the stage's steps quicker; the choice goes into `position`.
 
     Raises:
         RecipeError: what the stage asks for by name cannot be had.
@@ -189,11 +186,36 @@ def _accelerator(
         warn(f"stage '{stage.name}': {found.why}; the same up to rounding")
     if not before or found.chosen != before["chosen"]:
         position.acceleration = {"asked": found.asked, "chosen": found.chosen, "why": found.why}
-    if found.chosen == "off" or position.acceleration is None:
+    return found
+
+
+def _accelerator(
+    assembly: Assembly,
+    index: int,
+    hooks: Hooks,
+    position: Position,
+    autocast: torch.dtype | None,
+    warn: Callable[[str], None],
+    found: Choice,
+) -> Accelerator | None:
+    """What stands in for the stage's backbone; None where that is run itself."""
+    if found.chosen not in acceleration.MAKERS or position.acceleration is None:
         return None
+    stage = assembly.plan.stages[index].stage
     gives = "maps" if "maps" in hooks.taps else "pooled"
     piece = acceleration.Piece(assembly.model.backbone, gives, autocast)
     return acceleration.Accelerator(piece, found, stage, position.acceleration, warn)
+
+
+def _whole_step(
+    assembly: Assembly, index: int, position: Position, forward: StepForward, update: Update, found: Choice
+) -> WholeStep | None:
+    """What stands in for the stage's forward pass and update; None where they are run themselves."""
+    if found.chosen != "step_graphs" or position.acceleration is None:
+        return None
+    plan = assembly.plan.stages[index]
+    moving = {answer.entry.key for hook in (mix_inputs, after_step) for answer in plan.answers[hook.__name__]}
+    return WholeStep(forward, update, plan.entries, assembly.contexts, moving, plan.stage, position.acceleration)
 
 
 def _trained(assembly: Assembly, index: int) -> set[str]:

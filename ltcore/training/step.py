@@ -59,8 +59,19 @@ class StepForward:
             class_weights: [C], or None for equal weights.
             factors: [N] for the loss values of the batch's rows, see `ltcore.contract.objective.Objective`.
         """
-        size = len(batch.targets)
-        batch = self.hooks.call(mix_inputs, batch)
+        return self.losses(self.hooks.call(mix_inputs, batch), len(batch.targets), class_weights, factors)
+
+    def losses(
+        self, batch: Batch, size: int, class_weights: Tensor | None, factors: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """As a call, of a batch that ``mix_inputs`` has seen.
+
+        Args:
+            batch: the batch.
+            size: images of the batch, before methods changed their number.
+            class_weights: as in a call.
+            factors: as in a call.
+        """
         with self._low_precision(batch.images):
             record = self._features(batch, self.accelerator, size)
             logits = row_logits(self.model.classifier, record.features, record.expert).float()
@@ -220,8 +231,12 @@ class Update:
         if self.backward:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+        self.take()
+        ranks.as_the_first(self.statistics)
+        return loss.detach()
+
+    def take(self) -> None:
+        """Take a step with the gradients and the learning rate as they are."""
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
         self.optimizer.step()
-        ranks.as_the_first(self.statistics)
-        return loss.detach()
