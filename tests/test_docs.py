@@ -28,6 +28,7 @@ from ltcore.plan.plan import make_plan
 from ltcore.recipe.loading import load_recipe
 from ltcore.recipe.yaml_source import parse
 from ltcore.testing.parts import CheckBackbone
+from ltcore.training import execute
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")])
@@ -162,7 +163,7 @@ class Probe(Method):
 
 def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, monkeypatch):
     called = []
-    bind, read_splits = Implementation.bind, ltcore.training.execute.read_splits
+    bind, read_splits = Implementation.bind, execute.read_splits
 
     def recording(self, context):
         function = bind(self, context)
@@ -173,7 +174,7 @@ def test_the_loop_is_the_one_that_runs(offer_methods, write_recipe, tmp_path, mo
         return read_splits(*args)
 
     monkeypatch.setattr(Implementation, "bind", recording)
-    monkeypatch.setattr(ltcore.training.execute, "read_splits", after_planning)
+    monkeypatch.setattr(execute, "read_splits", after_planning)
     offer_methods(probe=Probe, split=CheckBackbone)
     stage = {"batch_size": 26, "methods": ["probe"], "optimizer": {"name": "sgd", "lr": 0.01}}
     stages = [{"name": "one", "epochs": 3, **stage}, {"name": "two", "epochs": 3, **stage}]
