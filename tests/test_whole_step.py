@@ -196,8 +196,8 @@ def test_a_run_is_the_same_to_the_bit(recipe, tmp_path, counted, case):
     path = recipe(stage=STAGES[case])
     (eager, weights), (whole, others) = (run(path, tmp_path / how, how) for how in ("off", "step_graphs"))
     assert whole.losses == eager.losses and same(weights, others) and len(whole.losses) == 21
-    # Three steps are eager, and three smaller batches; a step more is replayed for the comparison.
-    assert counted == {"recorded": 2, "replayed": 2 * (21 - 3 - 3) + 1}
+    # Three steps are eager, and three smaller batches; a step more is replayed for the comparisons.
+    assert counted == {"recorded": 2, "replayed": 2 * (21 - 3 - 3) + 2}
 
 
 def test_killed_and_resumed_to_the_bit(recipe, tmp_path, counted):
@@ -357,6 +357,20 @@ def test_what_comes_out_otherwise_is_refused(recipe, tmp_path, counted, monkeypa
 
     monkeypatch.setitem(whole_step.RECORDERS, "cpu", Wrong)
     with pytest.raises(LtcoreError, match=r"on the first batch it differs from an eager step: its losses by 0\.01"):
+        run(recipe(), tmp_path / "whole")
+
+
+def test_an_update_that_comes_out_otherwise_is_refused(recipe, tmp_path, counted, monkeypatch):
+    class Wrong(CpuRecorder):
+        def replay(self):
+            super().replay()
+            for function, args, _, _ in self.calls:
+                if function is not None and "sgd" in str(function):
+                    with torch.no_grad():
+                        args[0][0].mul_(1.01)
+
+    monkeypatch.setitem(whole_step.RECORDERS, "cpu", Wrong)
+    with pytest.raises(LtcoreError, match=r"its first update differs from an eager one by 0\.01 of what is updated"):
         run(recipe(), tmp_path / "whole")
 
 

@@ -227,6 +227,11 @@ def _off(expected: Tensor, found: Tensor, besides: float = 0.0) -> float:
     return difference / size if size else math.inf if difference else 0.0
 
 
+def largest(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest difference of two tensors, relative to the size of what is expected."""
+    return max((_off(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
+
+
 def _worst(values: Sequence[float], names: Sequence[str]) -> tuple[float, str]:
     """The largest, and whose it is; what is no number counts as the largest."""
     ordered = sorted(zip(values, names, strict=True), key=lambda each: math.inf if math.isnan(each[0]) else each[0])

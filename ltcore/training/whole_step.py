@@ -25,7 +25,7 @@ from ltcore.networks.optimizers import rates_as_tensors, set_learning_rate
 from ltcore.training.acceleration import Failed, one_message, unwatched, waiting_allowed
 from ltcore.training.loop import Loop, Losses, Observer
 from ltcore.training.python_state import State, changes, python_state, unknown
-from ltcore.training.sameness import Kept, Seen, difference, rounding
+from ltcore.training.sameness import EPSILON, TIMES, Kept, Seen, difference, largest, rounding
 
 if TYPE_CHECKING:
     from ltcore.contract.recipe import Stage
@@ -193,8 +193,7 @@ class WholeStep(Observer):
         self._replayed = False
         self._state: dict[str, State] = {}
         device = next(forward.model.parameters()).device
-        self._device, self._kind = device, device.type
-        self.autocast = forward.autocast
+        self._kind, self.autocast = device.type, forward.autocast
         rates_as_tensors(update.optimizer, device)
 
     # -- what a step calls -----------------------------------------------------------------------------------------
@@ -228,14 +227,15 @@ class WholeStep(Observer):
         if recorded.update is None and not self._begun(recorded):
             self._eager_update.take()
         else:
-            recorded.update = recorded.update or self._record_update()
+            recorded.update = recorded.update or self._record_update(recorded)
             recorded.update.replay()
         return recorded.values[-1]
 
     def epoch_started(self, loop: Loop) -> None:
         """Note how many images a full batch has, and record anew what is no longer as it was recorded."""
         self._size = len(loop.batches[0]) if loop.batches else 0
-        if any(recorded.per_epoch for recorded in self._variants) or self._states() != self._state:
+        kept = self._variants and not any(recorded.per_epoch for recorded in self._variants)
+        if not kept or self._states() != self._state:
             self._variants, self._recorded = [], None
 
     def stage_ended(self, loop: Loop) -> None:
@@ -284,11 +284,16 @@ class WholeStep(Observer):
             for put in standing:
                 put()
 
-        try:
+        with self._or_an_error(), waiting_allowed(), one_message(put_back):
             if reason := unwatched(self._model):
                 raise Failed(reason)
-            with waiting_allowed(), one_message(put_back):
-                return self._compared(batch, size, class_weights, kept, put_back)
+            return self._compared(batch, size, class_weights, kept, put_back)
+
+    @contextmanager
+    def _or_an_error(self) -> Iterator[None]:
+        """What cannot be had ends the run, because the recipe asks for it by name."""
+        try:
+            yield
         except Failed as failure:
             self._variants = []
             self._model.zero_grad(set_to_none=True)
@@ -356,11 +361,33 @@ class WholeStep(Observer):
         state, before, recorded.begun = self._eager_update.optimizer.state, recorded.begun, True
         return before or all(state.get(parameter) for parameter, _ in recorded.gradients)
 
-    def _record_update(self) -> Recorder:
-        """The update of what trains, as a graph; no kernel has run."""
-        recorder = RECORDERS[self._kind]([])
-        with waiting_allowed():
+    def _record_update(self, recorded: _Recorded) -> Recorder:
+        """The update as a graph, once it does what the eager one does; afterwards nothing is updated.
+
+        Raises:
+            RunError: it cannot be recorded, or is not what an eager one is.
+        """
+        state = self._eager_update.optimizer.state
+        moved = [parameter.detach() for parameter, _ in recorded.gradients]
+        moved += [gradient for _, gradient in recorded.gradients]  # which are clipped in place
+        moved += [each for values in state.values() for each in values.values() if isinstance(each, Tensor)]
+        before = [each.clone() for each in moved]
+
+        def put_back() -> None:
+            for tensor, value in zip(moved, before, strict=True):
+                tensor.copy_(value)
+
+        def seen(take: Callable[[], None]) -> list[Tensor]:
+            put_back()
+            take()
+            return [each.clone() for each in moved]
+
+        with self._or_an_error(), waiting_allowed(), one_message(put_back):
+            expected, recorder = seen(self._eager_update.take), RECORDERS[self._kind]([])
+            put_back()
             recorder.record(self._eager_update.take)
+            if (far := largest(expected, seen(recorder.replay))) > TIMES[0] * EPSILON["fp32"]:
+                raise Failed(f"its first update differs from an eager one by {far:.2g} of what is updated")
         return recorder
 
     # -- whether it holds ------------------------------------------------------------------------------------------
@@ -377,10 +404,8 @@ class WholeStep(Observer):
         """
         for name in names:
             if changed := changes(self._state[name], python_state(self._entries[name].method)):
-                raise RunError(
-                    f"stage '{self._stage.name}': accelerate: step_graphs cannot be had: "
-                    f"{self._entries[name].whose} changes its{changed[0]} in every step; use accelerate: graphs"
-                )
+                with self._or_an_error():
+                    raise Failed(f"{self._entries[name].whose} changes its{changed[0]} in every step")
 
     def _refuse(self, before: Mapping[str, State], reads: Mapping[str, set[str]]) -> None:
         """What a replay would not do.
