@@ -56,8 +56,8 @@ _INITIALS = re.compile(r"^(?:\w\.[-\s]?)+\s*")
 HEAD = """# Methods
 
 This page has every method of the plugins in this repository, by what it changes. `python docs/make_methods.py` writes
-it from the code, the cards, the recipes and the records. Nothing of it is typed by hand. A name leads to the card of the
-method. The columns are:
+it from the code, the cards, the recipes and the records. Nothing of it is typed by hand. A name leads to the method's
+card. The columns are:
 
 - *hooks*: where the method takes part ([hooks.md](hooks.md)). A hook in bold allows only one method per stage. If two
   methods of a stage have the same bold hook, the plan refuses them. All others can be combined.
