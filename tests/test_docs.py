@@ -17,6 +17,7 @@ import torch
 import yaml
 
 import ltcore
+import ltcore.training.execute
 from ltcore import Context, Method
 from ltcore.contract import interface, recipe
 from ltcore.contract.experts import MeanOfExperts
