@@ -55,15 +55,17 @@ _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 _INITIALS = re.compile(r"^(?:\w\.[-\s]?)+\s*")
 HEAD = """# Methods
 
-Every method of the plugins in this repository. The page is written by `python docs/make_methods.py` from the code, the
-cards, the recipes and the records, so nothing of it is typed here. A name leads to the method's card.
+This page has every method of the plugins in this repository, by what it changes. `python docs/make_methods.py` writes
+it from the code, the cards, the recipes and the records. Nothing of it is typed by hand. A name leads to the method's
+card. The columns are:
 
-- *Hooks* in bold have one answer: two methods with the same one are refused in one stage. All others compose.
-- *Needs* are what the plan asks for before anything is read, and *breaks* what it takes from others in its stage; both
-  are explained [below](#what-excludes-what).
-- *Step* is the CPU time of a training step with the method, by that of the same step without it. 1 costs nothing, 2
-  is as much again. What a method does once per epoch or stage is not in it.
-- *Memory* is how many MiB more a process holds at its peak.
+- *hooks*: where the method takes part ([hooks.md](hooks.md)). A hook in bold allows only one method per stage. If two
+  methods of a stage have the same bold hook, the plan refuses them. All others can be combined.
+- *needs*: what the method requires. *Breaks* means what it takes away from other methods of its stage. Both are
+  explained [below](#what-excludes-what), and checked before anything is read.
+- *step*: CPU time of a training step with the method, divided by that of the same step without it. 1 costs nothing, and
+  2 is twice the time. What a method does once per epoch or stage is not in it.
+- *memory*: how many MiB more a process holds at its peak.
 
 A dash means that it was not measured.
 """
@@ -73,26 +75,28 @@ COSTS = """
 With `{command}` on {dates}: {cpu}, one thread, python {python}, torch {torch}. The lowest and
 highest turn of each method are in [methods_cost.json](../results/methods_cost.json).
 
-- Steps with and without the method take turns in one process. What counts are the seconds that this process had a
-  core, so that other programs disturb them little.
-- Images have 32 pixels, batches 64 of them, and the network is ResNet-8. In a larger network what does not go through
-  it is cheaper, and what goes through it costs the same.
+- Steps with and without the method take turns in one process. Only the seconds in which this process had a core are
+  counted, so other programs change them little.
+- Images have 32 x 32 pixels, a batch has 64 images, and the network is ResNet-8. With a larger network, extra images
+  cost the same, compared with the step. What does not go through the network costs less.
 - The step without the method trains the whole network on cross-entropy.
-- Of these it trains the classifier alone on a frozen network, as our recipes use them: {classifier}.
-- Of these it trains a small vision transformer, and the step with the method their few parameters: {transformer}.
+- Some methods work on a frozen network. For these, the step without the method trains only the classifier:
+  {classifier}.
+- Some methods adapt a vision transformer. For these, the step without the method trains a small transformer, and the
+  step with it trains only the few new parameters: {transformer}.
 - A method under `calibrate` trains nothing. *N once* says that its calibration takes as long as N steps.
 - Each method has its defaults, and acts from the first epoch on.{options} One that does more as training goes on,
   such as `autoaugment_by_class`, is measured at its beginning.
-- What a method takes beside the batch has its default size: `l2rw` and its like look at 100 held-out images per step.
-- Turns differ by some 5 percent, so 0.95 and 1.05 are not told from 1.
+- What a method uses beside the batch has its default size. For example, `l2rw` uses 100 held-out images per step.
+- Turns differ by some 5 percent, so 0.95 and 1.05 do not differ from 1.
 - Peaks of memory are exact to about 2 MiB. They contain what a stage begins with, such as banks of features.
 
 """
 EXCLUDED = """
 ## What excludes what
 
-Within one stage. Methods that exclude each other can stand in two stages of one run, but for what they need of the
-network, which is the same in all. `ltcore plan` says it of a recipe, with what to do.
+This is about methods in one stage. If two methods exclude each other, you can use them in two stages of one run, unless
+they need different networks. If a recipe has such methods, `ltcore plan` says so, and what to do.
 
 | hook with one answer | methods |
 | --- | --- |
@@ -109,7 +113,7 @@ FIGURES = """
 one that compares with it. The imbalance is 100 unless something else is said. [recipe_index.md](recipe_index.md) and
 [tables.md](tables.md) say which of them were run here.
 
-*Measured* is ours: top-1 and few-shot accuracy, mean and standard deviation over seeds.
+*Measured* is our figure: top-1 and few-shot accuracy, mean and standard deviation over seeds.
 
 {protocols}
 

@@ -1,4 +1,4 @@
-"""Counts what makes our English hard to read, in the pages and the docstrings.
+"""Counts what makes our English hard to read, in the pages, the cards of the plugins and the docstrings.
 
 Three things are counted: "a" for "per" ("3 s a step"), sentences of more than 25 words, and first lines that the next
 paragraph repeats. Pages that a script writes are left out, because their text stands in docstrings and in that script.
@@ -187,6 +187,11 @@ def found(file: str, parts: Iterable[Part]) -> Iterator[Place]:
         before = part
 
 
+def group(file: str) -> str:
+    """Which of the three sums a file belongs to."""
+    return "docstrings" if file.endswith(".py") else "cards" if file.startswith("plugins/") else "pages"
+
+
 def pages() -> list[Path]:
     """The pages that are written by hand."""
     all_ = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(ROOT.glob("docs/**/*.md"))
@@ -201,7 +206,7 @@ def sources() -> list[Path]:
 def places() -> list[Place]:
     """Everything that is found."""
     all_ = []
-    for path in [*pages(), *sources()]:
+    for path in [*pages(), *sorted(ROOT.glob("plugins/*/README.md")), *sources()]:
         text, name = path.read_text("utf-8"), path.relative_to(ROOT).as_posix()
         all_ += found(name, markdown(text) if path.suffix == ".md" else docstrings(text))
     return all_
@@ -219,11 +224,10 @@ def main() -> None:
             print(f"{place.file}:{place.line}: {place.kind}: {place.text}")
         return
     print("  ".join(f"{kind:>19}" for kind in KINDS), " file")
-    groups = [("pages", "md"), ("docstrings", "py")]
     for file in dict.fromkeys(place.file for place in all_):
         count(all_, file, lambda place, file=file: place.file == file)
-    for title, suffix in groups:
-        count(all_, title, lambda place, suffix=suffix: place.file.endswith(suffix))
+    for title in ("pages", "cards", "docstrings"):
+        count(all_, title, lambda place, title=title: group(place.file) == title)
 
 
 def count(all_: list[Place], title: str, wanted) -> None:

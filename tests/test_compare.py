@@ -265,6 +265,17 @@ def test_recipes_that_were_tested_on_other_images_are_not_tested_against_each_ot
     assert third["test"]["p"] is not None
 
 
+def test_the_runs_of_a_sweep_are_found(write_run, tmp_path):
+    for seed in (0, 1):
+        job = tmp_path / "swept" / "jobs" / f"address{seed}"
+        run = write_run("joint", seed, 0.5)
+        shutil.copytree(run, job / "runs" / "joint" / run.name)
+        shutil.copy(run / "recipe.yaml", job)
+        (job / "job.json").write_text("{}")
+    runs, left_out = find_runs([tmp_path / "swept"])
+    assert [run.seed for run in runs] == [0, 1] and not left_out
+
+
 def test_what_is_asked_for_wrongly(two_groups, tmp_path, cli):
     cli("compare", tmp_path / "none").is_one_message(2, "none: no such directory")
     (tmp_path / "empty").mkdir()

@@ -224,7 +224,7 @@ def test_records_are_documented():
 def test_needs_are_documented():
     from ltcore.plan.checks import NEEDS
 
-    text = sections(ARCHITECTURE)["Plan and checks"]
+    text = sections(ARCHITECTURE)["What a method requires"]
     assert all(f"`{word}`" in text for word in NEEDS)
 
 

@@ -90,9 +90,12 @@ def find_runs(paths: Sequence[Path], any_environment: bool = False) -> tuple[lis
 
 
 def _run_directories(path: Path) -> Iterator[Path]:
-    """Run directories at or below `path`, by name; what is inside a run is its own."""
+    """Run directories at or below `path`, by name; what is inside a run is its own.
+
+    A sweep's job has a recipe beside its ``job.json``, and its run below.
+    """
     for folder, names, files in os.walk(path):
-        if "recipe.yaml" in files or "result.json" in files:
+        if "job.json" not in files and ("recipe.yaml" in files or "result.json" in files):
             names.clear()
             yield Path(folder)
         names.sort()

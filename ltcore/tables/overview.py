@@ -14,9 +14,18 @@ Tables = Sequence[tuple[Table, Cells]]
 _KINDS = ("measured", "stale", "running", "failed", "missing", "waits")
 _HEAD = """# Tables
 
-Written by `ltcore table --all`; edit nothing here. A cell is one headline figure. *Missing* can be run and is not
-measured yet; *waits* cannot be run, and the table says what for. *Stale* was measured before its recipe or a method
-changed. [How a table is written](sweeps.md#a-tables-file), and how it is run.
+This page shows how much of each table we have measured. `ltcore table --all` writes it, so edit nothing here. A *cell*
+is one figure of a table. The columns below count cells:
+
+- *measured*: we have our own figure
+- *stale*: measured, but the recipe or a method has changed since then
+- *running* and *failed*: a training runs, or has failed
+- *missing*: can be run, and is not measured yet
+- *waits*: cannot be run yet; the page says what is missing
+
+An empty place means 0. Our figures are means ± standard deviations, and the number in brackets is the number of seeds.
+The sign ° marks stale figures. [Tables and sweeps](sweeps.md#a-tables-file) explains how a table is written and how its
+cells are trained.
 """
 
 
