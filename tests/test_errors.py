@@ -340,7 +340,9 @@ def test_no_run_to_resume(cli, write_recipe, reads, tmp_path):
     [
         (("run",), "ltcore run: name a RECIPE; only --resume goes without one"),
         (("rn",), "ltcore: argument COMMAND: invalid choice: 'rn' (choose from 'init', 'recipes', 'plan', 'schema', "),
-        (("run", "r.yaml", "--sed", "1"), "ltcore: unrecognized arguments: --sed 1; see 'ltcore --help'"),
+        (("run", "r.yaml", "--sed", "1"), "ltcore run: unrecognized arguments: --sed 1; did you mean '--seed'?; see "),
+        (("run", "r.yaml", "--x=1"), "ltcore run: unrecognized arguments: --x=1; see 'ltcore run --help'"),
+        (("recipes", "show", "r", "--x"), "ltcore recipes show: unrecognized arguments: --x; see 'ltcore recipes show"),
         (("run", "r.yaml", "--seed", "x"), "ltcore run: argument --seed: invalid int value: 'x'; see "),
     ],
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import glob
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ltcore.errors import nearest
 from ltcore.untrusted import printable
 
 
@@ -27,6 +28,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
         self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """The arguments by name; of a word that a command does not know, the command speaks, not the whole."""
+        found, unknown = self.parse_known_args(words)
+        arguments = vars(found)
+        command: Parser = arguments.pop("command")
+        if unknown:
+            near = nearest(unknown[0].partition("=")[0], command._option_string_actions)
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return arguments
 
     def flag(self, name: str, text: str, into: str | None = None) -> None:
         """An option without a value."""
@@ -70,7 +81,7 @@ def add_command(commands: Any, name: str, function: Callable[..., object]) -> Pa
     parser: Parser = commands.add_parser(
         name, help=first, description="\n".join([first, *(line.strip() for line in rest)])
     )
-    parser.set_defaults(function=function)
+    parser.set_defaults(function=function, command=parser)
     return parser
 
 
