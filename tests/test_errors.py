@@ -120,12 +120,12 @@ REFUSED = {
     "unknown plugin": (
         {**one(methods="[focul]"), "methods": "{focul: {}}"},
         4,
-        "method 'focul' is not installed; did you mean 'focal'? Installed: 'timm', ",
+        "method 'focul' is not installed; did you mean 'focal'? 'ltcore plugins' lists what is",
     ),
     "unknown data": (
         {"data": "{use: zebras}"},
         1,
-        "method 'zebras' is not installed. Installed: 'timm', 'digits_lt', ",
+        "method 'zebras' is not installed. 'ltcore plugins' lists what is",
     ),
     "not a data set": (
         {"data": "{use: focal}"},

@@ -110,13 +110,15 @@ def run_named(text: str) -> Path:
     as a run.
     """
     path = Path(text)
+    if (path / "job.json").is_file():  # a sweep's job, whose run lies below
+        return max(path.glob("runs/*/[!.]*/recipe.yaml"), key=_when, default=path / "recipe.yaml").parent
     if _is_there(path) or path.name != text:
         return path
     found = list(Path("runs").glob(f"{'*' if text == 'latest' else glob.escape(text)}/[!.]*/recipe.yaml"))
     ended = [each for each in found if each.with_name("result.json").exists()]
     if not found:
         return path
-    chosen = max(ended or found, key=lambda each: each.stat().st_mtime_ns).parent
+    chosen = max(ended or found, key=_when).parent
     print(f"{text}: {printable(chosen)}", file=sys.stderr)
     return chosen
 
@@ -125,6 +127,10 @@ def runs_named(text: str) -> Path:
     """Runs, from an argument's text: as `run_named`, but a recipe's name stands for all of its runs in ``runs``."""
     folder = Path("runs", text)
     return folder if text != "latest" and not _is_there(Path(text)) and folder.is_dir() else run_named(text)
+
+
+def _when(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _is_there(path: Path) -> bool:

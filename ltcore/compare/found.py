@@ -90,9 +90,14 @@ def find_runs(paths: Sequence[Path], any_environment: bool = False) -> tuple[lis
 
 
 def _run_directories(path: Path) -> Iterator[Path]:
-    """Run directories at or below `path`, by name; what is inside a run is its own."""
+    """Run directories at or below `path`, by name; what is inside a run is its own.
+
+    A sweep's job has a ``recipe.yaml``, too, and its run below ``runs``; before it has one, it stands for it.
+    """
     for folder, names, files in os.walk(path):
-        if "recipe.yaml" in files or "result.json" in files:
+        if "job.json" in files and any(Path(folder).glob("runs/*/*/recipe.yaml")):
+            names[:] = ["runs"]
+        elif "recipe.yaml" in files or "result.json" in files:
             names.clear()
             yield Path(folder)
         names.sort()
@@ -101,6 +106,8 @@ def _run_directories(path: Path) -> Iterator[Path]:
 def _read(path: Path, any_environment: bool) -> FoundRun | LeftOut:
     if path.name.startswith("."):
         return LeftOut(path, "killed before its directory was complete")
+    if (path / "job.json").is_file():
+        return LeftOut(path, "it has not begun; start the sweep's or the table's command again")
     if not (path / "result.json").is_file():
         return LeftOut(path, f"no result.json: {_where_it_stands(path)}")
     try:
