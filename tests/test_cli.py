@@ -483,3 +483,8 @@ def test_a_reader_that_ends_or_an_output_that_is_closed_is_no_mistake_of_ours():
 def _buffered():
     """The environment, where Python keeps what is printed until there is much of it, or the end."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def test_what_new_says_to_type_can_be_typed(cli, tmp_path):
+    told = cli("new", "mynoise", "--out", tmp_path / "a b").out
+    assert f"pip install -e '{tmp_path}/a b[dev]'" in told and f"pytest '{tmp_path}/a b'" in told
