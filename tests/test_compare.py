@@ -1,9 +1,11 @@
 """Runs grouped, averaged, tested and named: on result files written here, and on a run that was trained."""
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 import random
 import shutil
 
@@ -187,6 +189,14 @@ def test_the_runs_of_a_sweep_are_found_in_its_jobs(two_groups, write_run, tmp_pa
     ]
     assert run_named(str(jobs / f"{0:016}")).parent == jobs / f"{0:016}" / "runs" / "a_ce"
     assert run_named(str(waits)) == waits
+
+
+def test_a_folder_that_may_not_be_read_is_named(two_groups, monkeypatch, cli):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "x", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    cli("compare", two_groups).is_one_message(2, f"{two_groups} cannot be looked into: Permission denied; make it")
 
 
 def test_a_seed_that_was_run_twice_counts_once(write_run, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcore.contract.result import Result
-from ltcore.errors import LtcoreError, RecipeError
+from ltcore.errors import LtcoreError, RecipeError, fault
 from ltcore.files.environment import compared, differences
 from ltcore.files.reading import read_lines, read_result
 from ltcore.files.unfinished import command, in_use
@@ -94,13 +94,17 @@ def _run_directories(path: Path) -> Iterator[Path]:
 
     A sweep's job has a ``recipe.yaml``, too, and its run below ``runs``; before it has one, it stands for it.
     """
-    for folder, names, files in os.walk(path):
+    for folder, names, files in os.walk(path, onerror=_refuse):
         if "job.json" in files and any(Path(folder).glob("runs/*/*/recipe.yaml")):
             names[:] = ["runs"]
         elif "recipe.yaml" in files or "result.json" in files:
             names.clear()
             yield Path(folder)
         names.sort()
+
+
+def _refuse(error: OSError) -> None:
+    raise RecipeError(f"{error.filename} cannot be looked into: {fault(error)}")
 
 
 def _read(path: Path, any_environment: bool) -> FoundRun | LeftOut:
