@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -460,3 +461,30 @@ def test_latest_and_a_recipes_name_stand_for_a_run(cli, three, write_recipe, tmp
     assert cli("predict", "r", "a.png").err == ""
     assert "nobody: there is no such run" in cli("predict", "nobody", "a.png").err
     assert second.is_dir()
+
+
+@pytest.mark.parametrize("words", [("recipes", "list"), ("--help",)], ids=lambda words: words[0])
+def test_an_output_that_takes_nothing_is_one_message(words):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ltcore", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=_buffered())
+    assert done.returncode == 1
+    assert done.stderr.startswith("ltcore stopped: standard output: No space left on device; free some space there")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_ends_or_an_output_that_is_closed_is_no_mistake_of_ours():
+    line = f"{sys.executable} -m ltcore recipes list"
+    for rest in ("| true", ">&-", ">&- 2>&-"):
+        done = subprocess.run(f"{line} {rest}", shell=True, capture_output=True, text=True, env=_buffered())
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), rest
+
+
+def _buffered():
+    """The environment, where Python keeps what is printed until there is much of it, or the end."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def test_what_new_says_to_type_can_be_typed(cli, tmp_path):
+    told = cli("new", "mynoise", "--out", tmp_path / "a b").out
+    assert f"pip install -e '{tmp_path}/a b[dev]'" in told and f"pytest '{tmp_path}/a b'" in told

@@ -1,15 +1,18 @@
 """Runs grouped, averaged, tested and named: on result files written here, and on a run that was trained."""
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 import random
 import shutil
 
 import pytest
 
 import ltcore
+from ltcore.cli.parser import run_named
 from ltcore.compare import compare, group_runs
 from ltcore.compare.found import find_runs
 from ltcore.compare.testing import holm, paired_test, spread
@@ -170,6 +173,32 @@ def test_unfinished_and_broken_runs_are_named_and_not_averaged(two_groups, write
     assert all(f"not averaged: {path}: " in cli("compare", two_groups, "--format", "csv").err for path in expected)
 
 
+def test_the_runs_of_a_sweep_are_found_in_its_jobs(two_groups, write_run, tmp_path, cli):
+    jobs = tmp_path / "sweep" / "jobs"
+    for number, recipe in enumerate(sorted(two_groups.glob("a_ce/*/recipe.yaml"))):
+        job = jobs / f"{number:016}"
+        shutil.copytree(recipe.parent, job / "runs" / "a_ce" / recipe.parent.name)
+        (job / "recipe.yaml").write_text(recipe.read_text())
+        (job / "job.json").write_text("{}")
+    waits = shutil.copytree(jobs / f"{0:016}", jobs / "waits")
+    shutil.rmtree(waits / "runs")
+    found = compare([tmp_path / "sweep"])
+    assert found["groups"][0]["seeds"] == [0, 1, 2]
+    assert found["left_out"] == [
+        {"path": str(waits), "why": "it has not begun; start the sweep's or the table's command again"}
+    ]
+    assert run_named(str(jobs / f"{0:016}")).parent == jobs / f"{0:016}" / "runs" / "a_ce"
+    assert run_named(str(waits)) == waits
+
+
+def test_a_folder_that_may_not_be_read_is_named(two_groups, monkeypatch, cli):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "x", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    cli("compare", two_groups).is_one_message(2, f"{two_groups} cannot be looked into: Permission denied; make it")
+
+
 def test_a_seed_that_was_run_twice_counts_once(write_run, tmp_path):
     first, second = write_run("a", 0, 0.2, begun=1), write_run("a", 0, 0.4, begun=2)
     third = write_run("a", 0, 0.6, begun=2)  # begun in the same second
@@ -285,7 +314,7 @@ def test_what_is_asked_for_wrongly(two_groups, tmp_path, cli):
     cli("compare", two_groups, "--out", tmp_path / "no" / "t.md").is_one_message(2, "t.md: there is no folder")
     for result in two_groups.rglob("result.json"):
         result.unlink()
-    with pytest.raises(RecipeError, match="none of the 6 runs has a result"):
+    with pytest.raises(RecipeError, match="no run has a result, of 6:"):
         compare([two_groups])
 
 

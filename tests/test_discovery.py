@@ -69,12 +69,12 @@ def test_unknown_name_with_the_nearest_guess(installed):
     installed("ltcore-zebra", {"zebra": "zebra_x:Zebra"})
     with pytest.raises(PluginError, match=r"^method 'zebbra' is not installed; did you mean 'zebra'\?") as caught:
         find("zebbra")
-    assert "Installed: 'timm', 'digits_lt'" in str(caught.value)
+    assert str(caught.value).endswith("? 'ltcore plugins' lists what is")
     assert caught.value.exit_code == 2
 
 
 def test_unknown_name_that_is_like_nothing():
-    with pytest.raises(PluginError, match=r"^method 'qqqq' is not installed. Installed: "):
+    with pytest.raises(PluginError, match=r"^method 'qqqq' is not installed. 'ltcore plugins' lists"):
         find("qqqq")
 
 

@@ -120,12 +120,12 @@ REFUSED = {
     "unknown plugin": (
         {**one(methods="[focul]"), "methods": "{focul: {}}"},
         4,
-        "method 'focul' is not installed; did you mean 'focal'? Installed: 'timm', ",
+        "method 'focul' is not installed; did you mean 'focal'? 'ltcore plugins' lists what is",
     ),
     "unknown data": (
         {"data": "{use: zebras}"},
         1,
-        "method 'zebras' is not installed. Installed: 'timm', 'digits_lt', ",
+        "method 'zebras' is not installed. 'ltcore plugins' lists what is",
     ),
     "not a data set": (
         {"data": "{use: focal}"},
@@ -340,7 +340,9 @@ def test_no_run_to_resume(cli, write_recipe, reads, tmp_path):
     [
         (("run",), "ltcore run: name a RECIPE; only --resume goes without one"),
         (("rn",), "ltcore: argument COMMAND: invalid choice: 'rn' (choose from 'init', 'recipes', 'plan', 'schema', "),
-        (("run", "r.yaml", "--sed", "1"), "ltcore: unrecognized arguments: --sed 1; see 'ltcore --help'"),
+        (("run", "r.yaml", "--sed", "1"), "ltcore run: unrecognized arguments: --sed 1; did you mean '--seed'?; see "),
+        (("run", "r.yaml", "--x=1"), "ltcore run: unrecognized arguments: --x=1; see 'ltcore run --help'"),
+        (("recipes", "show", "r", "--x"), "ltcore recipes show: unrecognized arguments: --x; see 'ltcore recipes show"),
         (("run", "r.yaml", "--seed", "x"), "ltcore run: argument --seed: invalid int value: 'x'; see "),
     ],
 )

@@ -279,7 +279,7 @@ def test_files_of_the_run_that_are_missing_or_damaged(copied):
     with pytest.raises(RunError, match="not a readable checkpoint"):
         _ = ltcore.load(copied).model
     path.unlink()
-    with pytest.raises(RunError, match="an earlier version of ltcore wrote it"):
+    with pytest.raises(RunError, match="the run's calibrated model is missing; copy it again"):
         _ = ltcore.load(copied).model
 
 

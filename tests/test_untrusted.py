@@ -375,6 +375,10 @@ def test_faults_of_the_surroundings_are_not_to_be_reported(cli, monkeypatch):
     command_that(RuntimeError(f"{text}\nmore")).is_one_message(1, "no memory is left", "lower batch_size")
     command_that(RuntimeError("unable to write: No space left on device (28)")).is_one_message(1, "/dev/shm")
     command_that(ValueError("embedded null byte")).is_one_message(1, "a path holds the character NUL")
+    unnamed = UnicodeEncodeError("ascii", "a\xfcb", 1, 2, "ordinal not in range(128)")
+    command_that(unnamed).is_one_message(
+        1, "ltcore stopped: the locale's encoding, ascii, has no '\xfc'", "PYTHONUTF8=1"
+    )
     wrapped = RuntimeError("a library's own words")
     wrapped.__cause__ = full
     command_that(wrapped).is_one_message(1, "ltcore stopped: /data", "No space left")

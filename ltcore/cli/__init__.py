@@ -40,16 +40,18 @@ def main() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     prepare_openmp()
     unpackaged.told[:] = [lambda path: _complain(f"running {path}, which is not installed but named as a file")]
-    parser = command_line()
-    if len(sys.argv) == 1:
-        parser.print_help()
-        return
-    arguments = vars(parser.parse_args())
-    debug, function = arguments.pop("debug", False), arguments.pop("function")
+    debug, function = False, None
     try:
+        try:
+            arguments = command_line().parse(sys.argv[1:] or ["--help"])
+        except SystemExit:  # --help and --version have printed something, too
+            sys.stdout.flush()
+            raise
+        debug, function = arguments.pop("debug", False), arguments.pop("function")
         if ranks.started().size > 1 and function is not training.run:
             raise RecipeError("several processes train together with torchrun -m ltcore run, and do nothing else")
         function(**arguments)
+        sys.stdout.flush()
     except LtcoreError as error:
         if debug:
             import traceback
@@ -65,7 +67,9 @@ def main() -> None:
             _complain(text)
         sys.exit(getattr(stop, "exit_code", 130))
     except BrokenPipeError:
-        sys.stderr.close()
+        if function in (training.run, training.train, sweeps.sweep, tables.table):
+            _complain("stopped: what read the output has ended; repeat the command to go on, a run with --resume")
+        _say_no_more()
         sys.exit(1)
     except Exception as error:
         if debug:
@@ -73,6 +77,8 @@ def main() -> None:
         from ltcore.cli.surroundings import said
 
         known = said(error)
+        if isinstance(error, OSError) and error.filename is None and _say_no_more():
+            known = f"standard output: {known}"
         _complain(
             f"ltcore stopped: {known}"
             if known
@@ -88,8 +94,22 @@ def _complain(line: object) -> None:
         print(printable(line), file=sys.stderr)
 
 
+def _say_no_more() -> bool:
+    """Whether standard output takes no more; then the rest goes nowhere: Python would complain at its end."""
+    try:
+        print(flush=True)  # as what it has refused is thrown away, and a second flush has nothing to do
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def _speak_plainly() -> None:
     """What is printed is UTF-8 whatever the locale; a terminal keeps its encoding, and no character ends a command."""
+    # Where the caller has closed them (``>&-``) there is none.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors="backslashreplace")

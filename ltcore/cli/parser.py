@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import glob
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ltcore.errors import nearest
 from ltcore.untrusted import printable
 
 
@@ -27,6 +28,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
         self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """The arguments by name; of a word that a command does not know, the command speaks, not the whole."""
+        found, unknown = self.parse_known_args(words)
+        arguments = vars(found)
+        command: Parser = arguments.pop("command")
+        if unknown:
+            near = nearest(unknown[0].partition("=")[0], command._option_string_actions)
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return arguments
 
     def flag(self, name: str, text: str, into: str | None = None) -> None:
         """An option without a value."""
@@ -70,7 +81,7 @@ def add_command(commands: Any, name: str, function: Callable[..., object]) -> Pa
     parser: Parser = commands.add_parser(
         name, help=first, description="\n".join([first, *(line.strip() for line in rest)])
     )
-    parser.set_defaults(function=function)
+    parser.set_defaults(function=function, command=parser)
     return parser
 
 
@@ -99,13 +110,15 @@ def run_named(text: str) -> Path:
     as a run.
     """
     path = Path(text)
+    if (path / "job.json").is_file():  # a sweep's job, whose run lies below
+        return max(path.glob("runs/*/[!.]*/recipe.yaml"), key=_when, default=path / "recipe.yaml").parent
     if _is_there(path) or path.name != text:
         return path
     found = list(Path("runs").glob(f"{'*' if text == 'latest' else glob.escape(text)}/[!.]*/recipe.yaml"))
     ended = [each for each in found if each.with_name("result.json").exists()]
     if not found:
         return path
-    chosen = max(ended or found, key=lambda each: each.stat().st_mtime_ns).parent
+    chosen = max(ended or found, key=_when).parent
     print(f"{text}: {printable(chosen)}", file=sys.stderr)
     return chosen
 
@@ -114,6 +127,10 @@ def runs_named(text: str) -> Path:
     """Runs, from an argument's text: as `run_named`, but a recipe's name stands for all of its runs in ``runs``."""
     folder = Path("runs", text)
     return folder if text != "latest" and not _is_there(Path(text)) and folder.is_dir() else run_named(text)
+
+
+def _when(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _is_there(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,10 +38,11 @@ def new(
         print(f"  {printable(path)}")
     modules = [path for path in files if path.name == "method.py"]
     checked = " ".join(path.parent.name.removeprefix("ltcore_") for path in modules)
-    lines = [f"pip install -e {folder}", f"pytest {folder}", f"ltcore check {checked}"]
-    lines += [f"ltcore run {path}" for path in files if path.parent.name == "recipes"]
+    there = shlex.quote(str(folder))
+    lines = [f"pip install -e {shlex.quote(f'{folder}[dev]')}", f"pytest {there}", f"ltcore check {checked}"]
+    lines += [shlex.join(["ltcore", "run", str(path)]) for path in files if path.parent.name == "recipes"]
     if taken:
-        lines.insert(1, f"ruff check --fix {folder} && ruff format {folder}")
+        lines.insert(1, f"ruff check --fix {there} && ruff format {there}")
     print("\nInstall it, and see that it works:\n\n" + "".join(f"    {line}\n" for line in lines))
     if taken:
         print(f"Recipes that name the file then say 'use: NAME'; NAME is {' or '.join(checked.split())}.")

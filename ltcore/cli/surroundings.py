@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ltcore.errors import fault, no_room
+from ltcore.untrusted import printable
 
 #: What torch and numpy say where memory has run out.
 _NO_MEMORY = re.compile(r"out of memory|not enough memory|can.t allocate memory|unable to allocate|alloc_cpu", re.I)
@@ -31,6 +32,9 @@ def _of_one(error: BaseException) -> str | None:
         return f"{': '.join([*places[:1], fault(error)])}; a run goes on with --resume"
     if no_room(error):
         return f"no room is left ({text}); free some on the disk, or in /dev/shm; a run goes on with --resume"
+    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
+        name = printable(error.object[error.start : error.end])
+        return f"the locale's encoding, {error.encoding}, has no '{name}', as in a file's name; set PYTHONUTF8=1"
     if isinstance(error, ValueError) and "null byte" in text:
         return f"a path holds the character NUL ({text}); look at the recipe and at the lists that it names"
     return None

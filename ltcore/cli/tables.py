@@ -55,6 +55,9 @@ def table(
         from ltcore.files.output import refuse_output
 
         refuse_output(to)
+    if not table.parent.is_dir():
+        text = "the papers' tables are in ltcore's repository; 'ltcore docs sweeps' says how to write one"
+        raise RecipeError(f"{table}: there is no folder {table.parent}; {text}")
     asked = Table(table)
     records = results or table.parent.parent / "results" / "runs"
     if run:

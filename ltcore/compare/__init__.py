@@ -71,7 +71,7 @@ def compare(
     runs, left_out = find_runs(paths, any_environment)
     if not runs:
         reasons = [f"{run.path}: {run.why}" for run in left_out]
-        raise RecipeError(f"none of the {len(left_out)} runs has a result:", *reasons)
+        raise RecipeError(f"no run has a result, of {len(left_out)}:", *reasons)
     groups = group_runs(runs)
     chosen = _baseline(groups, baseline)
     tests = _tests(groups, chosen, metrics[0])

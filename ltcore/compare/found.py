@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltcore.contract.result import Result
-from ltcore.errors import LtcoreError, RecipeError
+from ltcore.errors import LtcoreError, RecipeError, fault
 from ltcore.files.environment import compared, differences
 from ltcore.files.reading import read_lines, read_result
 from ltcore.files.unfinished import command, in_use
@@ -92,18 +92,26 @@ def find_runs(paths: Sequence[Path], any_environment: bool = False) -> tuple[lis
 def _run_directories(path: Path) -> Iterator[Path]:
     """Run directories at or below `path`, by name; what is inside a run is its own.
 
-    A sweep's job has a recipe beside its ``job.json``, and its run below.
+    A sweep's job has a ``recipe.yaml``, too, and its run below ``runs``; before it has one, it stands for it.
     """
-    for folder, names, files in os.walk(path):
-        if "job.json" not in files and ("recipe.yaml" in files or "result.json" in files):
+    for folder, names, files in os.walk(path, onerror=_refuse):
+        if "job.json" in files and any(Path(folder).glob("runs/*/*/recipe.yaml")):
+            names[:] = ["runs"]
+        elif "recipe.yaml" in files or "result.json" in files:
             names.clear()
             yield Path(folder)
         names.sort()
 
 
+def _refuse(error: OSError) -> None:
+    raise RecipeError(f"{error.filename} cannot be looked into: {fault(error)}")
+
+
 def _read(path: Path, any_environment: bool) -> FoundRun | LeftOut:
     if path.name.startswith("."):
         return LeftOut(path, "killed before its directory was complete")
+    if (path / "job.json").is_file():
+        return LeftOut(path, "it has not begun; start the sweep's or the table's command again")
     if not (path / "result.json").is_file():
         return LeftOut(path, f"no result.json: {_where_it_stands(path)}")
     try:

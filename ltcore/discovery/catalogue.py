@@ -17,7 +17,7 @@ from ltcore.contract import interface
 from ltcore.contract.interface import __version__
 from ltcore.discovery import unpackaged
 from ltcore.discovery.offer import UNPACKAGED, Offer
-from ltcore.errors import PluginError, listed, nearest
+from ltcore.errors import PluginError, nearest
 
 if TYPE_CHECKING:
     from ltcore.contract.method import Method
@@ -193,10 +193,8 @@ def find(name: str) -> Offer:
         return found[0]
     if name in _OURS:
         raise PluginError(f"method '{name}' is not installed. Try: pip install {_OURS[name]}")
-    known = [offer.name for offer in installed]
-    raise PluginError(
-        f"method '{name}' is not installed{nearest(name, known + list(_OURS)) or '.'} Installed: {listed(known)}"
-    )
+    near = nearest(name, [offer.name for offer in installed] + list(_OURS)) or "."
+    raise PluginError(f"method '{name}' is not installed{near} 'ltcore plugins' lists what is")
 
 
 def taken_by(name: str) -> str | None:

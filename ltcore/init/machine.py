@@ -41,7 +41,8 @@ def this_machine() -> Machine:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if torch.cuda.is_available():
         return Machine("cuda", torch.cuda.get_device_name(), cores)
-    return Machine("cpu", f"the CPU with {torch.get_num_threads()} threads", cores)
+    threads = torch.get_num_threads()
+    return Machine("cpu", f"the CPU with {threads} thread{'s' if threads > 1 else ''}", cores)
 
 
 def pretrained_config(model: str) -> Any:

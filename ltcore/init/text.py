@@ -393,7 +393,7 @@ def _epochs(made: Choices) -> str:
 
 
 def _duration(minutes: float) -> str:
-    if minutes < 1:
+    if minutes < 1.5:
         return "a minute"
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
 

@@ -178,8 +178,8 @@ class SavedRun:
         """
         if not self._directory.calibrated.is_file():
             raise RunError(
-                f"{self.path} holds no calibrated model ({self._directory.calibrated.name}): an earlier version of "
-                "ltcore wrote it; train it again"
+                f"{self._directory.calibrated}: the run's calibrated model is missing; copy it again from where the "
+                "run was trained, or train the run again"
             )
         return read(self._directory.calibrated)
 

@@ -64,7 +64,7 @@ def page(name: str) -> str:
         return card
     near = nearest(name, [*files, *distributions, *methods])
     said = f"'{name}' brings no card" if name in methods or name in distributions else f"there is no page '{name}'"
-    raise RecipeError(f"{said}{near if card is None else '.'} 'ltcore docs' lists all")
+    raise RecipeError(f"{said}{(card is None and near) or '.'} 'ltcore docs' lists all")
 
 
 def hook_rows() -> list[dict[str, Any]]:

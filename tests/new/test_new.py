@@ -250,7 +250,7 @@ def test_the_command_says_what_to_do_next(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = cli("new", "my-noise", "--hook", "compute_loss", "--hook", "augment_features")
     assert (done.code, done.err) == (0, "")
-    for line in ("pip install -e ltcore-my-noise", "ltcore check my_noise"):
+    for line in ("pip install -e 'ltcore-my-noise[dev]'", "ltcore check my_noise"):
         assert f"    {line}\n" in done.out
     listed = [Path(line.strip()) for line in done.out.split("\n\n")[0].splitlines()]
     assert sorted(listed) == sorted(p for p in Path("ltcore-my-noise").rglob("*") if p.is_file())
