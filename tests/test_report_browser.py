@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,7 @@ class Browser:
 
     def _next(self):
         while b"\0" not in self._read:
+            assert select.select([self._answers], [], [], 60)[0], "the browser says nothing"
             read = os.read(self._answers, 1 << 20)
             assert read, "the browser has ended"
             self._read += read
@@ -62,9 +64,10 @@ class Browser:
         """Open a file in a window of that size; a width below 500 is a phone's."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
+        self._seen("Page.loadEventFired")
         self.devtools("Page.navigate", url=path.as_uri())
-        while (found := self._next()).get("method") != "Page.loadEventFired":
-            self._events.append(found)
+        while not self._seen("Page.loadEventFired"):
+            self._events.append(self._next())
         self.run(f"return {_DRAWN}")
 
     def run(self, script, *arguments):
