@@ -23,7 +23,7 @@ class Page(HTMLParser):
         data: the embedded data.
     """
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "img", "br", "wbr")
 
     def __init__(self, path):
         super().__init__()

@@ -161,7 +161,7 @@ def test_inputs_that_do_not_fit(shape: tuple[int, int], targets: list[int], coun
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case(n=101)
     whole = evaluate_logits(*case)
-    monkeypatch.setattr(metrics, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(metrics, "_CHUNK", 7 * case[0].shape[1])
     assert evaluate_logits(*case) == whole
 
 

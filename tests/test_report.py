@@ -237,7 +237,7 @@ def test_what_helps_readers_without_a_mouse_or_a_screen(digits_page):
     assert all(found["aria-label"] for _, found in tags if "tabindex" in found and found["tabindex"] == "0")
     headings = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
     unfolded = re.findall(r"<details open[^>]*><summary>(.*?)</summary>", digits_page[0].raw)
-    assert unfolded == ["Plan"] and digits_page[0].raw.count("<details>") > 5
+    assert unfolded == ["Plan"] and digits_page[0].raw.count("<details") > 5
     assert headings[0] == 1 and all(after - before <= 1 for before, after in pairwise(headings))
 
 

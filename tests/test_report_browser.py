@@ -1,9 +1,11 @@
-"""Pages of ``ltcore report`` and ``ltcore table`` in a headless Chromium, through its driver (W3C WebDriver)."""
+"""Pages of ``ltcore report`` and ``ltcore table`` in a headless Chromium, by its own DevTools protocol over a pipe."""
 
 import json
+import os
+import select
 import shutil
+import signal
 import subprocess
-import urllib.request
 from contextlib import contextmanager
 from functools import partial
 
@@ -13,85 +15,107 @@ import pytest
 import ltcore
 from ltcore.report import write_report
 
-PRESENT = bool(shutil.which("chromium") and shutil.which("chromedriver"))
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PRESENT, reason="there is no Chromium")]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")]
 
 _FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --hide-scrollbars""".split()
+--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe about:blank""".split()
+TAB, LEFT, UP, RIGHT, DOWN, ENTER = "Tab", "ArrowLeft", "ArrowUp", "ArrowRight", "ArrowDown", "Enter"
+#: Windows' numbers of keys, by which a browser knows those that write nothing.
+_KEYS = {TAB: 9, ENTER: 13, LEFT: 37, UP: 38, RIGHT: 39, DOWN: 40}
+#: A page draws in the frame after next at the latest.
+_DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 class Browser:
-    """One page in one window."""
+    """One page in one window. A command is a line of JSON that ends with a zero byte, and so is an answer or event."""
 
-    def __init__(self, port):
-        self._root = f"http://127.0.0.1:{port}"
-        self._session = None
+    def __init__(self, commands, answers):
+        self._commands, self._answers, self._read, self._number = commands, answers, b"", 0
+        self._events = []
+        self._session = {}
+        target = self.devtools("Target.createTarget", url="about:blank")["targetId"]
+        found = self.devtools("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = {"sessionId": found["sessionId"]}
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.devtools(f"{domain}.enable")
+        self.devtools("Emulation.setFocusEmulationEnabled", enabled=True)
 
-    def _call(self, path, body=None, method="POST"):
-        data = None if method != "POST" else json.dumps(body or {}).encode()
-        request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
-        # Never through a proxy: the driver is on this machine.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-            return json.load(answer)["value"]
+    def devtools(self, command, **parameters):
+        """What the browser answers."""
+        self._number += 1
+        message = {"id": self._number, "method": command, "params": parameters, **self._session}
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        while (found := self._next()).get("id") != self._number:
+            self._events.append(found)
+        assert "error" not in found, (command, found["error"])
+        return found["result"]
 
-    def start(self, profile):
-        options = {"args": [*_FLAGS, f"--user-data-dir={profile}"], "binary": shutil.which("chromium")}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-        found = self._call("/session", {"capabilities": {"alwaysMatch": wanted}})
-        self._session = f"/session/{found['sessionId']}"
-        self._call(f"{self._session}/url", {"url": "about:blank"})
-        self.requests()  # those of the page that a browser begins with
-
-    def stop(self):
-        if self._session:
-            self._call(self._session, method="DELETE")
+    def _next(self):
+        while b"\0" not in self._read:
+            assert select.select([self._answers], [], [], 60)[0], "the browser says nothing"
+            read = os.read(self._answers, 1 << 20)
+            assert read, "the browser has ended"
+            self._read += read
+        message, _, self._read = self._read.partition(b"\0")
+        return json.loads(message)
 
     def show(self, path, width=1200, height=900):
         """Open a file in a window of that size; a width below 500 is a phone's."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
-        self._call(f"{self._session}/url", {"url": path.as_uri()})
+        self._seen("Page.loadEventFired")
+        self.devtools("Page.navigate", url=path.as_uri())
+        while not self._seen("Page.loadEventFired"):
+            self._events.append(self._next())
+        self.run(f"return {_DRAWN}")
 
     def run(self, script, *arguments):
         """What a script returns."""
-        return self._call(f"{self._session}/execute/sync", {"script": script, "args": list(arguments)})
+        called = f"(function () {{ {script} }}).apply(null, {json.dumps(arguments)})"
+        found = self.devtools("Runtime.evaluate", expression=called, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
 
     def press(self, *keys):
         """Send keys to whatever has the focus."""
-        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        self._call(f"{self._session}/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
+        for key in keys:
+            text = {"text": "\r"} if key == ENTER else {"text": key} if len(key) == 1 else {}
+            how = {"key": key, "windowsVirtualKeyCode": _KEYS.get(key) or ord(key)}
+            self.devtools("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **how, **text)
+            self.devtools("Input.dispatchKeyEvent", type="keyUp", **how)
 
-    def devtools(self, command, **parameters):
-        return self._call(f"{self._session}/goog/cdp/execute", {"cmd": command, "params": parameters})
+    def _seen(self, *methods):
+        found = [each["params"] for each in self._events if each.get("method") in methods]
+        self._events = [each for each in self._events if each.get("method") not in methods]
+        return found
 
     def console(self):
-        """What the page has written to the console."""
-        return self._call(f"{self._session}/se/log", {"type": "browser"})
+        """What the page has written to the console since the last call."""
+        return self._seen("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
 
     def requests(self):
-        """The addresses that were asked for."""
-        log = self._call(f"{self._session}/se/log", {"type": "performance"})
-        lines = [json.loads(each["message"])["message"] for each in log]
-        return [each["params"]["request"]["url"] for each in lines if each["method"] == "Network.requestWillBeSent"]
+        """The addresses that were asked for since the last call."""
+        return [each["request"]["url"] for each in self._seen("Network.requestWillBeSent")]
 
 
 @contextmanager
 def open_browser(profile):
     """A browser with an empty profile in the directory `profile`."""
-    driver = subprocess.Popen(
-        [shutil.which("chromedriver"), "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    found = None
+    (read, commands), (answers, write) = os.pipe(), os.pipe()
+    # It reads from the file of number 3 and writes to that of number 4.
+    given = ["sh", "-c", f'exec "$@" 3<&{read} 4>&{write}', "sh", CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
+    process = subprocess.Popen(given, pass_fds=(read, write), stderr=subprocess.DEVNULL, start_new_session=True)
+    os.close(read), os.close(write)
     try:
-        port = next(line.split("port ")[1].strip(" .\n") for line in driver.stdout if "successfully on port" in line)
-        found = Browser(int(port))
-        found.start(profile)
-        yield found
+        yield Browser(commands, answers)
     finally:
-        if found:
-            found.stop()
-        driver.terminate()
-        driver.wait(30)
+        os.close(commands), os.close(answers)  # which ends it
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +171,6 @@ FOCUSED = """
 const found = document.activeElement, style = getComputedStyle(found);
 return [found.tagName, found.getAttribute("href") || found.dataset.act || "", style.outlineStyle + style.outlineWidth];
 """
-TAB, LEFT, UP, RIGHT, DOWN, ENTER = "\ue004", "\ue012", "\ue013", "\ue014", "\ue015", "\ue007"
 
 
 def test_everything_is_reached_and_seen_by_the_keyboard(browser, pages):
@@ -230,6 +253,15 @@ def test_the_matrix_by_pointer_and_buttons(browser, pages):
     assert browser.run("return document.querySelector('.cell').textContent").startswith(f"{rarest} (")
 
 
+#: The sections that paper shows without anything to see in them; what is folded away counts where it is printed.
+PRINTED = """
+return [...document.querySelectorAll("section")].filter((each) => each.checkVisibility() &&
+    ![...each.querySelectorAll("figure, canvas, table, pre, li")].some(
+        (part) => part.checkVisibility({ contentVisibilityAuto: true }))
+).map((each) => each.id);
+"""
+
+
 def test_dark_and_print(browser, pages):
     browser.show(pages["digits"])
     paper = "return getComputedStyle(document.body).backgroundColor"
@@ -241,6 +273,10 @@ def test_dark_and_print(browser, pages):
         browser.devtools("Emulation.setEmulatedMedia", media="print", features=dark)
         assert browser.run(paper) == "rgb(255, 255, 255)"
         assert browser.run("return document.querySelector('nav').checkVisibility()") is False
+        # No section is a heading alone, and nothing is explained that paper cannot do.
+        assert browser.run(PRINTED) == [] and browser.run("return document.querySelectorAll('section').length") > 10
+        assert browser.run("return document.querySelector('.controls').checkVisibility()") is False
+        assert browser.run("return document.querySelector('canvas').width") >= 900  # finer than a screen's
     finally:
         browser.devtools("Emulation.setEmulatedMedia", media="", features=[])
 

@@ -201,7 +201,7 @@ MOMENTS = {
     "inside stage two": (SAVE, "after", TWO + 15),
     "stage two is evaluated": (SAVE, "before", TWO + STEPS_TWO),
     "every stage has ended": ("ltcore.training.run:write_result", "before", 1),
-    "the predictions are written and not yet in place": ("numpy:savez_compressed", "after", 1),
+    "the predictions are written and not yet in place": ("numpy:savez", "after", 1),
     "half of the result is written": (OPEN, "half", 1, "result.json"),
     "the result is written and not yet in place": ("os:replace", "before", 1, "result.json"),
 }

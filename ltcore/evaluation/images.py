@@ -76,9 +76,7 @@ class ImageRows:
     @property
     def wrong(self) -> list[int]:
         """The places of images that are taken for another class, the surest first."""
-        places = np.flatnonzero(self.predictions != self.targets)
-        ordered: list[int] = places[np.argsort(-self.probability[places], kind="stable")].tolist()
-        return ordered
+        return wrong_places(self.predictions, self.targets, self.probability)
 
     def write(self, folder: Path, class_names: Sequence[str]) -> None:
         """Write both files, each whole or not at all."""
@@ -99,6 +97,15 @@ class ImageRows:
                 table.writerow([cell(self.names[place]), *said, *(f"{share:.6f}" for share in shares), *last])
             stream.flush()
             stream.detach()
+
+
+def wrong_places(
+    predictions: NDArray[np.int64], targets: NDArray[np.int64], probability: NDArray[np.float64]
+) -> list[int]:
+    """The places of wrong predictions [N], those with the highest probability first."""
+    places = np.flatnonzero(predictions != targets)
+    ordered: list[int] = places[np.argsort(-probability[places], kind="stable")].tolist()
+    return ordered
 
 
 def image_names(split: ArraySplit | StreamedSplit) -> list[str]:

@@ -3,6 +3,7 @@
 Everything is computed in float64 on the CPU, so that the figures of a run do not depend on the device that it ran on.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,8 +16,9 @@ from ltcore.errors import RunError
 ECE_BINS = 15
 """Equal-width confidence bins of the expected calibration error."""
 
-# Logits are widened to float64 a chunk at a time: whole, iNaturalist's 24,426 x 8,142 would take 1.6 GB a copy.
-_CHUNK_ROWS = 4096
+# Logits are widened to float64 a chunk at a time, of so many: whole, iNaturalist's 24,426 x 8,142 would take 1.6 GB
+# a copy, and what does not fit into the processor's cache takes several times as long.
+_CHUNK = 2**18
 
 
 def evaluate_logits(logits: Tensor, targets: Tensor, class_counts: Sequence[int] | Tensor) -> Figures:
@@ -96,15 +98,16 @@ def rank(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     labels = torch.arange(logits.shape[1])
     predictions, ranks, confidences = [], [], []
-    for rows, wanted in zip(torch.split(logits, _CHUNK_ROWS), torch.split(targets, _CHUNK_ROWS), strict=True):
+    step = math.ceil(_CHUNK / logits.shape[1])
+    for rows, wanted in zip(torch.split(logits, step), torch.split(targets, step), strict=True):
         z = rows.to("cpu", torch.float64)
-        if not z.isfinite().all():
+        low, top = z.aminmax(dim=1, keepdim=True)  # a NaN is both
+        if not (low.isfinite() & top.isfinite()).all():
             bad = int((~z.isfinite()).any(dim=1).sum())
             raise RunError(f"{bad} of {len(z)} samples have logits that are not finite; the model has diverged")
         own = z.gather(1, wanted[:, None])
         ahead = (z > own) | ((z == own) & (labels < wanted[:, None]))
         ranks.append(ahead.sum(dim=1))
-        top = z.amax(dim=1, keepdim=True)
         # `argmax` documents the first of several maxima, which is the tie rule of `ahead`.
         predictions.append(z.argmax(dim=1))
         # With the largest logit subtracted the sum lies in [1, C]: nothing overflows however large the logits are.

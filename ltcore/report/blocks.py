@@ -107,6 +107,7 @@ class Folded(_Part):
     summary: str
     parts: Sequence[Part]
     unfolded: bool = False
+    printed: bool = False  # whether it is on paper all the same
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class Section:
     title: str
     text: str  # a sentence on what it shows
     parts: Sequence[Part]
+    controls: str = ""  # a sentence on what can be done with it, which is not printed
 
 
 def pictures(parts: Sequence[Part], letter: str = "") -> Iterator[tuple[Picture, str]]:

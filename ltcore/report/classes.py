@@ -18,6 +18,8 @@ from ltcore.report.sections import tested
 #: With more classes than these, a line shows the mean of each tenth of them.
 _FEW_CLASSES = 30
 _TENTHS = 10
+#: With more classes than these, paper has the table of all only where a reader has opened it.
+_PRINTED = 60
 
 
 #: A figure of every class, for a chart: whose, its name in the legend, the number of its colour and marker, and the
@@ -140,7 +142,7 @@ def all_classes(runs: Runs) -> Section:
         head = ["class", "group", "training images", "test images", *(title for title, _, _ in columns)]
         lists = ["", "", "", "", *(path and f"{one.index}/{path}" for _, path, _ in columns)]
         table = Table(head, rows, "Every class, the most frequent first", lists, run.order)
-        return [Folded(f"All {len(rows)} classes", [table])]
+        return [Folded(f"All {len(rows)} classes", [table], printed=len(rows) <= _PRINTED)]
 
     text = (
         "The values of the charts by class, the most frequent first; fractions in percent. The interval of 95 percent "

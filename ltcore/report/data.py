@@ -15,7 +15,7 @@ from torch import Tensor
 from ltcore.contract.result import Figures, Result, StageResult
 from ltcore.errors import LtcoreError, RecipeError
 from ltcore.evaluation import metrics
-from ltcore.evaluation.images import ImageRows
+from ltcore.evaluation.images import wrong_places
 from ltcore.files import checkpoint, reading
 from ltcore.files.run_directory import RunDirectory
 from ltcore.plan.plan import make_plan
@@ -33,9 +33,8 @@ class Outcome:
     confidence: list[float]  # summed confidence of each bin
 
     @classmethod
-    def of(cls, logits: NDArray[np.float32], targets: Tensor) -> Outcome:
-        """From logits [N, C] and targets [N]."""
-        predictions, _, confidences = metrics.rank(torch.from_numpy(logits), targets)
+    def of(cls, predictions: Tensor, confidences: Tensor, targets: Tensor) -> Outcome:
+        """From predicted labels, their probabilities and the labels, each [N]."""
         samples, right, summed = metrics.reliability(confidences, predictions == targets)
         return cls(predictions.numpy(), samples.tolist(), right.tolist(), summed.tolist())
 
@@ -184,10 +183,16 @@ def _predictions(path: Path, result: Result) -> Outcomes | None:
         return None  # somebody has made room
     stored = reading.read_predictions(path / "predictions.npz", result["num_classes"])
     targets = torch.from_numpy(stored.targets)
-    after = Outcome.of(stored.calibrated_logits, targets)
-    before = Outcome.of(stored.logits, targets) if result["calibration"] else None
-    names = stored.names if stored.names is not None else np.arange(len(targets)).astype(str)
-    rows = ImageRows.of(names.tolist(), torch.from_numpy(stored.calibrated_logits), targets)
-    said = (rows.targets, rows.predictions, rows.probability, rows.own)
-    surest = [ImageError(rows.names[at], *(each[at].item() for each in said)) for at in rows.wrong[:SUREST]]
-    return Outcomes(stored.targets, before, after, (len(rows.wrong), surest))
+    logits = torch.from_numpy(stored.calibrated_logits)
+    predictions, _, confidences = metrics.rank(logits, targets)
+    after, before = Outcome.of(predictions, confidences, targets), None
+    if result["calibration"]:
+        told, _, sure = metrics.rank(torch.from_numpy(stored.logits), targets)
+        before = Outcome.of(told, sure, targets)
+    wrong = wrong_places(after.predictions, stored.targets, confidences.numpy())
+    shown = wrong[:SUREST]
+    names = shown if stored.names is None else stored.names[shown].tolist()
+    own = logits[shown].double().softmax(1).gather(1, targets[shown, None])[:, 0]
+    said = (targets[shown], predictions[shown], confidences[shown], own)
+    surest = [ImageError(str(name), *each) for name, *each in zip(names, *(one.tolist() for one in said), strict=True)]
+    return Outcomes(stored.targets, before, after, (len(wrong), surest))

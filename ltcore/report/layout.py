@@ -34,9 +34,9 @@ def headed(runs: Runs, *heads: str) -> list[str]:
     return [*(["run"] if len(runs) > 1 else []), *heads]
 
 
-def folded(summary: str, head: Sequence[str], rows: Sequence[Row], caption: str) -> Folded:
+def folded(summary: str, head: Sequence[str], rows: Sequence[Row], caption: str, printed: bool = False) -> Folded:
     """A table that is folded away."""
-    return Folded(summary, [Table(head, rows, caption)])
+    return Folded(summary, [Table(head, rows, caption)], printed=printed)
 
 
 def count_axis(runs: Runs) -> Axis:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WRITTEN = 12  # up to so many classes, a cell has its number written in it
-_NAMES, _LETTERS = 26, 16  # how many names there is room for along a side, and letters of each
+_NAMES, _LETTERS = 20, 16  # how many names there is room for along a side, and letters of each
 _PIXELS = 480  # of a side of the picture, about: several for each cell, so that no program blurs the edges of few cells
 #: Light to dark, and for changes, orange over white to blue: both told apart without seeing red from green.
 _RISING = ("#f7fbff", "#9ecae1", "#3182bd", "#08306b")

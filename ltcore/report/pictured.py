@@ -61,6 +61,8 @@ def features(runs: Runs) -> Section:
         f"{SAMPLES} training and {SAMPLES} test images{f' and {SAMPLES} made rows' if made else ''}, drawn evenly over "
         f"the classes with seed {SEED}; distances between groups mean little."
     )
+    if any(len(one.run.names) > _NAMED_CLASSES and not each.chosen for one in runs for each in one.found.maps):
+        text += " So many classes have no names here: --classes draws some of them with their names."
     title, missing = "Features of training and test images (t-SNE)", "There are no features of this run."
     maps = each_run(runs, lambda one: one.beside([_map(one, found) for found in one.found.maps]), missing)
     return Section("features", title, text, maps)

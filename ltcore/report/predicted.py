@@ -120,14 +120,18 @@ def confusion(runs: Runs) -> Section:
             [run.names[target], run.names[said], Cell(str(-n))] for n, target, said in sorted(cells)[:_LARGEST]
         ]
         largest = Table(["class", "taken for", "test images"], rows, _CONFUSIONS)
-        return [Panels([drawn, largest])] if one.alone else [drawn, Folded(_CONFUSIONS, [largest])]
+        return [Panels([drawn, largest])] if one.alone else [drawn, Folded(_CONFUSIONS, [largest], printed=True)]
 
     text = (
         "What each class is taken for, as a share of its test images; rows are classes, columns predictions, both with "
-        "the most frequent class first. Below the diagonal rare classes are taken for more frequent ones. Point at a "
-        "cell or use the arrow keys; zoom with the buttons, with + and -, or with Ctrl and the wheel; drag to move."
+        "the most frequent class first. Below the diagonal rare classes are taken for more frequent ones."
     )
-    return Section("confusion", "Confusion matrix", text, each_run(runs, draw, "There are no predictions."))
+    controls = (
+        "Point at a cell or use the arrow keys; zoom with the buttons, with + and -, or with Ctrl and the wheel; drag "
+        "to move."
+    )
+    parts = each_run(runs, draw, "There are no predictions.")
+    return Section("confusion", "Confusion matrix", text, parts, controls)
 
 
 def errors(runs: Runs) -> Section:
@@ -142,7 +146,8 @@ def errors(runs: Runs) -> Section:
         ]
         head = ["image", "class", "taken for", "probability of that", "of its class"]
         said = f"{len(rows)} of {count:,} errors; errors.csv in the run's directory has all"
-        return [folded(said, head, rows, "The surest errors, probabilities in percent")] if rows else []
+        caption = "The surest errors, probabilities in percent"
+        return [folded(said, head, rows, caption, printed=True)] if rows else []
 
     text = (
         "Test images that the model is surest about and wrong: labels that may be mistaken, images that look like "

@@ -6,6 +6,13 @@ from importlib.resources import files
 from typing import Any
 
 
+def _breakable(text: str) -> Any:
+    """A text whose lines may also end behind a low line, so that a long name of a class is not cut within a word."""
+    from markupsafe import Markup, escape
+
+    return escape(text).replace("_", Markup("_<wbr>"))
+
+
 def rendered(package: str, **content: Any) -> str:
     """A page that needs nothing beside it.
 
@@ -20,6 +27,7 @@ def rendered(package: str, **content: Any) -> str:
         return (files(package or __package__) / name).read_text(encoding="utf-8")
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = _breakable
     environment.policies["json.dumps_kwargs"] = {
         "separators": (",", ":"),
         "ensure_ascii": False,

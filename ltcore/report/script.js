@@ -1,7 +1,10 @@
 "use strict";
 // The confusion matrices: drawn on a canvas from the page's data, because a thousand classes are a million cells.
 
-const MARGIN = 104; // pixels left and above, for the classes' names
+const WIDEST = 104; // pixels left and above, for the classes' names: at most so many
+const NARROWEST = 76; // for what the sides are
+const FONT = "11px sans-serif";
+const PRINTED = 3; // pixels of paper for one of the screen
 const FEWEST = 4; // cells a side when zoomed in as far as it goes
 
 class Matrix {
@@ -17,6 +20,10 @@ class Matrix {
     this.totals = new Array(this.size).fill(0);
     for (const [row, , images] of this.cells) this.totals[row] += images;
     this.cursor = null;
+    const pen = this.canvas.getContext("2d");
+    pen.font = FONT;
+    const widest = this.labels.reduce((wide, label) => Math.max(wide, pen.measureText(label).width), 0);
+    this.margin = Math.min(Math.max(Math.ceil(widest) + 10, NARROWEST), WIDEST);
     this.view = { x: 0, y: 0, span: this.size };
     this.listen(box);
     new ResizeObserver(() => this.draw()).observe(this.canvas);
@@ -61,14 +68,14 @@ class Matrix {
 
   // Pixels a side of a cell.
   pixels() {
-    return (this.canvas.clientWidth - MARGIN) / this.view.span;
+    return (this.canvas.clientWidth - this.margin) / this.view.span;
   }
 
   // The cell under a pointer becomes the cursor.
   point(event) {
-    const column = Math.floor(this.view.x + (event.offsetX - MARGIN) / this.pixels());
-    const row = Math.floor(this.view.y + (event.offsetY - MARGIN) / this.pixels());
-    if (event.offsetX < MARGIN || event.offsetY < MARGIN || row >= this.size || column >= this.size) return;
+    const column = Math.floor(this.view.x + (event.offsetX - this.margin) / this.pixels());
+    const row = Math.floor(this.view.y + (event.offsetY - this.margin) / this.pixels());
+    if (event.offsetX < this.margin || event.offsetY < this.margin || row >= this.size || column >= this.size) return;
     this.choose(row, column);
   }
 
@@ -112,13 +119,13 @@ class Matrix {
   }
 
   draw() {
-    const { canvas, view, size } = this;
+    const { canvas, view, size, margin } = this;
     const side = canvas.clientWidth;
     if (!side) return;
     view.x = Math.min(Math.max(view.x, 0), size - view.span);
     view.y = Math.min(Math.max(view.y, 0), size - view.span);
     canvas.style.touchAction = view.span < size ? "none" : "pan-y";
-    const scale = window.devicePixelRatio || 1;
+    const scale = matchMedia("print").matches ? PRINTED : window.devicePixelRatio || 1;
     canvas.width = Math.round(side * scale);
     canvas.height = Math.round(side * scale);
     const pen = canvas.getContext("2d");
@@ -126,20 +133,20 @@ class Matrix {
     const style = getComputedStyle(canvas);
     const color = (name) => style.getPropertyValue(name).trim();
     const step = this.pixels();
-    const place = (at, start) => MARGIN + (at - start) * step;
-    pen.font = "11px sans-serif";
+    const place = (at, start) => margin + (at - start) * step;
+    pen.font = FONT;
     pen.textBaseline = "middle";
 
     pen.save();
     pen.beginPath();
-    pen.rect(MARGIN, MARGIN, side - MARGIN, side - MARGIN);
+    pen.rect(margin, margin, side - margin, side - margin);
     pen.clip();
     pen.textAlign = "center";
     const drawn = Math.max(step, 1.5); // a single cell among a thousand must still be seen
     for (const [row, column, images] of this.cells) {
       const x = place(column, view.x);
       const y = place(row, view.y);
-      if (x + drawn < MARGIN || y + drawn < MARGIN || x > side || y > side) continue;
+      if (x + drawn < margin || y + drawn < margin || x > side || y > side) continue;
       const share = images / this.totals[row];
       pen.globalAlpha = 0.12 + 0.88 * share;
       pen.fillStyle = color("--cell");
@@ -158,7 +165,7 @@ class Matrix {
     }
     pen.restore();
     pen.strokeStyle = color("--quiet");
-    pen.strokeRect(MARGIN, MARGIN, side - MARGIN, side - MARGIN);
+    pen.strokeRect(margin, margin, side - margin, side - margin);
     this.label(pen, color("--ink"), color("--quiet"), step, place);
   }
 
@@ -168,13 +175,13 @@ class Matrix {
     pen.fillStyle = ink;
     for (const [start, side] of [[this.view.y, "right"], [this.view.x, "left"]]) {
       for (let at = Math.ceil(start / every) * every; at < Math.min(start + this.view.span, this.size); at += every) {
-        const middle = place(at + 0.5, start);
-        if (middle < MARGIN) continue;
+        const middle = Math.min(place(at + 0.5, start), this.canvas.clientWidth - 7); // the last one is whole
+        if (middle < this.margin) continue;
         pen.save();
-        if (side === "right") pen.translate(MARGIN - 5, middle);
-        else pen.transform(0, -1, 1, 0, middle, MARGIN - 5); // upwards
+        if (side === "right") pen.translate(this.margin - 5, middle);
+        else pen.transform(0, -1, 1, 0, middle, this.margin - 5); // upwards
         pen.textAlign = side;
-        pen.fillText(this.labels[at], 0, 0, MARGIN - 8);
+        pen.fillText(this.labels[at], 0, 0, this.margin - 8);
         pen.restore();
       }
     }

@@ -51,10 +51,10 @@ def configuration(runs: Runs) -> Section:
         facts += [(name, str(version)) for name, version in about.get("versions", {}).items()]
         parts: list[Part] = [
             Folded("Plan", [Code(one.run.plan_text, "plan")], unfolded=one.alone),
-            Folded("Recipe", [Code(one.run.recipe_text, "recipe")]),
+            Folded("Recipe", [Code(one.run.recipe_text, "recipe")], printed=True),
         ]
         if facts:
-            parts.append(folded("Device and versions", ["what", "value"], facts, "Device and versions"))
+            parts.append(folded("Device and versions", ["what", "value"], facts, "Device and versions", printed=True))
         if result and "selection" in result:
             parts.append(_selection(one, result["selection"]))
         if result and "reused" in result:
@@ -73,7 +73,7 @@ def _selection(one: Shown, selection: SelectionRecord) -> Folded:
         chosen = "chosen" if candidate["options"] == selection["chosen"] else ""
         rows.append([options, one.cell(candidate["score"], f"selection/candidates/{place}/score"), chosen])
     caption = f"Values chosen on {selection['images']} held-out images by {selection['score']}"
-    return folded("Selection", ["options", "score, percent", ""], rows, caption)
+    return folded("Selection", ["options", "score, percent", ""], rows, caption, printed=True)
 
 
 def frequency(runs: Runs) -> Section:

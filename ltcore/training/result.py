@@ -55,7 +55,7 @@ def write_result(
     if (names := stored_names(tested)) is not None:
         arrays["names"] = names
     with replacing(directory.path / "predictions.npz") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez(file, **arrays)  # logits are noise to a compressor, and take seconds each way
     images = ImageRows.of(image_names(tested), after, targets, thresholds)
     images.write(directory.path, data.class_names)
     predictions = torch.from_numpy(images.predictions)
