@@ -151,6 +151,7 @@ SYSTEMS = (
         "0.1, seed 0). On the digits, cross-entropy with that schedule loses 7 points, and the influence-balanced "
         "loss gains them back (plugins/influence_balanced/README.md). Here cross-entropy has its own schedule.",
     ),
+    System("gcl", ("gcl_plain",)),
     System("weight_balancing", ("ce",)),
     System("sade", ("sade_balanced",)),
     System("balpoe", ("balpoe_balanced",)),

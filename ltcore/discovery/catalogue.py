@@ -72,6 +72,7 @@ _OURS = {
     "feature_noise": "ltcore-feature-noise",
     "focal": "ltcore-focal",
     "fslwf": "ltcore-fslwf",
+    "gcl": "ltcore-gcl",
     "gra_loss": "ltcore-glag",
     "imbsam": "ltcore-sam",
     "influence_balanced": "ltcore-influence-balanced",
