@@ -175,6 +175,7 @@ SYSTEMS = (
         "few-shot classes gain in each seed, by 0.7 to 8.8 points, and medium-shot classes lose in two. The effect on "
         "top-1 is smaller than the difference between seeds.",
     ),
+    System("focal_sam", ("ce",)),
     System(
         "sam_ldam_drw",
         ("ldam_drw",),

@@ -32,6 +32,7 @@ def test_a_cifar10_recipe_differs_from_its_twin_by_the_data_only():
         "cb_fine_tuning",
         "metasaug",
         "_vs",
+        "focal_sam",
     )  # their papers give CIFAR-10 settings of its own, or nothing else; the subset goes by the classes' size
     twins = [p for p in RECIPES if p.stem.startswith("cifar10_lt_") and not any(name in p.stem for name in own)]
     assert len(twins) == 34

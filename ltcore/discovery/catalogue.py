@@ -71,6 +71,7 @@ _OURS = {
     "feature_dropout": "ltcore-feature-noise",
     "feature_noise": "ltcore-feature-noise",
     "focal": "ltcore-focal",
+    "focal_sam": "ltcore-sam",
     "fslwf": "ltcore-fslwf",
     "gcl": "ltcore-gcl",
     "gra_loss": "ltcore-glag",
