@@ -161,6 +161,7 @@ SYSTEMS = (
         "the contrast has an effect on the loss (0.62 at the end, seed 0). The baseline is strong here: balanced "
         "softmax has 72.6, which is four points above cross-entropy. Two of three seeds are above it.",
     ),
+    System("proco", ("balanced_softmax",)),
     System("cmo", ("balanced_softmax",)),
     System("autoaugment_by_class", ("balanced_softmax",)),
     System(

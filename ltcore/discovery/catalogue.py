@@ -100,6 +100,7 @@ _OURS = {
     "ncm": "ltcore-decoupling",
     "ofa": "ltcore-ofa",
     "oltr": "ltcore-oltr",
+    "proco": "ltcore-proco",
     "range_loss": "ltcore-metric-losses",
     "remix": "ltcore-mixup",
     "ride": "ltcore-ride",
