@@ -151,6 +151,7 @@ SYSTEMS = (
         "0.1, seed 0). On the digits, cross-entropy with that schedule loses 7 points, and the influence-balanced "
         "loss gains them back (plugins/influence_balanced/README.md). Here cross-entropy has its own schedule.",
     ),
+    System("gcl", ("gcl_plain",)),
     System("weight_balancing", ("ce",)),
     System("sade", ("sade_balanced",)),
     System("balpoe", ("balpoe_balanced",)),
@@ -160,6 +161,7 @@ SYSTEMS = (
         "the contrast has an effect on the loss (0.62 at the end, seed 0). The baseline is strong here: balanced "
         "softmax has 72.6, which is four points above cross-entropy. Two of three seeds are above it.",
     ),
+    System("proco", ("balanced_softmax",)),
     System("cmo", ("balanced_softmax",)),
     System("autoaugment_by_class", ("balanced_softmax",)),
     System(
@@ -174,6 +176,7 @@ SYSTEMS = (
         "few-shot classes gain in each seed, by 0.7 to 8.8 points, and medium-shot classes lose in two. The effect on "
         "top-1 is smaller than the difference between seeds.",
     ),
+    System("focal_sam", ("ce",)),
     System(
         "sam_ldam_drw",
         ("ldam_drw",),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ltcore_sam import ascent
+from ltcore_sam import ascent, focal_shares
 
 
 def network(dtype=torch.float64):
@@ -72,3 +72,18 @@ def test_a_distance_of_zero_and_a_gradient_of_zero_move_nothing(adaptive):
     for found in (ascent(weights, gradients, 0.0, adaptive), ascent(weights, zero, 0.5, adaptive)):
         assert all(torch.equal(found[name], weights[name]) for name in gradients)
     assert ascent(weights, {}, 0.5, adaptive) == {}
+
+
+@pytest.mark.parametrize(("strength", "gamma"), [(0.5, 3.0), (0.8, 3.2), (1.1, 2.0), (1.0, 0.0)])
+def test_the_shares_of_focal_sam(strength, gamma):
+    counts = [5000, 700, 36, 1]
+    found = focal_shares(torch.tensor(counts), strength, gamma)
+    expected = [strength * (1 - n / sum(counts)) ** gamma for n in counts]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+    assert (found.diff() >= 0).all()  # the rarer, the larger
+
+
+def test_the_shares_are_those_of_the_authors_code():
+    found = focal_shares(torch.tensor([500, 60, 7, 5]), 0.8, 3.2)
+    authors = [0.0010541112860664725, 0.5611597895622253, 0.7690909504890442, 0.777836799621582]
+    assert found.tolist() == pytest.approx(authors, rel=1e-5)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ltcore_sam import SAM, ImbSAM, ImbSAMOptions, SAMOptions
+from ltcore_sam import SAM, FocalSAM, FocalSAMOptions, ImbSAM, ImbSAMOptions, SAMOptions
 from pydantic import ValidationError
 from torch import nn
 
@@ -19,16 +19,21 @@ COUNTS = [48, 24, 12, 4]
 def test_defaults_and_bounds():
     assert SAM().options.model_dump() == {"rho": 0.05, "adaptive": False, "eta": 0.01}
     assert ImbSAM().options.model_dump() == {**SAM().options.model_dump(), "tail_below": 20, "tail_weight": 2.0}
+    focal = {"rho": 0.2, "strength": 0.5, "gamma": 1.0}
+    assert FocalSAM().options.model_dump() == {**SAM().options.model_dump(), **focal}
     for options, wrong in [
         (SAMOptions, {"rho": -0.1}),
         (SAMOptions, {"eta": -1}),
         (SAMOptions, {"tail_below": 20}),
         (ImbSAMOptions, {"tail_below": 1}),
         (ImbSAMOptions, {"tail_weight": 0}),
+        (FocalSAMOptions, {"strength": -0.1}),
+        (FocalSAMOptions, {"gamma": -1}),
     ]:
         with pytest.raises(ValidationError):
             options(**wrong)
-    fields = [*SAMOptions.model_fields.values(), *ImbSAMOptions.model_fields.values()]
+    classes = (SAMOptions, ImbSAMOptions, FocalSAMOptions)
+    fields = [field for options in classes for field in options.model_fields.values()]
     assert all(field.description for field in fields)
 
 
@@ -40,9 +45,10 @@ def test_a_tail_without_classes_is_refused():
 
 
 def test_a_stage_without_classification_is_refused():
-    with pytest.raises(RecipeError, match="no loss belongs to the tail; use sam"):
-        ImbSAM().check_stage(SimpleNamespace(classification=False))
-    ImbSAM().check_stage(SimpleNamespace(classification=True))
+    for method in (ImbSAM(), FocalSAM()):
+        with pytest.raises(RecipeError, match="no loss belongs to a class; use sam"):
+            method.check_stage(SimpleNamespace(classification=False))
+        method.check_stage(SimpleNamespace(classification=True))
 
 
 # -- in a run ----------------------------------------------------------------------------------------------------------
@@ -153,12 +159,12 @@ def test_a_distance_of_zero_is_the_run_without_bit_for_bit(tmp_path, adaptive):
     assert losses == expected
 
 
-def three_steps(rho, tail_below, tail_weight):
-    """A training step of ImbSAM by hand, from its parts: head and tail are cut apart by the labels of the batch.
+def three_steps(rho, share, weight):
+    """A training step of ImbSAM and Focal-SAM by hand, from its parts: each row's loss is cut in two by its label.
 
     Cross-entropy alone. Where the authors' code lets statistics learn in the second pass, too, this one does not.
     """
-    tail = torch.tensor(COUNTS) < tail_below
+    shares = torch.tensor([share(n) for n in COUNTS])
 
     def replace_step(run, loop, *_):
         model, given = loop.model, []
@@ -171,15 +177,15 @@ def three_steps(rho, tail_below, tail_weight):
 
         def update(losses, rate):
             batch, values = given
-            optimizer, rare = loop.optimizer, tail[batch.targets]
+            optimizer, part = loop.optimizer, shares[batch.targets]
             parameters = [each for group in optimizer.param_groups for each in group["params"]]
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
-            (values[~rare].sum() / len(values)).backward(retain_graph=True)
-            head = [each.grad.clone() for each in parameters]
+            (((1 - part) * values).sum() / len(values)).backward(retain_graph=True)
+            rest = [each.grad.clone() for each in parameters]
             optimizer.zero_grad()
-            (tail_weight * values[rare].sum() / len(values)).backward()
+            (weight * (part * values).sum() / len(values)).backward()
             with torch.no_grad():
                 norm = torch.stack([each.grad.norm() for each in parameters]).norm() + 1e-16
                 moves = [each.grad * (rho / norm) for each in parameters]
@@ -189,11 +195,11 @@ def three_steps(rho, tail_below, tail_weight):
             for module in norms:
                 module.momentum = 0.0
             values = nn.functional.cross_entropy(model(batch.images), batch.targets, reduction="none")
-            (tail_weight * values[rare].sum() / len(values)).backward()
+            (weight * (part * values).sum() / len(values)).backward()
             for module in norms:
                 module.momentum = 0.1
             with torch.no_grad():
-                for each, move, gradient in zip(parameters, moves, head, strict=True):
+                for each, move, gradient in zip(parameters, moves, rest, strict=True):
                     each.sub_(move)
                     each.grad.add_(gradient)
             optimizer.step()
@@ -204,17 +210,32 @@ def three_steps(rho, tail_below, tail_weight):
     return replace_step
 
 
-@pytest.mark.parametrize(("rho", "tail_weight"), [(0.1, 2.0), (0.5, 1.0)])
-def test_imbsam_is_the_step_written_by_hand(tmp_path, look_on, rho, tail_weight):
-    options = {"rho": rho, "tail_below": 20, "tail_weight": tail_weight}
-    ours, losses, _ = run(recipe(tmp_path, methods={"imbsam": options}, epochs=1), tmp_path)
-    flat, _, _ = run(recipe(tmp_path, "flat", methods={"imbsam": {**options, "rho": 0.0}}, epochs=1), tmp_path)
-    look_on(stage_started=three_steps(**options))
+@pytest.mark.parametrize(
+    ("method", "options", "share", "weight"),
+    [
+        ("imbsam", {"rho": 0.1, "tail_below": 20, "tail_weight": 2.0}, lambda n: float(n < 20), 2.0),
+        ("imbsam", {"rho": 0.5, "tail_below": 20, "tail_weight": 1.0}, lambda n: float(n < 20), 1.0),
+        ("focal_sam", {"rho": 0.3, "strength": 0.8, "gamma": 3.2}, lambda n: 0.8 * (1 - n / sum(COUNTS)) ** 3.2, 1.0),
+    ],
+    ids=["imbsam", "imbsam without a weight", "focal_sam"],
+)
+def test_imbsam_and_focal_sam_are_the_step_written_by_hand(tmp_path, look_on, method, options, share, weight):
+    ours, losses, _ = run(recipe(tmp_path, methods={method: options}, epochs=1), tmp_path)
+    flat, _, _ = run(recipe(tmp_path, "flat", methods={method: {**options, "rho": 0.0}}, epochs=1), tmp_path)
+    look_on(stage_started=three_steps(options["rho"], share, weight))
     by_hand, expected, _ = run(recipe(tmp_path, "by_hand", epochs=1), tmp_path)
     close(ours, by_hand, rtol=1e-4, atol=1e-5)
     assert losses == pytest.approx(expected)
     difference = (ours["classifier.weight"] - flat["classifier.weight"]).abs().max()
     assert difference > 1e-3  # the distance matters far more than what is tolerated
+
+
+def test_focal_sam_with_whole_shares_is_sam(tmp_path):
+    options = {"rho": 0.1, "strength": 1, "gamma": 0}
+    ours, losses, _ = run(recipe(tmp_path, methods={"focal_sam": options}, epochs=1), tmp_path)
+    sam, expected, _ = run(recipe(tmp_path, "sam", methods={"sam": {"rho": 0.1}}, epochs=1), tmp_path)
+    close(ours, sam, rtol=1e-4, atol=1e-5)
+    assert losses == pytest.approx(expected)
 
 
 MIXED = {
@@ -226,19 +247,19 @@ MIXED = {
 
 
 @pytest.mark.parametrize("methods", MIXED.values(), ids=list(MIXED))
-def test_the_parts_of_imbsam_make_the_whole_loss(tmp_path, methods):
+def test_the_parts_make_the_whole_loss(tmp_path, methods):
     """Nothing is counted twice or left out, whoever made it: without distance and weight it is plain training."""
     # SAFA makes rounding grow, so that after two epochs it may show.
     more = {"epochs": 1, "trainable": ["backbone", "classifier", "safa"]}
     stage = more if "safa" in methods else {"epochs": 2, "trainable": ["backbone", "classifier"]}
-    options = {"rho": 0.0, "tail_weight": 1.0}
-    parts, losses, _ = run(recipe(tmp_path, methods={**methods, "imbsam": options}, **stage), tmp_path)
+    options = {"rho": 0.0, "strength": 0.7}
+    parts, losses, _ = run(recipe(tmp_path, methods={**methods, "focal_sam": options}, **stage), tmp_path)
     plain, expected, _ = run(recipe(tmp_path, "plain", methods=methods, **stage), tmp_path)
     close(parts, plain)
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["sam", "imbsam"])
+@pytest.mark.parametrize("method", ["sam", "focal_sam"])
 def test_a_killed_run_goes_on_exactly(tmp_path, copy_at_checkpoint, method):
     file = recipe(tmp_path, methods={**LDAM_DRW, method: {}})
     copy_at_checkpoint(9, tmp_path / "killed" / "runs" / "r")

@@ -1,4 +1,4 @@
-"""Where the loss near some weights is highest, to first order."""
+"""Where the loss near some weights is highest, to first order, and how much of each class's loss is taken there."""
 
 from __future__ import annotations
 
@@ -55,3 +55,26 @@ def ascent(
 
 def _scale(gradients: list[Tensor], rho: float) -> Tensor:
     return rho / (torch.nn.utils.get_total_norm(gradients) + TINY)
+
+
+def focal_shares(class_counts: Tensor, strength: float, gamma: float) -> Tensor:
+    r"""The share of each class's loss that Focal-SAM takes at a distance.
+
+    Li, Xu, Yang, Wang, Zhang, Cao, Huang, "Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed
+    Classification", ICML 2025, as in its code:
+
+    .. math:: k_c = S \left(1 - \frac{n_c}{\sum_j n_j}\right)^\gamma.
+
+    The step takes the gradient of :math:`\frac1N \sum_i (1 - k_{y_i}) \ell_i` at the weights and that of
+    :math:`\frac1N \sum_i k_{y_i} \ell_i` at its own ascent from them.
+
+    Args:
+        class_counts: [C], training images per class.
+        strength: :math:`S`, at least 0.
+        gamma: at least 0; 0 is the same share for every class.
+
+    Returns:
+        [C] float32 in [0, `strength`]; computed in float64.
+    """
+    counts = class_counts.double()
+    return (strength * (1 - counts / counts.sum()) ** gamma).float()
