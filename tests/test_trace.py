@@ -80,7 +80,7 @@ def test_what_a_call_within_another_takes_counts_once():
     watch.epoch_started(None)
     for step in range(2):
         state.step = step
-        hooks.call(adjust_logits, LOGITS, None)
+        hooks.call(adjust_logits, LOGITS, None, RECORD)
         clock.now += 7
         watch.step_ended(None)
     assert watch.told == [watch] and watch.warned == []
@@ -110,7 +110,7 @@ def test_lines_of_a_trace(tmp_path):
     hooks.call(on_stage_start)
     watch.epoch_started(None)
     state.step = 0
-    hooks.call(adjust_logits, LOGITS, None)
+    hooks.call(adjust_logits, LOGITS, None, RECORD)
     watch.write(tmp_path / "trace.jsonl")
     watch.write(tmp_path / "trace.jsonl")  # a second stage adds to the file
     lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
@@ -125,7 +125,7 @@ def test_a_call_that_raises_is_timed_and_raises():
     clock = Ticking()
     hooks, _, watch = watched(Seconds(clock, inner=lambda: 1 / 0), clock, steps=1)
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        hooks.call(adjust_logits, LOGITS, None)
+        hooks.call(adjust_logits, LOGITS, None, RECORD)
     assert [call.seconds for call in watch.calls] == [1] and not watch._within
 
 
@@ -133,11 +133,11 @@ def test_a_call_that_raises_is_timed_and_raises():
 def test_afterwards_the_hooks_are_called_as_if_nobody_had_looked(steps):
     clock = Ticking()
     hooks, _, watch = watched(Seconds(clock), clock, steps)
-    hooks.call(adjust_logits, LOGITS, None)
+    hooks.call(adjust_logits, LOGITS, None, RECORD)
     assert (len(watch.calls), len(watch._fired)) == (int(steps > 0), 1)
     watch._fired.clear()
     watch.stage_ended(None)
-    hooks.call(adjust_logits, LOGITS, None)
+    hooks.call(adjust_logits, LOGITS, None, RECORD)
     assert (len(watch.calls), len(watch._fired)) == (int(steps > 0), 0)
     assert watch.told == [watch]
     watch.step_ended(None)
