@@ -39,8 +39,8 @@ def python_state(thing: object, kind: str = "cpu") -> State:
 
     Args:
         thing: a method, or a module.
-        kind: of the device that a step is computed on. Of another one, Python may read a tensor's values: what counts is
-            then how often it was written, too.
+        kind: of the device that a step is computed on. Python may read the values of a tensor on another one, so that
+            it counts how often it was written.
     """
     found: State = {}
     tensors: dict[str, Tensor] = {}
@@ -123,7 +123,7 @@ def _parts(thing: object) -> list[tuple[str, object]] | None:
     if isinstance(thing, functools.partial):
         return [(".func", thing.func), (".args", thing.args), (".keywords", thing.keywords)]
     if isinstance(thing, types.FunctionType):
-        own_function = [("", _Same(thing))]
+        own_function: list[tuple[str, object]] = [("", _Same(thing))]
         if _OF_LIBRARIES.match(thing.__module__ or ""):
             return own_function
         inner = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)

@@ -110,11 +110,11 @@ def _watching(contexts: Mapping[str, Context]) -> Iterator[dict[str, set[str]]]:
             context.__class__ = Context
 
 
-class _Reading(TorchDispatchMode):
+class _Reading(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes where the tensors lie that operations take."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.pointers: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
