@@ -1,11 +1,15 @@
 """Whole steps as graphs (``accelerate: step_graphs``): all but CUDA, with a recorder of operations on the CPU."""
 
+import functools
 import io
 import json
+import random
 import re
+import weakref
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -32,9 +36,13 @@ from tests.test_acceleration_gpu import EVERY, WITH_MORE_THAN_KERNELS, short  # 
 
 
 class Thing:
+    shared = ()
+
     def __init__(self):
         self.number, self.items, self.weight, self.net = 1, [1, {"a": (2, None)}], torch.zeros(2), nn.Linear(2, 2)
-        self.itself = self
+        self.itself, self.scaled = self, functools.partial(torch.mul, other=1)
+        self.inside = lambda x: x * self.items[0]
+        self.square = torch.eye(2)
 
 
 CHANGED = {
@@ -48,13 +56,16 @@ CHANGED = {
         lambda t: t.net.bias.requires_grad_(False),
         [".net._parameters['bias']"],
     ),
+    "what a partial was given": (lambda t: t.scaled.keywords.update(other=2), [".scaled.keywords['other']"]),
+    "strides": (lambda t: t.square.t_(), [".square"]),
+    "of the class": (lambda t: t.shared.append(1), [".Thing.shared[0]"]),
     "values of a tensor": (lambda t: t.weight.add_(1), []),
 }
 
 
 @pytest.mark.parametrize("kind", CHANGED)
 def test_what_changes_is_found(kind):
-    thing = Thing()
+    thing, Thing.shared = Thing(), []
     before = python_state(thing)
     assert python_state(thing) == before and not unknown(before)
     change, paths = CHANGED[kind]
@@ -65,7 +76,27 @@ def test_what_changes_is_found(kind):
 def test_what_cannot_be_looked_into_is_named():
     thing = Thing()
     thing.net.table = np.zeros(3)
-    assert unknown(python_state(thing)) == [".net.table"]
+    thing.random = random.Random(0)
+    assert unknown(python_state(thing)) == [".net.table", ".random"]
+
+
+def test_a_variable_of_a_function_is_looked_at_and_a_function_is_itself():
+    thing, scale = Thing(), 1
+    thing.inside = lambda x: x * scale
+    before = python_state(thing)
+    scale = 2
+    assert changes(before, python_state(thing)) == [".inside.scale"]
+    for _ in range(3):  # where one lay, the next one may lie
+        before, thing.inside = python_state(thing), None
+        thing.inside = lambda x: x
+        assert changes(before, python_state(thing))[0] == ".inside"
+
+
+def test_a_tensor_that_python_may_read_is_looked_at_more_closely():
+    thing = Thing()
+    before = python_state(thing, "cuda")
+    thing.weight.add_(1)
+    assert changes(before, python_state(thing, "cuda")) == [".weight on the cpu"]
 
 
 # ---------------------------------------------------------------- whole runs
@@ -261,6 +292,136 @@ def test_what_changes_between_epochs_is_recorded_anew(recipe, tmp_path, counted,
     assert counted["recorded"] == 2 * 3 and counted["replayed"] > 2 * (21 - 3 - 3)
 
 
+class FreezesLater(Method):
+    """Half of what trains gets no gradient from the second epoch on."""
+
+    interface = "1.0"
+
+    @hookimpl
+    def on_epoch_start(self, context):
+        if context.epoch == 1:
+            for parameter in list(context.model.backbone.parameters())[::2]:
+                parameter.requires_grad_(False)
+
+    @hookimpl
+    def adjust_logits(self, logits, targets):
+        return logits
+
+
+class OfTheClass(Method):
+    interface = "1.0"
+    settings: ClassVar = {"scale": 1.0}
+
+    @hookimpl
+    def on_epoch_start(self, context):
+        self.settings["scale"] = 0.5**context.epoch
+
+    @hookimpl
+    def adjust_logits(self, logits, targets):
+        return logits * self.settings["scale"]
+
+
+class Partial(Method):
+    interface = "1.0"
+
+    @hookimpl
+    def on_epoch_start(self, context):
+        if context.epoch == 0:
+            self.scaled = functools.partial(torch.mul, other=1.0)
+        self.scaled.keywords["other"] = 0.5**context.epoch
+
+    @hookimpl
+    def adjust_logits(self, logits, targets):
+        return self.scaled(logits)
+
+
+class Closure(Method):
+    interface = "1.0"
+
+    @hookimpl
+    def on_epoch_start(self, context):
+        if context.epoch == 0:
+            scale = 1.0
+
+            def set_scale(value):
+                nonlocal scale
+                scale = value
+
+            self.set_scale, self.scaled = set_scale, lambda x: x * scale
+        self.set_scale(0.5**context.epoch)
+
+    @hookimpl
+    def adjust_logits(self, logits, targets):
+        return self.scaled(logits)
+
+
+class AveragesInPlace(Method):
+    """Its average is no buffer."""
+
+    interface = "1.0"
+
+    @hookimpl
+    def on_stage_start(self, context):
+        self.mean = torch.ones(())
+
+    @hookimpl
+    def adjust_logits(self, logits, targets):
+        self.mean.mul_(0.9).add_(0.1 * logits.detach().abs().mean())
+        return logits * self.mean
+
+
+class SwitchesTerms(Method):
+    """A classifier of its own learns from mixed batches alone."""
+
+    interface = "1.0"
+    auxiliary = ("own",)
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.own = nn.Linear(3, 3)
+
+    @hookimpl
+    def mix_inputs(self, batch, context):
+        if context.step % 2:
+            return batch
+        share = torch.full((len(batch.targets),), 0.75)
+        return replace(batch, partner_targets=batch.targets.flip(0), target_weight=share)
+
+    @hookimpl
+    def auxiliary_losses(self, features, logits):
+        zero = logits.new_zeros(())
+        return {"own": zero if features.partner_targets is None else self.own(logits.detach()).square().mean()}
+
+
+ADAM = {"epochs": 2, "optimizer": {"name": "adamw", "lr": 0.01, "fused": True}, "trainable": ["*"]}
+
+
+@pytest.mark.parametrize("method", [FreezesLater, OfTheClass, Partial, Closure, AveragesInPlace, SwitchesTerms])
+def test_what_changes_elsewhere_is_seen_and_nothing_of_other_steps_stays(recipe, tmp_path, counted, method):
+    path = recipe(method, ADAM if method is not FreezesLater else {"epochs": 2})
+    (eager, weights), (whole, others) = (run(path, tmp_path / how, how) for how in ("off", "step_graphs"))
+    assert whole.losses == eager.losses and same(weights, others) and counted["replayed"] > 10
+
+
+def test_no_loss_of_an_earlier_step_lives_while_one_is_recorded(recipe, tmp_path, counted, monkeypatch):
+    """What adds up gradients would live with it, on the stream of an eager step, which a recording must not touch."""
+    losses, alive = [], []
+
+    def computed(self, loop, found):
+        losses.extend(weakref.ref(each) for each in found.values())
+
+    monkeypatch.setattr(Steps, "losses_computed", computed)
+    record = whole_step.RECORDERS["cpu"].record
+
+    def recorded(self, function):
+        alive.extend(each for each in losses[:3] if each() is not None)
+        return record(self, function)
+
+    monkeypatch.setattr(whole_step.RECORDERS["cpu"], "record", recorded)
+    run(recipe(stage={"epochs": 1}), tmp_path / "whole")
+    assert counted["recorded"] and len(losses) > 3 and not alive
+
+
 class Counts(Method):
     interface = "1.0"
     count = 0
@@ -327,12 +488,96 @@ class Watches(Method):
         return logits
 
 
+class MovesWeights(Method):
+    """Puts the classifier's weights into other memory behind a step."""
+
+    interface = "1.0"
+
+    @hookimpl
+    def after_step(self, context):
+        if context.step == 4:
+            for parameter in context.model.classifier.parameters():
+                parameter.data = 0.5 * parameter.data
+
+
+class ChangesModes(Method):
+    interface = "1.0"
+
+    @hookimpl
+    def after_step(self, context):
+        context.model.backbone.train(context.step % 2 == 0)
+
+
+class MixesLater(Method):
+    """From some step on another kind of batch comes now and then, and from there on another number holds."""
+
+    interface = "1.0"
+    scale, seen = 1.0, 0
+
+    @hookimpl
+    def on_epoch_start(self, context):
+        self.scale = 1.0
+
+    @hookimpl
+    def mix_inputs(self, batch, context):
+        if context.step != 4:
+            return batch
+        self.scale = 2.0
+        share = torch.full((len(batch.targets),), 0.75)
+        return replace(batch, partner_targets=batch.targets.flip(0), target_weight=share)
+
+    @hookimpl
+    def adjust_logits(self, logits, targets):
+        return logits * self.scale
+
+
+class Averages(Method):
+    """Its average is another tensor in every step."""
+
+    interface = "1.0"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.register_buffer("mean", torch.ones(()))
+
+    @hookimpl
+    def adjust_logits(self, logits, targets):
+        self.mean = 0.9 * self.mean + 0.1 * logits.detach().abs().mean()
+        return logits * self.mean
+
+
+class Rolls(Method):
+    interface = "1.0"
+
+    @hookimpl
+    def adjust_logits(self, logits, targets):
+        return logits * random.random()
+
+
+class LearnsToMix(Method):
+    interface = "1.0"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    @hookimpl
+    def mix_inputs(self, batch):
+        return replace(batch, images=batch.images + self.shift)
+
+
 REFUSED = {
     Counts: "'own' (ltcore-tests 0.0) changes its.count in every step",
     Looks: "operation not permitted when stream is capturing",
     ReadsStep: "'own' (ltcore-tests 0.0) reads context.step in its step, which is Python's",
     KeepsAnArray: "'own' (ltcore-tests 0.0) keeps ndarray in its.table, which cannot be watched",
     HandsOn: "'own' (ltcore-tests 0.0) changes its.share in every step",
+    MovesWeights: "'own' (ltcore-tests 0.0) changes modes, gradients or memory of the network's parameters between",
+    ChangesModes: "'own' (ltcore-tests 0.0) changes modes, gradients or memory of the network's parameters between",
+    MixesLater: "'own' (ltcore-tests 0.0) changes its.scale in every step",
+    Averages: "'own' (ltcore-tests 0.0) puts another tensor in its._buffers['mean'] in every step",
+    Rolls: "a step draws from Python's, NumPy's or the CPU's global random numbers",
+    LearnsToMix: "a method computes what the network is given from what trains",
     Watches: "a hook of PyTorch's modules looks on at backbone",
 }
 
@@ -340,7 +585,7 @@ REFUSED = {
 @pytest.mark.parametrize("method", REFUSED)
 def test_what_a_replay_would_leave_out_is_refused(recipe, tmp_path, counted, method):
     with pytest.raises(LtcoreError) as caught:
-        run(recipe(method), tmp_path / "whole")
+        run(recipe(method, {"trainable": ["*"]}), tmp_path / "whole")
     said = str(caught.value)
     assert said.startswith("stage 'joint': accelerate: step_graphs cannot be had: ")
     assert said.endswith("; use accelerate: graphs")

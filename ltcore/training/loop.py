@@ -183,6 +183,8 @@ class Loop:
                 self._write(after_step)
                 self.position.step, self.position.images = self.state.step + 1, self.position.images + len(batch.images)
                 self._tell("step_ended")
+                # What adds up gradients lives as long as a loss does, and binds the next step to this one's stream.
+                del losses
             self.count_time()
             self._tell("epoch_ended")
             self._leave(epoch)

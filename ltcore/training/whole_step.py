@@ -10,13 +10,17 @@ the hooks of epochs and stages. The first steps of a stage and batches that are 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ltcore.contract.context import Context
 from ltcore.contract.hookspecs import mix_inputs
@@ -24,7 +28,7 @@ from ltcore.errors import RunError
 from ltcore.networks.optimizers import rates_as_tensors, set_learning_rate
 from ltcore.training.acceleration import Failed, one_message, unwatched, waiting_allowed
 from ltcore.training.loop import Loop, Losses, Observer
-from ltcore.training.python_state import State, changes, python_state, unknown
+from ltcore.training.python_state import State, changes, python_state, tensors_in, unknown
 from ltcore.training.sameness import EPSILON, TIMES, Kept, Seen, difference, largest, rounding
 
 if TYPE_CHECKING:
@@ -106,6 +110,19 @@ def _watching(contexts: Mapping[str, Context]) -> Iterator[dict[str, set[str]]]:
             context.__class__ = Context
 
 
+class _Reading(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes where the tensors lie that operations take."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.pointers: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        taken = [each for each in tree_leaves((args, kwargs or {})) if isinstance(each, Tensor)]
+        self.pointers |= {each.data_ptr() for each in taken if each.layout == torch.strided}
+        return function(*args, **(kwargs or {}))
+
+
 class _Recorded:
     """A step as it was recorded.
 
@@ -113,7 +130,9 @@ class _Recorded:
         inputs: what a batch is copied into, by name.
         losses: names of the loss terms.
         values: the terms, and behind them their sum; filled by each replay.
-        gradients: of each parameter that has one.
+        gradients: of each parameter of the model; None where it has none.
+        state: what methods and network keep in Python.
+        placed: modes of the network's modules, and where its tensors lie.
         draws: contexts whose methods draw on the device.
         per_epoch: whether a method reads the epoch, so that another one may be another step.
         begun: whether there was an update before one was recorded.
@@ -128,7 +147,9 @@ class _Recorded:
         self.begun = False
         self.losses: list[str] = []
         self.values = torch.empty(0)
-        self.gradients: list[tuple[Tensor, Tensor]] = []
+        self.gradients: list[tuple[Tensor, Tensor | None]] = []
+        self.state: dict[str, State] = {}
+        self.placed: list[Any] = []
         self.draws: list[Context] = []
         self.per_epoch = False
 
@@ -191,7 +212,6 @@ class WholeStep(Observer):
         self._variants: list[_Recorded] = []
         self._recorded: _Recorded | None = None
         self._replayed = False
-        self._state: dict[str, State] = {}
         device = next(forward.model.parameters()).device
         self._kind, self.autocast = device.type, forward.autocast
         rates_as_tensors(update.optimizer, device)
@@ -215,7 +235,8 @@ class WholeStep(Observer):
                 self._replayed = self._recorded is not None
         if not self._replayed or self._recorded is None:
             return self._eager_forward.losses(batch, size, class_weights)
-        self._still_as_recorded(self._moving)
+        if self._moving:
+            self._still_as_recorded(self._recorded)
         return self._replay(self._recorded, batch, class_weights)
 
     def update(self, losses: Losses, rate: float) -> Tensor:
@@ -235,7 +256,8 @@ class WholeStep(Observer):
         """Note how many images a full batch has, and record anew what is no longer as it was recorded."""
         self._size = len(loop.batches[0]) if loop.batches else 0
         kept = self._variants and not any(recorded.per_epoch for recorded in self._variants)
-        if not kept or self._states() != self._state:
+        now = self._states() if kept else {}
+        if any(recorded.state != now for recorded in self._variants):
             self._variants, self._recorded = [], None
 
     def stage_ended(self, loop: Loop) -> None:
@@ -253,8 +275,8 @@ class WholeStep(Observer):
         for context in recorded.draws:
             context.stand()
         recorded.forward.replay()
-        if recorded.gradients and recorded.gradients[0][0].grad is not recorded.gradients[0][1]:
-            for parameter, gradient in recorded.gradients:  # an eager step has had gradients of its own
+        for parameter, gradient in recorded.gradients:  # another step, eager or recorded, has left those of its own
+            if parameter.grad is not gradient:
                 parameter.grad = gradient
         # Copies: the next replay writes into the same memory.
         return dict(zip(recorded.losses, recorded.values[:-1].clone().unbind(), strict=True))
@@ -278,15 +300,24 @@ class WholeStep(Observer):
             RunError: it cannot be recorded, or is not what an eager one is.
         """
         kept, standing = Kept(self._model), [context.standing() for context in self._contexts.values()]
+        own = [each for entry in self._entries.values() for each in tensors_in(entry.method).values()]
+        values = [
+            (each, each.detach().clone()) for each in own if not each.requires_grad and each.device.type == self._kind
+        ]
 
         def put_back() -> None:
             kept.put_back()
+            with torch.no_grad():
+                for tensor, value in values:
+                    tensor.copy_(value)
             for put in standing:
                 put()
 
         with self._or_an_error(), waiting_allowed(), one_message(put_back):
             if reason := unwatched(self._model):
                 raise Failed(reason)
+            if any(each.requires_grad for each in tensors_of(batch, class_weights).values()):
+                raise Failed("a method computes what the network is given from what trains (mix_inputs, class_weights)")
             return self._compared(batch, size, class_weights, kept, put_back)
 
     @contextmanager
@@ -338,7 +369,8 @@ class WholeStep(Observer):
             context.stand()  # a generator cannot be seeded while a graph is recorded
         generators = [context.generator for context in self._contexts.values()]
         recorded = _Recorded(batch, class_weights, generators, self._kind)
-        before = {key: python_state(entry.method) for key, entry in self._entries.items()}
+        before, drawn = self._states(), self._hosts_randomness()
+        tensors = {key: tensors_in(entry.method) for key, entry in self._entries.items()}  # which no other may lie at
 
         def step() -> tuple[list[str], Tensor]:
             losses = self._eager_forward.losses(recorded.batch, size, recorded.class_weights)
@@ -347,19 +379,22 @@ class WholeStep(Observer):
             total.backward()  # type: ignore[no-untyped-call]
             return list(losses), torch.cat([values.detach(), total.detach()[None]])
 
-        with _watching(self._contexts) as reads:
+        with _watching(self._contexts) as reads, _Reading() as reading:
             recorded.losses, recorded.values = recorded.forward.record(step)
+        if drawn != self._hosts_randomness():
+            raise Failed("a step draws from Python's, NumPy's or the CPU's global random numbers")
         self._refuse(before, reads)
-        recorded.gradients = [(each, each.grad) for each in self._model.parameters() if each.grad is not None]
+        self._refuse_handed_on(tensors, reading.pointers)
+        recorded.gradients = [(each, each.grad) for each in self._model.parameters()]
         recorded.per_epoch = any(each & _OF_THE_EPOCH for each in reads.values())
         recorded.draws = [self._contexts[key] for key, each in reads.items() if "generator" in each]
-        self._state = self._states()
+        recorded.state, recorded.placed = self._states(), self._placed()
         return recorded
 
     def _begun(self, recorded: _Recorded) -> bool:
         """Whether the optimiser has what it keeps for every gradient; where it has not, an eager update makes it."""
         state, before, recorded.begun = self._eager_update.optimizer.state, recorded.begun, True
-        return before or all(state.get(parameter) for parameter, _ in recorded.gradients)
+        return before or all(state.get(each) for each, gradient in recorded.gradients if gradient is not None)
 
     def _record_update(self, recorded: _Recorded) -> Recorder:
         """The update as a graph, once it does what the eager one does; afterwards nothing is updated.
@@ -368,8 +403,8 @@ class WholeStep(Observer):
             RunError: it cannot be recorded, or is not what an eager one is.
         """
         state = self._eager_update.optimizer.state
-        moved = [parameter.detach() for parameter, _ in recorded.gradients]
-        moved += [gradient for _, gradient in recorded.gradients]  # which are clipped in place
+        given = [(each.detach(), gradient) for each, gradient in recorded.gradients if gradient is not None]
+        moved = [each for pair in given for each in pair]  # gradients are clipped in place
         moved += [each for values in state.values() for each in values.values() if isinstance(each, Tensor)]
         before = [each.clone() for each in moved]
 
@@ -393,17 +428,31 @@ class WholeStep(Observer):
     # -- whether it holds ------------------------------------------------------------------------------------------
 
     def _states(self) -> dict[str, State]:
-        own = {key: python_state(entry.method) for key, entry in self._entries.items()}
-        return own | {"": python_state((self._model.backbone, self._model.classifier))}
+        own = {key: python_state(entry.method, self._kind) for key, entry in self._entries.items()}
+        return own | {"": python_state((self._model.backbone, self._model.classifier), self._kind)}
 
-    def _still_as_recorded(self, names: list[str]) -> None:
+    def _placed(self) -> list[Any]:
+        """What of the network a hook between two steps may change, as far as there is time to look in every step."""
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        modes = [each.training for each in self._model.modules()]
+        return [*modes, *(each.requires_grad for each in tensors), *(each.data_ptr() for each in tensors)]
+
+    def _hosts_randomness(self) -> list[Any]:
+        drawn = [random.getstate(), str(np.random.get_state())]
+        return drawn if self._kind == "cpu" else [*drawn, torch.get_rng_state().tolist()]
+
+    def _still_as_recorded(self, recorded: _Recorded) -> None:
         """A method whose hooks run in Python in every step must leave alone what its other hooks were recorded with.
 
         Raises:
             RunError: it does not.
         """
-        for name in names:
-            if changed := changes(self._state[name], python_state(self._entries[name].method)):
+        if recorded.placed != self._placed():
+            with self._or_an_error():
+                whose = " or ".join(self._entries[name].whose for name in self._moving)
+                raise Failed(f"{whose} changes modes, gradients or memory of the network's parameters between steps")
+        for name in self._moving:
+            if changed := changes(recorded.state[name], python_state(self._entries[name].method, self._kind)):
                 with self._or_an_error():
                     raise Failed(f"{self._entries[name].whose} changes its{changed[0]} in every step")
 
@@ -414,7 +463,7 @@ class WholeStep(Observer):
             Failed: a method's step has more to it than kernels.
         """
         for key, entry in self._entries.items():
-            after = python_state(entry.method)
+            after = python_state(entry.method, self._kind)
             if hidden := unknown(after):
                 raise Failed(f"{entry.whose} keeps {after[hidden[0]][1]} in its{hidden[0]}, which cannot be watched")
             for path in changes(before[key], after):
@@ -422,7 +471,21 @@ class WholeStep(Observer):
                 # What a step puts there anew for its later hooks is recorded with it.
                 if not all(isinstance(each, tuple) and each[0] == "tensor" for each in (was, now)):
                     raise Failed(f"{entry.whose} changes its{path} in every step")
+        if changed := changes(before[""], python_state((self._model.backbone, self._model.classifier), self._kind)):
+            raise Failed(f"the network changes its{changed[0]} in every step")
         for key, names in reads.items():
             if of_the_step := sorted(names & _OF_THE_STEP):
                 whose = self._entries[key].whose if key in self._entries else "core"
                 raise Failed(f"{whose} reads context.{of_the_step[0]} in its step, which is Python's")
+
+    def _refuse_handed_on(self, before: Mapping[str, Mapping[str, Tensor]], read: set[int]) -> None:
+        """What a step reads and replaces by another tensor would be read from the first one in every replay.
+
+        Raises:
+            Failed: a method does so.
+        """
+        for key, entry in self._entries.items():
+            after = tensors_in(entry.method)
+            for path, tensor in before[key].items():
+                if path in after and after[path].data_ptr() != tensor.data_ptr() and tensor.data_ptr() in read:
+                    raise Failed(f"{entry.whose} puts another tensor in its{path} in every step; write into it (copy_)")
