@@ -38,7 +38,7 @@ WITH_MORE_THAN_KERNELS = {
     "ssp_moco": "changes its._keys in every step",
     "ssp": "changes its._turns in every step",
     **dict.fromkeys(["imbsam", "l2rw", "meta_weight_net", "metasaug"], "computes the gradients"),
-    **dict.fromkeys(["sam", "sam_ldam_drw"], "computes the gradients"),
+    **dict.fromkeys(["sam", "sam_ldam_drw", "focal_sam"], "computes the gradients"),
 }
 
 
