@@ -1,8 +1,8 @@
 """A stage's whole step as CUDA graphs: one of forward pass, losses and backward pass, and one of the update.
 
-A replayed graph runs kernels and no Python. So it holds as long as nothing in Python would have given other kernels:
-what methods keep in their attributes, what they read of the run's position, where tensors lie. Methods need not know
-of it. What they do is watched while the step is recorded, and what they keep is compared.
+A replayed graph runs kernels and no Python. So it holds as long as nothing in Python would have given other kernels.
+That is what methods keep in their attributes, what they read of the run's position, and where tensors lie. Methods need
+not know of it. What they do is watched while the step is recorded, and what they keep is compared.
 
 Around the graphs run as ever: loading, ``mix_inputs``, observers between the losses and the update, ``after_step``, and
 the hooks of epochs and stages. The first steps of a stage and batches that are not full are eager.
